@@ -1,0 +1,1 @@
+"""Universally slimmable self-supervised pretraining (US3L): config in, one run directory out."""

@@ -1,0 +1,39 @@
+"""Errors a user can mend, and how a command line shows them.
+
+A :class:`UserError` is bad input: one line that says what is wrong and what to write instead, exit code 2. Anything else is
+our own fault and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Bad input. The message is one line: what is wrong, and what to write instead."""
+
+
+def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> None:
+    """Run ``main(argv)`` as a program and exit with its code.
+
+    Exit codes: 0 or what ``main`` returns; 2 for a :class:`UserError` or a full or read-only disk, printed as one line
+    on stderr; 130 for Ctrl-C. Other exceptions are not caught, so that their traceback is seen.
+    """
+    try:
+        code = main(argv) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; free some space or choose another directory, "
+              f"then run the same command again: it resumes", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        code = 130
+    sys.exit(code)
