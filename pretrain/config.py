@@ -1,0 +1,361 @@
+"""Configuration of a pretraining run: typed, validated, and hashed into the run's name.
+
+A config is a preset (a YAML file of ``presets/``, or a path) with ``key=value`` overrides on top. Settings that METHOD section 6
+gives per base loss stand in a preset under ``by_base_loss`` and are chosen by ``objective.base_loss``; an override beats them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pretrain.errors import UserError
+from pretrain.models import build
+from pretrain.slimmable import channel_signature
+
+FORMAT = 1
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass
+class ExperimentConfig:
+    """Which cell of which grid this run is; not part of the hash."""
+
+    grid: str = ""
+    cell: str = ""
+    preset: str = ""
+
+
+@dataclass
+class ModelConfig:
+    arch: str = "resnet18_cifar"
+    projector_layers: int = 3
+    projector_hidden: int = 2048
+    projector_out: int = 2048
+    predictor_hidden: int = 2048  # of the predictor and the distillation head
+
+
+@dataclass
+class ObjectiveConfig:
+    base_loss: str = "mse"  # mse | infonce
+    distill_loss: str = "mse"  # mse | infonce | none (the naive baseline: every width its own base loss)
+    teacher: str = "online"  # online | momentum
+    head: str = "own"  # distillation head: own | shared (the predictor) | none
+    distill_weight: float = 1.0
+    temperature: float = 0.5
+    ema_momentum: float = 0.99
+    ema_schedule: str = "constant"  # constant | cosine (to 1 at the end)
+    update: str = "per_width"  # per_width (the authors') | accumulate (US-Nets)
+    gather_negatives: bool = False
+
+
+@dataclass
+class WidthsConfig:
+    min: float = 0.25
+    max: float = 1.0
+    sampling: str = "sandwich"  # sandwich | uniform | fixed | dynamic
+    per_step: int = 3
+    fixed: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])
+
+
+@dataclass
+class RegularizerConfig:
+    kind: str = "l2"  # none | l2 (plain coefficient) | group
+    coefficient: float = 2.5e-4  # lambda, half of the weight decay it replaces
+    alpha: float = 0.05
+    groups: int = 8
+    warmup_epochs: int = 0
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = "sgd"  # sgd | adamw
+    lr: float = 0.05
+    momentum: float = 0.9
+    epochs: int = 400
+    batch_size: int = 512  # over all processes
+    warmup_epochs: int = 0
+    clip_norm: float = 0.0  # 0: off
+
+
+@dataclass
+class DataConfig:
+    name: str = "digits"  # digits | cifar10 | cifar100 | folder
+    root: str = ""
+    size: int = 32  # pixels of a training view
+    limit: int = 0  # training images used, balanced over classes; 0: all
+    store_size: int = 0  # images kept at this size; 0: as they are
+    workers: int = 0
+
+
+@dataclass
+class AugmentConfig:
+    crop_scale: list[float] = field(default_factory=lambda: [0.2, 1.0])
+    crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.3333333333333333])
+    interpolation: str = "bilinear"  # bilinear | bicubic
+    flip: float = 0.5
+    jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.4, 0.1])
+    jitter_p: float = 0.8
+    grayscale_p: float = 0.2
+    blur_p: list[float] = field(default_factory=lambda: [0.0, 0.0])  # first view, second view
+    blur_sigma: list[float] = field(default_factory=lambda: [0.1, 2.0])
+    solarize_p: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+
+@dataclass
+class TrainConfig:
+    """How a run is executed. Only ``precision``, ``synchronized_bn`` and ``tf32`` can change its numbers."""
+
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    synchronized_bn: bool = False
+    channels_last: bool = True
+    threads: int = 0  # CPU threads; 0: torch's own choice
+    checkpoint_minutes: float = 10.0  # within an epoch; one is always written at its end
+    checkpoint_epochs: int = 1
+    tensorboard: bool = True
+
+
+@dataclass
+class DiagnosticsConfig:
+    images: int = 256  # 0: off
+    every: int = 1  # epochs
+    widths: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])
+
+
+@dataclass
+class CalibrationConfig:
+    """BatchNorm statistics stored in the checkpoint at the end; other widths can be calibrated later."""
+
+    widths: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])  # those in range are used
+    images: int = 8192  # at most
+
+
+@dataclass
+class Config:
+    """Everything one pretraining run depends on."""
+
+    format: int = FORMAT
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    seed: int = 100
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    widths: WidthsConfig = field(default_factory=WidthsConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+
+
+CHOICES = {
+    "objective.base_loss": ("mse", "infonce"),
+    "objective.distill_loss": ("mse", "infonce", "none"),
+    "objective.teacher": ("online", "momentum"),
+    "objective.head": ("own", "shared", "none"),
+    "objective.ema_schedule": ("constant", "cosine"),
+    "objective.update": ("per_width", "accumulate"),
+    "widths.sampling": ("sandwich", "uniform", "fixed", "dynamic"),
+    "regularizer.kind": ("none", "l2", "group"),
+    "optimizer.name": ("sgd", "adamw"),
+    "train.precision": ("fp32", "bf16", "fp16"),
+    "augment.interpolation": ("bilinear", "bicubic"),
+}
+# What decides neither the data nor the mathematics of a run is left out of its hash.
+NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
+              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics")
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(preset: str, overrides: Sequence[str] = ()) -> Config:
+    """The validated config of ``preset`` (a name or a YAML file) with ``key=value`` ``overrides``.
+
+    Raises:
+        UserError: unknown preset, key or value, or an impossible combination.
+    """
+    raw = _read_preset(preset)
+    by_base_loss = raw.pop("by_base_loss", {})
+    try:
+        dotted = OmegaConf.from_dotlist([_checked_override(text) for text in overrides])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
+    base_loss = OmegaConf.select(OmegaConf.merge(raw, dotted), "objective.base_loss") or ObjectiveConfig.base_loss
+    own = {"experiment": {"preset": Path(preset).stem}}
+    return from_dict(_merged(raw, by_base_loss.get(base_loss, {}), own, dotted))
+
+
+def from_dict(raw: dict | DictConfig) -> Config:
+    """The validated config of a plain mapping, for example one read from ``config.yaml``."""
+    _check_keys(OmegaConf.to_container(OmegaConf.create(raw)) or {})
+    try:
+        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from None
+    validate(cfg)
+    return cfg
+
+
+def to_dict(cfg: Config) -> dict:
+    """``cfg`` as plain dicts, lists and scalars, every default written out."""
+    return dataclasses.asdict(cfg)
+
+
+def to_yaml(cfg: Config) -> str:
+    """``cfg`` as YAML, in the order of the dataclasses."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False)
+
+
+def config_hash(cfg: Config) -> str:
+    """Eight hex digits that name the experiment: equal for equal results, whatever the machine or the labels."""
+    content = to_dict(cfg)
+    for dotted in NOT_HASHED:
+        *parents, last = dotted.split(".")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section.pop(last)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def validate(cfg: Config) -> None:
+    """Everything that can be known to be wrong before a run starts; :class:`UserError` with the mend."""
+    if cfg.format != FORMAT:
+        raise UserError(f"config format {cfg.format} is unknown; this version reads format {FORMAT}")
+    for dotted, allowed in CHOICES.items():
+        section, key = dotted.split(".")
+        value = getattr(getattr(cfg, section), key)
+        if value not in allowed:
+            raise UserError(f"{dotted}={value} is not known; write one of {', '.join(allowed)}")
+    _validate_numbers(cfg)
+    _validate_widths(cfg)
+    _validate_objective(cfg)
+    _validate_regularizer(cfg)
+
+
+def _validate_numbers(cfg: Config) -> None:
+    positive = {"optimizer.epochs": cfg.optimizer.epochs, "optimizer.lr": cfg.optimizer.lr,
+                "objective.temperature": cfg.objective.temperature, "data.size": cfg.data.size,
+                "model.projector_layers": cfg.model.projector_layers, "diagnostics.every": cfg.diagnostics.every,
+                "train.checkpoint_epochs": cfg.train.checkpoint_epochs}
+    for name, value in positive.items():
+        if not value > 0:  # nan too
+            raise UserError(f"{name}={value} must be above 0")
+    if cfg.optimizer.batch_size < 2:
+        raise UserError(f"optimizer.batch_size={cfg.optimizer.batch_size} must be at least 2: BatchNorm needs a batch")
+    if not 0 <= cfg.objective.ema_momentum <= 1:
+        raise UserError(f"objective.ema_momentum={cfg.objective.ema_momentum} must be in [0, 1]")
+    if not 0 <= cfg.optimizer.warmup_epochs < cfg.optimizer.epochs:
+        raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
+                        f"{cfg.optimizer.epochs}")
+
+
+def _validate_widths(cfg: Config) -> None:
+    widths = cfg.widths
+    if not 0 < widths.min <= widths.max <= 1:
+        raise UserError(f"widths.min={widths.min} and widths.max={widths.max} must satisfy 0 < min <= max <= 1")
+    if widths.min == widths.max:
+        return
+    if widths.sampling in ("sandwich", "dynamic") and widths.per_step < 2:
+        raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and the "
+                        "narrowest; write widths.per_step=2 or more")
+    if widths.per_step < 1:
+        raise UserError(f"widths.per_step={widths.per_step} must be at least 1")
+    if widths.sampling == "fixed":
+        if not widths.fixed:
+            raise UserError("widths.fixed is empty; write for example widths.fixed=[1.0,0.5,0.25]")
+        check_widths(cfg.model.arch, widths.fixed, widths.min, widths.max, "widths.fixed")
+    else:
+        check_widths(cfg.model.arch, [widths.max, widths.min], widths.min, widths.max, "widths")
+
+
+def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths") -> None:
+    """:class:`UserError` if a width is outside [low, high], given twice, or the same network as another one."""
+    for width in widths:
+        if not low <= width <= high:
+            raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; write widths within it")
+    model, seen = build(arch), {}
+    for width in widths:
+        signature = channel_signature(model, width)
+        if signature in seen:
+            raise UserError(f"{what}: {seen[signature]} and {width} give the same channels in {arch}; leave one of them out")
+        seen[signature] = width
+
+
+def _validate_objective(cfg: Config) -> None:
+    objective = cfg.objective
+    if objective.head == "shared" and objective.base_loss != "mse" and objective.distill_loss != "none":
+        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse; write objective.head=own or none")
+    if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
+        raise UserError("train.precision=fp16 needs a GPU; write train.precision=bf16 or fp32 on a CPU")
+
+
+def _validate_regularizer(cfg: Config) -> None:
+    reg = cfg.regularizer
+    if reg.kind != "group":
+        return
+    if reg.groups < 2 or not 0 <= reg.alpha * (reg.groups - 1) < 1:
+        raise UserError(f"regularizer.alpha={reg.alpha} with regularizer.groups={reg.groups} makes a coefficient negative; "
+                        "alpha * (groups - 1) must stay below 1 and groups be at least 2")
+    if reg.warmup_epochs > cfg.optimizer.epochs / 2:
+        raise UserError(f"regularizer.warmup_epochs={reg.warmup_epochs} is past half of the {cfg.optimizer.epochs} epochs, where "
+                        f"alpha must have reached its end; write at most {cfg.optimizer.epochs // 2}")
+
+
+def _read_preset(preset: str) -> dict:
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(preset, presets(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(presets())}, or give a .yaml file"
+        raise UserError(f"unknown preset {preset!r}; {hint}")
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} must hold a mapping of sections, not a {type(raw).__name__}")
+    return raw
+
+
+def _merged(*layers: dict | DictConfig) -> DictConfig:
+    for layer in layers:
+        _check_keys(OmegaConf.to_container(OmegaConf.create(layer)) or {})
+    return OmegaConf.merge(*layers)
+
+
+def _checked_override(text: str) -> str:
+    if "=" not in text:
+        raise UserError(f"override {text!r} is not of the form key=value, for example optimizer.epochs=20")
+    return text
+
+
+def _check_keys(raw: dict, schema: type = Config, prefix: str = "") -> None:
+    known = {f.name: f for f in dataclasses.fields(schema)}
+    for key, value in raw.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(prefix + k for k in known)}"
+            raise UserError(f"unknown key {prefix}{key}; {hint}")
+        section = known[key].default_factory
+        if dataclasses.is_dataclass(section):
+            if not isinstance(value, dict):
+                raise UserError(f"{prefix}{key} is a section; write {prefix}{key}.NAME=VALUE")
+            _check_keys(value, section, f"{prefix}{key}.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,44 @@
+"""What a training run costs, known before it starts."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import nn
+
+from pretrain.config import Config
+from pretrain.objective.networks import Student
+from pretrain.objective.sampling import sample_widths
+from pretrain.slimmable import at_width, dense_cost, extract
+
+SAMPLES = 48
+BACKWARD = 2  # a backward pass costs two forward passes: one product for the input, one for the weight
+
+
+def training_flops(cfg: Config, images: int) -> float:
+    """Floating-point operations of the whole run on ``images`` images (two per multiply-add; convolutions and products).
+
+    Two views through the network forward and backward at each width of a step, and the momentum teacher's two forward passes at its
+    width. Widths that are drawn at random enter by the mean over 48 steps spread evenly over the run.
+    """
+    steps_per_epoch = images // cfg.optimizer.batch_size
+    total = cfg.optimizer.epochs * steps_per_epoch
+    student = Student(cfg).to("meta")
+
+    @lru_cache(maxsize=None)
+    def forward(width: float, part: str) -> int:
+        head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
+        layers = [student.encoder, student.projector] + ([head] if head is not None else [])
+        with at_width(student, width):
+            return dense_cost(extract(nn.Sequential(*layers), width), cfg.data.size).flops
+
+    naive = cfg.objective.distill_loss == "none"
+    spent = 0.0
+    chosen = [int((i + 0.5) * total / SAMPLES) for i in range(SAMPLES)] if total > SAMPLES else list(range(total))
+    for step in chosen:
+        widths = sample_widths(cfg.widths, cfg.seed, step, total)
+        parts = ["base" if i == 0 or naive else "distill" for i in range(len(widths))]
+        spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts))
+        if cfg.objective.teacher == "momentum":
+            spent += sum(forward(w, "teacher") for w in (widths if naive else [cfg.widths.max]))
+    return spent / max(len(chosen), 1) * 2 * cfg.optimizer.batch_size * total

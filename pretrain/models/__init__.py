@@ -1,0 +1,39 @@
+"""Encoders by name.
+
+An encoder maps normalised images (B, 3, H, W) to features (B, D), says D at a width with ``feature_dim(width)``, has its full
+width's D in ``out_channels`` and gives its feature maps with ``stages(x)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
+from pretrain.errors import UserError
+from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
+
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "resnet_small": partial(ResNet, BasicBlock, (1, 1, 1, 1), base_channels=16),
+    "resnet18_cifar": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34_cifar": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50_cifar": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2), stem="imagenet"),
+    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3), stem="imagenet"),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), stem="imagenet"),
+}
+
+
+def build(arch: str) -> nn.Module:
+    """A freshly initialised slimmable encoder.
+
+    Raises:
+        UserError: there is no architecture of that name.
+    """
+    if arch not in ARCHITECTURES:
+        near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(ARCHITECTURES)}"
+        raise UserError(f"unknown architecture {arch!r}; {hint}")
+    return ARCHITECTURES[arch]()

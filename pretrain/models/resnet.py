@@ -1,0 +1,107 @@
+"""Slimmable ResNets (arXiv 1512.03385) with torchvision's parameter names, CIFAR stem or ImageNet stem.
+
+The CIFAR stem is one 3x3 convolution of stride 1 without max-pool (METHOD section 6). Every convolution slices both sides but
+the first, whose input is the image.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.slimmable import SlimmableBatchNorm2d, SlimmableConv2d, channels_at
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1 = SlimmableConv2d(inputs, planes, 3, stride, 1)
+        self.bn1 = SlimmableBatchNorm2d(planes)
+        self.conv2 = SlimmableConv2d(planes, planes, 3, 1, 1)
+        self.bn2 = SlimmableBatchNorm2d(planes)
+        self.downsample = shortcut(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride, as torchvision has it), 1x1 to four times the planes, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = SlimmableConv2d(inputs, planes, 1)
+        self.bn1 = SlimmableBatchNorm2d(planes)
+        self.conv2 = SlimmableConv2d(planes, planes, 3, stride, 1)
+        self.bn2 = SlimmableBatchNorm2d(planes)
+        self.conv3 = SlimmableConv2d(planes, outputs, 1)
+        self.bn3 = SlimmableBatchNorm2d(outputs)
+        self.downsample = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """1x1 projection where the shape changes, else None (the identity)."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(SlimmableConv2d(inputs, outputs, 1, stride), SlimmableBatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W) to pooled features (B, D(w)).
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        depths: blocks in each of the four stages.
+        base_channels: planes of the first stage; they double with every stage.
+        stem: ``cifar`` or ``imagenet`` (7x7 stride 2 and max-pool).
+    """
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], base_channels: int = 64,
+                 stem: str = "cifar"):
+        super().__init__()
+        self.stem = stem
+        self.conv1 = (SlimmableConv2d(3, base_channels, 3, 1, 1, slice_in=False) if stem == "cifar"
+                      else SlimmableConv2d(3, base_channels, 7, 2, 3, slice_in=False))
+        self.bn1 = SlimmableBatchNorm2d(base_channels)
+        channels, self.stage_channels = base_channels, []
+        for stage, depth in enumerate(depths):
+            planes, blocks = base_channels * 2**stage, []
+            for index in range(depth):
+                blocks.append(block(channels, planes, 2 if stage > 0 and index == 0 else 1))
+                channels = planes * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.stage_channels.append(channels)
+        self.out_channels = channels
+
+    def feature_dim(self, width: float) -> int:
+        """D(w), the number of features at ``width``."""
+        return channels_at(self.out_channels, width)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Feature maps after each of the four stages, (B, C_i(w), H_i, W_i)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        if self.stem == "imagenet":
+            x = F.max_pool2d(x, 3, 2, 1)
+        maps = []
+        for stage in range(len(self.stage_channels)):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[-1].mean((2, 3))

@@ -1,0 +1,31 @@
+"""Projector, predictor and distillation head (METHOD section 6: BN and ReLU between the layers, none after the last)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableLinear
+
+
+def mlp(sizes: list[int], *, slice_input: bool) -> nn.Sequential:
+    """MLP through ``sizes``: (B, sizes[0]) -> (B, sizes[-1]); only the first layer's input can follow the width."""
+    layers: list[nn.Module] = []
+    for index, (inputs, outputs) in enumerate(pairwise(sizes)):
+        last = index == len(sizes) - 2
+        # A bias in front of BatchNorm has no effect.
+        layers.append(SlimmableLinear(inputs, outputs, bias=last, slice_in=slice_input and index == 0, slice_out=False))
+        if not last:
+            layers += [SlimmableBatchNorm1d(outputs, slice_channels=False), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
+    """(B, features(w)) -> (B, out)."""
+    return mlp([features, *[hidden] * (layers - 1), out], slice_input=True)
+
+
+def predictor(dim: int, hidden: int) -> nn.Sequential:
+    """(B, dim) -> (B, dim), two layers; the auxiliary distillation head has the same shape."""
+    return mlp([dim, hidden, dim], slice_input=False)

@@ -1,0 +1,60 @@
+"""Student and momentum teacher."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import Config
+from pretrain.models import build
+from pretrain.objective.heads import predictor, projector
+
+
+class Student(nn.Module):
+    """Encoder, projector and the heads that the objective asks for.
+
+    ``predictor`` exists for the MSE base loss, ``distill_head`` where sub-networks have a head of their own; else None.
+    """
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        model, objective = cfg.model, cfg.objective
+        self.encoder = build(model.arch)
+        self.projector = projector(self.encoder.out_channels, model.projector_hidden, model.projector_out, model.projector_layers)
+        self.predictor = predictor(model.projector_out, model.predictor_hidden) if objective.base_loss == "mse" else None
+        own_head = objective.distill_loss != "none" and objective.head == "own" and cfg.widths.min < cfg.widths.max
+        self.distill_head = predictor(model.projector_out, model.predictor_hidden) if own_head else None
+        self.sub_head = {"own": self.distill_head, "shared": self.predictor, "none": None}[objective.head]
+
+    def project(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to projections z (B, D)."""
+        return self.projector(self.encoder(x))
+
+    def forward(self, x1: Tensor, x2: Tensor, distill: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Projections and outputs of both views; outputs pass the distillation head if ``distill``, else the predictor."""
+        head = self.sub_head if distill else self.predictor
+        z = self.project(x1), self.project(x2)
+        return z, (z if head is None else (head(z[0]), head(z[1])))
+
+
+class Teacher(nn.Module):
+    """Exponential moving average of the student's encoder and projector (METHOD section 2.1; MoCo, BYOL)."""
+
+    def __init__(self, student: Student):
+        super().__init__()
+        self.encoder = copy.deepcopy(student.encoder)
+        self.projector = copy.deepcopy(student.projector)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, student: Student, momentum: float) -> None:
+        """theta_k <- m * theta_k + (1 - m) * theta_q for every parameter."""
+        sources = [*student.encoder.parameters(), *student.projector.parameters()]
+        torch._foreach_lerp_([*self.encoder.parameters(), *self.projector.parameters()], sources, 1.0 - momentum)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to targets (B, D) without gradient."""
+        return self.projector(self.encoder(x))

@@ -1,0 +1,78 @@
+"""Group regularization (METHOD section 5; US3L section 3.4), applied as the gradient of its penalty.
+
+Penalty = sum over parameters of coefficient * theta^2, so its gradient is 2 * coefficient * theta. Adding that to the gradients is
+the same mathematics as adding the penalty to the loss, without a graph through every weight.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import RegularizerConfig
+from pretrain.slimmable.layers import SlimmableConv2d, _SlimmableBatchNorm
+
+
+def alpha_at(cfg: RegularizerConfig, epoch: int, epochs: int) -> float:
+    """alpha_t in ``epoch`` (from 0): 0 in the warm-up, then linear to alpha at half of training, then alpha."""
+    half = epochs / 2
+    if epoch < cfg.warmup_epochs:
+        return 0.0
+    if epoch >= half:
+        return cfg.alpha
+    return cfg.alpha * (epoch - cfg.warmup_epochs) / (half - cfg.warmup_epochs)
+
+
+def group_index(channels: int, groups: int) -> Tensor:
+    """Group of each of ``channels`` channels, int64 (channels,): equal runs, 0 first."""
+    return torch.arange(channels) * groups // channels
+
+
+class Regularizer:
+    """Coefficients of every parameter of ``model``, for the regularizer of ``cfg``.
+
+    ``l2`` gives every parameter lambda. ``group`` gives channel group i of each convolution (its output channels) and each BatchNorm
+    vector lambda * (1 - alpha_t * i), and linear layers lambda.
+    """
+
+    def __init__(self, cfg: RegularizerConfig, model: nn.Module):
+        self.cfg = cfg
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        grouped = {p for module in model.modules() if isinstance(module, (SlimmableConv2d, _SlimmableBatchNorm))
+                   for p in module.parameters(recurse=False)}
+        self._ranks: list[Tensor | None] = [self._rank(p) if p in grouped else None for p in self.parameters]
+        self.coefficients: list[Tensor] = []
+        self._alpha: float | None = None
+        self.set_alpha(0.0)
+
+    def _rank(self, parameter: Tensor) -> Tensor:
+        index = group_index(len(parameter), self.cfg.groups).to(parameter.device, torch.float32)
+        return index.view(-1, *[1] * (parameter.ndim - 1))
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Set alpha for ``epoch`` (from 0) of ``epochs``."""
+        self.set_alpha(alpha_at(self.cfg, epoch, epochs) if self.cfg.kind == "group" else 0.0)
+
+    def set_alpha(self, alpha: float) -> None:
+        """Build the coefficients, each broadcastable to its parameter, unless they are those already."""
+        if alpha == self._alpha or self.cfg.kind == "none":
+            return
+        self._alpha = alpha
+        plain = torch.tensor(self.cfg.coefficient)
+        self.coefficients = [plain.to(p.device) if rank is None else self.cfg.coefficient * (1 - alpha * rank)
+                             for p, rank in zip(self.parameters, self._ranks)]
+
+    @torch.no_grad()
+    def add_gradient(self) -> None:
+        """Add 2 * coefficient * theta to every gradient; a parameter without one gets one, so that it takes every step."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for parameter, coefficient in zip(self.parameters, self.coefficients):
+            parameter.grad.addcmul_(parameter, coefficient, value=2.0)
+
+    @torch.no_grad()
+    def penalty(self) -> Tensor:
+        """The penalty itself, a float32 scalar; 0 for ``none``."""
+        terms = [(c * p.square()).sum() for p, c in zip(self.parameters, self.coefficients)]
+        return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -1,0 +1,34 @@
+"""Which widths a step trains (METHOD section 4)."""
+
+from __future__ import annotations
+
+import random
+
+from pretrain.config import WidthsConfig
+
+STAGES = 4
+
+
+def lower_bound(low: float, high: float, progress: float) -> float:
+    """Narrowest width of dynamic sampling at ``progress`` in [0, 1) through training (US3L section 3.4).
+
+    Four equal stages: only ``high``, then low + (4 - stage) * (high - low) / 3.
+    """
+    stage = min(STAGES, 1 + int(progress * STAGES))
+    return low if stage == STAGES else low + (STAGES - stage) * (high - low) / (STAGES - 1)
+
+
+def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int) -> list[float]:
+    """Widths of step ``step`` of ``total_steps``, widest first; the same on every process and after a resume."""
+    if cfg.min == cfg.max:
+        return [cfg.max]
+    draw = random.Random(f"widths/{seed}/{step}")
+    if cfg.sampling == "fixed":
+        return sorted(cfg.fixed, reverse=True)
+    if cfg.sampling == "uniform":
+        return sorted((draw.uniform(cfg.min, cfg.max) for _ in range(cfg.per_step)), reverse=True)
+    low = cfg.min if cfg.sampling == "sandwich" else lower_bound(cfg.min, cfg.max, step / total_steps)
+    if low >= cfg.max:
+        return [cfg.max]
+    between = sorted((draw.uniform(low, cfg.max) for _ in range(cfg.per_step - 2)), reverse=True)
+    return [cfg.max, *between, low]

@@ -1,0 +1,53 @@
+"""Command line of pretraining: one config in, one run directory out.
+
+    python pretrain/run.py --preset digits --out runs/mine objective.base_loss=infonce
+    torchrun --nproc-per-node 4 pretrain/run.py --preset cifar100 --out runs/c100
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pretrain import config
+from pretrain.errors import cli
+from pretrain.train import pretrain
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    own = argparse.ArgumentParser(prog="pretrain/run.py", description="Train one universally slimmable network by self-supervision.")
+    own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
+    own.add_argument("--out", type=Path, help="run directory; default runs/pretrain/<preset>-s<seed>-<hash>")
+    own.add_argument("--data-dir", help="shorthand for data.root=DIR")
+    own.add_argument("--seed", type=int, help="shorthand for seed=N")
+    own.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    own.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.epochs=20")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, train, and say where the result is."""
+    arguments = parser().parse_intermixed_args(argv)
+    overrides = list(arguments.overrides)
+    if arguments.data_dir is not None:
+        overrides.append(f"data.root={arguments.data_dir}")
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    cfg = config.load(arguments.preset, overrides)
+    if arguments.print_config:
+        print(config.to_yaml(cfg), end="")
+        return 0
+    out = arguments.out or Path("runs/pretrain") / f"{cfg.experiment.preset}-s{cfg.seed}-{config.config_hash(cfg)}"
+    pretrain(cfg, out)
+    print(f"checkpoint: {out / 'checkpoint.pt'}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,161 @@
+"""The run directory: what passes between rooms. Formats are described in docs/formats.md."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import yaml
+
+from pretrain.errors import UserError
+
+FORMAT = 1
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "omegaconf")
+RECORD_KEY = ("task", "dataset", "metric", "width", "seed")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one move; on an error the old file stays and no temporary one is left."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class Busy(UserError):
+    """Another process holds the run directory."""
+
+
+class RunDirectory:
+    """One run's files. Creating the object makes the directory; nothing is written until asked."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the lock goes with the process, however it ends.
+
+        Raises:
+            Busy: another process holds it.
+        """
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(f"{self.path} is in use by another process; wait for it or choose another directory") from None
+            yield
+
+    def remove_if_unused(self) -> None:
+        """Remove the directory if nothing but the lock is in it."""
+        if [entry.name for entry in self.path.iterdir()] == [".lock"]:
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+
+    def status(self) -> dict:
+        """What ``status.json`` says; state ``pending`` where there is none."""
+        return self._read_json("status.json") or {"format": FORMAT, "state": "pending", "why": ""}
+
+    def set_status(self, state: str, why: str = "", **details) -> None:
+        """Write ``status.json``: keeps earlier details, stamps host, process and heartbeat."""
+        status = {**self.status(), "state": state, "why": why, "host": socket.gethostname(), "pid": os.getpid(),
+                  "heartbeat": now(), **details}
+        status.setdefault("started", now())
+        status["finished"] = now() if state in ("done", "failed") else None
+        write_atomically(self.path / "status.json", json.dumps(status, indent=1))
+
+    def read_config(self) -> dict | None:
+        """The mapping in ``config.yaml``, None where there is none."""
+        path = self.path / "config.yaml"
+        return yaml.safe_load(path.read_text()) if path.exists() else None
+
+    def write_config(self, text: str) -> None:
+        """Write ``config.yaml``."""
+        write_atomically(self.path / "config.yaml", text)
+
+    def append_metrics(self, rows: Iterable[dict]) -> None:
+        """Append one line a row to ``metrics.jsonl``."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop lines after ``step`` and torn ones, so that a resumed run does not log anything twice."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+        write_atomically(path, "".join(kept))
+
+    def records(self) -> list[dict]:
+        """The score records of ``result.json``, [] where there is none."""
+        return (self._read_json("result.json") or {"records": []})["records"]
+
+    def add_records(self, records: Iterable[dict]) -> None:
+        """Merge ``records`` into ``result.json``; one with the same task, dataset, metric, width and seed is replaced."""
+        merged = {tuple(r[k] for k in RECORD_KEY): r for r in [*self.records(), *records]}
+        write_atomically(self.path / "result.json", json.dumps({"format": FORMAT, "records": list(merged.values())}, indent=1))
+
+    def provenance(self) -> dict:
+        """What ``provenance.json`` says, {} where there is none."""
+        return self._read_json("provenance.json") or {}
+
+    def add_provenance(self, **details) -> None:
+        """Write or extend ``provenance.json``: commit, packages, hardware and command as they are now, plus ``details``."""
+        current = {**describe_environment(), **self.provenance(), **details}
+        write_atomically(self.path / "provenance.json", json.dumps(current, indent=1))
+
+    def _read_json(self, name: str) -> dict | None:
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UserError(f"{path} is damaged; remove it to have it written again") from None
+        if content.get("format") != FORMAT:
+            raise UserError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
+        return content
+
+
+def describe_environment() -> dict:
+    """Commit, package versions, hardware and command of this process."""
+    root = Path(__file__).resolve().parent.parent
+    commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+                            capture_output=True, text=True)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "format": FORMAT,
+        "git_commit": commit.stdout.strip() or None,
+        "packages": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus},
+        "command": sys.argv,
+    }

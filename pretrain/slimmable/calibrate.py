@@ -1,0 +1,75 @@
+"""BatchNorm calibration: the statistics that a width is evaluated with (METHOD section 3; US-Nets section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.slimmable.layers import MomentAverage, _SlimmableBatchNorm
+from pretrain.slimmable.width import at_width, width_key
+
+
+def batch_norms(model: nn.Module) -> dict[str, _SlimmableBatchNorm]:
+    """Every slimmable BatchNorm of ``model`` by its name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _SlimmableBatchNorm)}
+
+
+@contextmanager
+def _collecting(norms: Iterable[_SlimmableBatchNorm], accumulators: dict) -> Iterator[None]:
+    try:
+        for norm in norms:
+            norm.accumulator = accumulators[norm]
+        yield
+    finally:
+        for norm in norms:
+            norm.accumulator = None
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tensor]) -> None:
+    """Set the BatchNorm statistics of ``model`` at each of ``widths`` from ``batches`` of images (B, 3, H, W), B > 1.
+
+    Each layer is normalised by its own batch statistics while they are collected, and what is kept is the cumulative mean of
+    the per-batch means and unbiased variances (what ``torch.nn.BatchNorm2d(momentum=None)`` keeps, except that batches of
+    different sizes are weighted by their size). One pass over the data serves all widths.
+
+    Raises:
+        ValueError: ``batches`` is empty, so that nothing can be computed.
+    """
+    norms = list(batch_norms(model).values())
+    collected = {width_key(w): {norm: MomentAverage() for norm in norms} for w in widths}
+    for images in batches:
+        for width, accumulators in collected.items():
+            with at_width(model, width), _collecting(norms, accumulators):
+                model(images)
+    for width, accumulators in collected.items():
+        for norm, average in accumulators.items():
+            if not average.images:
+                raise ValueError("calibration needs at least one batch of images that passes through every BatchNorm")
+            norm.statistics[width] = (average.mean, average.variance)
+
+
+def calibrated_widths(model: nn.Module) -> list[float]:
+    """Widths at which every BatchNorm of ``model`` has statistics, widest first."""
+    norms = list(batch_norms(model).values())
+    common = set.intersection(*(set(norm.statistics) for norm in norms)) if norms else set()
+    return sorted(common, reverse=True)
+
+
+def calibration_state(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """Statistics of all calibrated widths as ``{width: {layer: {"mean", "variance"}}}``, for a checkpoint."""
+    norms = batch_norms(model)
+    return {str(width): {name: dict(zip(("mean", "variance"), norm.statistics_at(width))) for name, norm in norms.items()}
+            for width in calibrated_widths(model)}
+
+
+def load_calibration_state(model: nn.Module, state: dict[str, dict[str, dict[str, Tensor]]]) -> None:
+    """Put back what :func:`calibration_state` returned, on the device of each layer's weight."""
+    norms = batch_norms(model)
+    for width, layers in state.items():
+        for name, moments in layers.items():
+            device = norms[name].weight.device
+            norms[name].statistics[width_key(float(width))] = (moments["mean"].to(device), moments["variance"].to(device))

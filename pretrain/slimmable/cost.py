@@ -1,0 +1,32 @@
+"""What a width costs: floating-point operations and parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretrain.slimmable.extract import extract
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``flops``: two per multiply-add, one image, forward, convolutions and matrix products. ``parameters``: all weights."""
+
+    flops: int
+    parameters: int
+
+
+def dense_cost(network: nn.Module, size: int) -> Cost:
+    """Cost of an ordinary network on one image (3, ``size``, ``size``), counted by torch on the meta device."""
+    network = network.to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, 3, size, size, device="meta"))
+    return Cost(counter.get_total_flops(), sum(p.numel() for p in network.parameters()))
+
+
+def cost(model: nn.Module, width: float, size: int) -> Cost:
+    """Cost of ``model`` at ``width`` on one image (3, ``size``, ``size``); ``model`` itself is left alone."""
+    return dense_cost(extract(model, width), size)

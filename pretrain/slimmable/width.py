@@ -1,0 +1,68 @@
+"""Width: how many channels a layer keeps, and the context that sets it for a whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+DIVISOR = 8
+
+
+def make_divisible(value: float, divisor: int = DIVISOR) -> int:
+    """Nearest multiple of ``divisor`` to ``value``, never below ``divisor`` and never under 90 % of ``value``.
+
+    The rounding of the MobileNets, which slimmable networks inherited (METHOD: US-Nets, arXiv 1903.05134, section 3).
+    """
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def channels_at(channels: int, width: float) -> int:
+    """Channels that a layer of ``channels`` keeps at ``width`` in (0, 1]; all of them at 1.0."""
+    return channels if width >= 1.0 else min(channels, make_divisible(width * channels))
+
+
+class Slimmable(nn.Module):
+    """Base of every layer that :func:`at_width` reaches. ``width`` is 1.0 outside such a context."""
+
+    width: float = 1.0
+
+    def extract_at(self, width: float) -> nn.Module:
+        """An ordinary ``torch.nn`` module that computes what this one computes at ``width`` in evaluation mode."""
+        raise NotImplementedError
+
+
+def slimmable_layers(model: nn.Module) -> Iterator[Slimmable]:
+    """Every slimmable layer of ``model``, in definition order."""
+    return (module for module in model.modules() if isinstance(module, Slimmable))
+
+
+@contextmanager
+def at_width(model: nn.Module, width: float) -> Iterator[None]:
+    """Run ``model`` at ``width`` inside the block; the width each layer had before comes back afterwards, errors or not.
+
+    Raises:
+        ValueError: ``width`` is not in (0, 1].
+    """
+    if not 0.0 < width <= 1.0:
+        raise ValueError(f"width {width} is not in (0, 1]")
+    layers = [(layer, layer.width) for layer in slimmable_layers(model)]
+    try:
+        for layer, _ in layers:
+            layer.width = width
+        yield
+    finally:
+        for layer, before in layers:
+            layer.width = before
+
+
+def width_key(width: float) -> float:
+    """The width as it is used for look-ups: 0.1 + 0.2 and 0.3 are one width."""
+    return round(float(width), 6)
+
+
+def channel_signature(model: nn.Module, width: float) -> tuple[int, ...]:
+    """Channels of every layer at ``width``: two widths with the same signature are the same network."""
+    return tuple(layer.channels_out(width) for layer in slimmable_layers(model))

@@ -1,0 +1,320 @@
+"""The training loop: device, precision, data parallelism, checkpoint, resume, log.
+
+All randomness is a function of the seed and the position in training (views, widths, order of images), so a resumed run is the
+uninterrupted one: a checkpoint holds weights, optimizer, teacher, scaler, running means and diagnostics, and no generator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pretrain import checkpoint
+from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml
+from pretrain.cost import training_flops
+from pretrain.data import TwoViewBatches, evaluation_batches, load
+from pretrain.diagnostics import Diagnostics
+from pretrain.distributed import Processes, processes
+from pretrain.errors import UserError
+from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.regularization import Regularizer
+from pretrain.objective.sampling import sample_widths
+from pretrain.objective.step import Objective
+from pretrain.progress import Reporter, reporting
+from pretrain.rundir import RunDirectory, now
+from pretrain.schedule import ema_momentum, learning_rate
+from pretrain.slimmable import calibrate, calibration_state
+from pretrain.slimmable.calibrate import batch_norms
+
+HEARTBEAT_SECONDS = 10.0
+
+
+def pretrain(cfg: Config, directory: str | Path) -> None:
+    """Train ``cfg`` in run directory ``directory``; resumes what is there, and returns at once if it is finished.
+
+    Raises:
+        UserError: bad data or device, another experiment's directory, a directory in use, or training that diverged.
+    """
+    with processes(cfg.train.device) as group, _threads(cfg.train.threads):
+        run = RunDirectory(directory)
+        with run.lock() if group.first else nullcontext():
+            _check_same_experiment(run, cfg)
+            if run.status().get("trained"):
+                return
+            try:
+                Trainer(cfg, run, group).fit()
+            except Exception as error:
+                if group.first:
+                    _record_failure(run, error)
+                raise
+
+
+def _record_failure(run: RunDirectory, error: Exception) -> None:
+    """Leave the reason in ``status.json``, or no directory at all where the run never began."""
+    if isinstance(error, UserError) and run.read_config() is None:
+        run.remove_if_unused()
+        return
+    reason = str(error).splitlines()[0] if str(error) else ""
+    with suppress(OSError):  # a full disk must not hide the first error
+        run.set_status("failed", why=f"{type(error).__name__}: {reason}")
+
+
+def _check_same_experiment(run: RunDirectory, cfg: Config) -> None:
+    there = run.read_config()
+    if there is not None and config_hash(from_dict(there)) != config_hash(cfg):
+        raise UserError(f"{run.path} holds another experiment (its config.yaml differs); choose another --out")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Trainer:
+    """One run: networks, data and optimizer of ``cfg`` on this process of ``group``, and their loop."""
+
+    def __init__(self, cfg: Config, run: RunDirectory, group: Processes):
+        self.cfg, self.run, self.group, self.device = cfg, run, group, group.device
+        self.source = load(cfg.data.name, "train", root=cfg.data.root or None, size=cfg.data.size, device=self.device,
+                           limit=cfg.data.limit or None, store_size=cfg.data.store_size or None)
+        self.batches = TwoViewBatches(self.source, cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, self.device,
+                                      group.rank, group.world_size, cfg.data.workers)
+        self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
+        self._build_networks()
+        self.diagnostics = Diagnostics(cfg, self._fixed_images()) if cfg.diagnostics.images and group.first else None
+        self.step_count = 0
+        self.meter: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # name -> [sum, count] of the epoch so far
+
+    def _build_networks(self) -> None:
+        cfg = self.cfg
+        torch.manual_seed(cfg.seed)
+        layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
+        self.student = Student(cfg).to(self.device, memory_format=layout)
+        for norm in batch_norms(self.student).values():
+            norm.synchronized = cfg.train.synchronized_bn
+        self.teacher = Teacher(self.student) if cfg.objective.teacher == "momentum" else None
+        self.network: nn.Module = self.student
+        if self.group.world_size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            # Heads take turns within a step, so each backward pass leaves some parameters without gradient.
+            self.network = nn.parallel.DistributedDataParallel(self.student, device_ids=ids, find_unused_parameters=True)
+        self.optimizer = make_optimizer(cfg, self.student)
+        self.regularizer = Regularizer(cfg.regularizer, self.student)
+        # Only float16 has too small a range for gradients.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.train.precision == "fp16")
+        self.objective = Objective(cfg.objective, self.student, self.network, self.teacher, cfg.widths.max, self.autocast)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context that forward passes run in."""
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.cfg.train.precision not in types:
+            return nullcontext()
+        return torch.autocast(self.device.type, types[self.cfg.train.precision])
+
+    def _fixed_images(self) -> Tensor:
+        count = min(self.cfg.diagnostics.images, len(self.source))
+        chosen = torch.randperm(len(self.source), generator=torch.Generator().manual_seed(self.cfg.seed))[:count]
+        return torch.cat([x for x, _ in evaluation_batches(self.source, self.cfg.data.size, count, self.device, chosen)])
+
+    # -- the loop -------------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train to the end from wherever the run directory is, calibrate, and write the final checkpoint."""
+        cfg, per_epoch = self.cfg, self.batches.steps_per_epoch
+        self._begin()
+        started = time.monotonic()
+        title = f"{cfg.experiment.cell or cfg.experiment.preset or cfg.model.arch} seed {cfg.seed}"
+        with reporting(title, self.total_steps, self.group.first) as reporter, self._tensorboard() as board:
+            self.last_saved = self.last_beat = time.monotonic()
+            for epoch in range(self.step_count // per_epoch, cfg.optimizer.epochs):
+                self._train_epoch(epoch, reporter)
+                means = self._epoch_means()
+                self._check_finite(means, epoch)
+                if self.group.first:
+                    self._log_epoch(epoch, means, board)
+                last = epoch + 1 == cfg.optimizer.epochs
+                if self.group.first and (last or (epoch + 1) % cfg.train.checkpoint_epochs == 0):
+                    self._save()
+        self._finish(time.monotonic() - started)
+
+    def _begin(self) -> None:
+        payload = checkpoint.load_latest(self.run.path)
+        if payload is not None:
+            self._restore(payload)
+        if not self.group.first:
+            return
+        if payload is None:
+            self.run.write_config(to_yaml(self.cfg))
+            self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0)
+        self.run.truncate_metrics(self.step_count)
+        self.run.set_status("running", epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
+
+    def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
+        per_epoch, cfg = self.batches.steps_per_epoch, self.cfg
+        rate = learning_rate(cfg.optimizer, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.regularizer.set_epoch(epoch, cfg.optimizer.epochs)
+        first_step, self.epoch_started = self.step_count - epoch * per_epoch, time.monotonic()
+        self.epoch_first_step = first_step
+        for _, x1, x2 in self.batches.epoch(epoch, start=first_step):
+            self._train_step(x1, x2)
+            reporter.update(self.step_count, f"epoch {epoch + 1}/{cfg.optimizer.epochs}")
+            self._keep_alive(epoch)
+
+    def _train_step(self, x1: Tensor, x2: Tensor) -> None:
+        cfg = self.cfg
+        layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
+        x1, x2 = (x.contiguous(memory_format=layout) for x in (x1, x2))
+        widths = sample_widths(cfg.widths, cfg.seed, self.step_count, self.total_steps)
+        momentum = ema_momentum(cfg.objective, self.step_count, self.total_steps)
+        losses = self.objective.step(x1, x2, widths, momentum, self._backward, self._update)
+        self.step_count += 1
+        self._add("loss/base", losses[0])
+        for loss in losses[1:]:
+            self._add("loss/distill", loss)
+        self._add("widths_per_step", len(widths))
+
+    def _add(self, name: str, value: float | Tensor) -> None:
+        entry = self.meter[name]
+        entry[0], entry[1] = entry[0] + value, entry[1] + 1
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        self.regularizer.add_gradient()
+        if self.cfg.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _keep_alive(self, epoch: int) -> None:
+        clock = time.monotonic()
+        if not self.group.first:
+            return
+        if clock - self.last_saved >= 60 * self.cfg.train.checkpoint_minutes:
+            self._save()
+        if clock - self.last_beat >= HEARTBEAT_SECONDS:
+            self.last_beat = clock
+            self.run.set_status("running", epoch=epoch, step=self.step_count, images_per_second=self._rate(epoch))
+
+    def _rate(self, epoch: int) -> float:
+        steps = self.step_count - epoch * self.batches.steps_per_epoch - self.epoch_first_step
+        return steps * self.cfg.optimizer.batch_size / max(time.monotonic() - self.epoch_started, 1e-9)
+
+    def _epoch_means(self) -> dict[str, float]:
+        """Means over the epoch's steps and all processes, by name."""
+        names = sorted(self.meter)
+        means = torch.tensor([float(self.meter[n][0]) / self.meter[n][1] for n in names], dtype=torch.float64)
+        self.meter.clear()
+        if self.group.world_size > 1:
+            means = means.to(self.device)  # nccl reduces tensors on a GPU only
+            dist.all_reduce(means)
+            means = means / self.group.world_size
+        return dict(zip(names, means.tolist()))
+
+    def _check_finite(self, means: dict[str, float], epoch: int) -> None:
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(f"training diverged: {name} is not finite in epoch {epoch + 1}; lower optimizer.lr "
+                                f"(now {self.cfg.optimizer.lr}) and train in another run directory")
+
+    def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
+        rate = self._rate(epoch)
+        values = means | {"lr": self.optimizer.param_groups[0]["lr"], "penalty": float(self.regularizer.penalty())}
+        if self.teacher is not None:
+            values["ema_momentum"] = ema_momentum(self.cfg.objective, self.step_count - 1, self.total_steps)
+        rows = [(name, self.cfg.widths.max if name == "loss/base" else None, value) for name, value in values.items()]
+        if self.diagnostics and ((epoch + 1) % self.cfg.diagnostics.every == 0 or epoch + 1 == self.cfg.optimizer.epochs):
+            rows += self.diagnostics.measure(self.student, self.teacher)
+        rows.append(("images_per_second", None, rate))
+        self.run.append_metrics({"step": self.step_count, "epoch": epoch + 1, "name": name, "width": width, "value": value}
+                                for name, width, value in rows)
+        if board is not None:
+            for name, width, value in rows:
+                if value is not None:
+                    board.add_scalar(name if width is None else f"{name}/width {width}", value, self.step_count)
+        self.run.set_status("running", epoch=epoch + 1, step=self.step_count, images_per_second=rate)
+
+    def _finish(self, seconds: float) -> None:
+        if not self.group.first:
+            return
+        low, high = self.cfg.widths.min, self.cfg.widths.max
+        widths = [w for w in {*self.cfg.calibration.widths, low, high} if low <= w <= high]
+        calibrate_on(self.student.encoder, widths, self.source, self.cfg)
+        self._save()
+        spent = self.run.provenance().get("train_seconds", 0.0) + seconds
+        self.run.add_provenance(train_seconds=spent, finished=now())
+        self.run.set_status("done", trained=True)
+
+    # -- state ----------------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head, "teacher": self.teacher}
+        checkpoint.save(self.run.path, {
+            "config": to_dict(self.cfg), "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
+            "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
+            **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
+            "guidance": self.diagnostics.guidance if self.diagnostics else {},
+            "calibration": calibration_state(self.student.encoder),
+        })
+        self.last_saved = time.monotonic()
+
+    def _restore(self, payload: dict) -> None:
+        modules = {"encoder": self.student.encoder, "projector": self.student.projector, "predictor": self.student.predictor,
+                   "distill_head": self.student.distill_head, "teacher": self.teacher}
+        for name, module in modules.items():
+            if module is not None:
+                module.load_state_dict(payload[name])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.scaler.load_state_dict(payload["scaler"])
+        self.step_count = payload["step"]
+        self.meter.update({name: list(entry) for name, entry in payload["meter"].items()})
+        if self.diagnostics:
+            self.diagnostics.guidance = payload["guidance"]
+        if self.group.first:
+            print(f"resuming at step {self.step_count} of {self.total_steps}", flush=True)
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[object | None]:
+        if not (self.cfg.train.tensorboard and self.group.first):
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and an option
+
+        with SummaryWriter(self.run.path / "tensorboard", purge_step=self.step_count + 1) as board:
+            yield board
+
+
+def calibrate_on(encoder: nn.Module, widths: list[float], source, cfg: Config, batch_size: int = 256) -> None:
+    """Calibrate ``encoder`` at ``widths`` on at most ``cfg.calibration.images`` of ``source``, without augmentation."""
+    count = min(cfg.calibration.images, len(source))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(cfg.seed))[:count]
+    device = next(encoder.parameters()).device
+    calibrate(encoder, widths, (x for x, _ in evaluation_batches(source, cfg.data.size, min(batch_size, count), device, chosen)))
+
+
+def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:
+    """The optimizer of METHOD section 6; decay is the regularizer's, so there is none here."""
+    parameters = list(student.parameters())
+    if cfg.optimizer.name == "adamw":
+        return torch.optim.AdamW(parameters, cfg.optimizer.lr, weight_decay=0.0, fused=True)
+    return torch.optim.SGD(parameters, cfg.optimizer.lr, momentum=cfg.optimizer.momentum, fused=True)
