@@ -141,6 +141,14 @@ class CalibrationConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """How a grid evaluates the run afterwards."""
+
+    protocols: list[str] = field(default_factory=lambda: ["knn", "linear"])
+    widths: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])  # those in range are used
+
+
+@dataclass
 class Config:
     """Everything one pretraining run depends on."""
 
@@ -157,6 +165,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 CHOICES = {
@@ -174,7 +183,7 @@ CHOICES = {
 }
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics")
+              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics", "evaluation")
 
 
 def presets() -> list[str]:

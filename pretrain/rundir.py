@@ -54,20 +54,28 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self._held = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory; the lock goes with the process, however it ends.
+        """Hold the directory; the lock goes with the process, however it ends. Held already through this object: nothing to do.
 
         Raises:
             Busy: another process holds it.
         """
+        if self._held:
+            yield
+            return
         with open(self.path / ".lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(f"{self.path} is in use by another process; wait for it or choose another directory") from None
-            yield
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def remove_if_unused(self) -> None:
         """Remove the directory if nothing but the lock is in it."""

@@ -37,14 +37,14 @@ from pretrain.slimmable.calibrate import batch_norms
 HEARTBEAT_SECONDS = 10.0
 
 
-def pretrain(cfg: Config, directory: str | Path) -> None:
+def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
     """Train ``cfg`` in run directory ``directory``; resumes what is there, and returns at once if it is finished.
 
     Raises:
         UserError: bad data or device, another experiment's directory, a directory in use, or training that diverged.
     """
     with processes(cfg.train.device) as group, _threads(cfg.train.threads):
-        run = RunDirectory(directory)
+        run = directory if isinstance(directory, RunDirectory) else RunDirectory(directory)
         with run.lock() if group.first else nullcontext():
             _check_same_experiment(run, cfg)
             if run.status().get("trained"):
