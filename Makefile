@@ -1,0 +1,54 @@
+# From a fresh machine: `make demo` or `make test`. Everything is installed into .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+DEMO_ARGS ?=
+TEST_ARGS ?=
+# Two test processes, one thread each: more threads than cores only get in each other's way.
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+help:
+	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
+	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
+	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make lint       check style only"
+	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
+	@echo "make clean      remove $(VENV) and all caches; runs are kept"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an installation that was interrupted is taken up again.
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) comes without the venv module; install it (Debian, Ubuntu: apt-get install python3-venv) or name another Python: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@rm -f $(STAMP)
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "making the virtual environment $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing the pinned requirements into $(VENV): about 4 minutes, 6 GB (nearly all of it torch)"
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "installed"
+
+demo: setup
+	$(PY) ablations/run.py --grid guidelines --profile digits --seeds 1 $(DEMO_ARGS)
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+# pytest's exit code 5 says that no test was selected.
+test-slow: setup
+	$(PYTEST) -m slow || test $$? -eq 5
+
+lint: setup
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,67 @@
+"""The one door of this room: run a list of jobs and say how each ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from slurm.jobs import Job, Outcome, attempt
+
+EXECUTORS = ("inline", "local")
+
+
+def run_all(
+    jobs: Sequence[Job],
+    executor: str,
+    log_dir: Path | str,
+    parallel: int = 1,
+    gpus: int = 0,
+    on_update: Callable[[Outcome], object] | None = None,
+) -> list[Outcome]:
+    """Run every job and return their outcomes in the order of ``jobs``. A job that fails does not stop the others.
+
+    executor: ``inline`` (one after another in this process; output stays on the terminal) or ``local`` (processes of
+        their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``).
+    log_dir: made if missing. A second launch appends to the logs of the first.
+    parallel: ``local``: at most this many jobs at once, each with an equal share of the processor's cores.
+    gpus: ``local``: how many GPUs this process sees (``torch.cuda.device_count()``). Each running job then sees one of
+        them, in turn; with 0 it sees what this process sees.
+    on_update: called in this thread when a job starts (state ``running``) and when it ends.
+
+    Raises ValueError for an unknown executor, a ``parallel`` below 1 or a name that two jobs share (also where the
+    names give the same log). Ctrl-C and SIGTERM stop every job of ``local`` before they take effect here.
+    """
+    if executor not in EXECUTORS:
+        raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
+    if parallel < 1:
+        raise ValueError(f"parallel is {parallel}; at least one job must run at a time")
+    log_dir = Path(log_dir).absolute()
+    _check_names(jobs, log_dir)
+    if not jobs:
+        return []
+    log_dir.mkdir(parents=True, exist_ok=True)
+    on_update = on_update or (lambda outcome: None)
+    if executor == "inline":
+        return [_run_inline(job, log_dir, on_update) for job in jobs]
+
+    from slurm.local import LocalLaunch  # submitit is not needed to run inline
+
+    return LocalLaunch(jobs, log_dir, parallel, gpus, on_update).run()
+
+
+def _check_names(jobs: Sequence[Job], log_dir: Path) -> None:
+    seen: dict[Path, str] = {}
+    for job in jobs:
+        log = job.log(log_dir)
+        if log in seen:
+            raise ValueError(f"jobs {seen[log]!r} and {job.name!r} would share the log {log.name}; name them apart")
+        seen[log] = job.name
+
+
+def _run_inline(job: Job, log_dir: Path, on_update: Callable[[Outcome], object]) -> Outcome:
+    on_update(Outcome(job.name, "running"))
+    log = job.log(log_dir)
+    error = attempt(job.function, job.args, lambda: log.open("a"))
+    outcome = Outcome(job.name, "failed", error, log) if error else Outcome(job.name, "done")
+    on_update(outcome)
+    return outcome

@@ -1,0 +1,123 @@
+"""The rooms import each other along the allowed arrows only, and no file knows one particular machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("pretrain", "transfer", "ablations", "results", "slurm")
+ARROWS = {
+    "pretrain": set(),
+    "transfer": {"pretrain"},
+    "ablations": {"pretrain", "transfer", "slurm", "results"},
+    "results": set(),
+    "slurm": set(),
+}
+# Weights come to transfer through one file; what is no weights it may use anywhere.
+WEIGHTS_DOOR = Path("transfer/backbone.py")
+OPEN_TO_TRANSFER = ("pretrain.data", "pretrain.errors", "pretrain.rundir", "pretrain.config")
+
+
+def imported_modules(source: str) -> set[str]:
+    """Every module a file imports, ``from a import b`` as ``a.b``; relative imports stay in their room."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+def within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def forbidden(path: Path, source: str) -> list[str]:
+    """The imports that a file (its path relative to the root) must not have."""
+    room = path.parts[0]
+    found = []
+    for module in sorted(imported_modules(source)):
+        target = module.partition(".")[0]
+        if target not in ROOMS or target == room:
+            continue
+        closed = room == "transfer" and path != WEIGHTS_DOOR and not within(module, OPEN_TO_TRANSFER)
+        if target not in ARROWS[room] or closed:
+            found.append(module)
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_follow_the_arrows(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, f"{room}/ has no Python files"
+    faults = {str(path.relative_to(ROOT)): forbidden(path.relative_to(ROOT), path.read_text()) for path in files}
+    assert {path: modules for path, modules in faults.items() if modules} == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "fault"),
+    [
+        ("results/frame.py", "import pretrain", "pretrain"),
+        ("slurm/local.py", "def f():\n    from results import report", "results.report"),
+        ("pretrain/train.py", "from transfer.backbone import load_backbone", "transfer.backbone.load_backbone"),
+        ("transfer/run.py", "from pretrain import checkpoint", "pretrain.checkpoint"),
+        ("transfer/run.py", "import pretrain.database", "pretrain.database"),
+        ("transfer/backbone.py", "import slurm.jobs", "slurm.jobs"),
+    ],
+)
+def test_a_forbidden_import_would_be_found(path, source, fault):
+    assert forbidden(Path(path), source) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("transfer/backbone.py", "from pretrain.checkpoint import load"),
+        ("transfer/run.py", "from pretrain import data, errors\nimport pretrain.data.sources"),
+        ("transfer/run.py", "from pretrain.config import load"),
+        ("transfer/classification/probe.py", "from .knn import classify\nfrom transfer.backbone import load_backbone"),
+        ("ablations/run.py", "import slurm.executors, results.report, transfer.run, pretrain.config, torch"),
+    ],
+)
+def test_an_allowed_import_is_allowed(path, source):
+    assert forbidden(Path(path), source) == []
+
+
+# Roots under which only one machine's files lie, put together here so that this file passes its own test.
+ROOTS = "|".join(["work", "tmp" + "/w", "home", "root", "Users"])
+MACHINE_PATH = re.compile(rf"(?<![\w.~}})])/(?:{ROOTS})/[\w.-]")
+
+
+def project_files() -> list[Path]:
+    """Every file that is, or would be, under version control."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout: which files belong to the project is not known")
+    return [path for path in (ROOT / name for name in listing.stdout.splitlines()) if path.is_file()]
+
+
+def test_no_file_names_a_path_of_one_machine():
+    faults = []
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture
+        for number, line in enumerate(text.splitlines(), start=1):
+            if MACHINE_PATH.search(line):
+                faults.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert faults == []
+
+
+def test_a_machine_path_would_be_found():
+    for path in ("/" + "work/main", "/" + "home/someone/data", "/" + "tmp/w/venv"):
+        assert MACHINE_PATH.search(f"see {path}/x")
+    for text in ("https://example.org/work/paper", "$SCRATCH/work/runs", "~/work/data"):
+        assert not MACHINE_PATH.search(text)
