@@ -1,11 +1,11 @@
 """Two-view augmentation of a whole batch at once, with its own random parameters for every image.
 
-Each operation equals torchvision's of the same name applied image by image in float arithmetic; what differs is that nothing
-here loops over images. Parameters are drawn on the CPU from a given generator and applied on the device of the images, so the
-same generator gives the same views on any device.
+Each operation equals torchvision's of the same name applied image by image in float arithmetic; what differs is that
+nothing here loops over images. Parameters are drawn on the CPU from a given generator and applied on the device of
+the images, so the same generator gives the same views on any device.
 
-The recipe (crop, flip, colour jitter, grayscale, blur, solarize) is that of SimCLR, arXiv 2002.05709, appendix A, with the
-blur and solarization probabilities per view of BYOL, arXiv 2006.07733, appendix B.
+The recipe (crop, flip, colour jitter, grayscale, blur, solarize) is that of SimCLR, arXiv 2002.05709, appendix A,
+with the blur and solarization probabilities per view of BYOL, arXiv 2006.07733, appendix B.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from pretrain.config import AugmentConfig
@@ -27,7 +26,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the numbers of the operation
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2 weights, rounded as torchvision rounds them
 
 
-# --- crops ---------------------------------------------------------------------------------------------------------------
+# --- crops ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -93,8 +92,9 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     images (N, 3, H, W) uint8, or float in [0, 1]; boxes (N, 4) int64 of top, left, height, width; flip (N,) bool marks
     images to mirror. Returns (N, 3, size, size) float32 in [0, 1]. ``interpolation`` is "bilinear" or "bicubic".
 
-    Resampling is linear and separable, so it is two batched matrix products with weights of their own for each image. They
-    equal ``torchvision.transforms.functional.resized_crop(..., antialias=True)`` of float images (no rounding to uint8).
+    Resampling is linear and separable, so it is two batched matrix products with weights of their own for each image.
+    They equal ``torchvision.transforms.functional.resized_crop(..., antialias=True)`` of float images (no rounding to
+    uint8).
     """
     height, width = images.shape[-2:]
     boxes = boxes.to(images.device)
@@ -111,10 +111,11 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
 
 
 def _resample_weights(start: Tensor, length: Tensor, side: int, size: int, interpolation: str) -> Tensor:
-    """Weights (N, size, side) float32 that resample pixels ``start`` … ``start + length`` of one axis to ``size`` pixels.
+    """Weights (N, size, side) float32 that resample pixels ``start`` … ``start + length`` of one axis to ``size``
+    pixels.
 
-    The filters are Pillow's, which torch's anti-aliased interpolation follows too: the kernel is stretched by the shrinking
-    factor, and the weights inside the box are normalised to 1.
+    The filters are Pillow's, which torch's anti-aliased interpolation follows too: the kernel is stretched by the
+    shrinking factor, and the weights inside the box are normalised to 1.
     """
     if interpolation not in _FILTERS:
         raise ValueError(f"interpolation must be one of {sorted(_FILTERS)}, not {interpolation!r}")
@@ -142,7 +143,7 @@ def _cubic(distance: Tensor, a: float = -0.5) -> Tensor:
 _FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
-# --- colours -------------------------------------------------------------------------------------------------------------
+# --- colours --------------------------------------------------------------------------------------------------------
 
 
 def _luminance(x: Tensor) -> Tensor:
@@ -151,15 +152,16 @@ def _luminance(x: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor) -> Tensor:
+def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor,
+                 order: Tensor) -> Tensor:
     """torchvision's ColorJitter with factors and an order of operations for each image.
 
-    x (N, 3, H, W) float32 in [0, 1]; brightness, contrast, saturation (N,) factors >= 0 (1 changes nothing); hue (N,) in
-    [-0.5, 0.5] turns (0 changes nothing); order (N, 4) int64, a permutation of 0 brightness, 1 contrast, 2 saturation,
-    3 hue: ``order[i, k]`` is done k-th to image i. Returns a new tensor like x.
+    x (N, 3, H, W) float32 in [0, 1]; brightness, contrast, saturation (N,) factors >= 0 (1 changes nothing); hue (N,)
+    in [-0.5, 0.5] turns (0 changes nothing); order (N, 4) int64, a permutation of 0 brightness, 1 contrast, 2
+    saturation, 3 hue: ``order[i, k]`` is done k-th to image i. Returns a new tensor like x.
 
-    Brightness, contrast and saturation all blend an image with something dull (black, its mean grey, its own grey), so one
-    colour matrix and one offset an image do whichever of them is due; only hue is picked out by rows.
+    Brightness, contrast and saturation all blend an image with something dull (black, its mean grey, its own grey),
+    so one colour matrix and one offset an image do whichever of them is due; only hue is picked out by rows.
     """
     hue, order = hue.cpu(), order.cpu()
     factors = torch.stack([brightness.cpu(), contrast.cpu(), saturation.cpu(), torch.ones_like(hue)], 1)
@@ -190,7 +192,8 @@ def _rotate_hue(x: Tensor, turns: Tensor) -> Tensor:
     high, low = x.amax(1), x.amin(1)
     chroma = high - low
     scale = chroma.clamp(min=1e-20).reciprocal_()  # a grey pixel has chroma 0 and stays grey whatever its hue
-    red, green, blue = ((high - channel).mul_(scale) for channel in x.unbind(1))  # 0 in the largest channel, 1 in the least
+    # 0 in the largest channel, 1 in the smallest
+    red, green, blue = ((high - channel).mul_(scale) for channel in x.unbind(1))
     # Choosing by a lerp with weights 0 and 1 is several times faster on a CPU than torch.where.
     sixths = torch.lerp((red - blue).add_(2), (green - red).add_(4), green.sign())
     sixths = torch.lerp(blue.sub_(green), sixths, red.sign_()).add_(6 * turns[:, None, None])
@@ -215,8 +218,8 @@ def solarize(x: Tensor, threshold: float = 0.5) -> Tensor:
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int | None = None) -> Tensor:
     """Blur every image with its own Gaussian: (N, C, H, W) float and sigma (N,) in pixels, > 0 -> the same shape.
 
-    Equals torchvision's gaussian_blur (reflected borders). ``kernel_size`` is odd; by default a tenth of the height, as in
-    SimCLR, arXiv 2002.05709, appendix A (23 at 224 pixels), and at least 3.
+    Equals torchvision's gaussian_blur (reflected borders). ``kernel_size`` is odd; by default a tenth of the height,
+    as in SimCLR, arXiv 2002.05709, appendix A (23 at 224 pixels), and at least 3.
     """
     height, width = x.shape[-2:]
     kernel_size = kernel_size or max(3, 2 * round((height / 10 - 1) / 2) + 1)
@@ -239,15 +242,15 @@ def _blur_weights(sigma: Tensor, side: int, kernel_size: int) -> Tensor:
     return weights.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, side, -1))
 
 
-# --- the recipe ----------------------------------------------------------------------------------------------------------
+# --- the recipe -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class ViewParams:
     """What happens to each of n images in one view; tensors are on the CPU.
 
-    crops: :class:`CropDraws`; flip, gray, solarize (n,) bool; brightness, contrast, saturation, hue (n,) float32 and order
-    (n, 4) int64 as in :func:`color_jitter`; sigma (n,) float32, 0 where there is no blur.
+    crops: :class:`CropDraws`; flip, gray, solarize (n,) bool; brightness, contrast, saturation, hue (n,) float32 and
+    order (n, 4) int64 as in :func:`color_jitter`; sigma (n,) float32, 0 where there is no blur.
     """
 
     crops: CropDraws
@@ -286,7 +289,8 @@ class Augment:
         order = torch.rand(n, 4, generator=generator).argsort(1)
         jitter = (jitter < cfg.jitter_p).float()
         brightness, contrast, saturation = (
-            1 + jitter * (max(0.0, 1 - s) + (1 + s - max(0.0, 1 - s)) * u - 1) for s, u in zip(cfg.jitter[:3], strength))
+            1 + jitter * (torch.lerp(torch.tensor(max(0.0, 1 - most)), torch.tensor(1.0 + most), unit) - 1)
+            for most, unit in zip(cfg.jitter[:3], strength[:3], strict=True))
         hue = jitter * cfg.jitter[3] * (2 * strength[3] - 1)
         low, high = cfg.blur_sigma
         sigma = (low + (high - low) * sigma) * (blur < cfg.blur_p[view])
@@ -294,12 +298,14 @@ class Augment:
                           gray < cfg.grayscale_p, sigma, solarized < cfg.solarize_p[view])
 
     def apply(self, images: Tensor, params: ViewParams) -> Tensor:
-        """images (n, 3, H, W) uint8 or float in [0, 1] -> the view (n, 3, size, size) float32, normalised, same device."""
+        """images (n, 3, H, W) uint8 or float in [0, 1] -> the view (n, 3, size, size) float32, normalised, same
+        device."""
         boxes = params.crops.boxes(*images.shape[-2:])
         return self.recolour(crop_resize(images, boxes, self.size, params.flip, self.cfg.interpolation), params)
 
     def recolour(self, x: Tensor, params: ViewParams) -> Tensor:
-        """What follows the crop, partly in place: x (n, 3, size, size) uint8 or float32 in [0, 1] -> float32, normalised."""
+        """What follows the crop, partly in place: x (n, 3, size, size) uint8 or float32 in [0, 1] -> float32,
+        normalised."""
         x = to_float(x)
         if any(self.cfg.jitter) and self.cfg.jitter_p > 0:
             x = color_jitter(x, params.brightness, params.contrast, params.saturation, params.hue, params.order)

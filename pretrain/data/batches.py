@@ -1,0 +1,213 @@
+"""Batches from a source: two augmented views to pretrain on, plain images to evaluate, single crops to train a probe
+on.
+
+What is random is drawn for the whole global batch from a generator seeded by (seed, epoch, step, stream), and each
+process then takes its rows. So an image's views depend neither on the number of processes or workers nor on an
+interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, to_float
+from pretrain.data.folder import resize_square
+from pretrain.data.sources import FolderSource, ImageSource, TensorSource
+from pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from pretrain.config import AugmentConfig
+
+FIRST_VIEW, SECOND_VIEW, ORDER, SINGLE_CROP, SINGLE_ORDER = range(5)  # streams of random numbers
+CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop's default
+
+
+def generator(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
+    """A CPU generator for one purpose, independent of all others."""
+    mixed = np.random.SeedSequence([seed, epoch, step, stream]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+class TwoViewBatches:
+    """Two views of every training image, in an order of its own each epoch; the last incomplete batch is dropped.
+
+    batch_size is global: each of ``world_size`` processes gets batch_size / world_size images a step. ``workers``
+    processes decode the files of a FolderSource (0: this one does); a TensorSource needs none. Raises UserError where
+    the batch is larger than the data or cannot be shared out evenly.
+    """
+
+    def __init__(self, source: ImageSource, augment: AugmentConfig, size: int, batch_size: int, seed: int,
+                 device: torch.device | str, rank: int = 0, world_size: int = 1, workers: int = 0):
+        if batch_size > len(source):
+            fitting = 2 ** (len(source).bit_length() - 1)
+            raise UserError(f"optimizer.batch_size {batch_size} is larger than the {len(source)} training images of "
+                            f"{source.name}; write optimizer.batch_size={fitting}")
+        if batch_size % world_size or batch_size < 1:
+            fitting = max(world_size, batch_size - batch_size % world_size)
+            raise UserError(f"optimizer.batch_size {batch_size} cannot be shared evenly by {world_size} processes; "
+                            f"write optimizer.batch_size={fitting}")
+        self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
+        self.device = torch.device(device)
+        self.augment = Augment(augment, size, source.mean, source.std)
+        share = batch_size // world_size
+        self.rows = slice(rank * share, (rank + 1) * share)
+        self.steps_per_epoch = len(source) // batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (index, x1, x2) from step ``start`` of an epoch on.
+
+        index (b,) int64 on the CPU: positions in the source; x1, x2 (b, 3, size, size) float32, normalised, on the
+        device.
+        """
+        order = torch.randperm(len(self.source), generator=generator(self.seed, epoch, 0, ORDER))
+
+        def fetch(step: int) -> tuple:
+            index = order[step * self.batch_size:(step + 1) * self.batch_size][self.rows]
+            views = [self.augment.sample(self.batch_size, view, generator(self.seed, epoch, step, view)).rows(self.rows)
+                     for view in (FIRST_VIEW, SECOND_VIEW)]
+            crops = _crop(self.source, index, [(view.crops, view.flip) for view in views], self.augment.size,
+                          self.augment.cfg.interpolation)
+            return index, views, crops
+
+        steps = range(start, self.steps_per_epoch)
+        for index, views, crops in _fetched(fetch, steps, self.source, self.workers, self.device):
+            x1, x2 = (self.augment.recolour(_move(crop, self.device), view)
+                      for crop, view in zip(crops, views, strict=True))
+            yield index, x1, x2
+
+
+def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: torch.device | str,
+                       indices: Sequence[int] | Tensor | None = None,
+                       workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (x, labels) once over the source, or over ``indices`` of it, in order; the last batch may be smaller.
+
+    Images are resized (anti-aliased bilinear) so that the shorter side is 8/7 of ``size``, and the central square is
+    cut: the usual rule of ImageNet (256 for 224), which the paper's code follows on CIFAR too. x (b, 3, size, size)
+    float32, normalised; labels (b,) int64; both on the device.
+    """
+    indices = torch.arange(len(source)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
+
+    def fetch(step: int) -> tuple[Tensor, Tensor]:
+        index = indices[step * batch_size:(step + 1) * batch_size]
+        return index, _centre(source, index, size)
+
+    steps = range(-(-len(indices) // batch_size))
+    for index, images in _fetched(fetch, steps, source, workers, torch.device(device)):
+        yield _finished(source, images, device), _labels(source, index, device)
+
+
+def crop_batches(source: ImageSource, size: int, batch_size: int, epoch: int, seed: int, device: torch.device | str,
+                 scale: Sequence[float] = (0.8, 1.0), flip: float = 0.5, interpolation: str = "bicubic",
+                 workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (x, labels) once over the source, shuffled by (seed, epoch); the last batch may be smaller.
+
+    One random crop of each image, mirrored with probability ``flip``: training images of linear evaluation and
+    fine-tuning. x (b, 3, size, size) float32, normalised; labels (b,) int64; both on the device.
+    """
+    order = torch.randperm(len(source), generator=generator(seed, epoch, 0, SINGLE_ORDER))
+
+    def fetch(step: int) -> tuple[Tensor, Tensor]:
+        index = order[step * batch_size:(step + 1) * batch_size]
+        random = generator(seed, epoch, step, SINGLE_CROP)
+        draws = CropDraws.draw(len(index), scale, CROP_RATIO, random)
+        mirrored = torch.rand(len(index), generator=random) < flip
+        return index, _crop(source, index, [(draws, mirrored)], size, interpolation)[0]
+
+    steps = range(-(-len(order) // batch_size))
+    for index, images in _fetched(fetch, steps, source, workers, torch.device(device)):
+        yield _finished(source, images, device), _labels(source, index, device)
+
+
+# --- from images to pixels of the asked size ------------------------------------------------------------------------
+
+
+def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, Tensor]], size: int,
+          interpolation: str) -> list[Tensor]:
+    """Cut one crop an image for each (draws, flip) of ``views``: a list of (b, 3, size, size).
+
+    float32 where the images are in memory; uint8 on the CPU where files are decoded (once for all views), which keeps
+    the traffic between processes small.
+    """
+    if isinstance(source, TensorSource):
+        images = _rows(source.images, index)
+        return [crop_resize(images, draws.boxes(*images.shape[-2:]), size, flip, interpolation)
+                for draws, flip in views]
+    out = [torch.empty(len(index), 3, size, size, dtype=torch.uint8) for _ in views]
+    for i, image in enumerate(map(source.decode, index.tolist())):
+        for crops, (draws, flip) in zip(out, views, strict=True):
+            box = draws.rows(slice(i, i + 1)).boxes(*image.shape[-2:])[0].tolist()
+            crop = transforms.resized_crop(image, *box, [size, size], transforms.InterpolationMode(interpolation), True)
+            crops[i] = crop.flip(-1) if flip[i] else crop
+    return out
+
+
+def _centre(source: ImageSource, index: Tensor, size: int) -> Tensor:
+    """Images resized and cut for evaluation: (b, 3, size, size), float32 from memory, uint8 from files."""
+    side = round(size * 8 / 7)
+    if isinstance(source, TensorSource):
+        return resize_square(to_float(_rows(source.images, index)), side, size)
+    return torch.stack([resize_square(source.decode(i), side, size) for i in index.tolist()])
+
+
+def _rows(images: Tensor, index: Tensor) -> Tensor:
+    return images.index_select(0, index.to(images.device))
+
+
+def _labels(source: ImageSource, index: Tensor, device: torch.device | str) -> Tensor:
+    return _rows(source.labels, index).to(device)
+
+
+def _move(x: Tensor, device: torch.device | str) -> Tensor:
+    return x.to(device, non_blocking=True)
+
+
+def _finished(source: ImageSource, images: Tensor, device: torch.device | str) -> Tensor:
+    return normalise(to_float(_move(images, device)), source.mean, source.std)
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+class _Steps(Dataset):
+    """Item i is the batch of the i-th step: a worker makes whole batches, so nothing has to be collated."""
+
+    def __init__(self, fetch: Callable[[int], Any], steps: Sequence[int]):
+        self.fetch, self.steps = fetch, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, i: int) -> Any:
+        try:
+            return self.fetch(self.steps[i])
+        except UserError as error:  # raised in a worker, its message would come wrapped in a traceback
+            return error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _fetched(fetch: Callable[[int], Any], steps: Sequence[int], source: ImageSource, workers: int,
+             device: torch.device) -> Iterable[Any]:
+    """``fetch(step)`` for every step, in order; by worker processes where files have to be decoded."""
+    if not isinstance(source, FolderSource) or workers == 0:
+        return map(fetch, steps)
+    return _from_workers(_Steps(fetch, steps), workers, device)
+
+
+def _from_workers(steps: _Steps, workers: int, device: torch.device) -> Iterator[Any]:
+    # A generator of its own: without one the loader would draw from, and so disturb, the global random state.
+    loader = DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=_as_is, multiprocessing_context="fork",
+                        pin_memory=device.type == "cuda", generator=torch.Generator().manual_seed(0))
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch

@@ -1,0 +1,207 @@
+"""Labelled images by name: digits, cifar10, cifar100, or a folder of one's own.
+
+A source is one split. Where its images fit they are one uint8 tensor on the training device (:class:`TensorSource`);
+otherwise they stay files that are decoded when asked for (:class:`FolderSource`).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from pretrain.data import folder
+from pretrain.data.augment import crop_resize
+from pretrain.errors import UserError
+
+NAMES = ("digits", "cifar10", "cifar100", "folder")
+MEMORY_LIMIT = 512 * 2**20  # bytes of decoded images up to which an image folder is kept in memory
+SPLIT_SEED = 0  # of the split of digits and of the order that `limit` cuts
+DIGITS_VAL = 500
+
+# Mean and standard deviation of the training pixels by RGB channel, in [0, 1].
+_STATISTICS = {
+    "digits": ((0.3055,) * 3, (0.3762,) * 3),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
+}
+
+
+@dataclass
+class ImageSource:
+    """Labelled images of one split.
+
+    name: for tables; classes: K names; labels (N,) int64; mean, std: three numbers each, RGB in [0, 1].
+    """
+
+    name: str
+    classes: list[str]
+    labels: Tensor
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> ImageSource:
+        """The same source with its tensors on a device."""
+        return replace(self, labels=self.labels.to(device))
+
+
+@dataclass
+class TensorSource(ImageSource):
+    """A source whose images (N, 3, H, W) uint8 are in memory, on some device."""
+
+    images: Tensor
+
+    def to(self, device: torch.device | str) -> TensorSource:
+        return replace(self, labels=self.labels.to(device), images=self.images.to(device))
+
+
+@dataclass
+class FolderSource(ImageSource):
+    """A source whose images are files; ``to`` moves the labels only."""
+
+    paths: list[str]
+
+    def decode(self, index: int) -> Tensor:
+        """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
+        return folder.decode(self.paths[index])
+
+
+def load(name: str, split: str, root: str | None, size: int, device: torch.device | str = "cpu", *,
+         limit: int | None = None, store_size: int | None = None) -> ImageSource:
+    """Load one split, "train" or "val", of a data set.
+
+    name: "digits" (scikit-learn's scans, enlarged to ``size`` pixels), "cifar10", "cifar100" (``root`` holds
+    torchvision's files, downloaded if they are missing), or "folder" (``root``/train/<class>/*,
+    ``root``/val/<class>/*). limit: at most that many training images, the first of a fixed shuffle that is balanced
+    over the classes (so a smaller limit's images are among a larger one's); the val split is never cut. store_size:
+    keep each image at that many pixels (shorter side resized, anti-aliased bilinear, then the central square). None
+    or 0 turn either off.
+
+    A folder is decoded once into memory where ``store_size`` is given, or where its images are all of one size and
+    take at most 512 MiB; then they keep that size, so training crops lose nothing. Any other folder is read as
+    training goes on. Raises UserError: unknown name, no or unusable ``root``, unreadable or missing files, a negative
+    limit.
+    """
+    if split not in folder.SPLITS:
+        raise ValueError(f"split must be train or val, not {split!r}")
+    if name not in NAMES:
+        raise UserError(f"unknown data set {name!r}; write data.name= one of {', '.join(NAMES)}")
+    if min(limit or 0, store_size or 0) < 0:
+        raise UserError(f"neither data.limit={limit} nor data.store_size={store_size} can be negative; write 0 for all "
+                        f"images as they are")
+    limit = limit if split == "train" else None
+    if name == "digits":
+        return _on_device(_digits(split, store_size or size, limit), device)
+    if not root:
+        raise UserError(f"data set {name} needs to know where it lies; write data.root=DIR")
+    root = os.path.abspath(os.path.expanduser(root))
+    if name == "folder":
+        return _on_device(_folder(root, split, limit, store_size), device)
+    return _on_device(_cifar(name, split, root, limit, store_size), device)
+
+
+def _on_device(source: ImageSource, device: torch.device | str) -> ImageSource:
+    """Move a source, unless its images would take more than a quarter of a GPU's free memory."""
+    device = torch.device(device)
+    large = (device.type == "cuda" and isinstance(source, TensorSource)
+             and source.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4)
+    return replace(source, labels=source.labels.to(device)) if large else source.to(device)
+
+
+def balanced_order(labels: Sequence[int], seed: int) -> np.ndarray:
+    """A shuffle (N,) of the indices in which classes take turns, so every beginning of it is balanced as far as
+    possible."""
+    labels = np.asarray(labels)
+    random = np.random.RandomState(seed)  # its streams are frozen, so the order is the same with every numpy
+    shuffled = random.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    return shuffled[np.argsort(turn[shuffled], kind="stable")]
+
+
+def _limited(labels: Sequence[int], limit: int | None) -> list[int]:
+    """Indices of the images that ``limit`` keeps, in the order of the data set."""
+    return sorted(balanced_order(labels, SPLIT_SEED)[:limit].tolist()) if limit else list(range(len(labels)))
+
+
+def _digits(split: str, size: int, limit: int | None) -> TensorSource:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = balanced_order(data.target, SPLIT_SEED)
+    chosen = np.sort(order[:DIGITS_VAL] if split == "val" else order[DIGITS_VAL:])
+    labels = data.target[chosen]
+    kept = _limited(labels, limit)
+    scans = torch.from_numpy(data.images[chosen][kept] / 16).float()[:, None].expand(-1, 3, -1, -1)
+    return TensorSource("digits", [str(digit) for digit in data.target_names], torch.from_numpy(labels[kept]).long(),
+                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"))
+
+
+def _resized(images: Tensor, size: int, interpolation: str) -> Tensor:
+    """Square images (N, 3, S, S) uint8 or float at another size, as uint8."""
+    side = images.shape[-1]
+    box = torch.tensor([[0, 0, side, side]])
+    parts = [crop_resize(part, box.expand(len(part), 4), size, None, interpolation).mul_(255).round_().byte()
+             for part in images.split(4096)]
+    return torch.cat(parts)
+
+
+def _cifar(name: str, split: str, root: str, limit: int | None, store_size: int | None) -> TensorSource:
+    data = _read_cifar(name, split, root)
+    kept = _limited(data.targets, limit)
+    images = torch.from_numpy(data.data[kept]).permute(0, 3, 1, 2).contiguous()
+    if store_size and store_size != images.shape[-1]:
+        images = _resized(images, store_size, "bilinear")
+    return TensorSource(name, list(data.classes), torch.tensor(data.targets)[kept], *_STATISTICS[name], images)
+
+
+def _read_cifar(name: str, split: str, root: str) -> torchvision.datasets.CIFAR10:
+    """torchvision's data set, downloaded first where its folder is missing."""
+    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
+    expected = os.path.join(root, kind.base_folder)
+    if not os.path.isdir(expected):
+        _download(kind, root, expected)
+    try:
+        return kind(root, train=split == "train")
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again "
+                        f"to download them, or unpack {kind.filename} in {root}") from error
+
+
+def _download(kind: type[torchvision.datasets.CIFAR10], root: str, expected: str) -> None:
+    """Download beside the goal and rename, so that an interruption or a second process leaves no half-made folder."""
+    try:
+        os.makedirs(root, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root) as scratch:
+            kind(scratch, download=True)
+            if not os.path.isdir(expected):
+                os.rename(os.path.join(scratch, kind.base_folder), expected)
+    except (RuntimeError, OSError) as error:
+        if os.path.isdir(expected):  # another process was faster
+            return
+        raise UserError(f"no folder {expected}, and downloading {kind.url} failed ({str(error).splitlines()[0]}); "
+                        f"unpack {kind.filename} in {root}, or write data.root=DIR where it is unpacked") from error
+
+
+def _folder(root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
+    classes, paths, labels = folder.scan(root, split)
+    kept = _limited(labels, limit)
+    paths, labels = [paths[i] for i in kept], torch.tensor(labels)[kept]
+    name = os.path.basename(root)
+    images = folder.decode_all(paths, store_size, None if store_size else MEMORY_LIMIT, f"{name}/{split}")
+    if images is None:
+        return FolderSource(name, classes, labels, *_STATISTICS["folder"], paths)
+    return TensorSource(name, classes, labels, *_STATISTICS["folder"], images)
