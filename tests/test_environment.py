@@ -84,7 +84,7 @@ def conda_faults(groups: dict[str, list[Requirement]], conda: list[Requirement],
 
     def listed(requirements, names=None):
         names = names or {}
-        return {names.get(r.name, canonicalize_name(r.name)): r.specifier for r in requirements}
+        return {names.get(r.name, canonicalize_name(r.name)): str(r.specifier) or "any" for r in requirements}
 
     everything = [r for group, requirements in groups.items() if group != PIP_ONLY_EXTRA for r in requirements]
     expected = listed((r for r in everything if r.marker is None), CONDA_NAMES)
