@@ -1,7 +1,7 @@
 """The two losses of the guidelines: absolute and relative distance (METHOD section 2).
 
 Both take outputs of the student and targets of equal shape (B, D), any float type; targets carry no gradient. They are computed in
-float32 whatever the autocast type, and return a float32 scalar.
+float32 whatever the autocast type (float64 stays float64), and return a scalar of that type.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def negative_cosine(student: Tensor, target: Tensor) -> Tensor:
     """Absolute distance: -mean_i cos(s_i, t_i), in [-1, 1] (SimSiam, arXiv 2011.10566, eq. 1).
 
     Half the squared distance of the unit vectors, less one: what the literature calls the MSE loss.
     """
-    return -F.cosine_similarity(student.float(), target.detach().float(), dim=1).mean()
+    return -F.cosine_similarity(_wide(student), _wide(target.detach()), dim=1).mean()
 
 
 def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = False) -> Tensor:
@@ -31,8 +35,8 @@ def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = 
     """
     device = student.device.type
     with torch.autocast(device, enabled=False):
-        s = F.normalize(student.float(), dim=1)
-        t = F.normalize(target.detach().float(), dim=1)
+        s = F.normalize(_wide(student), dim=1)
+        t = F.normalize(_wide(target.detach()), dim=1)
         if gather and dist.is_initialized() and dist.get_world_size() > 1:
             s, t = torch.cat(dist_functional.all_gather(s)), torch.cat(dist_functional.all_gather(t))
         rows = torch.cat([s, t])

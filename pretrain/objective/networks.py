@@ -26,7 +26,12 @@ class Student(nn.Module):
         self.predictor = predictor(model.projector_out, model.predictor_hidden) if objective.base_loss == "mse" else None
         own_head = objective.distill_loss != "none" and objective.head == "own" and cfg.widths.min < cfg.widths.max
         self.distill_head = predictor(model.projector_out, model.predictor_hidden) if own_head else None
-        self.sub_head = {"own": self.distill_head, "shared": self.predictor, "none": None}[objective.head]
+        self.shared_head = objective.head == "shared"
+
+    @property
+    def sub_head(self) -> nn.Module | None:
+        """What narrower widths put behind their projection: a head of their own, the predictor, or nothing."""
+        return self.predictor if self.shared_head else self.distill_head
 
     def project(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to projections z (B, D)."""

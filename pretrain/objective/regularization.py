@@ -28,26 +28,35 @@ def group_index(channels: int, groups: int) -> Tensor:
     return torch.arange(channels) * groups // channels
 
 
+def _grouped_dims(model: nn.Module) -> dict[Tensor, int]:
+    """The dimension of each grouped parameter of ``model`` that the groups divide."""
+    linear = [m.weight for m in model.modules() if getattr(m, "grouped_inputs", False)]
+    if linear:
+        return dict.fromkeys(linear, 1)
+    layers = (m for m in model.modules() if isinstance(m, (SlimmableConv2d, _SlimmableBatchNorm)))
+    return {p: 0 for layer in layers for p in layer.parameters(recurse=False)}
+
+
 class Regularizer:
     """Coefficients of every parameter of ``model``, for the regularizer of ``cfg``.
 
-    ``l2`` gives every parameter lambda. ``group`` gives channel group i of each convolution (its output channels) and each BatchNorm
-    vector lambda * (1 - alpha_t * i), and linear layers lambda.
+    ``l2`` gives every parameter lambda. ``group`` gives channel group i of each convolution (its output channels) and each
+    BatchNorm vector lambda * (1 - alpha_t * i), and linear layers lambda. Where the model has linear layers with
+    ``grouped_inputs`` (a ViT) their weights' input features are the groups, and all else gets lambda.
     """
 
     def __init__(self, cfg: RegularizerConfig, model: nn.Module):
         self.cfg = cfg
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        grouped = {p for module in model.modules() if isinstance(module, (SlimmableConv2d, _SlimmableBatchNorm))
-                   for p in module.parameters(recurse=False)}
-        self._ranks: list[Tensor | None] = [self._rank(p) if p in grouped else None for p in self.parameters]
+        grouped = _grouped_dims(model)
+        self._ranks: list[Tensor | None] = [self._rank(p, grouped[p]) if p in grouped else None for p in self.parameters]
         self.coefficients: list[Tensor] = []
         self._alpha: float | None = None
         self.set_alpha(0.0)
 
-    def _rank(self, parameter: Tensor) -> Tensor:
-        index = group_index(len(parameter), self.cfg.groups).to(parameter.device, torch.float32)
-        return index.view(-1, *[1] * (parameter.ndim - 1))
+    def _rank(self, parameter: Tensor, dim: int) -> Tensor:
+        index = group_index(parameter.shape[dim], self.cfg.groups).to(parameter.device, parameter.dtype)
+        return index.view([-1 if d == dim else 1 for d in range(parameter.ndim)])
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Set alpha for ``epoch`` (from 0) of ``epochs``."""
@@ -58,8 +67,8 @@ class Regularizer:
         if alpha == self._alpha or self.cfg.kind == "none":
             return
         self._alpha = alpha
-        plain = torch.tensor(self.cfg.coefficient)
-        self.coefficients = [plain.to(p.device) if rank is None else self.cfg.coefficient * (1 - alpha * rank)
+        plain = self.cfg.coefficient
+        self.coefficients = [torch.tensor(plain, dtype=p.dtype, device=p.device) if rank is None else plain * (1 - alpha * rank)
                              for p, rank in zip(self.parameters, self._ranks)]
 
     @torch.no_grad()
@@ -73,6 +82,6 @@ class Regularizer:
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
-        """The penalty itself, a float32 scalar; 0 for ``none``."""
+        """The penalty itself, a scalar of the parameters' type; 0 for ``none``."""
         terms = [(c * p.square()).sum() for p, c in zip(self.parameters, self.coefficients)]
         return torch.stack(terms).sum() if terms else torch.zeros(())
