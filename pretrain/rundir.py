@@ -129,8 +129,11 @@ class RunDirectory:
 
     def add_records(self, records: Iterable[dict]) -> None:
         """Merge ``records`` into ``result.json``; one with the same task, dataset, metric, width and seed is replaced."""
-        merged = {tuple(r[k] for k in RECORD_KEY): r for r in [*self.records(), *records]}
-        write_atomically(self.path / "result.json", json.dumps({"format": FORMAT, "records": list(merged.values())}, indent=1))
+        with open(self.path / ".result.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two evaluations may end at once; neither may lose the other's records
+            merged = {tuple(r[k] for k in RECORD_KEY): r for r in [*self.records(), *records]}
+            content = {"format": FORMAT, "records": list(merged.values())}
+            write_atomically(self.path / "result.json", json.dumps(content, indent=1))
 
     def provenance(self) -> dict:
         """What ``provenance.json`` says, {} where there is none."""

@@ -227,7 +227,7 @@ class Trainer:
             means = means.to(self.device)  # nccl reduces tensors on a GPU only
             dist.all_reduce(means)
             means = means / self.group.world_size
-        return dict(zip(names, means.tolist()))
+        return dict(zip(names, means.tolist(), strict=True))
 
     def _check_finite(self, means: dict[str, float], epoch: int) -> None:
         for name, value in means.items():
@@ -309,7 +309,8 @@ def calibrate_on(encoder: nn.Module, widths: list[float], source, cfg: Config, b
     count = min(cfg.calibration.images, len(source))
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(cfg.seed))[:count]
     device = next(encoder.parameters()).device
-    calibrate(encoder, widths, (x for x, _ in evaluation_batches(source, cfg.data.size, min(batch_size, count), device, chosen)))
+    batches = evaluation_batches(source, cfg.data.size, min(batch_size, count), device, chosen)
+    calibrate(encoder, widths, (x for x, _ in batches if len(x) > 1))  # a last batch of one image has no variance
 
 
 def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:
