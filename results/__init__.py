@@ -1,0 +1,1 @@
+"""What came out: run directories -> tidy frames -> tables, plots, report. Reads files, imports no other room."""

@@ -1,0 +1,300 @@
+"""Pictures, one function each, from the tidy frames of one setting. Style: us3l.mplstyle.
+
+A panel is a method (base loss x teacher), laid out by these two factors. Inside a panel, colour, marker and line style
+together say how the narrower widths are trained; any one of the three is enough, so the pictures survive grey printing.
+A function that finds nothing to draw raises :class:`NothingToPlot` with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from results.frame import METHODS
+from results.tables import LOSSES, METRICS
+
+STYLE = Path(__file__).with_name("us3l.mplstyle")
+BAND_ALPHA = 0.18
+
+
+class NothingToPlot(Exception):
+    """The runs hold no numbers for this picture; the message says which are missing."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour (Okabe and Ito's palette), marker and line style of a series; ``filled``: whether its marker is."""
+
+    color: str
+    marker: str
+    line: str | tuple
+    filled: bool = True
+
+    def options(self) -> dict[str, object]:
+        """Keywords for ``Axes.plot`` and ``Line2D``."""
+        return {"color": self.color, "marker": self.marker, "linestyle": self.line,
+                "markerfacecolor": self.color if self.filled else "white"}
+
+
+# How a panel's networks are trained below full width.
+TRAINING = {"InfoNCE distillation": Look("#0072B2", "s", "-"), "MSE distillation": Look("#E69F00", "o", "--", False),
+            "naive US-Net": Look("#000000", "x", ":"), "individually trained": Look("#009E73", "^", "-.", False)}
+METHOD = {"SimSiam": Look("#E69F00", "o", "--", False), "BYOL": Look("#D55E00", "s", "-"),
+          "SimCLR": Look("#56B4E9", "^", "--", False), "momentum SimCLR": Look("#0072B2", "D", "-")}
+NAIVE_LINE = ":"
+
+
+def training_kind(frame: pd.DataFrame) -> pd.Series:
+    """The key into ``TRAINING`` of each row."""
+    distilled = frame["distill_loss"].map(LOSSES) + " distillation"
+    kinds = frame["kind"].map({"naive": "naive US-Net", "individual": "individually trained"})
+    return kinds.fillna(distilled)
+
+
+def accuracy_by_width(scores: pd.DataFrame) -> Figure:
+    """Accuracy (percent) against width. ``scores``: one task, data set and metric. Error bars: std over seeds."""
+    return _accuracy(scores, "width", "Width (fraction of channels)", 1.0)
+
+
+def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
+    """Accuracy (percent) against the encoder's MFLOPs of one image (2 x multiply-adds), logarithmic."""
+    return _accuracy(scores, "flops", "MFLOPs per image (2 × MACs), log scale", 1e-6)
+
+
+def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:
+    scores = scores[scores["value"].notna() & scores[across].gt(0)]
+    _require(scores, f"no scores with a {across} in result.json")
+    metric, dataset = scores["metric"].iloc[0], scores["dataset"].iloc[0]
+    ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=across == "flops")
+    with _style():
+        figure, axes = _method_axes(scores, share=True)
+        for method, axis in axes.items():
+            part = scores[scores["method"].eq(method)]
+            for name, group in part.groupby(training_kind(part), sort=False):
+                _points(axis, group, across, scale, TRAINING[name])
+            if across == "flops":
+                axis.set_xscale("log")
+                axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_locator(FixedLocator(ticks))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        extra = _draw_chance(axes, scores)
+        _label(axes.values(), label, f"Accuracy on {dataset},\n{METRICS.get(metric, metric)} (%)")
+        _legend(figure, TRAINING, training_kind(scores), extra, _note(scores, "bars"))
+    return figure
+
+
+def training_base(metrics: pd.DataFrame) -> Figure:
+    """The base loss of the widest network by epoch, a panel a method; losses of one kind share their axis."""
+    rows = _widest(metrics[metrics["name"].eq("loss/base")])
+    _require(rows, "no loss/base in metrics.jsonl")
+    with _style():
+        figure, axes = _method_axes(rows, share="row")
+        for method, axis in axes.items():
+            part = rows[rows["method"].eq(method)]
+            _curves(axis, part, training_kind(part), TRAINING)
+        _epochs(axes.values())
+        _label(axes.values(), "Epoch", "Base loss\nof the widest network")
+        _legend(figure, TRAINING, training_kind(rows), [], _note(rows, "bands"))
+    return figure
+
+
+def training_distillation(metrics: pd.DataFrame) -> Figure:
+    """The loss of the narrower widths by epoch, a panel a kind of loss: their scales have nothing in common.
+
+    The naive baseline distils nothing; its narrower widths' own losses stand in the panel of their kind.
+    """
+    rows = metrics[metrics["name"].eq("loss/distill") & metrics["value"].notna() & metrics["kind"].ne("individual")]
+    _require(rows, "no loss/distill in metrics.jsonl")
+    loss = rows["distill_loss"].where(rows["kind"].ne("naive"), rows["base_loss"])
+    kinds = [kind for kind in ("mse", "infonce") if loss.eq(kind).any()]
+    with _style():
+        figure = Figure(figsize=(3.6 * len(kinds) + 0.3, 3.4))
+        grid = figure.subplots(1, len(kinds), squeeze=False)[0]
+        for axis, kind in zip(grid, kinds, strict=True):
+            part = rows[loss.eq(kind)]
+            for naive in (False, True):
+                chosen = part[part["kind"].eq("naive") == naive]
+                _curves(axis, chosen, chosen["method"], METHOD, NAIVE_LINE if naive else None)
+            axis.set_title(f"{LOSSES[kind]} loss")
+        _epochs(grid)
+        _label(grid, "Epoch", "Loss of the narrower widths")
+        naive = [Line2D([], [], color="0.35", linestyle=NAIVE_LINE, marker="x", label="naive US-Net of that method")]
+        _legend(figure, METHOD, rows["method"], naive if rows["kind"].eq("naive").any() else [], _note(rows, "bands"))
+    return figure
+
+
+def drift(metrics: pd.DataFrame) -> Figure:
+    """How far the guidance moved since the epoch before: absolute above relative, a column a method.
+
+    Absolute: 1 - mean cosine of an image's target now and then. Relative: 1 - correlation of the images' similarities.
+    """
+    return _quantities(metrics, {"drift/absolute": "Absolute drift\n(1 − cosine)",
+                                 "drift/relative": "Relative drift\n(1 − correlation)"}, None)
+
+
+def collapse(metrics: pd.DataFrame, width: float) -> Figure:
+    """Effective rank and feature standard deviation at ``width`` by epoch, a column a method."""
+    return _quantities(metrics, {"effective_rank": f"Effective rank\nat width {width:g}",
+                                 "feature_std": f"Feature std × √dim\nat width {width:g}"}, width)
+
+
+def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | None) -> Figure:
+    rows = metrics[metrics["name"].isin(list(names))]
+    rows = _widest(rows) if width is None else rows[rows["width"].sub(width).abs().lt(1e-6) & rows["value"].notna()]
+    missing = [name for name in names if not rows["name"].eq(name).any()]
+    if missing:
+        at = "" if width is None else f" at width {width:g}"
+        raise NothingToPlot(f"no {' and no '.join(missing)}{at} in metrics.jsonl")
+    methods = [method for method in METHODS.values() if rows["method"].eq(method).any()]
+    with _style():
+        figure = Figure(figsize=(max(2.3 * len(methods) + 0.6, 4.6), 2.1 * len(names) + 0.9))
+        grid = figure.subplots(len(names), len(methods), squeeze=False, sharey="row", sharex=True)
+        for line, (name, label) in zip(grid, names.items(), strict=True):
+            for axis, method in zip(line, methods, strict=True):
+                part = rows[rows["name"].eq(name) & rows["method"].eq(method)]
+                _curves(axis, part, training_kind(part), TRAINING)
+            line[0].set_ylim(bottom=min(0.0, line[0].get_ylim()[0]))
+            _label(line, "Epoch" if name == list(names)[-1] else "", label)
+        for axis, method in zip(grid[0], methods, strict=True):
+            axis.set_title(_method_title(method))
+        figure.align_ylabels(grid[:, 0])
+        _epochs(grid.flat)
+        _legend(figure, TRAINING, training_kind(rows), [], _note(rows, "bands"))
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg; the same figure gives the same bytes."""
+    with _style():
+        for path in files(stem):
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
+            figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
+    return files(stem)
+
+
+def files(stem: Path) -> list[Path]:
+    """The files that a picture of this name has."""
+    return [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.style.context(["default", STYLE]):
+        yield
+
+
+def _require(rows: pd.DataFrame, reason: str) -> None:
+    if rows.empty:
+        raise NothingToPlot(reason)
+
+
+def _widest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values of each run's widest network; runs narrower than the grid's widest (single networks) are left out."""
+    rows = rows[rows["value"].notna()]
+    rows = rows[rows["width_max"].eq(rows["width_max"].max())]
+    return rows[rows["width"].isna() | rows["width"].sub(rows["width_max"]).abs().lt(1e-6)]
+
+
+def _method_axes(frame: pd.DataFrame, share: bool | str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel a method that ``frame`` knows: rows are base losses, columns teachers."""
+    known = [pair for pair, method in METHODS.items() if frame["method"].eq(method).any()]
+    bases, teachers = list(dict.fromkeys(p[0] for p in known)), list(dict.fromkeys(p[1] for p in known))
+    figure = Figure(figsize=(max(3.2 * len(teachers) + 0.4, 4.6), 2.35 * len(bases) + 1.0))
+    grid = figure.subplots(len(bases), len(teachers), squeeze=False, sharex=True, sharey=share)
+    axes = {}
+    for row, base in enumerate(bases):
+        for column, teacher in enumerate(teachers):
+            if (base, teacher) in known:
+                axes[METHODS[base, teacher]] = grid[row, column]
+                grid[row, column].set_title(_method_title(METHODS[base, teacher]))
+            else:
+                grid[row, column].set_visible(False)
+    return figure, axes
+
+
+def _method_title(method: str) -> str:
+    base, teacher = next(pair for pair, name in METHODS.items() if name == method)
+    return f"{method}\n{LOSSES[base]} base, {teacher} teacher"
+
+
+def _points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look) -> None:
+    """Mean over seeds at each width, with error bars of one standard deviation."""
+    per_seed = group.assign(x=group[across]).groupby(["width", "seed"])[["value", "x"]].mean()
+    summary = per_seed.groupby("width").agg(mean=("value", "mean"), std=("value", "std"), x=("x", "mean"))
+    axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=100 * summary["std"].fillna(0.0), **look.options())
+
+
+def _curves(axis: Axes, rows: pd.DataFrame, keys: pd.Series, looks: dict[str, Look], line: str | None = None) -> None:
+    """Mean over seeds by epoch with a band of one standard deviation, a series a value of ``keys`` (into ``looks``)."""
+    for position, (name, look) in enumerate(looks.items()):
+        group = rows[keys.eq(name)]
+        if group.empty:
+            continue
+        per_run = group.groupby(["epoch", "run"])["value"].mean()
+        summary = per_run.groupby("epoch").agg(["mean", "std"])
+        every = max(1, len(summary) // 5)
+        options = {**look.options(), **({} if line is None else {"linestyle": line, "marker": "x"})}
+        axis.plot(summary.index, summary["mean"], markevery=(position * every // 4, every), **options)
+        low, high = summary["mean"] - summary["std"].fillna(0.0), summary["mean"] + summary["std"].fillna(0.0)
+        axis.fill_between(summary.index, low, high, color=look.color, alpha=BAND_ALPHA, linewidth=0)
+
+
+def _apart(ticks: list[float], log: bool, share: float = 0.12) -> list[float]:
+    """The highest tick and those below that lie at least ``share`` of the axis apart: labels do not meet."""
+    place = {tick: math.log(tick) if log else tick for tick in ticks}
+    room = share * (place[ticks[-1]] - place[ticks[0]])
+    kept: list[float] = []
+    for tick in reversed(ticks):
+        if not kept or place[kept[-1]] - place[tick] >= room:
+            kept.append(tick)
+    return kept[::-1]
+
+
+def _draw_chance(axes: dict[str, Axes], scores: pd.DataFrame) -> list[Line2D]:
+    """A line at chance level where scores come near it; elsewhere it would only flatten the picture."""
+    chance = scores["chance"].mean()
+    if pd.isna(chance) or scores["value"].min() > chance + 0.15:
+        return []
+    options = {"color": "0.45", "linestyle": (0, (1, 2)), "linewidth": 1.2}
+    for axis in axes.values():
+        axis.axhline(100 * chance, **options)
+    return [Line2D([], [], label=f"chance ({100 * chance:.1f} %)", **options)]
+
+
+def _epochs(axes: Iterable[Axes]) -> None:
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _label(axes: Iterable[Axes], across: str, up: str) -> None:
+    """Labels on the outer panels only."""
+    for axis in axes:
+        place = axis.get_subplotspec()
+        if place.is_first_col():
+            axis.set_ylabel(up)
+        if place.is_last_row():
+            axis.set_xlabel(across)
+
+
+def _note(rows: pd.DataFrame, spread: str) -> str:
+    seeds = rows["seed"].nunique()
+    return f"mean over up to {seeds} seeds, {spread}: one standard deviation" if seeds > 1 else "one seed"
+
+
+def _legend(figure: Figure, looks: dict[str, Look], used: pd.Series, extra: Sequence[Line2D], note: str) -> None:
+    """One legend below all panels, so that it never lies on data; its title says what spread is drawn."""
+    handles = [Line2D([], [], label=name, **look.options()) for name, look in looks.items() if used.eq(name).any()]
+    handles += extra
+    lines = math.ceil(len(handles) / int(figure.get_figwidth() / 1.75))
+    figure.legend(handles=handles, title=note, loc="outside lower center", ncols=math.ceil(len(handles) / lines))
+

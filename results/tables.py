@@ -1,0 +1,188 @@
+"""Tables, one function each, from the tidy frame of one data set and metric to a :class:`results.render.Table`.
+
+A new table is a list of :class:`RowSpec` given to :func:`score_table`, and its function's place in ``TABLES``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import pandas as pd
+from scipy import stats
+
+from results.frame import METHODS
+from results.frame import guidelines as satisfied_guidelines
+from results.render import AT_CHANCE, BLANK, COLLAPSED, YES, Column, Row, Score, Table
+
+# A score at or below what guessing reaches with this probability is not above chance.
+CHANCE_LEVEL = 0.05
+# Of unit-length features, sqrt(dim) x std over images is 1 where they spread over the sphere and 0 where all images are
+# mapped to one point (SimSiam, section 4.1); fewer than 2 effective dimensions is a line.
+COLLAPSE_STD = 0.1
+COLLAPSE_RANK = 2.0
+
+LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "none": "none"}
+METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
+GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G3")
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row: its section, its texts, and the values that the frame's columns have in it."""
+
+    section: str
+    labels: tuple[str, ...]
+    where: dict[str, object] = field(default_factory=dict)
+
+    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of ``frame`` that belong here."""
+        keep = pd.Series(True, index=frame.index)
+        for name, value in self.where.items():
+            keep &= frame[name].eq(value)
+        return frame[keep]
+
+
+def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """``scores`` with a column ``collapsed``: the run's last diagnostics at that width are below the thresholds.
+
+    False where the run logged no diagnostics at that width.
+    """
+    wanted = metrics[metrics["name"].isin(["feature_std", "effective_rank"]) & metrics["value"].notna()]
+    last = wanted.sort_values("step", kind="stable").drop_duplicates(["run", "name", "width"], keep="last")
+    limit = last["name"].map({"feature_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK}).astype("float64")
+    fallen = last[last["value"] < limit]
+    pairs = {(run, round(width, 6)) for run, width in zip(fallen["run"], fallen["width"], strict=True)}
+    marks = [(run, round(width, 6)) in pairs for run, width in zip(scores["run"], scores["width"], strict=True)]
+    return scores.assign(collapsed=marks)
+
+
+def guidelines(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "guidelines") -> Table:
+    """The guidelines table: the 8 cells by which guidelines they satisfy, then naive and individually trained networks.
+
+    ``scores`` is the frame of one data set and metric (:func:`results.frame.load`, after :func:`mark_collapse` if
+    collapse is to be marked), ``runs`` that of all its runs, unfinished ones too. All 8 cells have a row; an
+    individually trained method is one row, each width of it from its own network.
+    """
+    columns = [Column("G1", "center"), Column("G2", "center"), Column("G3", "center"), Column("Base loss", detail=True),
+               Column("Distillation loss", detail=True), Column("Teacher", detail=True), Column("Method")]
+    cells = sorted(product(("mse", "infonce"), ("mse", "infonce"), ("online", "momentum")),
+                   key=lambda cell: GUIDELINE_ORDER.index(satisfied_guidelines(*cell)))
+    rows = []
+    for base, distill, teacher in cells:
+        satisfied = satisfied_guidelines(base, distill, teacher)
+        ticks = tuple(YES if mark in satisfied.split("+") else BLANK for mark in ("G1", "G2", "G3"))
+        section = f"{0 if satisfied == 'none' else satisfied.count('+') + 1} guidelines"
+        labels = (*ticks, LOSSES[base], LOSSES[distill], teacher,
+                  f"{METHODS[base, teacher]} + {LOSSES[distill]} distillation")
+        rows.append(RowSpec(section, labels, {"kind": "us3l", "base_loss": base, "distill_loss": distill,
+                                              "teacher": teacher}))
+    for kind, text in (("naive", "naive US-Net"), ("individual", "individually trained")):
+        known = set(zip(*(runs.loc[runs["kind"].eq(kind), factor] for factor in ("base_loss", "teacher")), strict=True))
+        for base, teacher in (pair for pair in METHODS if pair in known):
+            labels = (*[BLANK] * 3, LOSSES[base], "none", teacher, f"{METHODS[base, teacher]}, {text}")
+            rows.append(RowSpec(kind, labels, {"kind": kind, "base_loss": base, "teacher": teacher}))
+    return score_table(name, "Guidelines grid", scores, runs, columns, rows)
+
+
+def by_cell(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "cells") -> Table:
+    """One row a cell, by name: the table of a grid that has none of its own."""
+    rows = [RowSpec(kind, (cell,), {"cell": cell})
+            for kind, cell in sorted(set(zip(runs["kind"], runs["cell"], strict=True)), key=lambda pair: pair[1])]
+    grid = ", ".join(sorted(set(runs["grid"])))
+    return score_table(name, f"Grid {grid}", scores, runs, [Column("Cell")], [replace(row, section="") for row in rows])
+
+
+TABLES: dict[str, Callable[..., Table]] = {"guidelines": guidelines}
+
+
+def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
+                specs: Sequence[RowSpec]) -> Table:
+    """``specs`` x the widths found in ``scores`` (wide to narrow): mean and std over seeds, the best a width marked.
+
+    ``scores`` must be of one task, data set and metric.
+    """
+    scores = scores[scores["value"].notna()]
+    widths = sorted(set(scores["width"].round(6)), reverse=True)
+    selected = [spec.select(scores) for spec in specs]
+    grid = [[summarize(part[part["width"].round(6).eq(width)]) for width in widths] for part in selected]
+    for position in range(len(widths)):
+        _mark_best(grid, position)
+    rows = tuple(Row(spec.section, spec.labels, tuple(line)) for spec, line in zip(specs, grid, strict=True))
+    found = [score for line in grid for score in line if score is not None]
+    seeds = max((score.n for score in found), default=0)
+    about = scores.iloc[0] if len(scores) else None
+    header = "Accuracy (%) at width"
+    place = "" if about is None else f" on {about['dataset']}, {METRICS.get(about['metric'], about['metric'])}"
+    return Table(name, title + place, _caption(found, seeds, runs), tuple(columns), header,
+                 tuple(width_name(width) for width in widths), rows, seeds, tuple({"width": width} for width in widths))
+
+
+def width_name(width: float) -> str:
+    """``0.25×``, ``1.0×``."""
+    text = f"{width:.4f}".rstrip("0")
+    return (text + "0" if text.endswith(".") else text) + "×"
+
+
+def summarize(part: pd.DataFrame) -> Score | None:
+    """Mean and sample standard deviation over the seeds of one cell, metric and width; None where there are none."""
+    if part.empty:
+        return None
+    per_seed = part.groupby("seed")["value"].mean()
+    mean, n = float(per_seed.mean()), len(per_seed)
+    chance, count = float(part["chance"].max()), float(part["count"].min())
+    return Score(mean, float(per_seed.std(ddof=1)) if n > 1 else math.nan, n, chance, count,
+                 float(part["flops"].mean()), float(part["parameters"].mean()),
+                 at_chance=not above_chance(mean, chance, count),
+                 collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False)
+
+
+def above_chance(value: float, chance: float, count: float) -> bool:
+    """Whether an accuracy of ``value`` on ``count`` images is more than guessing explains (one-sided binomial test).
+
+    True where chance or count is not known. A mean over seeds is tested as one evaluation: its seeds share the images,
+    so the test asks, if anything, too much.
+    """
+    if math.isnan(chance) or math.isnan(count):
+        return True
+    # isf: the number of hits that guessing exceeds with a probability of at most CHANCE_LEVEL.
+    return value * count > stats.binom.isf(CHANCE_LEVEL, int(count), chance) + 1e-9
+
+
+def _mark_best(grid: list[list[Score | None]], position: int) -> None:
+    """Marks the highest score of a column, and those that look the same at the table's one decimal."""
+    means = [round(100 * line[position].mean, 1) for line in grid if line[position] is not None]
+    for line in grid:
+        score = line[position]
+        if score is not None and round(100 * score.mean, 1) == max(means):
+            line[position] = replace(score, best=True)
+
+
+def _caption(found: list[Score], seeds: int, runs: pd.DataFrame) -> str:
+    text = [" and ".join(f"Trained on {setting}" if not index else setting
+                         for index, setting in enumerate(sorted(set(runs["setting"])))) + "."]
+    if seeds > 1:
+        text.append(f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); "
+                    f"best of a column in bold.")
+    elif seeds == 1:
+        text.append("One seed; best of a column in bold.")
+    chances = sorted({round(100 * score.chance, 1) for score in found if not math.isnan(score.chance)})
+    if chances:
+        text.append(f"Chance is {' or '.join(f'{chance:.1f}' for chance in chances)} %.")
+    if any(score.at_chance for score in found):
+        text.append(f"{AT_CHANCE}: not above chance (one-sided binomial test, {100 * CHANCE_LEVEL:.0f} %, "
+                    f"n = {min(score.count for score in found if score.at_chance):.0f} images).")
+    if any(score.collapsed for score in found):
+        text.append(f"{COLLAPSED}: collapsed in at least one seed (feature standard deviation below {COLLAPSE_STD:g} "
+                    f"or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
+    return " ".join(text + _unfinished(runs))
+
+
+def _unfinished(runs: pd.DataFrame) -> list[str]:
+    states = runs.loc[runs["state"].ne("done"), "state"].value_counts().sort_index()
+    if not len(states):
+        return []
+    return [f"{states.sum()} of {len(runs)} runs are not done ("
+            + ", ".join(f"{number} {state}" for state, number in states.items()) + ")."]

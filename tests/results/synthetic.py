@@ -1,0 +1,107 @@
+"""Run directories with made-up numbers, in the documented format. Nothing here was ever measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import product
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import yaml
+
+WIDTHS = (1.0, 0.75, 0.5, 0.25)
+CHANCE, COUNT = 0.1, 500
+EPOCHS = 20
+
+
+def config(base="infonce", distill="infonce", teacher="momentum", seed=100, widths=(0.25, 1.0), cell="",
+           grid="guidelines", **sections):
+    """The part of a resolved configuration that the results room reads."""
+    cell = cell or f"{base}-{distill}-{teacher}"
+    content = {"format": 1, "experiment": {"grid": grid, "cell": cell, "preset": "digits"},
+               "seed": seed, "model": {"arch": "resnet_small"},
+               "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher},
+               "widths": {"min": widths[0], "max": widths[1]}, "optimizer": {"epochs": EPOCHS, "batch_size": 128},
+               "data": {"name": "digits", "size": 16, "limit": 0}}
+    for name, values in sections.items():
+        content[name] = content.get(name, {}) | values
+    return content
+
+
+def record(width, value, metric="knn", **changes):
+    """One record of result.json; FLOPs and parameters grow with the square of the width."""
+    return {"task": "classification", "dataset": "digits", "metric": metric, "width": width, "seed": 100,
+            "value": value, "chance": CHANCE, "count": COUNT, "flops": int(4e7 * width**2),
+            "parameters": int(7e5 * width**2)} | changes
+
+
+def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", name=None, finished="2026-01-02"):
+    """Write one run directory and return it. No result.json where there are no records."""
+    cell, seed = cfg["experiment"]["cell"], cfg["seed"]
+    path = grid_directory / (name or f"{cell}-s{seed}-{crc32(json.dumps(cfg).encode()):08x}")
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(cfg, sort_keys=False))
+    status = {"format": 1, "state": state, "why": "", "started": "2026-01-01", "finished": None}
+    if state == "done":
+        status["finished"] = finished
+    (path / "status.json").write_text(json.dumps(status))
+    if records:
+        (path / "result.json").write_text(json.dumps({"format": 1, "records": list(records)}))
+        (path / "provenance.json").write_text(json.dumps({"format": 1, "train_seconds": 60.0, "train_flops": 1e12}))
+    if metrics:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    return path
+
+
+def metric(name, epoch, value, width=None, step=None):
+    """One line of metrics.jsonl."""
+    return {"step": epoch * 10 if step is None else step, "epoch": epoch, "name": name, "width": width, "value": value}
+
+
+def curves(base, distill, teacher, seed, widths=WIDTHS, epochs=EPOCHS, naive=False):
+    """Smooth made-up training curves and diagnostics of one run."""
+    rng = np.random.default_rng([seed, crc32(f"{base}{distill}{teacher}{widths}".encode())])
+    level = {"mse": (-0.3, 0.55), "infonce": (4.2, 1.4)}
+    lines = []
+    for epoch in range(1, epochs + 1):
+        fall, noise = math.exp(-epoch / 6), rng.normal(0, 0.02)
+        for name, loss in (("loss/base", base), ("loss/distill", base if naive else distill)):
+            if loss != "none":
+                low, span = level[loss]
+                lines.append(metric(name, epoch, low + span * (fall + noise) - 0.1 * (teacher == "momentum"),
+                                    max(widths) if name == "loss/base" else None))
+        slow = 0.4 if teacher == "momentum" else 1.0
+        if epoch > 1:
+            absolute = slow * (0.6 if distill == "mse" else 0.4) * (fall + 0.1) + abs(noise)
+            lines += [metric("drift/absolute", epoch, absolute, max(widths)),
+                      metric("drift/relative", epoch, absolute * (0.3 if base == "infonce" else 0.8), max(widths))]
+        for width in widths:
+            rank = (12 if base == "mse" else 40) * width**0.5 * (1 - fall) * (0.6 if naive else 1)
+            lines += [metric("effective_rank", epoch, 1 + rank + 20 * noise, width),
+                      metric("feature_std", epoch, (0.3 if naive else 0.6) * (1 - 0.5 * fall) + noise, width)]
+    return lines
+
+
+def write_grid(grid_directory: Path, seeds=(100, 101, 102), metrics=("knn",), epochs=EPOCHS) -> Path:
+    """All 8 cells, two naive baselines and four individually trained methods at four widths."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        for base, distill, teacher in product(("mse", "infonce"), ("mse", "infonce", "none"), ("online", "momentum")):
+            naive = distill == "none"
+            if naive and teacher == "momentum":
+                continue
+            good = 0.62 + 0.15 * (base == "infonce") + 0.08 * (distill == "infonce") + 0.05 * (teacher == "momentum")
+            cell = f"naive-{base}-{teacher}" if naive else ""
+            values = [min(0.99, good - 0.25 * naive - 0.16 * (1 - width) + rng.normal(0, 0.012)) for width in WIDTHS]
+            write_run(grid_directory, config(base, distill, teacher, seed, cell=cell),
+                      [record(WIDTHS[k], v - 0.02 * i, m) for i, m in enumerate(metrics) for k, v in enumerate(values)],
+                      curves(base, distill, teacher, seed, epochs=epochs, naive=naive))
+        for base, teacher, width in product(("mse", "infonce"), ("online", "momentum"), WIDTHS):
+            cell = f"individual-{base}-{teacher}-w{width}"
+            value = 0.6 + 0.2 * (base == "infonce") - 0.22 * (1 - width) + rng.normal(0, 0.015)
+            write_run(grid_directory, config(base, "none", teacher, seed, (width, width), cell),
+                      [record(width, value - 0.02 * i, m) for i, m in enumerate(metrics)],
+                      curves(base, "none", teacher, seed, (width,), epochs=epochs))
+    return grid_directory

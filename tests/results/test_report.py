@@ -1,0 +1,181 @@
+"""The whole way from run directories to files: what is written, kept, skipped, and how errors are told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from results import plots, report
+from results.frame import InputError, load, load_metrics
+from tests.results.synthetic import WIDTHS, config, metric, record, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(grid, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return report.build(grid, out)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures as empty files, for tests that are about something else."""
+    monkeypatch.setattr(plots, "save", lambda _, stem: [path.touch() for path in plots.files(stem)])
+
+
+def test_every_table_and_picture_is_written(built):
+    stems = ["accuracy-flops-digits-knn", "accuracy-width-digits-knn", "collapse-width-0.25", "collapse-width-1",
+             "drift", "training-base-loss", "training-distillation-loss"]
+    tables = [f"table-digits-knn.{suffix}" for suffix in ("csv", "md", "tex")]
+    assert sorted(built.paths) == sorted([f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")] + tables)
+    assert not built.skipped
+    assert sorted(path.name for path in built.out.iterdir()) == sorted([*built.paths, report.MANIFEST])
+
+
+def test_pictures_are_not_blank(built):
+    for path in built.paths.values():
+        if path.suffix == ".png":
+            pixels = np.asarray(Image.open(path).convert("L"))
+            assert min(pixels.shape) > 400 and (pixels < 200).mean() > 0.005, path.name
+
+
+@pytest.mark.parametrize(("stem", "labels"), [
+    ("accuracy-width-digits-knn", ["Width (fraction of channels)", "k-NN (%)", "SimSiam", "momentum SimCLR", "0.75",
+                                   "individually trained", "InfoNCE distillation", "MSE distillation", "naive US-Net"]),
+    ("accuracy-flops-digits-knn", ["MFLOPs per image (2 × MACs), log scale", "22.5", "mean over up to 3 seeds"]),
+    ("training-base-loss", ["Epoch", "Base loss", "BYOL"]),
+    ("training-distillation-loss", ["Epoch", "MSE loss", "InfoNCE loss", "naive US-Net of that method"]),
+    ("drift", ["Absolute drift", "Relative drift", "Epoch"]),
+    ("collapse-width-0.25", ["Effective rank", "Feature std × √dim", "at width 0.25"])])
+def test_svg_holds_its_labels_as_text(built, stem, labels):
+    text = built.paths[f"{stem}.svg"].read_text(encoding="utf-8")
+    for label in labels:
+        assert f">{label}" in text, label
+
+
+def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(grid):
+    scores, metrics = load(grid), load_metrics(grid)
+    for figure in (plots.accuracy_by_flops(scores), plots.drift(metrics)):
+        FigureCanvasAgg(figure).draw()
+        legend, page = figure.legends[0].get_window_extent(), figure.bbox
+        panels = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
+        assert not any(legend.overlaps(panel) for panel in panels)
+        assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
+                   for box in [*panels, legend])
+        assert not any(a.overlaps(b) for i, a in enumerate(panels) for b in panels[:i])
+
+
+def test_the_drawn_numbers_are_the_means(grid):
+    scores = load(grid)
+    axis = plots.accuracy_by_width(scores).axes[0]
+    drawn = next(line for line in axis.get_lines() if line.get_color() == plots.TRAINING["MSE distillation"].color
+                 and len(line.get_xdata()) == 4)
+    part = scores[scores["cell"].eq("mse-mse-online")]
+    assert np.allclose(drawn.get_xdata(), sorted(WIDTHS))
+    assert np.allclose(drawn.get_ydata(), [100 * part.loc[part["width"].eq(w), "value"].mean() for w in sorted(WIDTHS)])
+
+
+def test_series_differ_in_colour_marker_and_line():
+    for looks in (plots.TRAINING, plots.METHOD):
+        assert len({look.color for look in looks.values()}) == len(looks)
+        assert len({look.marker for look in looks.values()}) == len(looks)
+    assert len({str(look.line) for look in plots.TRAINING.values()}) == len(plots.TRAINING)
+
+
+def test_a_second_report_draws_nothing_again(grid, built, monkeypatch):
+    before = {name: path.read_bytes() for name, path in built.paths.items()}
+    monkeypatch.setattr(plots, "save", lambda *_: pytest.fail("drawn again"))
+    again = report.build(grid, built.out)
+    assert {name: path.read_bytes() for name, path in again.paths.items()} == before
+
+
+def test_nothing_is_drawn_from_nothing_and_the_reason_is_said(tmp_path):
+    lines = [metric("drift/absolute", 2, 0.1, 1.0)]
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5, flops=None)], lines)
+    result = report.build(tmp_path / "guidelines")
+    assert [name for name in result.paths if name.endswith(".png")] == ["accuracy-width-digits-knn.png"]
+    assert "flops" in result.skipped["accuracy-flops-digits-knn"]
+    assert "no drift/relative in metrics.jsonl" in result.skipped["drift"]
+    assert {"training-base-loss", "training-distillation-loss", "collapse-width-1"} < set(result.skipped)
+    assert json.loads((result.out / report.MANIFEST).read_text())["skipped"] == result.skipped
+
+
+def test_runs_without_any_score(tmp_path, capsys):
+    write_run(tmp_path, config(), state="running")
+    assert report.main(["--runs", str(tmp_path)]) == 0
+    assert "no scores yet" in capsys.readouterr().out
+
+
+def test_files_of_an_earlier_report_go_when_they_are_no_longer_made(tmp_path, undrawn):
+    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5), record(1.0, 0.6, "linear")])
+    first = report.report(tmp_path / "guidelines")
+    (path.parent / "report" / "mine.txt").write_text("kept")
+    (path / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.5)]}))
+    second = report.report(tmp_path / "guidelines")
+    assert "table-digits-linear.md" in first and "table-digits-linear.md" not in second
+    assert not first["table-digits-linear.md"].exists() and (path.parent / "report" / "mine.txt").exists()
+    assert not [name for name in os.listdir(path.parent / "report") if name.startswith(".")]
+
+
+def test_a_failing_report_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
+    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    before = report.report(tmp_path / "guidelines")["table-digits-knn.md"].read_text()
+    (path / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.9)]}))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots, "save", full)
+    assert report.main(["--runs", str(tmp_path)]) == 2
+    out = path.parent / "report"
+    assert (out / "table-digits-knn.md").read_text() == before
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_settings_are_not_mixed_in_one_table(tmp_path, undrawn):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    write_run(tmp_path / "guidelines", config(optimizer={"epochs": 3}), [record(1.0, 0.3)])
+    result = report.build(tmp_path)
+    assert result.out == tmp_path / "guidelines" / "report"
+    texts = [result.paths[name].read_text() for name in result.paths if name.endswith(".md")]
+    assert len(texts) == 2 and sorted("3 epochs" in text for text in texts) == [False, True]
+
+
+def test_the_main_table_is_the_fullest_then_the_linear_one(tmp_path, undrawn):
+    write_run(tmp_path, config(), [record(w, 0.5, m) for w in (1.0, 0.5) for m in ("knn", "linear_fast")]
+              + [record(1.0, 0.5, "linear")])
+    assert [table.name for table in report.build(tmp_path).tables] == [
+        "table-digits-linear_fast", "table-digits-knn", "table-digits-linear"]
+
+
+def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for argument, message in ((tmp_path / "nowhere", "no directory"), (tmp_path / "empty", "holds no runs")):
+        assert report.main(["--runs", str(argument)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    with pytest.raises(InputError):
+        report.report(tmp_path / "empty")
+
+
+def test_an_output_that_is_a_file(tmp_path, capsys):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    (tmp_path / "taken").write_text("")
+    assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "taken")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_as_a_script_from_anywhere(tmp_path):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    done = subprocess.run([sys.executable, str(ROOT / "results" / "report.py"), "--runs", "guidelines"], cwd=tmp_path,
+                          capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert "momentum SimCLR + InfoNCE distillation" in done.stdout and "table-digits-knn: csv, md, tex" in done.stdout
+    assert (tmp_path / "guidelines" / "report" / "table-digits-knn.md").is_file()
