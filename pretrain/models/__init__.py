@@ -1,7 +1,8 @@
 """Encoders by name.
 
 An encoder maps normalised images (B, 3, H, W) to features (B, D), says D at a width with ``feature_dim(width)``, has its full
-width's D in ``out_channels`` and gives its feature maps with ``stages(x)``.
+width's D in ``out_channels`` (its rule in ``feature_rule``), gives four feature maps with ``stages(x)`` and their channels with
+``stage_dims(width)`` (full width: ``stage_channels``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import partial
 from torch import nn
 
 from pretrain.errors import UserError
+from pretrain.models import vit
+from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
@@ -23,6 +26,9 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2), stem="imagenet"),
     "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3), stem="imagenet"),
     "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), stem="imagenet"),
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_cifar": partial(MobileNetV2, cifar=True),
+    **vit.architectures(),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.slimmable import SlimmableBatchNorm2d, SlimmableConv2d, channels_at
+from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d, channels_at
 
 
 class BasicBlock(nn.Module):
@@ -87,10 +87,15 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             self.stage_channels.append(channels)
         self.out_channels = channels
+        self.feature_rule = ChannelRule(channels, sliced=True)
 
     def feature_dim(self, width: float) -> int:
         """D(w), the number of features at ``width``."""
-        return channels_at(self.out_channels, width)
+        return self.feature_rule(width)
+
+    def stage_dims(self, width: float) -> list[int]:
+        """Channels of each of the four feature maps at ``width``."""
+        return [channels_at(channels, width) for channels in self.stage_channels]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Feature maps after each of the four stages, (B, C_i(w), H_i, W_i)."""

@@ -6,11 +6,13 @@ from itertools import pairwise
 
 from torch import nn
 
-from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableLinear
+from pretrain.slimmable import ChannelRule, SlimmableBatchNorm1d, SlimmableLinear
 
 
-def mlp(sizes: list[int], *, slice_input: bool) -> nn.Sequential:
-    """MLP through ``sizes``: (B, sizes[0]) -> (B, sizes[-1]); only the first layer's input can follow the width."""
+def mlp(sizes: list[int | ChannelRule], *, slice_input: bool) -> nn.Sequential:
+    """MLP through ``sizes``: (B, sizes[0]) -> (B, sizes[-1]); only the first layer's input can follow the width, by the rule of
+    convolutions or, where ``sizes[0]`` is a rule, by that.
+    """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         last = index == len(sizes) - 2
@@ -21,8 +23,8 @@ def mlp(sizes: list[int], *, slice_input: bool) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def projector(features: int, hidden: int, out: int, layers: int) -> nn.Sequential:
-    """(B, features(w)) -> (B, out)."""
+def projector(features: int | ChannelRule, hidden: int, out: int, layers: int) -> nn.Sequential:
+    """(B, features(w)) -> (B, out), ``features`` as the encoder has them: not all encoders' follow the width."""
     return mlp([features, *[hidden] * (layers - 1), out], slice_input=True)
 
 

@@ -22,7 +22,7 @@ class Student(nn.Module):
         super().__init__()
         model, objective = cfg.model, cfg.objective
         self.encoder = build(model.arch)
-        self.projector = projector(self.encoder.out_channels, model.projector_hidden, model.projector_out, model.projector_layers)
+        self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers)
         self.predictor = predictor(model.projector_out, model.predictor_hidden) if objective.base_loss == "mse" else None
         own_head = objective.distill_loss != "none" and objective.head == "own" and cfg.widths.min < cfg.widths.max
         self.distill_head = predictor(model.projector_out, model.predictor_hidden) if own_head else None

@@ -4,21 +4,26 @@ from pretrain.slimmable.calibrate import (
     calibrate,
     calibrated_widths,
     calibration_state,
+    is_calibrated,
     load_calibration_state,
 )
 from pretrain.slimmable.cost import Cost, cost, dense_cost
 from pretrain.slimmable.extract import extract
 from pretrain.slimmable.layers import (
+    ChannelRule,
     NotCalibrated,
+    PrefixLinear,
     SlimmableBatchNorm1d,
     SlimmableBatchNorm2d,
     SlimmableConv2d,
+    SlimmableLayerNorm,
     SlimmableLinear,
 )
 from pretrain.slimmable.width import at_width, channel_signature, channels_at, make_divisible, slimmable_layers, width_key
 
 __all__ = [
-    "Cost", "NotCalibrated", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLinear", "at_width",
-    "calibrate", "calibrated_widths", "calibration_state", "channel_signature", "channels_at", "cost", "dense_cost", "extract",
-    "load_calibration_state", "make_divisible", "slimmable_layers", "width_key",
+    "ChannelRule", "Cost", "NotCalibrated", "PrefixLinear", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d",
+    "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate", "calibrated_widths", "calibration_state",
+    "channel_signature", "channels_at", "cost", "dense_cost", "extract", "is_calibrated", "load_calibration_state",
+    "make_divisible", "slimmable_layers", "width_key",
 ]

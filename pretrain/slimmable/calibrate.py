@@ -34,12 +34,14 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
 
     Each layer is normalised by its own batch statistics while they are collected, and what is kept is the cumulative mean of
     the per-batch means and unbiased variances (what ``torch.nn.BatchNorm2d(momentum=None)`` keeps, except that batches of
-    different sizes are weighted by their size). One pass over the data serves all widths.
+    different sizes are weighted by their size). One pass over the data serves all widths; a network without BatchNorm needs none.
 
     Raises:
         ValueError: ``batches`` is empty, so that nothing can be computed.
     """
     norms = list(batch_norms(model).values())
+    if not norms:
+        return
     collected = {width_key(w): {norm: MomentAverage() for norm in norms} for w in widths}
     for images in batches:
         for width, accumulators in collected.items():
@@ -52,8 +54,15 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
             norm.statistics[width] = (average.mean, average.variance)
 
 
+def is_calibrated(model: nn.Module, width: float) -> bool:
+    """Whether ``model`` can be evaluated at ``width``: every BatchNorm has its statistics, or there is no BatchNorm."""
+    return all(width_key(width) in norm.statistics for norm in batch_norms(model).values())
+
+
 def calibrated_widths(model: nn.Module) -> list[float]:
-    """Widths at which every BatchNorm of ``model`` has statistics, widest first."""
+    """Widths at which every BatchNorm of ``model`` has statistics, widest first; empty where there is no BatchNorm, so ask
+    :func:`is_calibrated` about a width.
+    """
     norms = list(batch_norms(model).values())
     common = set.intersection(*(set(norm.statistics) for norm in norms)) if norms else set()
     return sorted(common, reverse=True)

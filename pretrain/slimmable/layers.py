@@ -34,6 +34,10 @@ class ChannelRule:
         return channels_at(self.channels // self.expansion, width) * self.expansion
 
 
+def _rule(channels: int | ChannelRule, sliced: bool, expansion: int = 1) -> ChannelRule:
+    return channels if isinstance(channels, ChannelRule) else ChannelRule(channels, sliced, expansion)
+
+
 def _copied(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().clone()
 
@@ -42,18 +46,20 @@ class SlimmableConv2d(Slimmable):
     """2-d convolution over (B, C_in(w), H, W); depthwise where ``depthwise`` (groups follow the channels).
 
     Args:
+        in_channels, out_channels: a count, or a rule of its own for what a width keeps of them.
         slice_in, slice_out: whether that side follows the width.
         expansion_in, expansion_out: see :class:`ChannelRule`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, *,
-                 bias: bool = False, depthwise: bool = False, slice_in: bool = True, slice_out: bool = True,
-                 expansion_in: int = 1, expansion_out: int = 1):
+    def __init__(self, in_channels: int | ChannelRule, out_channels: int | ChannelRule, kernel_size: int, stride: int = 1,
+                 padding: int = 0, *, bias: bool = False, depthwise: bool = False, slice_in: bool = True,
+                 slice_out: bool = True, expansion_in: int = 1, expansion_out: int = 1):
         super().__init__()
+        self.channels_in = _rule(in_channels, slice_in, expansion_in)
+        self.channels_out = _rule(out_channels, slice_out, expansion_out)
+        in_channels, out_channels = self.channels_in.channels, self.channels_out.channels
         if depthwise and in_channels != out_channels:
             raise ValueError(f"a depthwise convolution has as many outputs as inputs, not {in_channels} and {out_channels}")
-        self.channels_in = ChannelRule(in_channels, slice_in, expansion_in)
-        self.channels_out = ChannelRule(out_channels, slice_out, expansion_out)
         self.kernel_size, self.stride, self.padding, self.depthwise = kernel_size, stride, padding, depthwise
         self.weight = nn.Parameter(torch.empty(out_channels, 1 if depthwise else in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -81,29 +87,72 @@ class SlimmableConv2d(Slimmable):
 
 
 class SlimmableLinear(Slimmable):
-    """Linear layer over (..., C_in(w)) -> (..., C_out(w))."""
+    """Linear layer over (..., C_in(w)) -> (..., parts * C_out(w)).
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, slice_in: bool = True,
-                 slice_out: bool = True):
+    Args:
+        in_features, out_features: a count, or a rule of its own for what a width keeps of them.
+        slice_in, slice_out: whether that side follows the width.
+        parts: the output is this many equal runs of ``out_features`` (query, key and value), and each keeps its first.
+        prefix: the input may be wider than C_in(w), and its first features are read.
+
+    ``grouped_inputs`` tells the group regularizer that the input features are the groups (METHOD section 5).
+    """
+
+    grouped_inputs = False
+
+    def __init__(self, in_features: int | ChannelRule, out_features: int | ChannelRule, *, bias: bool = True,
+                 slice_in: bool = True, slice_out: bool = True, parts: int = 1, prefix: bool = False):
         super().__init__()
-        self.channels_in = ChannelRule(in_features, slice_in)
-        self.channels_out = ChannelRule(out_features, slice_out)
-        plain = nn.Linear(in_features, out_features, bias=bias)  # torch's own initialisation
+        self.channels_in, self.channels_out = _rule(in_features, slice_in), _rule(out_features, slice_out)
+        self.parts, self.prefix = parts, prefix
+        # torch's own initialisation
+        plain = nn.Linear(self.channels_in.channels, parts * self.channels_out.channels, bias=bias)
         self.weight, self.bias = plain.weight, plain.bias
 
     def active(self, width: float) -> tuple[Tensor, Tensor | None]:
-        """Weight (C_out(w), C_in(w)) and bias (C_out(w),) at ``width``, as views."""
-        out = self.channels_out(width)
-        return self.weight[:out, :self.channels_in(width)], None if self.bias is None else self.bias[:out]
+        """Weight (parts * C_out(w), C_in(w)) and bias (parts * C_out(w),) at ``width``, as views where there is one part."""
+        out, inputs = self.channels_out(width), self.channels_in(width)
+        weight = self.weight.unflatten(0, (self.parts, -1))[:, :out, :inputs].flatten(0, 1)
+        return weight, None if self.bias is None else self.bias.unflatten(0, (self.parts, -1))[:, :out].flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.active(self.width))
+        weight, bias = self.active(self.width)
+        return F.linear(x[..., :weight.shape[1]] if self.prefix else x, weight, bias)
 
     def extract_at(self, width: float) -> nn.Linear:
         weight, bias = map(_copied, self.active(width))
-        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        kind = PrefixLinear if self.prefix else nn.Linear
+        dense = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
         dense.weight = nn.Parameter(weight)
         dense.bias = None if bias is None else nn.Parameter(bias)
+        return dense
+
+
+class PrefixLinear(nn.Linear):
+    """``nn.Linear`` of the first ``in_features`` features of x (..., C), C at least that many."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., :self.in_features])
+
+
+class SlimmableLayerNorm(Slimmable):
+    """LayerNorm over the last dimension of (..., C(w)); ``channels`` is a count or a rule of its own."""
+
+    def __init__(self, channels: int | ChannelRule, *, slice_channels: bool = True, eps: float = 1e-6):
+        super().__init__()
+        self.channels_out, self.eps = _rule(channels, slice_channels), eps
+        self.weight = nn.Parameter(torch.ones(self.channels_out.channels))
+        self.bias = nn.Parameter(torch.zeros(self.channels_out.channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = self.channels_out(self.width)
+        return F.layer_norm(x, (channels,), self.weight[:channels], self.bias[:channels], self.eps)
+
+    def extract_at(self, width: float) -> nn.LayerNorm:
+        channels = self.channels_out(width)
+        dense = nn.LayerNorm(channels, self.eps, device="meta")
+        dense.weight = nn.Parameter(_copied(self.weight[:channels]))
+        dense.bias = nn.Parameter(_copied(self.bias[:channels]))
         return dense
 
 

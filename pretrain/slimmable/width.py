@@ -64,5 +64,6 @@ def width_key(width: float) -> float:
 
 
 def channel_signature(model: nn.Module, width: float) -> tuple[int, ...]:
-    """Channels of every layer at ``width``: two widths with the same signature are the same network."""
-    return tuple(layer.channels_out(width) for layer in slimmable_layers(model))
+    """Channels of every layer at ``width``, in and out: two widths with the same signature are the same network."""
+    rules = (getattr(layer, side, None) for layer in slimmable_layers(model) for side in ("channels_in", "channels_out"))
+    return tuple(rule(width) for rule in rules if rule is not None)

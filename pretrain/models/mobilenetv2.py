@@ -1,0 +1,81 @@
+"""Slimmable MobileNetV2 (arXiv 1801.04381, table 2) for ImageNet and for CIFAR.
+
+A block's expanded layers keep the rounded count of its input times the expansion ratio; the last 1x1 convolution keeps its 1280
+outputs at every width (METHOD section 3; US-Nets, arXiv 1903.05134). The CIFAR variant has stride 1 in the stem and in the
+24-channel stage, so that 32 pixels end as 4. Parameters are called ``features.N.body.M``, as the authors of US3L have them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d, channels_at
+
+STEM_CHANNELS, LAST_CHANNELS = 32, 1280
+# (expansion, channels, blocks, stride of the first block)
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+CIFAR_STRIDE_ONE = 24  # channels of the stage that does not stride there
+OUTPUTS = (3, 6, 13, 18)  # of features: the last at each resolution
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion (none for ratio 1), 3x3 depthwise, 1x1 projection without activation, and the identity where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
+        super().__init__()
+        self.residual = stride == 1 and inputs == outputs
+        hidden, layers = inputs * expansion, []
+        if expansion != 1:
+            layers += [SlimmableConv2d(inputs, hidden, 1, expansion_out=expansion),
+                       SlimmableBatchNorm2d(hidden, expansion=expansion), nn.ReLU6(inplace=True)]
+        self.body = nn.Sequential(
+            *layers,
+            SlimmableConv2d(hidden, hidden, 3, stride, 1, depthwise=True, expansion_in=expansion, expansion_out=expansion),
+            SlimmableBatchNorm2d(hidden, expansion=expansion), nn.ReLU6(inplace=True),
+            SlimmableConv2d(hidden, outputs, 1, expansion_in=expansion), SlimmableBatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class MobileNetV2(nn.Module):
+    """Images (B, 3, H, W) to pooled features (B, 1280) at every width. ``cifar`` chooses the strides of the CIFAR variant."""
+
+    def __init__(self, cifar: bool = False):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Sequential(
+            SlimmableConv2d(3, STEM_CHANNELS, 3, 1 if cifar else 2, 1, slice_in=False),
+            SlimmableBatchNorm2d(STEM_CHANNELS), nn.ReLU6(inplace=True))]
+        inputs = STEM_CHANNELS
+        for expansion, outputs, blocks, stride in STAGES:
+            first = 1 if cifar and outputs == CIFAR_STRIDE_ONE else stride
+            for index in range(blocks):
+                layers.append(InvertedResidual(inputs, outputs, first if index == 0 else 1, expansion))
+                inputs = outputs
+        layers.append(nn.Sequential(
+            SlimmableConv2d(inputs, LAST_CHANNELS, 1, slice_out=False),
+            SlimmableBatchNorm2d(LAST_CHANNELS, slice_channels=False), nn.ReLU6(inplace=True)))
+        self.features = nn.Sequential(*layers)
+        self.stage_channels = [24, 32, 96, LAST_CHANNELS]
+        self.out_channels = LAST_CHANNELS
+        self.feature_rule = ChannelRule(LAST_CHANNELS, sliced=False)
+
+    def feature_dim(self, width: float) -> int:
+        """1280 at every ``width``."""
+        return self.feature_rule(width)
+
+    def stage_dims(self, width: float) -> list[int]:
+        """Channels of each of the four feature maps at ``width``; the last one's do not follow it."""
+        return [*(channels_at(channels, width) for channels in self.stage_channels[:-1]), LAST_CHANNELS]
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """The last feature map at each of four resolutions, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 (1, 2, 4, 8 for CIFAR)."""
+        maps = []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in OUTPUTS:
+                maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(x)[-1].mean((2, 3))
