@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.models import build
@@ -183,7 +186,8 @@ CHOICES = {
 }
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics", "evaluation")
+              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics",
+              "evaluation")
 
 
 def presets() -> list[str]:
@@ -297,12 +301,19 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
     for width in widths:
         if not low <= width <= high:
             raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; write widths within it")
-    model, seen = build(arch), {}
+    model, seen = _shape(arch), {}
     for width in widths:
         signature = channel_signature(model, width)
         if signature in seen:
             raise UserError(f"{what}: {seen[signature]} and {width} give the same channels in {arch}; leave one of them out")
         seen[signature] = width
+
+
+@functools.cache
+def _shape(arch: str) -> nn.Module:
+    """The architecture without weights: only its channel counts are asked for."""
+    with torch.device("meta"):
+        return build(arch)
 
 
 def _validate_objective(cfg: Config) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -25,7 +25,7 @@ def training_flops(cfg: Config, images: int) -> float:
     total = cfg.optimizer.epochs * steps_per_epoch
     student = Student(cfg).to("meta")
 
-    @lru_cache(maxsize=None)
+    @cache
     def forward(width: float, part: str) -> int:
         head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
         layers = [student.encoder, student.projector] + ([head] if head is not None else [])
@@ -38,7 +38,7 @@ def training_flops(cfg: Config, images: int) -> float:
     for step in chosen:
         widths = sample_widths(cfg.widths, cfg.seed, step, total)
         parts = ["base" if i == 0 or naive else "distill" for i in range(len(widths))]
-        spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts))
+        spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
         if cfg.objective.teacher == "momentum":
             spent += sum(forward(w, "teacher") for w in (widths if naive else [cfg.widths.max]))
     return spent / max(len(chosen), 1) * 2 * cfg.optimizer.batch_size * total

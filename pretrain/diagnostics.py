@@ -1,7 +1,7 @@
 """What the theory is about, measured on a fixed set of images: collapse, and the temporal consistency of the guidance.
 
-METHOD section 1: with an absolute-distance loss, drift of a target between two visits of an image is noise; with a relative one only
-the drift of similarities among images matters. Both are recorded here once an epoch.
+METHOD section 1: with an absolute-distance loss, drift of a target between two visits of an image is noise; with a relative one
+only the drift of similarities among images matters. Both are recorded here once an epoch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Diagnostics:
     """
 
     def __init__(self, cfg: Config, images: Tensor):
-        widths = sorted({w for w in cfg.diagnostics.widths if cfg.widths.min <= w <= cfg.widths.max} | {cfg.widths.max}, reverse=True)
+        asked = {w for w in cfg.diagnostics.widths if cfg.widths.min <= w <= cfg.widths.max}
+        widths = sorted(asked | {cfg.widths.max}, reverse=True)
         self.images, self.widths = images, widths
         # The naive baseline's targets are each width's own; otherwise all widths share the widest network's.
         self.guided = widths if cfg.objective.distill_loss == "none" else [cfg.widths.max]

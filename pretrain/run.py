@@ -21,7 +21,8 @@ from pretrain.train import pretrain
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = argparse.ArgumentParser(prog="pretrain/run.py", description="Train one universally slimmable network by self-supervision.")
+    own = argparse.ArgumentParser(prog="pretrain/run.py",
+                                  description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
     own.add_argument("--out", type=Path, help="run directory; default runs/pretrain/<preset>-s<seed>-<hash>")
     own.add_argument("--data-dir", help="shorthand for data.root=DIR")

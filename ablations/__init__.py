@@ -1,0 +1,1 @@
+"""Which experiments exist: grids of cells, what is missing of them, and how it is launched."""

@@ -1,0 +1,47 @@
+"""One run of a grid: train, then evaluate. A picklable callable, so that any executor can run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ablations.grid import Run
+from pretrain.rundir import Busy, RunDirectory
+from pretrain.train import pretrain
+from transfer.classification import evaluate
+
+
+def missing_scores(run: Run) -> list[tuple[str, float]]:
+    """(protocol, width) pairs that the run directory has no score for yet."""
+    have = {(r["metric"], r["width"]) for r in RunDirectory(run.directory).records()} if run.directory.exists() else set()
+    return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
+
+
+def finished(run: Run) -> bool:
+    """Whether nothing of ``run`` is left to do."""
+    if not run.directory.exists() or not RunDirectory(run.directory).status().get("trained"):
+        return False
+    return not missing_scores(run)
+
+
+def execute(run: Run) -> None:
+    """Train ``run`` if it is not trained and evaluate what has no score; holds the run directory throughout.
+
+    A run that another launcher holds is left to it.
+    """
+    directory = RunDirectory(run.directory)
+    try:
+        with directory.lock():
+            pretrain(run.cfg, directory)
+            if missing_scores(run):
+                _evaluate(run, directory)
+    except Busy as busy:
+        print(f"left alone: {busy}", flush=True)
+
+
+def _evaluate(run: Run, directory: RunDirectory) -> None:
+    try:
+        evaluate(Path(directory.path), widths=run.widths, protocols=run.cfg.evaluation.protocols, device=run.cfg.train.device)
+    except Exception as error:
+        directory.set_status("failed", why=f"evaluation: {type(error).__name__}: {error}".splitlines()[0])
+        raise
+    directory.set_status("done")

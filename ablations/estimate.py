@@ -1,0 +1,108 @@
+"""What a grid will cost, before it is launched: steps, floating-point operations, and time on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ablations.grid import Run
+from pretrain import config
+from pretrain.config import Config
+from pretrain.cost import training_flops
+from pretrain.distributed import choose_device
+from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.step import Objective
+from pretrain.train import make_optimizer
+
+TIMED_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of training one run, evaluation not included."""
+
+    steps: int
+    flops: float
+    seconds: float
+
+
+def estimates(runs: Sequence[Run], images: int) -> dict[str, Estimate]:
+    """Cost of each of ``runs`` on ``images`` training images, by run name.
+
+    The rate in FLOP/s is what three real training steps on random images of a small batch reach here, measured once for each
+    range of widths, since narrow networks reach less; runs that differ in their seed only are counted once.
+    """
+    rates: dict[tuple, float] = {}
+    flops: dict[str, float] = {}
+    found = {}
+    for run in runs:
+        cfg = run.cfg
+        same = _without_seed(cfg)
+        if same not in flops:
+            flops[same] = training_flops(cfg, images)
+        key = (cfg.widths.min, cfg.widths.max)
+        if key not in rates:
+            rates[key] = measured_rate(cfg)
+        steps = cfg.optimizer.epochs * (images // cfg.optimizer.batch_size)
+        found[run.name] = Estimate(steps, flops[same], flops[same] / rates[key])
+    return found
+
+
+def _without_seed(cfg: Config) -> str:
+    content = config.to_dict(cfg)
+    content.pop("seed")
+    content.pop("experiment")
+    return json.dumps(content, sort_keys=True)
+
+
+def measured_rate(cfg: Config) -> float:
+    """FLOP/s of training steps of ``cfg`` on this machine, from three steps after a warm-up one."""
+    device = choose_device(cfg.train.device)
+    layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    student = Student(cfg).to(device, memory_format=layout)
+    teacher = Teacher(student) if cfg.objective.teacher == "momentum" else None
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    precision = types.get(cfg.train.precision)
+    objective = Objective(cfg.objective, student, student, teacher, cfg.widths.max,
+                          lambda: torch.autocast(device.type, precision, enabled=precision is not None))
+    optimizer = make_optimizer(cfg, student)
+    batch = min(TIMED_BATCH, cfg.optimizer.batch_size)
+    x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device).contiguous(memory_format=layout) for _ in range(2))
+    widths = sorted({cfg.widths.max, (cfg.widths.min + cfg.widths.max) / 2, cfg.widths.min}, reverse=True)
+
+    def step() -> None:
+        objective.step(x1, x2, widths, cfg.objective.ema_momentum, Tensor.backward, optimizer.step)
+        optimizer.zero_grad()
+
+    def seconds(count: int) -> float:
+        start = time.monotonic()
+        for _ in range(count):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.monotonic() - start
+
+    seconds(1)
+    return _flops_of_steps(cfg, widths, batch, 3) / seconds(3)
+
+
+def _flops_of_steps(cfg: Config, widths: list[float], batch: int, steps: int) -> float:
+    fixed = config.to_dict(cfg)
+    fixed["widths"] |= {"sampling": "fixed", "fixed": widths}
+    fixed["optimizer"] |= {"epochs": 1, "warmup_epochs": 0, "batch_size": batch}
+    fixed["regularizer"] |= {"kind": "none"}
+    return training_flops(config.from_dict(fixed), batch * steps)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: ``48 s``, ``12 min``, ``3.5 h``, ``2.1 d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

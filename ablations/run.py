@@ -1,0 +1,158 @@
+"""Command line of the suite: expand a grid, run what is missing of it, report.
+
+    python ablations/run.py --grid guidelines
+    python ablations/run.py --grid guidelines --profile cifar100 --data-dir DATA --seeds 3 --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ablations import grid as grids
+from ablations.cell import execute, finished
+from ablations.estimate import duration, estimates
+from ablations.grid import Run
+from pretrain import config, data
+from pretrain.errors import UserError, cli
+from results import report
+from slurm.executors import EXECUTORS, run_all
+from slurm.jobs import Job, Outcome
+
+BASE_SEED = 100  # METHOD section 6
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    own = argparse.ArgumentParser(prog="ablations/run.py",
+                                  description="Run a grid of experiments and write its tables and plots. What is finished is not "
+                                              "run again; what was interrupted resumes.")
+    own.add_argument("--grid", required=True, help=f"one of: {', '.join(grids.grids())}")
+    own.add_argument("--profile", default="auto",
+                     help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
+                          "CUDA or Slurm is found, else digits")
+    own.add_argument("--data-dir", help="folder of the data set (shorthand for data.root=DIR)")
+    own.add_argument("--seeds", default="1", metavar="N|LIST",
+                     help="how many seeds, from 100 on, or a list such as 100,107; default 1")
+    own.add_argument("--widths", type=float, nargs="+", metavar="W", help="evaluation widths; default the profile's")
+    own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
+    own.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
+    own.add_argument("--executor", choices=EXECUTORS, default="inline",
+                     help="inline: one run after another in this process (default); local: --parallel processes")
+    own.add_argument("--parallel", type=int, default=2, metavar="N", help="processes of --executor local; default 2")
+    own.add_argument("--dry-run", action="store_true", help="show cells, what is missing and what it costs; run nothing")
+    own.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every cell, for example optimizer.epochs=5")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Expand, run what is missing, report. Returns 1 if a run failed."""
+    arguments = parser().parse_intermixed_args(argv)
+    profile = choose_profile(arguments.profile)
+    overrides = [*arguments.overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
+    if arguments.parallel < 1:
+        raise UserError(f"--parallel {arguments.parallel} must be at least 1")
+    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
+                        arguments.runs)
+    images = check_data(runs[0])
+    missing = [run for run in runs if not finished(run)]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
+    if arguments.dry_run:
+        show_plan(runs, missing, images)
+        return 0
+    failed = launch(missing, arguments)
+    result = report.build(arguments.runs / arguments.grid)
+    report.show(result)
+    return 1 if failed else 0
+
+
+def choose_profile(name: str) -> str:
+    """``name``, or for ``auto`` what this machine is fit for; says on stdout which, why, and how to choose."""
+    if name != "auto":
+        print(f"profile {name} (from --profile)", flush=True)
+        return name
+    if torch.cuda.is_available() or shutil.which("sbatch"):
+        found = "CUDA" if torch.cuda.is_available() else "Slurm"
+        print(f"profile cifar100, the paper's setting, because {found} is here; choose another with --profile", flush=True)
+        return "cifar100"
+    print("profile digits, the embedded data, because neither CUDA nor Slurm is here; choose another with --profile "
+          f"({', '.join(config.presets())})", flush=True)
+    return "digits"
+
+
+def seeds(text: str) -> list[int]:
+    """``3`` -> 100, 101, 102; ``100,107`` -> these.
+
+    Raises:
+        UserError: neither.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or (len(parts) == 1 and int(text) < 1):
+        raise UserError(f"--seeds {text} is neither a count such as 3 nor a list such as 100,107")
+    if len(parts) == 1:
+        return [BASE_SEED + i for i in range(int(text))]
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def check_data(run: Run) -> int:
+    """The number of training images; :class:`UserError` where data are missing or too few, before anything is launched."""
+    cfg = run.cfg
+    sources = [data.load(cfg.data.name, split, root=cfg.data.root or None, size=cfg.data.size,
+                         limit=(cfg.data.limit or None) if split == "train" else None, store_size=cfg.data.store_size or None)
+               for split in ("train", "val")]
+    data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu")
+    return len(sources[0])
+
+
+def show_plan(runs: Sequence[Run], missing: Sequence[Run], images: int) -> None:
+    """The dry run: every run with its state and the cost of training it."""
+    costs = estimates(runs, images)
+    table = Table("run", "state", "steps", "FLOPs", "time here", "directory", title=f"plan on {images} training images")
+    for run in runs:
+        cost = costs[run.name]
+        table.add_row(run.name, "to do" if run in missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
+                      duration(cost.seconds), run.directory.name)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    todo = [costs[run.name] for run in missing]
+    console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
+                  f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
+
+
+def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcome]:
+    """Run ``missing``; returns the outcomes that failed, which are also printed."""
+    jobs = [Job(run.directory.name, execute, (run,)) for run in missing]
+    started, ended = time.monotonic(), 0
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal ended
+        if outcome.state == "running":
+            print(f"[{ended + 1}/{len(jobs)}] {outcome.name}", flush=True)
+            return
+        ended += 1
+        text = "done" if outcome.state == "done" else f"FAILED: {outcome.error} (log: {outcome.log})"
+        print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
+
+    outcomes = run_all(jobs, arguments.executor, arguments.runs / arguments.grid / "logs", arguments.parallel,
+                       torch.cuda.device_count(), tell)
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        print(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
+    if failed:
+        print("run the same command again to retry what failed", file=sys.stderr)
+    return failed
+
+
+if __name__ == "__main__":
+    cli(main)
