@@ -20,7 +20,8 @@ ARROWS = {
 }
 # Weights come to transfer through one file; what is no weights it may use anywhere.
 WEIGHTS_DOOR = Path("transfer/backbone.py")
-OPEN_TO_TRANSFER = ("pretrain.data", "pretrain.errors", "pretrain.rundir", "pretrain.config")
+OPEN_TO_TRANSFER = ("pretrain.data", "pretrain.errors", "pretrain.rundir", "pretrain.config", "pretrain.progress",
+                    "pretrain.distributed")
 
 
 def imported_modules(source: str) -> set[str]:

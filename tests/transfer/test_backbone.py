@@ -1,0 +1,133 @@
+"""The door: what comes out of a checkpoint, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from pretrain import checkpoint
+from pretrain.errors import UserError
+from pretrain.slimmable import at_width
+from transfer.backbone import load_backbone
+from transfer.classification import Options
+from transfer.classification.task import Task
+
+IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def rewritten(run_directory, change):
+    """The run directory with ``change`` made to the payload of its checkpoint."""
+    payload = checkpoint.load(run_directory / "checkpoint.pt")
+    change(payload)
+    torch.save(payload, run_directory / "checkpoint.pt")
+    return run_directory / "checkpoint.pt"
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5, 0.25])
+def test_dense_network_equals_the_slimmable_one(trained, width):
+    backbone = load_backbone(trained)
+    dense = backbone.at(width)
+    with torch.no_grad(), at_width(backbone.encoder.eval(), width):
+        expected = backbone.encoder(IMAGES)
+        assert torch.allclose(dense(IMAGES), expected, atol=1e-5)
+    assert expected.shape[1] == backbone.feature_dim(width)
+    assert sum(p.numel() for p in dense.parameters()) == backbone.cost(width).parameters
+    assert not dense.training
+
+
+def test_dense_network_is_a_copy(trained):
+    backbone = load_backbone(trained)
+    before = backbone.fingerprint()
+    with torch.no_grad():
+        for parameter in backbone.at(0.5).parameters():
+            parameter.zero_()
+    assert backbone.fingerprint() == before
+
+
+def test_what_is_known_about_a_checkpoint(trained):
+    backbone = load_backbone(trained / "checkpoint.pt")
+    assert (backbone.arch, backbone.seed, backbone.low, backbone.high) == ("resnet_small", 100, 0.25, 1.0)
+    assert backbone.calibrated == backbone.default_widths() == [1.0, 0.75, 0.5, 0.25]
+    assert backbone.run_dir == trained
+    assert backbone.finished
+    assert load_backbone(trained).run_dir == trained
+    assert load_backbone(trained).fingerprint() == backbone.fingerprint()
+
+
+def test_statistics_computed_later_are_those_of_pretraining(run_directory, trained):
+    path = rewritten(run_directory, lambda payload: payload.update(calibration={}))
+    backbone = load_backbone(path)
+    assert backbone.calibrated == []
+    assert backbone.default_widths() == [1.0, 0.75, 0.5, 0.25]
+    Task(backbone, None, None, Options(limit=256), torch.device("cpu")).prepare([1.0, 0.5])  # its pretraining had 256 too
+    stored = load_backbone(trained)
+    for width in (1.0, 0.5):  # pretraining computes with another memory layout, hence with other rounding
+        assert torch.allclose(backbone.at(width)(IMAGES), stored.at(width)(IMAGES), atol=1e-3)
+
+
+def test_another_width_is_calibrated_on_what_is_given(trained):
+    backbone = load_backbone(trained)
+    with pytest.raises(UserError, match=r"no BatchNorm statistics for width 0\.6"):
+        backbone.at(0.6)
+    from_iterable = backbone.at(0.6, [IMAGES])
+    from_callable = load_backbone(trained).at(0.6, lambda: iter([IMAGES]))
+    assert torch.equal(from_iterable(IMAGES), from_callable(IMAGES))
+    # Calibrated on one batch: the first BatchNorm has that batch's mean.
+    first = torch.nn.functional.conv2d(IMAGES, from_iterable.conv1.weight, padding=1)
+    assert torch.allclose(from_iterable.bn1.running_mean, first.mean((0, 2, 3)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("widths", "message"), [
+    ([], "names no width"), ([1.5], "outside the trained range"), ([0.2], "outside the trained range"),
+    ([float("nan")], "outside the trained range"), ([0.5, 0.5], "same channels"), ([0.5, 0.501], "same channels"),
+])
+def test_widths_that_cannot_be_used(trained, widths, message):
+    with pytest.raises(UserError, match=message):
+        load_backbone(trained).check_widths(widths)
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(run_directory):
+    path = run_directory / "checkpoint.pt"
+    shutil.copy(path, run_directory / "checkpoint.previous.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert load_backbone(run_directory).arch == "resnet_small"
+    with pytest.raises(UserError, match="truncated or not a torch file"):
+        load_backbone(path)
+
+
+def test_a_checkpoint_outside_its_run_directory_belongs_to_none(run_directory, tmp_path):
+    shutil.copy(run_directory / "checkpoint.pt", tmp_path / "copy.pt")
+    assert load_backbone(tmp_path / "copy.pt").run_dir is None
+    config = yaml.safe_load((run_directory / "config.yaml").read_text())
+    (run_directory / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 7}))  # now another run's directory
+    assert load_backbone(run_directory).run_dir is None
+
+
+def test_foreign_files(tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        load_backbone(tmp_path / "nowhere.pt")
+    with pytest.raises(UserError, match="there is no checkpoint in"):
+        load_backbone(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        load_backbone(tmp_path / "foreign.pt")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(UserError, match="not a checkpoint that can be read safely"):
+        load_backbone(tmp_path / "module.pt")
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p: p["encoder"].update({"layer1.0.conv1.weight": torch.zeros(1)}), r"layer1\.0\.conv1\.weight has shape \(1,\), "),
+    (lambda p: p["encoder"].pop("bn1.bias"), r"bn1\.bias is missing"),
+    (lambda p: p["encoder"].update(extra=torch.zeros(1)), "extra is not one of its parameters"),
+    (lambda p: p["calibration"]["0.5"].update(unknown={}), "BatchNorm statistics"),
+    (lambda p: p.pop("config"), "holds no config"),
+    (lambda p: p["config"]["model"].update(arch="vgg"), "vgg"),
+])
+def test_what_does_not_fit_is_named(run_directory, change, message):
+    path = rewritten(run_directory, change)
+    with pytest.raises(UserError, match=message):
+        load_backbone(path)

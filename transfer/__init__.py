@@ -1,0 +1,1 @@
+"""From a checkpoint and widths to scores on other tasks."""

@@ -1,0 +1,74 @@
+"""The classification task on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.data.sources import NAMES
+from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, evaluate
+from transfer.classification.options import parse_overrides
+
+HELP = "k-NN, linear probes and fine-tuning of a checkpoint at every width"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the task's arguments to its parser."""
+    parser.add_argument("--checkpoint", required=True, metavar="C", help="a checkpoint file or a run directory")
+    parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data lies; default: where pretraining found it")
+    parser.add_argument("--widths", type=float, nargs="+", metavar="W",
+                        help="default: those the checkpoint is calibrated for")
+    parser.add_argument("--protocol", nargs="+", default=list(DEFAULT_PROTOCOLS), metavar="P",
+                        help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}")
+    parser.add_argument("--out", metavar="DIR",
+                        help="where result.json goes; default: the run directory of the checkpoint")
+    parser.add_argument("--force", action="store_true", help="score anew what is scored already")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
+    parser.add_argument("--size", type=int, metavar="N", help="pixels of an image; default: the size of pretraining")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="of feature extraction; default 256")
+    parser.add_argument("--seed", type=int, metavar="N", help="of linear and finetune; default: that of pretraining")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="training images used, balanced; default all")
+    parser.add_argument("--k", type=int, metavar="N", help="neighbours of knn; default 20")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode files; default: as pretraining")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+                        help="change a protocol, for example linear.epochs=20 finetune.lr=0.001 C=0.1")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, print a table of the scores and say where they are."""
+    names = ("size", "batch_size", "seed", "limit", "k", "workers")
+    options = parse_overrides(arguments.overrides, **{name: getattr(arguments, name) for name in names})
+    records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths,
+                       arguments.protocol, device=arguments.device, options=options, out=arguments.out,
+                       force=arguments.force)
+    show(records)
+    checkpoint = Path(arguments.checkpoint)
+    directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
+    print(f"scores: {directory / 'result.json'}")
+    return 0
+
+
+def show(records: Sequence[dict]) -> None:
+    """Print ``records`` of one data set as a table: a row a width, a column a protocol, accuracy in per cent."""
+    first = records[0]
+    protocols = list(dict.fromkeys(record["metric"] for record in records))
+    table = Table(title=f"{first['dataset']}: top-1 accuracy in % of {first['count']} images "
+                        f"(chance {100 * first['chance']:.1f})", title_justify="left")
+    for heading in ("width", *protocols, "MFLOPs", "parameters"):
+        table.add_column(heading, justify="right")
+    for width in dict.fromkeys(record["width"] for record in records):
+        mine = {record["metric"]: record for record in records if record["width"] == width}
+        cost = next(iter(mine.values()))
+        table.add_row(f"{width:g}", *(percent(mine[p]["value"]) for p in protocols), f"{cost['flops'] / 1e6:,.1f}",
+                      f"{cost['parameters']:,}")
+    Console().print(table)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent with one decimal; undefined as a dash."""
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,18 @@
+"""Full fine-tuning (METHOD section 6): the dense network of a width and a linear layer, trained end to end."""
+
+from __future__ import annotations
+
+from transfer.classification.sgd import accuracies, train
+from transfer.classification.task import Task
+
+
+def finetune(task: Task, widths: list[float]) -> dict[float, float | None]:
+    """Validation accuracy by width.
+
+    BatchNorms train on batch statistics, and their running averages start from the calibrated ones. The widths share
+    the pass over the images, nothing else.
+    """
+    classifiers = {width: task.classifier(width, frozen=False) for width in widths}
+    train(classifiers, task.recipe(task.options.finetune), task.train, task.size, task.seed, task.device,
+          f"fine-tuning on {task.dataset}", task.workers)
+    return accuracies(classifiers, task.batches(task.val))

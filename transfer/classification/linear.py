@@ -1,0 +1,14 @@
+"""The paper's linear evaluation (METHOD section 6): a linear layer on frozen features of augmented crops."""
+
+from __future__ import annotations
+
+from transfer.classification.sgd import accuracies, train
+from transfer.classification.task import Task
+
+
+def linear(task: Task, widths: list[float]) -> dict[float, float | None]:
+    """Validation accuracy by width; every width has its own frozen network and its own layer, one pass trains all."""
+    classifiers = {width: task.classifier(width, frozen=True) for width in widths}
+    train(classifiers, task.recipe(task.options.linear), task.train, task.size, task.seed, task.device,
+          f"linear evaluation on {task.dataset}", task.workers)
+    return accuracies(classifiers, task.batches(task.val))

@@ -1,0 +1,96 @@
+"""Classifiers of several widths trained by SGD in one pass over the images: linear evaluation and fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain.data import ImageSource, crop_batches
+from pretrain.progress import reporting
+from transfer.classification.options import Recipe
+
+
+class Classifier(nn.Module):
+    """A dense encoder and a linear layer: images (B, 3, H, W) to logits (B, classes).
+
+    The layer starts from a normal distribution of deviation 0.01 and zero bias, as MoCo's linear evaluation
+    (arXiv 1911.05722) does, drawn from ``seed`` alone. A ``frozen`` encoder stays in evaluation mode and gets no
+    gradient.
+    """
+
+    def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool):
+        super().__init__()
+        self.encoder, self.frozen = encoder.requires_grad_(not frozen), frozen
+        device = next(encoder.parameters()).device
+        start = 0.01 * torch.randn(classes, features, generator=torch.Generator().manual_seed(seed))
+        self.head = nn.Linear(features, classes, device=device)
+        with torch.no_grad():
+            self.head.weight.copy_(start)
+            self.head.bias.zero_()
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.encoder(x)
+        return self.head(features)
+
+
+def train(classifiers: Mapping[float, Classifier], recipe: Recipe, source: ImageSource, size: int, seed: int,
+          device: torch.device, title: str, workers: int = 0) -> None:
+    """Train each of ``classifiers`` (by width) on ``source``; an image is decoded and cropped once for all of them.
+
+    No classifier sees another: each ends as it would if it were trained alone. All randomness comes from ``seed``.
+    """
+    optimizers = {width: _optimizer(classifier, recipe) for width, classifier in classifiers.items()}
+    for classifier in classifiers.values():
+        classifier.train()
+    steps, done = -(-len(source) // recipe.batch_size), 0
+    with reporting(title, recipe.epochs * steps) as reporter:
+        for epoch in range(recipe.epochs):
+            for optimizer in optimizers.values():
+                optimizer.param_groups[0]["lr"] = recipe.lr_at(epoch)
+            for x, y in crop_batches(source, size, recipe.batch_size, epoch, seed, device, tuple(recipe.crop_scale),
+                                     recipe.flip, recipe.interpolation, workers=workers):
+                for width, classifier in classifiers.items():
+                    _step(classifier, optimizers[width], x, y)
+                done += 1
+                reporter.update(done, f"epoch {epoch + 1}/{recipe.epochs}")
+
+
+def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def _step(classifier: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    if len(y) == 1 and not classifier.frozen:
+        return  # BatchNorm cannot train on a last batch of one image
+    optimizer.zero_grad(set_to_none=True)
+    F.cross_entropy(classifier(x), y).backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def accuracies(classifiers: Mapping[float, Classifier], batches: Iterable[tuple[Tensor, Tensor]]
+               ) -> dict[float, float | None]:
+    """Top-1 accuracy of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
+    correct = dict.fromkeys(classifiers, 0)
+    finite = dict.fromkeys(classifiers, True)
+    count = 0
+    for classifier in classifiers.values():
+        classifier.eval()
+    for x, y in batches:
+        count += len(y)
+        for width, classifier in classifiers.items():
+            logits = classifier(x)
+            finite[width] &= bool(logits.isfinite().all())
+            correct[width] += int((logits.argmax(1) == y).sum())
+    return {width: correct[width] / count if finite[width] else None for width in classifiers}

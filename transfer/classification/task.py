@@ -1,0 +1,158 @@
+"""A checkpoint on a data set: what every protocol needs, each made once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.data import ImageSource, evaluation_batches, load
+from pretrain.errors import UserError
+from transfer.backbone import Backbone, Cost
+from transfer.classification.features import extract_features
+from transfer.classification.options import Options, Recipe
+from transfer.classification.sgd import Classifier
+
+CALIBRATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Features:
+    """For each width training features (N, D) and validation features (M, D), float32; labels (N,) and (M,) int64."""
+
+    train: dict[float, Tensor]
+    train_labels: Tensor
+    val: dict[float, Tensor]
+    val_labels: Tensor
+
+
+class Task:
+    """``backbone`` on data set ``name`` in ``root`` (None: those of pretraining), by ``options``."""
+
+    def __init__(self, backbone: Backbone, name: str | None, root: str | None, options: Options, device: torch.device):
+        data = backbone.config.data
+        self.backbone, self.options, self.device = backbone, options, device
+        self.name = name or data.name
+        self.root = root if root is not None or name not in (None, data.name) else data.root or None
+        self.size = options.size or data.size
+        self.seed = backbone.seed if options.seed is None else options.seed
+        self.workers = data.workers if options.workers is None else options.workers
+        self._widths: list[float] = []
+        self._costs: dict[float, Cost] = {}
+
+    @property
+    def dataset(self) -> str:
+        """What the data set is called in records: its name, of a folder that of the folder."""
+        if self.name == "folder" and self.root:
+            return os.path.basename(os.path.abspath(os.path.expanduser(self.root)))
+        return self.name
+
+    @property
+    def as_pretrained(self) -> bool:
+        """Whether the images are those of pretraining at its size, so that stored BatchNorm statistics are right."""
+        data = self.backbone.config.data
+        same_place = self.name != "folder" or _resolved(self.root) == _resolved(data.root)
+        return self.name == data.name and same_place and self.size == data.size
+
+    @cached_property
+    def train(self) -> ImageSource:
+        """Training images."""
+        return self._load("train")
+
+    @cached_property
+    def val(self) -> ImageSource:
+        """The images that scores are of."""
+        return self._load("val")
+
+    def _load(self, split: str) -> ImageSource:
+        data = self.backbone.config.data
+        store_size = data.store_size if self.name == data.name and self.size == data.size else 0
+        return load(self.name, split, self.root, self.size, self.device, limit=self.options.limit or None,
+                    store_size=store_size or None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights that are scored."""
+        return self.backbone.fingerprint()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.val.classes)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always naming the most frequent class of the validation images."""
+        return int(torch.bincount(self.val.labels).max()) / len(self.val)
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """``recipe``, without mirroring where pretraining had none."""
+        return recipe if self.backbone.config.augment.flip else dataclasses.replace(recipe, flip=0.0)
+
+    def cost(self, width: float) -> Cost:
+        """FLOPs of one image and parameters of the encoder at ``width``."""
+        if width not in self._costs:
+            self._costs[width] = self.backbone.cost(width, self.size)
+        return self._costs[width]
+
+    def batches(self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
+                ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images without augmentation, and labels."""
+        return evaluation_batches(source, self.size, batch_size or self.options.batch_size, self.device, indices,
+                                  workers=self.workers)
+
+    def prepare(self, widths: list[float]) -> None:
+        """Make the networks of ``widths`` ready.
+
+        On the images of pretraining the BatchNorm statistics in the checkpoint are used, and only widths without are
+        calibrated; on any other data set, or at another size, all are, on its own training images.
+        """
+        missing = [w for w in widths if not (self.as_pretrained and self.backbone.is_calibrated(w))]
+        if missing:
+            self.backbone.calibrate(missing, self._calibration_images)
+        self._widths = widths
+
+    def _calibration_images(self) -> Iterator[Tensor]:
+        # Chosen as pretraining chooses for its own calibration: a width added later gets what it would have got then.
+        count = min(self.backbone.config.calibration.images, len(self.train))
+        generator = torch.Generator().manual_seed(self.backbone.seed)
+        chosen = torch.randperm(len(self.train), generator=generator)[:count]
+        batches = self.batches(self.train, chosen, min(CALIBRATION_BATCH, count))
+        return (x for x, _ in batches if len(x) > 1)  # one image has no variance
+
+    def _dense(self, width: float) -> nn.Module:
+        # Channels last is the faster layout of convolutions on CPUs and on GPUs with tensor cores.
+        return self.backbone.at(width).to(memory_format=torch.channels_last)
+
+    def classifier(self, width: float, frozen: bool) -> Classifier:
+        """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
+        return Classifier(self._dense(width), self.backbone.feature_dim(width), self.classes, self.seed, frozen)
+
+    @cached_property
+    def features(self) -> Features:
+        """Features of both splits at all prepared widths."""
+        networks = {width: self._dense(width) for width in self._widths}
+        train, train_labels = extract_features(networks, self.batches(self.train))
+        val, val_labels = extract_features(networks, self.batches(self.val))
+        return Features(train, train_labels, val, val_labels)
+
+
+def _resolved(root: str | None) -> str:
+    return os.path.realpath(os.path.expanduser(root or ""))
+
+
+def check_data(task: Task) -> None:
+    """:class:`UserError` where nothing can be learnt from the data, before anything is computed."""
+    if task.classes < 2:
+        raise UserError(f"{task.dataset} has a single class; classification needs at least two")
+    if len(task.train) < 2:
+        raise UserError(f"{task.dataset} has {len(task.train)} training image; write --limit 2 or more, or 0 for all")
+    k = task.options.k
+    if k is not None and k > len(task.train):
+        raise UserError(f"--k {k} is larger than the {len(task.train)} training images of {task.dataset}; "
+                        f"write --k {len(task.train)} or less")

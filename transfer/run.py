@@ -1,0 +1,48 @@
+"""Command line of evaluation: a checkpoint, a task and widths to scores.
+
+    python transfer/run.py classification --checkpoint runs/mine --widths 1.0 0.75 0.5 0.25
+    python transfer/run.py classification --checkpoint runs/mine --dataset folder --data-dir ~/birds --protocol linear
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pretrain.errors import UserError, cli
+from transfer.classification import command as classification
+
+TASKS = {"classification": classification}  # a task adds its arguments and runs them
+# Libraries below speak of config keys; here the same things are options.
+WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ",
+         "train.device=": "--device "}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of all tasks."""
+    own = argparse.ArgumentParser(prog="transfer/run.py", description="Score a checkpoint at several widths.")
+    tasks = own.add_subparsers(dest="task", required=True, metavar="TASK")
+    for name, task in TASKS.items():
+        task.add_arguments(tasks.add_parser(name, help=task.HELP, description=task.HELP))
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, evaluate, and show the scores."""
+    arguments = parser().parse_args(argv)
+    try:
+        return TASKS[arguments.task].run(arguments)
+    except UserError as error:
+        message = str(error)
+        for key, option in WORDS.items():
+            message = message.replace(key, option)
+        raise UserError(message) from error
+
+
+if __name__ == "__main__":
+    cli(main)
