@@ -6,6 +6,7 @@ gives per base loss stand in a preset under ``by_base_loss`` and are chosen by `
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -201,22 +202,25 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown preset, key or value, or an impossible combination.
     """
-    raw = _read_preset(preset)
+    raw = copy.deepcopy(_read_preset(preset))
     by_base_loss = raw.pop("by_base_loss", {})
     try:
-        dotted = OmegaConf.from_dotlist([_checked_override(text) for text in overrides])
+        chosen = OmegaConf.to_container(OmegaConf.from_dotlist([_checked_override(text) for text in overrides]))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
-    base_loss = OmegaConf.select(OmegaConf.merge(raw, dotted), "objective.base_loss") or ObjectiveConfig.base_loss
-    own = {"experiment": {"preset": Path(preset).stem}}
-    return from_dict(_merged(raw, by_base_loss.get(base_loss, {}), own, dotted))
+    for layer in (raw, chosen):
+        _check_keys(layer)
+    objective = raw.get("objective", {}) | chosen.get("objective", {})
+    own = by_base_loss.get(objective.get("base_loss", ObjectiveConfig.base_loss), {})
+    _check_keys(own)
+    return from_dict(_merged(raw, own, {"experiment": {"preset": Path(preset).stem}}, chosen))
 
 
-def from_dict(raw: dict | DictConfig) -> Config:
+def from_dict(raw: dict) -> Config:
     """The validated config of a plain mapping, for example one read from ``config.yaml``."""
-    _check_keys(OmegaConf.to_container(OmegaConf.create(raw)) or {})
+    _check_keys(raw)
     try:
-        cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))
+        cfg = OmegaConf.to_object(OmegaConf.merge(_schema(), raw))
     except OmegaConfBaseException as error:
         raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from None
     validate(cfg)
@@ -336,6 +340,7 @@ def _validate_regularizer(cfg: Config) -> None:
                         f"alpha must have reached its end; write at most {cfg.optimizer.epochs // 2}")
 
 
+@functools.cache
 def _read_preset(preset: str) -> dict:
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     if not path.is_file():
@@ -351,10 +356,19 @@ def _read_preset(preset: str) -> dict:
     return raw
 
 
-def _merged(*layers: dict | DictConfig) -> DictConfig:
+@functools.cache
+def _schema() -> DictConfig:
+    return OmegaConf.structured(Config)
+
+
+def _merged(*layers: dict) -> dict:
+    """Nested mappings joined, later ones winning; lists are replaced whole."""
+    joined: dict = {}
     for layer in layers:
-        _check_keys(OmegaConf.to_container(OmegaConf.create(layer)) or {})
-    return OmegaConf.merge(*layers)
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+            joined[key] = _merged(joined[key], value) if both else value
+    return joined
 
 
 def _checked_override(text: str) -> str:
