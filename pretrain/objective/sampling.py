@@ -15,7 +15,9 @@ def lower_bound(low: float, high: float, progress: float) -> float:
     Four equal stages: only ``high``, then low + (4 - stage) * (high - low) / 3.
     """
     stage = min(STAGES, 1 + int(progress * STAGES))
-    return low if stage == STAGES else low + (STAGES - stage) * (high - low) / (STAGES - 1)
+    if stage in (1, STAGES):  # exactly: rounding must not make a third width of the widest
+        return high if stage == 1 else low
+    return low + (STAGES - stage) * (high - low) / (STAGES - 1)
 
 
 def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int) -> list[float]:
