@@ -85,6 +85,12 @@ def test_views_depend_on_the_step_not_only_on_the_image():
     assert not torch.allclose(x1, y1) and not torch.allclose(x1[0], x1[1])
 
 
+def test_the_two_views_of_an_image_are_drawn_independently(source):
+    plain = config(jitter_p=0.0, grayscale_p=0.0, blur_p=[0.0, 0.0])
+    differences = [(x1 - x2).abs().amax((1, 2, 3)) for _, x1, x2 in two_views(source, augment=plain).epoch(0)]
+    assert (torch.cat(differences) > 0.1).all()
+
+
 def test_resuming_within_an_epoch_gives_the_rest_of_it(source):
     batches = two_views(source)
     assert_same(list(batches.epoch(5, start=2)), list(batches.epoch(5))[2:])
