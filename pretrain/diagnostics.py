@@ -6,13 +6,17 @@ only the drift of similarities among images matters. Both are recorded here once
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.config import Config
 from pretrain.objective.networks import Student, Teacher
 from pretrain.slimmable import at_width
+from pretrain.slimmable.calibrate import local_statistics
 
 
 def feature_std(features: Tensor) -> float:
@@ -27,8 +31,10 @@ def feature_std(features: Tensor) -> float:
 def effective_rank(features: Tensor) -> float:
     """exp of the entropy of the normalised singular values of the centred features (N, D); from 1 to min(N, D).
 
-    Roy and Vetterli, EUSIPCO 2007. 0 where all rows are equal.
+    Roy and Vetterli, EUSIPCO 2007. 0 where all rows are equal, nan where a feature is not finite.
     """
+    if not features.isfinite().all():
+        return math.nan
     centred = features.double() - features.double().mean(0)
     values = torch.linalg.svdvals(centred)
     if values[0] <= 1e-9 * max(1.0, float(features.abs().max())):
@@ -77,19 +83,15 @@ class Diagnostics:
 
     @torch.no_grad()
     def measure(self, student: Student, teacher: Teacher | None) -> list[tuple[str, float, float | None]]:
-        """(name, width, value) of every diagnostic; drifts from the second call on."""
+        """(name, width, value) of every diagnostic; drifts from the second call on; None for what is undefined or not finite."""
+        with local_statistics(student, *([] if teacher is None else [teacher])):
+            features = {width: self._at(width, student, student.encoder) for width in self.widths}
+            guide = student.project if teacher is None else teacher
+            targets = {str(width): self._at(width, teacher or student, guide).float() for width in self.guided}
         rows: list[tuple[str, float, float | None]] = []
-        targets: dict[str, Tensor] = {}
-        for width in self.widths:
-            with at_width(student, width):
-                features = student.encoder(self.images)
-                if teacher is None and width in self.guided:
-                    targets[str(width)] = student.projector(features).float()
-            rows += [("feature_std", width, feature_std(features)), ("effective_rank", width, effective_rank(features))]
-        if teacher is not None:
-            for width in self.guided:
-                with at_width(teacher, width):
-                    targets[str(width)] = teacher(self.images).float()
+        for width, rows_of_features in features.items():
+            rows += [("feature_std", width, feature_std(rows_of_features)),
+                     ("effective_rank", width, effective_rank(rows_of_features))]
         for key, now in targets.items():
             if key in self.guidance:
                 before = self.guidance[key].to(now.device)
@@ -97,4 +99,8 @@ class Diagnostics:
                          ("drift/relative", float(key), relative_drift(now, before)),
                          ("drift/cka", float(key), cka_drift(now, before))]
         self.guidance = targets
-        return rows
+        return [(name, width, None if value is None or not math.isfinite(value) else value) for name, width, value in rows]
+
+    def _at(self, width: float, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+        with at_width(model, width):
+            return function(self.images)

@@ -14,9 +14,7 @@ import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+from pretrain.slimmable.layers import wide
 
 
 def negative_cosine(student: Tensor, target: Tensor) -> Tensor:
@@ -24,7 +22,7 @@ def negative_cosine(student: Tensor, target: Tensor) -> Tensor:
 
     Half the squared distance of the unit vectors, less one: what the literature calls the MSE loss.
     """
-    return -F.cosine_similarity(_wide(student), _wide(target.detach()), dim=1).mean()
+    return -F.cosine_similarity(wide(student), wide(target.detach()), dim=1).mean()
 
 
 def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = False) -> Tensor:
@@ -35,8 +33,8 @@ def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = 
     """
     device = student.device.type
     with torch.autocast(device, enabled=False):
-        s = F.normalize(_wide(student), dim=1)
-        t = F.normalize(_wide(target.detach()), dim=1)
+        s = F.normalize(wide(student), dim=1)
+        t = F.normalize(wide(target.detach()), dim=1)
         if gather and dist.is_initialized() and dist.get_world_size() > 1:
             s, t = torch.cat(dist_functional.all_gather(s)), torch.cat(dist_functional.all_gather(t))
         rows = torch.cat([s, t])

@@ -69,7 +69,7 @@ class Regularizer:
         self._alpha = alpha
         plain = self.cfg.coefficient
         self.coefficients = [torch.tensor(plain, dtype=p.dtype, device=p.device) if rank is None else plain * (1 - alpha * rank)
-                             for p, rank in zip(self.parameters, self._ranks)]
+                             for p, rank in zip(self.parameters, self._ranks, strict=True)]
 
     @torch.no_grad()
     def add_gradient(self) -> None:
@@ -77,11 +77,11 @@ class Regularizer:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        for parameter, coefficient in zip(self.parameters, self.coefficients):
+        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
             parameter.grad.addcmul_(parameter, coefficient, value=2.0)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
         """The penalty itself, a scalar of the parameters' type; 0 for ``none``."""
-        terms = [(c * p.square()).sum() for p, c in zip(self.parameters, self.coefficients)]
+        terms = [(c * p.square()).sum() for p, c in zip(self.parameters, self.coefficients, strict=False)]
         return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -28,6 +28,19 @@ def _collecting(norms: Iterable[_SlimmableBatchNorm], accumulators: dict) -> Ite
             norm.accumulator = None
 
 
+@contextmanager
+def local_statistics(*models: nn.Module) -> Iterator[None]:
+    """BatchNorms of ``models`` see this process's batch alone: for work that one process does while the others do not."""
+    synchronized = [norm for model in models for norm in batch_norms(model).values() if norm.synchronized]
+    try:
+        for norm in synchronized:
+            norm.synchronized = False
+        yield
+    finally:
+        for norm in synchronized:
+            norm.synchronized = True
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tensor]) -> None:
     """Set the BatchNorm statistics of ``model`` at each of ``widths`` from ``batches`` of images (B, 3, H, W), B > 1.
@@ -45,7 +58,7 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
     collected = {width_key(w): {norm: MomentAverage() for norm in norms} for w in widths}
     for images in batches:
         for width, accumulators in collected.items():
-            with at_width(model, width), _collecting(norms, accumulators):
+            with at_width(model, width), local_statistics(model), _collecting(norms, accumulators):
                 model(images)
     for width, accumulators in collected.items():
         for norm, average in accumulators.items():
@@ -71,7 +84,7 @@ def calibrated_widths(model: nn.Module) -> list[float]:
 def calibration_state(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
     """Statistics of all calibrated widths as ``{width: {layer: {"mean", "variance"}}}``, for a checkpoint."""
     norms = batch_norms(model)
-    return {str(width): {name: dict(zip(("mean", "variance"), norm.statistics_at(width))) for name, norm in norms.items()}
+    return {str(width): {name: dict(zip(("mean", "variance"), norm.statistics_at(width), strict=True)) for name, norm in norms.items()}
             for width in calibrated_widths(model)}
 
 

@@ -238,7 +238,7 @@ class MomentAverage:
 
     def add(self, x: Tensor) -> None:
         """Take in one batch x (B, C, ...)."""
-        x = x.detach().float()
+        x = wide(x.detach())
         variance, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], unbiased=True)
         self.images += len(x)
         share = len(x) / self.images
@@ -247,14 +247,19 @@ class MomentAverage:
 
 
 def _synchronized_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """BatchNorm with the statistics of equal batches on all ranks, differentiable through the reduction.
+    """BatchNorm with the statistics of equal batches on all ranks, differentiable through the reductions.
 
-    torch's SyncBatchNorm needs a GPU; this works on any backend, gloo on a CPU included.
+    torch's SyncBatchNorm needs a GPU; this works on any backend, gloo on a CPU included. The variance is that of the centred
+    values: the mean of squares less the squared mean loses all digits where a channel's mean is far from zero.
     """
-    dims = [0, *range(2, x.ndim)]
-    wide = x.float()
-    moments = torch.stack([wide.mean(dims), wide.square().mean(dims)])
-    mean, square = dist_functional.all_reduce(moments) / dist.get_world_size()
-    scale = weight * torch.rsqrt(square - mean.square() + eps)
-    shape = [1, -1, *[1] * (x.ndim - 2)]
-    return (wide * scale.view(shape) + (bias - mean * scale).view(shape)).to(x.dtype)
+    dims, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
+    mean = dist_functional.all_reduce(wide(x).mean(dims)) / dist.get_world_size()
+    centred = wide(x) - mean.view(shape)
+    variance = dist_functional.all_reduce(centred.square().mean(dims)) / dist.get_world_size()
+    scale = weight * torch.rsqrt(variance + eps)
+    return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32, or as it is in float64."""
+    return x if x.dtype == torch.float64 else x.float()
