@@ -125,8 +125,11 @@ def _factors(config: dict[str, Any], source: Path) -> dict[str, Any]:
     limit = config["data"].get("limit") if isinstance(config.get("data"), dict) else 0
     setting = (f"{get('data.name')}{f' ({limit} images)' if limit else ''} at {get('data.size')} pixels, "
                f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
-    return {"grid": get("experiment.grid"), "cell": get("experiment.cell"), "base_loss": base, "distill_loss": distill,
-            "teacher": teacher, "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
+    # A run started by hand belongs to no grid: its place names it.
+    place = source.parent.resolve()
+    return {"grid": get("experiment.grid") or place.parent.name, "cell": get("experiment.cell") or place.name,
+            "base_loss": base, "distill_loss": distill, "teacher": teacher,
+            "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
             "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
             "arch": get("model.arch"), "width_min": low, "width_max": high, "setting": setting,
             "preset": get("experiment.preset"), "seed": int(get("seed"))}

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.style
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from results.frame import METHODS
 from results.tables import LOSSES, METRICS
@@ -72,7 +73,9 @@ def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
 
 
 def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:
-    scores = scores[scores["value"].notna() & scores[across].gt(0)]
+    scores = scores[scores["value"].notna()]
+    _require(scores, "no scores in result.json")
+    scores = scores[scores[across].gt(0)]
     _require(scores, f"no scores with a {across} in result.json")
     metric, dataset = scores["metric"].iloc[0], scores["dataset"].iloc[0]
     ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=across == "flops")
@@ -137,9 +140,10 @@ def drift(metrics: pd.DataFrame) -> Figure:
     """How far the guidance moved since the epoch before: absolute above relative, a column a method.
 
     Absolute: 1 - mean cosine of an image's target now and then. Relative: 1 - correlation of the images' similarities.
+    Logarithmic, since drift falls by orders of magnitude with the learning rate; a drift of 0 has no place on it.
     """
-    return _quantities(metrics, {"drift/absolute": "Absolute drift\n(1 − cosine)",
-                                 "drift/relative": "Relative drift\n(1 − correlation)"}, None)
+    names = {"drift/absolute": "Absolute drift\n(1 − cosine)", "drift/relative": "Relative drift\n(1 − correlation)"}
+    return _quantities(metrics, names, None, log=True)
 
 
 def collapse(metrics: pd.DataFrame, width: float) -> Figure:
@@ -148,8 +152,8 @@ def collapse(metrics: pd.DataFrame, width: float) -> Figure:
                                  "feature_std": f"Feature std × √dim\nat width {width:g}"}, width)
 
 
-def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | None) -> Figure:
-    rows = metrics[metrics["name"].isin(list(names))]
+def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | None, log: bool = False) -> Figure:
+    rows = metrics[metrics["name"].isin(list(names)) & (metrics["value"].gt(0) if log else True)]
     rows = _widest(rows) if width is None else rows[rows["width"].sub(width).abs().lt(1e-6) & rows["value"].notna()]
     missing = [name for name in names if not rows["name"].eq(name).any()]
     if missing:
@@ -162,14 +166,18 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
         for line, (name, label) in zip(grid, names.items(), strict=True):
             for axis, method in zip(line, methods, strict=True):
                 part = rows[rows["name"].eq(name) & rows["method"].eq(method)]
-                _curves(axis, part, training_kind(part), TRAINING)
-            line[0].set_ylim(bottom=min(0.0, line[0].get_ylim()[0]))
+                _curves(axis, part, training_kind(part), TRAINING, log=log)
+            if log:
+                _decades(line[0])
+            else:
+                line[0].set_ylim(bottom=min(0.0, line[0].get_ylim()[0]))
             _label(line, "Epoch" if name == list(names)[-1] else "", label)
         for axis, method in zip(grid[0], methods, strict=True):
             axis.set_title(_method_title(method))
         figure.align_ylabels(grid[:, 0])
         _epochs(grid.flat)
-        _legend(figure, TRAINING, training_kind(rows), [], _note(rows, "bands"))
+        note = _note(rows, "bands") + (" of the logarithm" if log and rows["seed"].nunique() > 1 else "")
+        _legend(figure, TRAINING, training_kind(rows), [], note)
     return figure
 
 
@@ -234,18 +242,26 @@ def _points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Lo
     axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=100 * summary["std"].fillna(0.0), **look.options())
 
 
-def _curves(axis: Axes, rows: pd.DataFrame, keys: pd.Series, looks: dict[str, Look], line: str | None = None) -> None:
-    """Mean over seeds by epoch with a band of one standard deviation, a series a value of ``keys`` (into ``looks``)."""
+def _curves(axis: Axes, rows: pd.DataFrame, keys: pd.Series, looks: dict[str, Look], line: str | None = None,
+            log: bool = False) -> None:
+    """Mean over seeds by epoch with a band of one standard deviation, a series a value of ``keys`` (into ``looks``).
+
+    ``log``: on a logarithmic axis, with mean and standard deviation of the logarithms.
+    """
+    if log:
+        axis.set_yscale("log")
     for position, (name, look) in enumerate(looks.items()):
         group = rows[keys.eq(name)]
         if group.empty:
             continue
         per_run = group.groupby(["epoch", "run"])["value"].mean()
-        summary = per_run.groupby("epoch").agg(["mean", "std"])
+        summary = (np.log(per_run) if log else per_run).groupby("epoch").agg(["mean", "std"])
+        spread = summary["std"].fillna(0.0)
+        middle, low, high = (np.exp(y) if log else y for y in
+                             (summary["mean"], summary["mean"] - spread, summary["mean"] + spread))
         every = max(1, len(summary) // 5)
         options = {**look.options(), **({} if line is None else {"linestyle": line, "marker": "x"})}
-        axis.plot(summary.index, summary["mean"], markevery=(position * every // 4, every), **options)
-        low, high = summary["mean"] - summary["std"].fillna(0.0), summary["mean"] + summary["std"].fillna(0.0)
+        axis.plot(summary.index, middle, markevery=(position * every // 4, every), **options)
         axis.fill_between(summary.index, low, high, color=look.color, alpha=BAND_ALPHA, linewidth=0)
 
 
@@ -274,6 +290,14 @@ def _draw_chance(axes: dict[str, Axes], scores: pd.DataFrame) -> list[Line2D]:
 def _epochs(axes: Iterable[Axes]) -> None:
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _decades(axis: Axes) -> None:
+    """Plain numbers on a logarithmic axis, between the powers of ten too where these alone would be too few."""
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(axes: Iterable[Axes], across: str, up: str) -> None:

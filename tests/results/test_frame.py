@@ -49,6 +49,12 @@ def test_the_same_runs_are_found_from_root_grid_and_run(tmp_path):
         assert load_runs(place)["run"].tolist() == [path.name]
 
 
+def test_a_run_started_by_hand_is_named_by_its_place(tmp_path):
+    write_run(tmp_path / "pretrain", config(experiment={"grid": "", "cell": ""}), name="mine")
+    run = load_runs(tmp_path).iloc[0]
+    assert (run["grid"], run["cell"]) == ("pretrain", "mine")
+
+
 def test_a_run_without_results_is_known(tmp_path):
     path = write_run(tmp_path, config(), state="running")
     (path / "status.json").unlink()

@@ -12,16 +12,24 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from results import plots, report
-from results.frame import InputError, load, load_metrics
+from results.frame import InputError, load
 from tests.results.synthetic import WIDTHS, config, metric, record, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def built(grid, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out")
-    return report.build(grid, out)
+def drawn():
+    """The figures of ``built`` by name."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def built(grid, drawn, tmp_path_factory):
+    save = plots.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save", lambda figure, stem: drawn.update({stem.name: figure}) or save(figure, stem))
+        return report.build(grid, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture
@@ -60,26 +68,25 @@ def test_svg_holds_its_labels_as_text(built, stem, labels):
         assert f">{label}" in text, label
 
 
-def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(grid):
-    scores, metrics = load(grid), load_metrics(grid)
-    for figure in (plots.accuracy_by_flops(scores), plots.drift(metrics)):
-        FigureCanvasAgg(figure).draw()
-        legend, page = figure.legends[0].get_window_extent(), figure.bbox
-        panels = [axis.get_tightbbox() for axis in figure.axes if axis.get_visible()]
+def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(built, drawn):
+    for name in ("accuracy-flops-digits-knn", "drift", "training-distillation-loss"):
+        figure = drawn[name]
+        paper = FigureCanvasAgg(figure).get_renderer()
+        legend, page = figure.legends[0].get_window_extent(paper), figure.bbox
+        panels = [axis.get_tightbbox(paper) for axis in figure.axes if axis.get_visible()]
         assert not any(legend.overlaps(panel) for panel in panels)
         assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
                    for box in [*panels, legend])
         assert not any(a.overlaps(b) for i, a in enumerate(panels) for b in panels[:i])
 
 
-def test_the_drawn_numbers_are_the_means(grid):
-    scores = load(grid)
-    axis = plots.accuracy_by_width(scores).axes[0]
-    drawn = next(line for line in axis.get_lines() if line.get_color() == plots.TRAINING["MSE distillation"].color
+def test_the_drawn_numbers_are_the_means(grid, built, drawn):
+    scores, axis = load(grid), drawn["accuracy-width-digits-knn"].axes[0]
+    series = next(line for line in axis.get_lines() if line.get_color() == plots.TRAINING["MSE distillation"].color
                  and len(line.get_xdata()) == 4)
     part = scores[scores["cell"].eq("mse-mse-online")]
-    assert np.allclose(drawn.get_xdata(), sorted(WIDTHS))
-    assert np.allclose(drawn.get_ydata(), [100 * part.loc[part["width"].eq(w), "value"].mean() for w in sorted(WIDTHS)])
+    assert np.allclose(series.get_xdata(), sorted(WIDTHS))
+    assert np.allclose(series.get_ydata(), [100 * part.loc[part["width"].eq(w), "value"].mean() for w in sorted(WIDTHS)])
 
 
 def test_series_differ_in_colour_marker_and_line():
