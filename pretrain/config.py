@@ -259,6 +259,7 @@ def validate(cfg: Config) -> None:
         if value not in allowed:
             raise UserError(f"{dotted}={value} is not known; write one of {', '.join(allowed)}")
     _validate_numbers(cfg)
+    _validate_size(cfg)
     _validate_widths(cfg)
     _validate_objective(cfg)
     _validate_regularizer(cfg)
@@ -279,6 +280,14 @@ def _validate_numbers(cfg: Config) -> None:
     if not 0 <= cfg.optimizer.warmup_epochs < cfg.optimizer.epochs:
         raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
                         f"{cfg.optimizer.epochs}")
+
+
+def _validate_size(cfg: Config) -> None:
+    patch, size = getattr(_shape(cfg.model.arch), "patch_size", 1), cfg.data.size
+    if size % patch:
+        near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
+        raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
+                        f"write data.size={near}")
 
 
 def _validate_widths(cfg: Config) -> None:

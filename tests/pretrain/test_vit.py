@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import RegularizerConfig, from_dict
+from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.models.vit import VisionTransformer, position_embedding
 from pretrain.objective.networks import Student, Teacher
@@ -433,3 +434,11 @@ def test_the_projector_reads_what_the_encoder_gives(slimming):
         assert features.shape == (4, student.encoder.feature_dim(0.5)) == (4, 64 if slimming == "input" else 32)
         assert student.project(images(4)).shape == (4, 12)
     assert isinstance(student.projector[0], SlimmableLinear)
+
+
+def test_a_size_of_part_patches_is_found_before_training():
+    from_dict({"model": {"arch": "vit_micro"}, "data": {"size": 24}})
+    with pytest.raises(UserError, match=r"30 is not a whole number of the 4-pixel patches of vit_micro; write data\.size=28 or 32"):
+        from_dict({"model": {"arch": "vit_micro"}, "data": {"size": 30}})
+    with pytest.raises(UserError, match=r"write data\.size=16"):
+        from_dict({"model": {"arch": "vit_tiny"}, "data": {"size": 8}})
