@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ablations.grid import Run
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.train import pretrain
-from transfer.classification import evaluate
+from transfer.classification import Options, evaluate
 
 
 def missing_scores(run: Run) -> list[tuple[str, float]]:
@@ -40,7 +38,8 @@ def execute(run: Run) -> None:
 
 def _evaluate(run: Run, directory: RunDirectory) -> None:
     try:
-        evaluate(Path(directory.path), widths=run.widths, protocols=run.cfg.evaluation.protocols, device=run.cfg.train.device)
+        evaluate(directory.path, widths=run.widths, protocols=run.cfg.evaluation.protocols, device=run.cfg.train.device,
+                 options=Options(limit=run.cfg.data.limit))
     except Exception as error:
         directory.set_status("failed", why=f"evaluation: {type(error).__name__}: {error}".splitlines()[0])
         raise

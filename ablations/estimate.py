@@ -16,6 +16,7 @@ from pretrain.config import Config
 from pretrain.cost import training_flops
 from pretrain.distributed import choose_device
 from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.regularization import Regularizer
 from pretrain.objective.step import Objective
 from pretrain.train import make_optimizer
 
@@ -71,14 +72,18 @@ def measured_rate(cfg: Config) -> float:
     precision = types.get(cfg.train.precision)
     objective = Objective(cfg.objective, student, student, teacher, cfg.widths.max,
                           lambda: torch.autocast(device.type, precision, enabled=precision is not None))
-    optimizer = make_optimizer(cfg, student)
+    optimizer, regularizer = make_optimizer(cfg, student), Regularizer(cfg.regularizer, student)
     batch = min(TIMED_BATCH, cfg.optimizer.batch_size)
     x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device).contiguous(memory_format=layout) for _ in range(2))
     widths = sorted({cfg.widths.max, (cfg.widths.min + cfg.widths.max) / 2, cfg.widths.min}, reverse=True)
 
-    def step() -> None:
-        objective.step(x1, x2, widths, cfg.objective.ema_momentum, Tensor.backward, optimizer.step)
+    def update() -> None:
+        regularizer.add_gradient()
+        optimizer.step()
         optimizer.zero_grad()
+
+    def step() -> None:
+        objective.step(x1, x2, widths, cfg.objective.ema_momentum, Tensor.backward, update)
 
     def seconds(count: int) -> float:
         start = time.monotonic()

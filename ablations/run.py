@@ -27,6 +27,7 @@ from ablations.grid import Run
 from pretrain import config, data
 from pretrain.errors import UserError, cli
 from results import report
+from results.frame import InputError
 from slurm.executors import EXECUTORS, run_all
 from slurm.jobs import Job, Outcome
 
@@ -52,15 +53,16 @@ def parser() -> argparse.ArgumentParser:
                      help="inline: one run after another in this process (default); local: --parallel processes")
     own.add_argument("--parallel", type=int, default=2, metavar="N", help="processes of --executor local; default 2")
     own.add_argument("--dry-run", action="store_true", help="show cells, what is missing and what it costs; run nothing")
-    own.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every cell, for example optimizer.epochs=5")
+    own.usage = "%(prog)s --grid GRID [options] [key=value ...]   key=value: settings of every cell, for example optimizer.epochs=5"
     return own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Expand, run what is missing, report. Returns 1 if a run failed."""
-    arguments = parser().parse_intermixed_args(argv)
+    words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(words)
     profile = choose_profile(arguments.profile)
-    overrides = [*arguments.overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
+    overrides += [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
     if arguments.parallel < 1:
         raise UserError(f"--parallel {arguments.parallel} must be at least 1")
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
@@ -72,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_plan(runs, missing, images)
         return 0
     failed = launch(missing, arguments)
-    result = report.build(arguments.runs / arguments.grid)
-    report.show(result)
+    try:
+        report.show(report.build(arguments.runs / arguments.grid))
+    except InputError as error:
+        raise UserError(str(error)) from None
     return 1 if failed else 0
 
 

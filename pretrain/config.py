@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,6 +215,13 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     own = by_base_loss.get(objective.get("base_loss", ObjectiveConfig.base_loss), {})
     _check_keys(own)
     return from_dict(_merged(raw, own, {"experiment": {"preset": Path(preset).stem}}, chosen))
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are options, and those that are ``key=value``, wherever they stand."""
+    is_override = [re.match(r"[A-Za-z_][\w.]*=", word) is not None for word in argv]
+    return ([word for word, yes in zip(argv, is_override, strict=True) if not yes],
+            [word for word, yes in zip(argv, is_override, strict=True) if yes])
 
 
 def from_dict(raw: dict) -> Config:

@@ -28,14 +28,14 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--data-dir", help="shorthand for data.root=DIR")
     own.add_argument("--seed", type=int, help="shorthand for seed=N")
     own.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    own.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.epochs=20")
+    own.usage = "%(prog)s [options] [key=value ...]   for example optimizer.epochs=20"
     return own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, train, and say where the result is."""
-    arguments = parser().parse_intermixed_args(argv)
-    overrides = list(arguments.overrides)
+    words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(words)
     if arguments.data_dir is not None:
         overrides.append(f"data.root={arguments.data_dir}")
     if arguments.seed is not None:

@@ -50,9 +50,11 @@ def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
     False where the run logged no diagnostics at that width.
     """
-    wanted = metrics[metrics["name"].isin(["feature_std", "effective_rank"]) & metrics["value"].notna()]
+    limits = {"feature_std": COLLAPSE_STD, "projection_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK,
+              "projection_rank": COLLAPSE_RANK}
+    wanted = metrics[metrics["name"].isin(list(limits)) & metrics["value"].notna()]
     last = wanted.sort_values("step", kind="stable").drop_duplicates(["run", "name", "width"], keep="last")
-    limit = last["name"].map({"feature_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK}).astype("float64")
+    limit = last["name"].map(limits).astype("float64")
     fallen = last[last["value"] < limit]
     pairs = {(run, round(width, 6)) for run, width in zip(fallen["run"], fallen["width"], strict=True)}
     marks = [(run, round(width, 6)) in pairs for run, width in zip(scores["run"], scores["width"], strict=True)]
@@ -175,8 +177,8 @@ def _caption(found: list[Score], seeds: int, runs: pd.DataFrame) -> str:
         text.append(f"{AT_CHANCE}: not above chance (one-sided binomial test, {100 * CHANCE_LEVEL:.0f} %, "
                     f"n = {min(score.count for score in found if score.at_chance):.0f} images).")
     if any(score.collapsed for score in found):
-        text.append(f"{COLLAPSED}: collapsed in at least one seed (feature standard deviation below {COLLAPSE_STD:g} "
-                    f"or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
+        text.append(f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
+                    f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
     return " ".join(text + _unfinished(runs))
 
 

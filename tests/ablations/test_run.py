@@ -1,0 +1,115 @@
+"""The front door: a small grid end to end, what is skipped, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablations.run import choose_profile, main
+from pretrain.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TINY = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
+        "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=32", "calibration.images=64", "train.threads=1"]
+CELLS = ["--only", "mse-infonce-momentum", "individual-mse-online-w*", "--widths", "1.0", "0.5"]
+
+
+def run(runs: Path, *more: str) -> int:
+    return main(["--grid", "guidelines", "--profile", "digits", "--runs", str(runs), *CELLS, *more, *TINY])
+
+
+def files(runs: Path) -> dict[str, int]:
+    """Every file of the run directories with its time of change; the report is written anew each time."""
+    return {str(p.relative_to(runs)): p.stat().st_mtime_ns for p in runs.rglob("*")
+            if p.is_file() and "report" not in p.parts and p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    assert run(runs) == 0
+    return runs
+
+
+def test_a_grid_leaves_scores_tables_and_pictures(done):
+    results = sorted((done / "guidelines").glob("*/result.json"))
+    assert len(results) == 3
+    widths = {path.parent.name.split("-s100")[0]: {r["width"] for r in json.loads(path.read_text())["records"]} for path in results}
+    assert widths == {"mse-infonce-momentum": {1.0, 0.5}, "individual-mse-online-w1.0": {1.0}, "individual-mse-online-w0.5": {0.5}}
+    report = {path.suffix for path in (done / "guidelines" / "report").iterdir()}
+    assert {".md", ".csv", ".tex", ".png", ".svg"} <= report
+
+
+def test_a_second_call_runs_nothing(done, capsys):
+    before = files(done)
+    assert run(done) == 0
+    assert "3 finished, 0 to do" in capsys.readouterr().out
+    assert files(done) == before
+
+
+def test_another_width_is_evaluated_without_training_again(done, capsys):
+    checkpoints = {path: path.stat().st_mtime_ns for path in done.rglob("checkpoint.pt")}
+    assert main(["--grid", "guidelines", "--profile", "digits", "--runs", str(done), "--only", "mse-infonce-momentum",
+                 "--widths", "1.0", "0.5", "0.75", *TINY]) == 0
+    assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
+    result = next((done / "guidelines").glob("mse-infonce-momentum-*/result.json"))
+    assert {r["width"] for r in json.loads(result.read_text())["records"]} == {1.0, 0.75, 0.5}
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys):
+    assert run(tmp_path / "runs", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "3 to do" in shown and "individual-mse-online-w0.5" in shown and "FLOPs" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_local_executor_gives_the_same_scores(done, tmp_path, capsys):
+    assert run(tmp_path, "--executor", "local", "--parallel", "2") == 0
+
+    def scores(runs: Path) -> dict:
+        return {path.parent.name: sorted((r["metric"], r["width"], r["value"]) for r in json.loads(path.read_text())["records"]
+                                         if r["width"] in (1.0, 0.5)) for path in runs.rglob("result.json")}
+    assert scores(tmp_path) == scores(done)
+
+
+def test_a_failing_cell_is_named_and_stops_nothing(tmp_path, capsys):
+    blocked = tmp_path / "guidelines"
+    assert run(blocked.parent, "--dry-run") == 0
+    name = next(word for word in capsys.readouterr().out.split() if word.startswith("individual-mse-online-w0.5-s100"))
+    directory = blocked / name
+    directory.mkdir(parents=True)
+    (directory / "status.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        run(blocked.parent)
+
+
+def test_first_line_says_the_profile_and_why(capsys, monkeypatch):
+    monkeypatch.setattr("ablations.run.shutil.which", lambda name: None)
+    monkeypatch.setattr("ablations.run.torch.cuda.is_available", lambda: False)
+    assert choose_profile("auto") == "digits"
+    assert "neither CUDA nor Slurm" in capsys.readouterr().out
+    monkeypatch.setattr("ablations.run.shutil.which", lambda name: "/usr/bin/sbatch")
+    assert choose_profile("auto") == "cifar100"
+    assert "because Slurm is here" in capsys.readouterr().out
+
+
+def test_bad_command_lines_end_in_one_line_and_code_2(tmp_path):
+    """One process for each kind of mistake; stderr holds one line and no traceback, and no run directory appears."""
+    base = [sys.executable, str(ROOT / "ablations" / "run.py"), "--runs", str(tmp_path / "runs")]
+    cases = {
+        ("--grid", "guideline"): "did you mean guidelines",
+        ("--grid", "guidelines", "--profile", "cifar10", "--data-dir", str(tmp_path / "none")): "none",
+        ("--grid", "guidelines", "--profile", "digits", "optimizer.batch_size=4096"): "larger than the 1297",
+    }
+    started = {arguments: subprocess.Popen([*base, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                           cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for arguments in cases}
+    for arguments, expected in cases.items():
+        _, error = started[arguments].communicate(timeout=180)
+        assert started[arguments].returncode == 2, error
+        assert expected in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
