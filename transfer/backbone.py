@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pretrain import checkpoint
-from pretrain.config import Config, check_widths, config_hash, from_dict
+from pretrain.config import Config, check_widths, config_hash, from_dict, validate
 from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.rundir import RunDirectory
@@ -79,6 +79,10 @@ class Backbone:
         if not widths:
             raise UserError(f"{what} names no width; write for example {what} 1.0 0.5")
         check_widths(self.arch, widths, self.low, self.high, what)
+
+    def check_size(self, size: int) -> None:
+        """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
+        validate(replace(self.config, data=replace(self.config.data, size=size)))
 
     def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there."""

@@ -19,7 +19,7 @@ from transfer.classification import command as classification
 
 TASKS = {"classification": classification}  # a task adds its arguments and runs them
 # Libraries below speak of config keys; here the same things are options.
-WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ",
+WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
          "train.device=": "--device "}
 
 

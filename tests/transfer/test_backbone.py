@@ -8,11 +8,13 @@ import pytest
 import torch
 import yaml
 
-from pretrain import checkpoint
+from pretrain import checkpoint, config
 from pretrain.errors import UserError
+from pretrain.models import build
 from pretrain.slimmable import at_width
 from transfer.backbone import load_backbone
 from transfer.classification import Options
+from transfer.classification.sgd import Classifier
 from transfer.classification.task import Task
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -89,6 +91,19 @@ def test_widths_that_cannot_be_used(trained, widths, message):
         load_backbone(trained).check_widths(widths)
 
 
+def test_a_size_without_whole_patches(tmp_path):
+    cfg = config.load("digits", ["model.arch=vit_micro", "data.size=16"])
+    torch.save({"format": 1, "config": config.to_dict(cfg), "encoder": build("vit_micro").state_dict()}, tmp_path / "vit.pt")
+    backbone = load_backbone(tmp_path / "vit.pt")
+    backbone.check_size(24)
+    with pytest.raises(UserError, match=r"data\.size=18 is not a whole number"):
+        backbone.check_size(18)
+    assert backbone.is_calibrated(0.3)  # there is no BatchNorm
+    assert backbone.at(0.5)(IMAGES).shape == (6, backbone.feature_dim(0.5))
+    tuned = Classifier(backbone.at(0.5), backbone.feature_dim(0.5), 10, seed=1, frozen=False)
+    assert not tuned.encoder.pos_embed.requires_grad
+
+
 def test_truncated_checkpoint_falls_back_to_the_one_before(run_directory):
     path = run_directory / "checkpoint.pt"
     shutil.copy(path, run_directory / "checkpoint.previous.pt")
@@ -101,8 +116,8 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(run_directory):
 def test_a_checkpoint_outside_its_run_directory_belongs_to_none(run_directory, tmp_path):
     shutil.copy(run_directory / "checkpoint.pt", tmp_path / "copy.pt")
     assert load_backbone(tmp_path / "copy.pt").run_dir is None
-    config = yaml.safe_load((run_directory / "config.yaml").read_text())
-    (run_directory / "config.yaml").write_text(yaml.safe_dump(config | {"seed": 7}))  # now another run's directory
+    written = yaml.safe_load((run_directory / "config.yaml").read_text())
+    (run_directory / "config.yaml").write_text(yaml.safe_dump(written | {"seed": 7}))  # now another run's directory
     assert load_backbone(run_directory).run_dir is None
 
 

@@ -92,6 +92,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     backbone.check_widths(widths)
     where = _destination(backbone, out)
     task = Task(backbone, dataset, root, options, chosen)
+    backbone.check_size(task.size)
     records = {} if force else _known(task, where, widths, protocols)
     missing = {p: [w for w in widths if (p, w) not in records] for p in protocols}
     if any(missing.values()):

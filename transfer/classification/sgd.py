@@ -23,7 +23,8 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool):
         super().__init__()
-        self.encoder, self.frozen = encoder.requires_grad_(not frozen), frozen
+        # What is fixed by design, such as a ViT's position embedding, stays fixed in fine-tuning.
+        self.encoder, self.frozen = encoder.requires_grad_(False) if frozen else encoder, frozen
         device = next(encoder.parameters()).device
         start = 0.01 * torch.randn(classes, features, generator=torch.Generator().manual_seed(seed))
         self.head = nn.Linear(features, classes, device=device)
