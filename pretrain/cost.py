@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from torch import nn
 
 from pretrain.config import Config
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
-from pretrain.slimmable import at_width, dense_cost, extract
+from pretrain.slimmable import channel_signature, dense_cost, extract
 
 SAMPLES = 48
 BACKWARD = 2  # a backward pass costs two forward passes: one product for the input, one for the weight
@@ -25,12 +23,15 @@ def training_flops(cfg: Config, images: int) -> float:
     total = cfg.optimizer.epochs * steps_per_epoch
     student = Student(cfg).to("meta")
 
-    @cache
+    counted: dict[tuple, int] = {}
+
     def forward(width: float, part: str) -> int:
-        head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
-        layers = [student.encoder, student.projector] + ([head] if head is not None else [])
-        with at_width(student, width):
-            return dense_cost(extract(nn.Sequential(*layers), width), cfg.data.size).flops
+        same = (part, channel_signature(student, width))  # many widths are one network
+        if same not in counted:
+            head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
+            layers = [student.encoder, student.projector] + ([head] if head is not None else [])
+            counted[same] = dense_cost(extract(nn.Sequential(*layers), width), cfg.data.size).flops
+        return counted[same]
 
     naive = cfg.objective.distill_loss == "none"
     spent = 0.0

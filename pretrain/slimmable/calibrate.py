@@ -84,7 +84,8 @@ def calibrated_widths(model: nn.Module) -> list[float]:
 def calibration_state(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
     """Statistics of all calibrated widths as ``{width: {layer: {"mean", "variance"}}}``, for a checkpoint."""
     norms = batch_norms(model)
-    return {str(width): {name: dict(zip(("mean", "variance"), norm.statistics_at(width), strict=True)) for name, norm in norms.items()}
+    names = ("mean", "variance")
+    return {str(width): {name: dict(zip(names, norm.statistics_at(width), strict=True)) for name, norm in norms.items()}
             for width in calibrated_widths(model)}
 
 

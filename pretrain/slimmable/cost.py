@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.slimmable.extract import extract
@@ -20,11 +21,14 @@ class Cost:
 
 
 def dense_cost(network: nn.Module, size: int) -> Cost:
-    """Cost of an ordinary network on one image (3, ``size``, ``size``), counted by torch on the meta device."""
-    network = network.to("meta").eval()
+    """Cost of an ordinary network on one image (3, ``size``, ``size``), counted by torch on the meta device, where it is moved."""
+    parameters = sum(p.numel() for p in network.parameters())
+    for norm in network.modules():
+        if isinstance(norm, _BatchNorm):  # not counted, slow without data, and without statistics it would want more than one value
+            norm.forward = lambda x: x
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, size, size, device="meta"))
-    return Cost(counter.get_total_flops(), sum(p.numel() for p in network.parameters()))
+        network.to("meta").eval()(torch.empty(1, 3, size, size, device="meta"))
+    return Cost(counter.get_total_flops(), parameters)
 
 
 def cost(model: nn.Module, width: float, size: int) -> Cost:
