@@ -142,7 +142,7 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
     def tell(outcome: Outcome) -> None:
         nonlocal ended
         if outcome.state == "running":
-            print(f"[{ended + 1}/{len(jobs)}] {outcome.name}", flush=True)
+            print(f"start {outcome.name}", flush=True)
             return
         ended += 1
         text = "done" if outcome.state == "done" else f"FAILED: {outcome.error} (log: {outcome.log})"

@@ -1,0 +1,76 @@
+"""The README stays true: every command it shows is run, in small form, in the order it shows them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+from ablations.run import main as ablations_main
+from pretrain.run import main as pretrain_main
+from results.report import main as report_main
+from transfer.run import main as transfer_main
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
+         "results/report.py": report_main}
+SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
+         "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",
+         "calibration.images=32"]
+
+
+def commands() -> list[list[str]]:
+    """Words of every ``python SCRIPT ...`` line of the console blocks."""
+    lines = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("python ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Own images: two classes of 40 small pictures, and 8 for validation."""
+    root = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 40), ("val", 8)):
+        for name in ("cats", "dogs"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                image = torch.randint(0, 256, (3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(index))
+                write_png(image, str(root / split / name / f"{index}.png"))
+    return root
+
+
+def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shown = commands()
+    assert {words[0] for words in shown} == set(MAINS)
+    tiny_grid = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-mse-online", *SMALL]
+    assert ablations_main(tiny_grid) == 0  # what the report command reads
+    for script, *words in shown:
+        words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
+        if script == "ablations/run.py":
+            words = [*words, "--dry-run"] if "--dry-run" not in words else words
+            words += SMALL if "--dry-run" in words and not any(w.startswith("optimizer.") for w in words) else SMALL[1:]
+        elif script == "pretrain/run.py":
+            words += SMALL
+        assert MAINS[script](words) == 0, (script, words)
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pretrain_main(["--preset", "digits", "--out", "runs/mine", *SMALL])
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", README, re.S):
+        exec(block, names)
+    assert isinstance(names["network"](torch.zeros(2, 3, 8, 8)), torch.Tensor)
+
+
+def test_every_preset_and_profile_of_the_readme_exists():
+    from pretrain.config import load, presets
+
+    named = set(re.findall(r"--(?:preset|profile) (\w+)", README)) | set(re.findall(r"^\| `(\w+)`", README, re.M))
+    assert named <= {*presets(), "auto"}
+    for name in named - {"auto"}:
+        load(name)
