@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class AugmentConfig:
 
 @dataclass
 class TrainConfig:
-    """How a run is executed. Only ``precision``, ``synchronized_bn`` and ``tf32`` can change its numbers."""
+    """How a run is executed. Only ``precision`` and ``synchronized_bn`` can change its numbers, beyond rounding."""
 
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     precision: str = "fp32"  # fp32 | bf16 | fp16
@@ -183,9 +184,30 @@ CHOICES = {
     "widths.sampling": ("sandwich", "uniform", "fixed", "dynamic"),
     "regularizer.kind": ("none", "l2", "group"),
     "optimizer.name": ("sgd", "adamw"),
+    "data.name": ("digits", "cifar10", "cifar100", "folder"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "augment.interpolation": ("bilinear", "bicubic"),
 }
+# Smallest and largest value.
+LIMITS = {
+    "seed": (0, 2**63 - 1), "model.projector_layers": (1, math.inf), "model.projector_hidden": (1, math.inf),
+    "model.projector_out": (1, math.inf), "model.predictor_hidden": (1, math.inf), "objective.distill_weight": (0, math.inf),
+    "objective.ema_momentum": (0, 1), "regularizer.coefficient": (0, math.inf), "regularizer.warmup_epochs": (0, math.inf),
+    "optimizer.momentum": (0, 1), "optimizer.epochs": (1, math.inf), "optimizer.batch_size": (2, math.inf),
+    "optimizer.warmup_epochs": (0, math.inf), "optimizer.clip_norm": (0, math.inf), "data.size": (1, math.inf),
+    "data.limit": (0, math.inf), "data.store_size": (0, math.inf), "data.workers": (0, math.inf), "augment.flip": (0, 1),
+    "augment.jitter_p": (0, 1), "augment.grayscale_p": (0, 1), "train.threads": (0, math.inf),
+    "train.checkpoint_minutes": (0, math.inf), "train.checkpoint_epochs": (1, math.inf), "diagnostics.images": (0, math.inf),
+    "diagnostics.every": (1, math.inf), "calibration.images": (2, math.inf),
+}
+ABOVE_ZERO = ("optimizer.lr", "objective.temperature")
+# How many numbers, and their smallest and largest value.
+LIST_LIMITS = {
+    "augment.crop_scale": (2, 0, 1), "augment.crop_ratio": (2, 0, math.inf), "augment.jitter": (4, 0, math.inf),
+    "augment.blur_p": (2, 0, 1), "augment.blur_sigma": (2, 0, math.inf), "augment.solarize_p": (2, 0, 1),
+}
+ORDERED = ("augment.crop_scale", "augment.crop_ratio", "augment.blur_sigma")  # a range: from, to
+WIDTH_LISTS = ("widths.fixed", "diagnostics.widths", "calibration.widths", "evaluation.widths")
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
               "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics",
@@ -203,8 +225,9 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown preset, key or value, or an impossible combination.
     """
-    raw = copy.deepcopy(_read_preset(preset))
+    raw = _read_preset(preset)
     by_base_loss = raw.pop("by_base_loss", {})
+    _check_by_base_loss(by_base_loss)
     try:
         chosen = OmegaConf.to_container(OmegaConf.from_dotlist([_checked_override(text) for text in overrides]))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
@@ -213,7 +236,6 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
         _check_keys(layer)
     objective = raw.get("objective", {}) | chosen.get("objective", {})
     own = by_base_loss.get(objective.get("base_loss", ObjectiveConfig.base_loss), {})
-    _check_keys(own)
     return from_dict(_merged(raw, own, {"experiment": {"preset": Path(preset).stem}}, chosen))
 
 
@@ -262,11 +284,11 @@ def validate(cfg: Config) -> None:
     if cfg.format != FORMAT:
         raise UserError(f"config format {cfg.format} is unknown; this version reads format {FORMAT}")
     for dotted, allowed in CHOICES.items():
-        section, key = dotted.split(".")
-        value = getattr(getattr(cfg, section), key)
+        value = _value(cfg, dotted)
         if value not in allowed:
             raise UserError(f"{dotted}={value} is not known; write one of {', '.join(allowed)}")
     _validate_numbers(cfg)
+    _validate_lists(cfg)
     _validate_size(cfg)
     _validate_widths(cfg)
     _validate_objective(cfg)
@@ -274,20 +296,38 @@ def validate(cfg: Config) -> None:
 
 
 def _validate_numbers(cfg: Config) -> None:
-    positive = {"optimizer.epochs": cfg.optimizer.epochs, "optimizer.lr": cfg.optimizer.lr,
-                "objective.temperature": cfg.objective.temperature, "data.size": cfg.data.size,
-                "model.projector_layers": cfg.model.projector_layers, "diagnostics.every": cfg.diagnostics.every,
-                "train.checkpoint_epochs": cfg.train.checkpoint_epochs}
-    for name, value in positive.items():
-        if not value > 0:  # nan too
-            raise UserError(f"{name}={value} must be above 0")
-    if cfg.optimizer.batch_size < 2:
-        raise UserError(f"optimizer.batch_size={cfg.optimizer.batch_size} must be at least 2: BatchNorm needs a batch")
-    if not 0 <= cfg.objective.ema_momentum <= 1:
-        raise UserError(f"objective.ema_momentum={cfg.objective.ema_momentum} must be in [0, 1]")
-    if not 0 <= cfg.optimizer.warmup_epochs < cfg.optimizer.epochs:
+    for name, (low, high) in LIMITS.items():
+        value = _value(cfg, name)
+        if not low <= value <= high:  # nan too
+            raise UserError(f"{name}={value} must be at least {low}" if high == math.inf else
+                            f"{name}={value} must be in [{low}, {high}]")
+    for name in ABOVE_ZERO:
+        value = _value(cfg, name)
+        if not 0 < value < math.inf:
+            raise UserError(f"{name}={value} must be above 0 and finite")
+    if cfg.diagnostics.images in (1, 2):
+        raise UserError(f"diagnostics.images={cfg.diagnostics.images} are too few to compare; write 0 (off) or 3 and more")
+    if cfg.optimizer.warmup_epochs >= cfg.optimizer.epochs:
         raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
                         f"{cfg.optimizer.epochs}")
+
+
+def _validate_lists(cfg: Config) -> None:
+    for name, (length, low, high) in LIST_LIMITS.items():
+        values = _value(cfg, name)
+        if len(values) != length or not all(low <= value <= high for value in values):
+            raise UserError(f"{name}={values} must be {length} numbers in [{low}, {high}]")
+        if name in ORDERED and not 0 < values[0] <= values[1]:
+            raise UserError(f"{name}={values} must be the smallest, above 0, and then the largest")
+    if cfg.augment.jitter[3] > 0.5:
+        raise UserError(f"augment.jitter={cfg.augment.jitter}: the last number, of the hue, must be in [0, 0.5]")
+    for name in WIDTH_LISTS:
+        if not all(0 < width <= 1 for width in _value(cfg, name)):
+            raise UserError(f"{name}={_value(cfg, name)}: a width is above 0 and at most 1")
+
+
+def _value(cfg: Config, dotted: str):
+    return functools.reduce(getattr, dotted.split("."), cfg)
 
 
 def _validate_size(cfg: Config) -> None:
@@ -310,8 +350,9 @@ def _validate_widths(cfg: Config) -> None:
     if widths.per_step < 1:
         raise UserError(f"widths.per_step={widths.per_step} must be at least 1")
     if widths.sampling == "fixed":
-        if not widths.fixed:
-            raise UserError("widths.fixed is empty; write for example widths.fixed=[1.0,0.5,0.25]")
+        if widths.max not in widths.fixed:
+            raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
+                            "write for example widths.fixed=[1.0,0.5,0.25]")
         check_widths(cfg.model.arch, widths.fixed, widths.min, widths.max, "widths.fixed")
     else:
         check_widths(cfg.model.arch, [widths.max, widths.min], widths.min, widths.max, "widths")
@@ -357,7 +398,6 @@ def _validate_regularizer(cfg: Config) -> None:
                         f"alpha must have reached its end; write at most {cfg.optimizer.epochs // 2}")
 
 
-@functools.cache
 def _read_preset(preset: str) -> dict:
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     if not path.is_file():
@@ -365,12 +405,27 @@ def _read_preset(preset: str) -> dict:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(presets())}, or give a .yaml file"
         raise UserError(f"unknown preset {preset!r}; {hint}")
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
+        raw = _parsed(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of sections, not a {type(raw).__name__}")
-    return raw
+    return copy.deepcopy(raw)
+
+
+@functools.cache
+def _parsed(text: str):
+    return yaml.safe_load(text) or {}
+
+
+def _check_by_base_loss(sections) -> None:
+    known = CHOICES["objective.base_loss"]
+    if not isinstance(sections, dict) or not set(sections) <= set(known):
+        raise UserError(f"by_base_loss must map {' and '.join(known)}, or one of them, to sections of their own")
+    for section in sections.values():
+        if not isinstance(section, dict):
+            raise UserError("by_base_loss: below each loss stand sections, as at the top of the preset")
+        _check_keys(section)
 
 
 @functools.cache

@@ -1,0 +1,192 @@
+"""Configs: what is accepted, what is refused and how, round trips and hashes."""
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain import config
+from pretrain.data import sources
+from pretrain.errors import UserError
+
+BAD = """
+optimiser.lr=1 | did you mean optimizer
+optimizer.lrr=1 | did you mean optimizer.lr
+foo=1 | unknown key foo
+a.b.c=1 | unknown key a
+format=2 | format 2 is unknown
+optimizer=3 | optimizer is a section
+optimizer.lr=abc | optimizer.lr
+optimizer.lr=nan | optimizer.lr=nan must be above 0
+optimizer.lr=inf | finite
+optimizer.lr=0 | above 0
+optimizer.lr=null | optimizer.lr
+optimizer.epochs=0 | at least 1
+optimizer.epochs=1.5 | Integer
+optimizer.batch_size=1 | at least 2
+optimizer.momentum=1.5 | in [0, 1]
+optimizer.clip_norm=-1 | at least 0
+optimizer.warmup_epochs=16 | below optimizer.epochs
+optimizer.name=lars | one of sgd, adamw
+seed=-1 | in [0,
+seed=x | seed
+objective.temperature=0 | above 0
+objective.distill_weight=nan | at least 0
+objective.ema_momentum=1.1 | in [0, 1]
+objective.teacher=foo | one of online, momentum
+objective.base_loss=none | one of mse, infonce
+objective.head=shared objective.base_loss=infonce | write objective.head=own or none
+widths.min=0 | 0 < min <= max <= 1
+widths.max=1.5 | 0 < min <= max <= 1
+widths.min=0.9 widths.max=0.5 | 0 < min <= max <= 1
+widths.per_step=1 | widths.per_step=2 or more
+widths.per_step=0 widths.sampling=uniform | at least 1
+widths.min=0.999 | same channels
+widths.sampling=fixed widths.fixed=[] | lacks widths.max
+widths.sampling=fixed widths.fixed=[0.5,0.25] | lacks widths.max
+widths.sampling=fixed widths.fixed=[1.0,0.5,0.5] | same channels
+widths.sampling=fixed widths.fixed=[1.0,0.5,0.51] | same channels
+widths.sampling=fixed widths.fixed=[1.0,0.1] | outside the trained range
+widths.fixed=0.5 | widths.fixed
+widths=[1] | widths is a section
+model.arch=resnet | resnet
+model.projector_hidden=0 | at least 1
+model.predictor_hidden=-3 | at least 1
+regularizer.coefficient=-1 | at least 0
+regularizer.kind=group regularizer.alpha=0.2 | coefficient negative
+regularizer.kind=group regularizer.groups=1 | groups be at least 2
+regularizer.kind=group regularizer.warmup_epochs=9 | at most 8
+data.name=mnist | one of digits
+data.size=0 | at least 1
+data.limit=-1 | at least 0
+augment.crop_scale=[1,0.2] | smallest
+augment.crop_scale=[0.2] | 2 numbers
+augment.crop_scale=[0,1] | above 0
+augment.flip=1.5 | in [0, 1]
+augment.jitter=[0.4] | 4 numbers
+augment.jitter=[1,1,1,0.9] | hue
+augment.interpolation=nearest | bilinear, bicubic
+augment.blur_sigma=[0,1] | above 0
+train.threads=-1 | at least 0
+train.precision=fp16 train.device=cpu | needs a GPU
+train.precision=fp8 | one of fp32, bf16, fp16
+diagnostics.images=1 | 3 and more
+diagnostics.widths=[2.0] | at most 1
+calibration.images=0 | at least 2
+nonsense | key=value
+"""
+
+
+@pytest.mark.parametrize("line", BAD.strip().splitlines())
+def test_bad_overrides_are_one_clear_line(line):
+    overrides, expected = line.split(" | ")
+    with pytest.raises(UserError) as caught:
+        config.load("digits", overrides.split())
+    message = str(caught.value)
+    assert expected in message and "\n" not in message
+
+
+def test_every_preset_loads_and_survives_a_round_trip():
+    assert {"digits", "cifar10", "cifar100"} <= set(config.presets())
+    for name in config.presets():
+        cfg = config.load(name)
+        again = config.from_dict(yaml.safe_load(config.to_yaml(cfg)))
+        assert again == cfg and config.config_hash(again) == config.config_hash(cfg)
+        assert cfg.experiment.preset == name
+
+
+def test_names_agree_with_the_data_room():
+    assert config.CHOICES["data.name"] == sources.NAMES
+
+
+def test_presets_by_file_and_by_name(tmp_path):
+    with pytest.raises(UserError, match="did you mean digits"):
+        config.load("digit")
+    with pytest.raises(UserError, match="unknown preset"):
+        config.load(str(tmp_path / "missing.yaml"))
+    own = tmp_path / "own.yaml"
+    own.write_text("optimizer: {lr: 0.5}\nby_base_loss: {infonce: {optimizer: {lr: 0.7}, objective: {temperature: 0.2}}}\n")
+    assert config.load(str(own)).optimizer.lr == 0.5
+    chosen = config.load(str(own), ["objective.base_loss=infonce"])
+    assert (chosen.optimizer.lr, chosen.objective.temperature) == (0.7, 0.2)
+    assert config.load(str(own), ["objective.base_loss=infonce", "optimizer.lr=3"]).optimizer.lr == 3
+    for text, expected in (("[1, 2]", "mapping"), ("a: [", "is not YAML"), ("optimizer: 3", "section"),
+                           ("by_base_loss: {mse: {optimizer: {lrr: 1}}}", "did you mean"),
+                           ("by_base_loss: {infonce: {optimizer: {lrr: 1}}}", "did you mean"),
+                           ("by_base_loss: {infoNCE: {}}", "must map"), ("by_base_loss: 3", "must map"),
+                           ("by_base_loss: {mse: 3}", "sections")):
+        own.write_text(text)
+        with pytest.raises(UserError, match=expected) as caught:
+            config.load(str(own))
+        assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_the_papers():
+    """METHOD section 6, first column (CIFAR ResNet-18, MSE base)."""
+    cfg = config.from_dict({})
+    assert (cfg.seed, cfg.optimizer.epochs, cfg.optimizer.batch_size) == (100, 400, 512)
+    assert (cfg.optimizer.name, cfg.optimizer.momentum, cfg.optimizer.lr) == ("sgd", 0.9, 0.05)
+    assert (cfg.model.projector_layers, cfg.model.projector_hidden, cfg.model.projector_out) == (3, 2048, 2048)
+    assert cfg.regularizer.coefficient == 5e-4 / 2 and (cfg.regularizer.alpha, cfg.regularizer.groups) == (0.05, 8)
+    assert (cfg.objective.temperature, cfg.objective.ema_momentum) == (0.5, 0.99)
+    assert (cfg.widths.min, cfg.widths.max, cfg.widths.per_step) == (0.25, 1.0, 3)
+    augment = cfg.augment
+    assert (augment.crop_scale, augment.jitter, augment.jitter_p) == ([0.2, 1.0], [0.4, 0.4, 0.4, 0.1], 0.8)
+    assert (augment.grayscale_p, augment.flip, augment.blur_p) == (0.2, 0.5, [0, 0])
+
+
+CHANGES = {"seed": 1, "model.arch": "resnet18_cifar", "objective.temperature": 0.2, "objective.update": "accumulate",
+           "objective.gather_negatives": True, "widths.min": 0.5, "regularizer.alpha": 0.01, "optimizer.lr": 0.1,
+           "data.limit": 100, "data.name": "cifar10", "augment.flip": 0.25, "train.precision": "bf16",
+           "train.synchronized_bn": True, "calibration.images": 100}
+LABELS = {"experiment.cell": "x", "experiment.grid": "y", "train.device": "cpu", "train.threads": 3, "data.root": "/x",
+          "train.checkpoint_minutes": 1, "train.tensorboard": True, "data.workers": 2, "diagnostics.images": 5,
+          "calibration.widths": "[1.0]", "evaluation.widths": "[1.0]"}
+
+
+def test_hash_changes_with_what_decides_the_result_and_with_nothing_else():
+    base = config.config_hash(config.load("digits"))
+    assert len(base) == 8 and int(base, 16) >= 0
+    changed = [config.config_hash(config.load("digits", [f"{k}={v}"])) for k, v in CHANGES.items()]
+    assert len({base, *changed}) == len(CHANGES) + 1
+    assert {config.config_hash(config.load("digits", [f"{k}={v}"])) for k, v in LABELS.items()} == {base}
+
+
+def test_an_override_of_the_default_is_the_same_experiment():
+    base = config.load("digits")
+    same = config.load("digits", [f"optimizer.lr={base.optimizer.lr}", "widths.max=1", "widths.fixed=[1,0.75,0.5,0.25]"])
+    assert config.config_hash(same) == config.config_hash(base) and same == base
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1e-6, 1e3), st.integers(1, 1000), st.floats(0.01, 0.4), st.integers(0, 2**62))
+def test_round_trip_of_any_numbers(lr, epochs, low, seed):
+    cfg = config.from_dict({"optimizer": {"lr": lr, "epochs": epochs}, "widths": {"min": low}, "seed": seed})
+    again = config.from_dict(yaml.safe_load(config.to_yaml(cfg)))
+    assert again == cfg and config.config_hash(again) == config.config_hash(cfg)
+
+
+def test_loading_leaves_no_trace():
+    """Neither overrides nor a change of one config reach the next."""
+    first = config.load("digits", ["optimizer.lr=9"])
+    first.widths.fixed.append(7.0)
+    first.augment.crop_scale[0] = 0.9
+    assert config.load("digits") == config.load("digits") != first
+    assert 7.0 not in config.load("digits").widths.fixed
+
+
+def test_split_overrides():
+    assert config.split_overrides(["--out", "a=b", "optimizer.lr=1", "-x", "_k=2"]) == (
+        ["--out", "-x"], ["a=b", "optimizer.lr=1", "_k=2"])
+    assert config.split_overrides(["--seed=3", "/tmp/a=b", "x"]) == (["--seed=3", "/tmp/a=b", "x"], [])
+
+
+def test_every_limit_and_choice_is_of_a_field():
+    sections = {s.name: s.default_factory for s in dataclasses.fields(config.Config) if dataclasses.is_dataclass(s.default_factory)}
+    fields = {f"{name}.{key.name}" for name, section in sections.items() for key in dataclasses.fields(section)} | {"seed"}
+    named = {*config.CHOICES, *config.LIMITS, *config.ABOVE_ZERO, *config.LIST_LIMITS, *config.ORDERED, *config.WIDTH_LISTS}
+    assert named <= fields
+    for name in config.NOT_HASHED:
+        assert name in fields or any(f.startswith(name + ".") for f in fields)
