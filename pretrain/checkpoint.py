@@ -52,7 +52,8 @@ def load(path: str | Path) -> dict:
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a checkpoint that can be read safely (tensors and plain types only)") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a torch file ({str(error).splitlines()[0][:120]})") from None
+        reason = (str(error) or "it is empty").splitlines()[0][:120]
+        raise UserError(f"{path} is truncated or not a torch file ({reason})") from None
     if not isinstance(payload, dict) or "format" not in payload or "encoder" not in payload:
         raise UserError(f"{path} is a torch file but not a checkpoint of this project (no 'format' and 'encoder' in it)")
     if payload["format"] != FORMAT:

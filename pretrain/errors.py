@@ -27,7 +27,7 @@ def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         print(f"error: {error.strerror}{where}; free some space or choose another directory, "

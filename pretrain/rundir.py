@@ -53,7 +53,10 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run directory {path} ({error.strerror}); choose another") from None
         self._held = False
 
     @contextmanager
@@ -98,7 +101,15 @@ class RunDirectory:
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""
         path = self.path / "config.yaml"
-        return yaml.safe_load(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            content = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged; remove {self.path} to start this run again")
+        return content
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``."""
@@ -151,6 +162,8 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except (json.JSONDecodeError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict):
             raise UserError(f"{path} is damaged; remove it to have it written again") from None
         if content.get("format") != FORMAT:
             raise UserError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
