@@ -100,6 +100,8 @@ class Trainer:
 
     def _build_networks(self) -> None:
         cfg = self.cfg
+        if cfg.train.precision == "fp16" and self.device.type == "cpu":
+            raise UserError("train.precision=fp16 needs a GPU and there is none; write train.precision=bf16 or fp32")
         torch.manual_seed(cfg.seed)
         layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
         self.student = Student(cfg).to(self.device, memory_format=layout)
@@ -141,7 +143,7 @@ class Trainer:
             self.last_saved = self.last_beat = time.monotonic()
             for epoch in range(self.step_count // per_epoch, cfg.optimizer.epochs):
                 self._train_epoch(epoch, reporter)
-                means = self._epoch_means()
+                means = self._epoch_means() | {"penalty": float(self.regularizer.penalty())}
                 self._check_finite(means, epoch)
                 if self.group.first:
                     self._log_epoch(epoch, means, board)
@@ -208,7 +210,9 @@ class Trainer:
         clock = time.monotonic()
         if not self.group.first:
             return
-        if clock - self.last_saved >= 60 * self.cfg.train.checkpoint_minutes:
+        # Not after an epoch's last step: its means and diagnostics are to be logged before it counts as done.
+        within = self.step_count % self.batches.steps_per_epoch != 0
+        if within and clock - self.last_saved >= 60 * self.cfg.train.checkpoint_minutes:
             self._save()
         if clock - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = clock
@@ -237,7 +241,7 @@ class Trainer:
 
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)
-        values = means | {"lr": self.optimizer.param_groups[0]["lr"], "penalty": float(self.regularizer.penalty())}
+        values = means | {"lr": self.optimizer.param_groups[0]["lr"]}
         if self.teacher is not None:
             values["ema_momentum"] = ema_momentum(self.cfg.objective, self.step_count - 1, self.total_steps)
         rows = [(name, self.cfg.widths.max if name == "loss/base" else None, value) for name, value in values.items()]
