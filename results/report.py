@@ -28,6 +28,7 @@ from results import frame, grid_plots, grid_tables, plots, render, tables
 
 FORMAT = 1
 MANIFEST = "report.json"
+SCORED = ["grid", "setting", "dataset", "metric", "score", "label_fraction"]  # scores of one table or picture have these equal
 RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated,
                                                        "tex": render.latex}
 
@@ -89,7 +90,7 @@ def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[st
     """File name -> content. The table with most scores is the main one; linear evaluation before k-NN."""
     made = []
     preference = list(tables.METRICS)
-    for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]):
+    for name, part in _parts(scores, SCORED, ["dataset", "metric"]):
         first = part.iloc[0]
         own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
         make = grid_tables.TABLES.get(first["grid"], tables.by_cell)
@@ -109,7 +110,7 @@ def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -
     mix its cells, and its own pictures follow the rows of its table instead.
     """
     todo: dict[str, partial[Figure]] = {}
-    for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]) or [("", scores)]:
+    for name, part in _parts(scores, SCORED, ["dataset", "metric"]) or [("", scores)]:
         first = part.iloc[0] if len(part) else None
         if first is not None and first["grid"] in grid_tables.ROWS:
             own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
