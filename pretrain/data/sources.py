@@ -32,6 +32,11 @@ _STATISTICS = {
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all sets of photographs
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by RGB channel, in [0, 1], that images of data set ``name`` are normalised with."""
+    return _STATISTICS.get(name, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
+
+
 @dataclass
 class ImageSource:
     """Labelled images of one split.
