@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ablations.grid import Run
-from pretrain.rundir import Busy, RunDirectory
+from pretrain.rundir import Busy, RunDirectory, record_value
 from pretrain.train import pretrain
 from transfer.classification import Options, evaluate
 
 
 def missing_scores(run: Run) -> list[tuple[str, float]]:
     """(protocol, width) pairs that the run directory has no score for yet."""
-    have = {(r["metric"], r["width"]) for r in RunDirectory(run.directory).records()} if run.directory.exists() else set()
+    records = RunDirectory(run.directory).records() if run.directory.exists() else []
+    have = {(r["metric"], r["width"]) for r in records if record_value(r, "label_fraction") == 1}
     return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
 
 

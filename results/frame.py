@@ -20,7 +20,10 @@ FORMAT = 1
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
                 "width_min", "width_max", "setting", "preset", "seed", "state"]
 RUN_COLUMNS = [*CELL_COLUMNS, "why", "started", "finished", "train_seconds", "train_flops", "path"]
-RECORD_COLUMNS = ["task", "dataset", "metric", "width", "value", "chance", "count", "flops", "parameters"]
+RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
+                  "flops", "parameters"]
+# What a record means that does not say so: top-1 accuracy, trained on all labels.
+RECORD_DEFAULTS = {"score": "top1", "label_fraction": 1.0}
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
@@ -44,12 +47,13 @@ def load(runs: Path) -> pd.DataFrame:
     for run in _read_runs(runs):
         for record in _records(Path(run["path"]) / "result.json"):
             # The record's own seed is the evaluation's; the run's is the one that tables average over.
-            scores = {name: record.get(name) for name in RECORD_COLUMNS}
+            scores = {name: record.get(name, RECORD_DEFAULTS.get(name)) for name in RECORD_COLUMNS}
             rows.append({**{name: run[name] for name in CELL_COLUMNS}, **scores,
                          "train_seconds": run["train_seconds"], "train_flops": run["train_flops"]})
     columns = [*CELL_COLUMNS, *RECORD_COLUMNS, "train_seconds", "train_flops"]
     return _numbers(pd.DataFrame(rows, columns=columns),
-                    ["width", "value", "chance", "count", "flops", "parameters", "train_seconds", "train_flops"])
+                    ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters",
+                     "train_seconds", "train_flops"])
 
 
 def load_runs(runs: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from results.frame import METHODS
-from results.tables import LOSSES, METRICS
+from results.tables import LOSSES, SCORES, metric_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")
 BAND_ALPHA = 0.18
@@ -63,7 +63,8 @@ def training_kind(frame: pd.DataFrame) -> pd.Series:
 
 
 def accuracy_by_width(scores: pd.DataFrame) -> Figure:
-    """Accuracy (percent) against width. ``scores``: one task, data set and metric. Error bars: std over seeds."""
+    """Accuracy (percent) against width. ``scores``: one task, data set, metric, score and share of
+    the labels. Error bars: std over seeds."""
     return _accuracy(scores, "width", "Width (fraction of channels)", 1.0)
 
 
@@ -77,7 +78,7 @@ def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Fi
     _require(scores, "no scores in result.json")
     scores = scores[scores[across].gt(0)]
     _require(scores, f"no scores with a {across} in result.json")
-    metric, dataset = scores["metric"].iloc[0], scores["dataset"].iloc[0]
+    about = scores.iloc[0]
     ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=across == "flops")
     with _style():
         figure, axes = _method_axes(scores, share=True)
@@ -91,7 +92,7 @@ def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Fi
             axis.xaxis.set_major_locator(FixedLocator(ticks))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         extra = _draw_chance(axes, scores)
-        _label(axes.values(), label, f"Accuracy on {dataset},\n{METRICS.get(metric, metric)} (%)")
+        _label(axes.values(), label, f"{SCORES.get(about['score'], about['score'])} on {about['dataset']},\n{metric_name(about)} (%)")
         _legend(figure, TRAINING, training_kind(scores), extra, _note(scores, "bars"))
     return figure
 

@@ -28,6 +28,7 @@ from results import frame, plots, render, tables
 
 FORMAT = 1
 MANIFEST = "report.json"
+SCORED = ["grid", "setting", "dataset", "metric", "score", "label_fraction"]  # scores of one table or picture have these equal
 RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated,
                                                        "tex": render.latex}
 
@@ -89,7 +90,7 @@ def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[st
     """File name -> content. The table with most scores is the main one; linear evaluation before k-NN."""
     made = []
     preference = list(tables.METRICS)
-    for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]):
+    for name, part in _parts(scores, SCORED, ["dataset", "metric"]):
         first = part.iloc[0]
         own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
         make = tables.TABLES.get(first["grid"], tables.by_cell)
@@ -105,7 +106,7 @@ def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[st
 def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, partial[Figure]]:
     """Name -> what draws it."""
     todo: dict[str, partial[Figure]] = {}
-    for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]) or [("", scores)]:
+    for name, part in _parts(scores, SCORED, ["dataset", "metric"]) or [("", scores)]:
         todo[_join("accuracy-width", name)] = partial(plots.accuracy_by_width, part)
         todo[_join("accuracy-flops", name)] = partial(plots.accuracy_by_flops, part)
     for name, part in _parts(metrics, ["grid", "setting"], []) or [("", metrics)]:

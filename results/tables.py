@@ -26,6 +26,7 @@ COLLAPSE_RANK = 2.0
 
 LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "none": "none"}
 METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
+SCORES = {"top1": "Accuracy", "mean_per_class": "Mean per-class accuracy"}
 GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G3")
 
 
@@ -104,7 +105,7 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
                 specs: Sequence[RowSpec]) -> Table:
     """``specs`` x the widths found in ``scores`` (wide to narrow): mean and std over seeds, the best a width marked.
 
-    ``scores`` must be of one task, data set and metric.
+    ``scores`` must be of one task, data set, metric, score and share of the labels.
     """
     scores = scores[scores["value"].notna()]
     widths = sorted(set(scores["width"].round(6)), reverse=True)
@@ -116,10 +117,16 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     found = [score for line in grid for score in line if score is not None]
     seeds = max((score.n for score in found), default=0)
     about = scores.iloc[0] if len(scores) else None
-    header = "Accuracy (%) at width"
-    place = "" if about is None else f" on {about['dataset']}, {METRICS.get(about['metric'], about['metric'])}"
+    header = "Accuracy (%) at width" if about is None else f"{SCORES.get(about['score'], about['score'])} (%) at width"
+    place = "" if about is None else f" on {about['dataset']}, {metric_name(about)}"
     return Table(name, title + place, _caption(found, seeds, runs), tuple(columns), header,
                  tuple(width_name(width) for width in widths), rows, seeds, tuple({"width": width} for width in widths))
+
+
+def metric_name(about: pd.Series) -> str:
+    """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``."""
+    name, fraction = METRICS.get(about["metric"], about["metric"]), about["label_fraction"]
+    return name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
 
 
 def width_name(width: float) -> str:
@@ -145,7 +152,7 @@ def above_chance(value: float, chance: float, count: float) -> bool:
     """Whether an accuracy of ``value`` on ``count`` images is more than guessing explains (one-sided binomial test).
 
     True where chance or count is not known. A mean over seeds is tested as one evaluation: its seeds share the images,
-    so the test asks, if anything, too much.
+    so the test asks, if anything, too much. For a mean over classes it is an approximation: exact where they are of one size.
     """
     if math.isnan(chance) or math.isnan(count):
         return True

@@ -2,6 +2,8 @@
 
     python transfer/run.py classification --checkpoint runs/mine --widths 1.0 0.75 0.5 0.25
     python transfer/run.py classification --checkpoint runs/mine --dataset folder --data-dir ~/birds --protocol linear
+    python transfer/run.py classification --checkpoint runs/mine --dataset flowers102 --data-dir ~/data --protocol linear
+    python transfer/run.py label-lists --dataset cifar10 --data-dir ~/data --fraction 0.01 0.1 --out lists
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 
 from pretrain.errors import UserError, cli
 from transfer.classification import command as classification
+from transfer.classification import label_lists
 
-TASKS = {"classification": classification}  # a task adds its arguments and runs them
+TASKS = {"classification": classification, "label-lists": label_lists}  # a task adds its arguments and runs them
 # Libraries below speak of config keys; here the same things are options.
 WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
          "train.device=": "--device "}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import io
 from torchvision.transforms.v2 import functional as transforms
@@ -66,9 +67,21 @@ def decode(path: str) -> Tensor:
     try:
         image = io.decode_image(path, mode=io.ImageReadMode.RGB)
     except (RuntimeError, OSError, ValueError) as error:
+        image = _by_pillow(path)
+        if image is not None:
+            return image
         raise UserError(f"cannot read the image {path} ({str(error).splitlines()[0]}); replace or remove it") from error
     image = image[0] if image.ndim == 4 else image
     return transforms.to_dtype(image, torch.uint8, scale=True)
+
+
+def _by_pillow(path: str) -> Tensor | None:
+    """The image where Pillow, which torchvision's data sets read with, knows more formats; None where it fails too."""
+    try:
+        with Image.open(path) as image:
+            return transforms.pil_to_tensor(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def resize_square(image: Tensor, side: int, crop: int | None = None) -> Tensor:

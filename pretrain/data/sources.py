@@ -1,4 +1,4 @@
-"""Labelled images by name: digits, cifar10, cifar100, or a folder of one's own.
+"""Labelled images by name: digits, the data sets that torchvision knows, or a folder of one's own.
 
 A source is one split. Where its images fit they are one uint8 tensor on the training device (:class:`TensorSource`);
 otherwise they stay files that are decoded when asked for (:class:`FolderSource`).
@@ -7,21 +7,18 @@ otherwise they stay files that are decoded when asked for (:class:`FolderSource`
 from __future__ import annotations
 
 import os
-import pickle
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from pretrain.data import folder
+from pretrain.data import folder, published
 from pretrain.data.augment import crop_resize
 from pretrain.errors import UserError
 
-NAMES = ("digits", "cifar10", "cifar100", "folder")
+NAMES = ("digits", *published.SETS, "folder")
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded images up to which an image folder is kept in memory
 SPLIT_SEED = 0  # of the split of digits and of the order that `limit` cuts
 DIGITS_VAL = 500
@@ -31,15 +28,16 @@ _STATISTICS = {
     "digits": ((0.3055,) * 3, (0.3762,) * 3),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
 }
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all sets of photographs
 
 
 @dataclass
 class ImageSource:
     """Labelled images of one split.
 
-    name: for tables; classes: K names; labels (N,) int64; mean, std: three numbers each, RGB in [0, 1].
+    name: for tables; classes: K names; labels (N,) int64; mean, std: three numbers each, RGB in [0, 1]; names: of the N
+    images within their data set, None where their number is their name.
     """
 
     name: str
@@ -47,6 +45,7 @@ class ImageSource:
     labels: Tensor
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    names: list[str] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +53,11 @@ class ImageSource:
     def to(self, device: torch.device | str) -> ImageSource:
         """The same source with its tensors on a device."""
         return replace(self, labels=self.labels.to(device))
+
+    def subset(self, indices: Sequence[int]) -> ImageSource:
+        """The source of the images ``indices``, in that order, with all K classes."""
+        names = self.names and [self.names[i] for i in indices]
+        return replace(self, labels=self.labels[torch.as_tensor(indices, device=self.labels.device)], names=names)
 
 
 @dataclass
@@ -65,12 +69,19 @@ class TensorSource(ImageSource):
     def to(self, device: torch.device | str) -> TensorSource:
         return replace(self, labels=self.labels.to(device), images=self.images.to(device))
 
+    def subset(self, indices: Sequence[int]) -> TensorSource:
+        images = self.images[torch.as_tensor(indices, device=self.images.device)]
+        return replace(super().subset(indices), images=images)
+
 
 @dataclass
 class FolderSource(ImageSource):
     """A source whose images are files; ``to`` moves the labels only."""
 
     paths: list[str]
+
+    def subset(self, indices: Sequence[int]) -> FolderSource:
+        return replace(super().subset(indices), paths=[self.paths[i] for i in indices])
 
     def decode(self, index: int) -> Tensor:
         """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
@@ -81,17 +92,17 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
          limit: int | None = None, store_size: int | None = None) -> ImageSource:
     """Load one split, "train" or "val", of a data set.
 
-    name: "digits" (scikit-learn's scans, enlarged to ``size`` pixels), "cifar10", "cifar100" (``root`` holds
-    torchvision's files, downloaded if they are missing), or "folder" (``root``/train/<class>/*,
-    ``root``/val/<class>/*). limit: at most that many training images, the first of a fixed shuffle that is balanced
-    over the classes (so a smaller limit's images are among a larger one's); the val split is never cut. store_size:
-    keep each image at that many pixels (shorter side resized, anti-aliased bilinear, then the central square). None
-    or 0 turn either off.
+    name: "digits" (scikit-learn's scans, enlarged to ``size`` pixels), one of ``published.SETS`` such as "cifar10" or
+    "flowers102" (``root`` holds torchvision's files, downloaded if they are missing), or "folder"
+    (``root``/train/<class>/*, ``root``/val/<class>/*). limit: at most that many training images, the first of a fixed
+    shuffle that is balanced over the classes (so a smaller limit's images are among a larger one's); the val split is
+    never cut. store_size: keep each image at that many pixels (shorter side resized, anti-aliased bilinear, then the
+    central square). None or 0 turn either off.
 
     A folder is decoded once into memory where ``store_size`` is given, or where its images are all of one size and
     take at most 512 MiB; then they keep that size, so training crops lose nothing. Any other folder is read as
-    training goes on. Raises UserError: unknown name, no or unusable ``root``, unreadable or missing files, a negative
-    limit.
+    training goes on, and so are the photographs of torchvision's sets without ``store_size``. Raises UserError: unknown
+    name, no or unusable ``root``, unreadable or missing files, a negative limit.
     """
     if split not in folder.SPLITS:
         raise ValueError(f"split must be train or val, not {split!r}")
@@ -108,7 +119,9 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
     root = os.path.abspath(os.path.expanduser(root))
     if name == "folder":
         return _on_device(_folder(root, split, limit, store_size), device)
-    return _on_device(_cifar(name, split, root, limit, store_size), device)
+    if name in ("cifar10", "cifar100"):
+        return _on_device(_cifar(name, split, root, limit, store_size), device)
+    return _on_device(_photographs(name, split, root, limit, store_size), device)
 
 
 def _on_device(source: ImageSource, device: torch.device | str) -> ImageSource:
@@ -147,7 +160,7 @@ def _digits(split: str, size: int, limit: int | None) -> TensorSource:
     kept = _limited(labels, limit)
     scans = torch.from_numpy(data.images[chosen][kept] / 16).float()[:, None].expand(-1, 3, -1, -1)
     return TensorSource("digits", [str(digit) for digit in data.target_names], torch.from_numpy(labels[kept]).long(),
-                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"))
+                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"), names=_numbers(chosen[kept]))
 
 
 def _resized(images: Tensor, size: int, interpolation: str) -> Tensor:
@@ -160,48 +173,42 @@ def _resized(images: Tensor, size: int, interpolation: str) -> Tensor:
 
 
 def _cifar(name: str, split: str, root: str, limit: int | None, store_size: int | None) -> TensorSource:
-    data = _read_cifar(name, split, root)
+    data = published.read(name, split, root)
     kept = _limited(data.targets, limit)
     images = torch.from_numpy(data.data[kept]).permute(0, 3, 1, 2).contiguous()
     if store_size and store_size != images.shape[-1]:
         images = _resized(images, store_size, "bilinear")
-    return TensorSource(name, list(data.classes), torch.tensor(data.targets)[kept], *_STATISTICS[name], images)
+    return TensorSource(name, list(data.classes), torch.tensor(data.targets)[kept], *_STATISTICS[name], images,
+                        names=_numbers(kept))
 
 
-def _read_cifar(name: str, split: str, root: str) -> torchvision.datasets.CIFAR10:
-    """torchvision's data set, downloaded first where its folder is missing."""
-    kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    expected = os.path.join(root, kind.base_folder)
-    if not os.path.isdir(expected):
-        _download(kind, root, expected)
-    try:
-        return kind(root, train=split == "train")
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again "
-                        f"to download them, or unpack {kind.filename} in {root}") from error
+def _numbers(kept: Sequence[int]) -> list[str]:
+    """Names of images that are no files: their place in the whole split."""
+    return [f"{i:05d}" for i in kept]
 
 
-def _download(kind: type[torchvision.datasets.CIFAR10], root: str, expected: str) -> None:
-    """Download beside the goal and rename, so that an interruption or a second process leaves no half-made folder."""
-    try:
-        os.makedirs(root, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as scratch:
-            kind(scratch, download=True)
-            if not os.path.isdir(expected):
-                os.rename(os.path.join(scratch, kind.base_folder), expected)
-    except (RuntimeError, OSError) as error:
-        if os.path.isdir(expected):  # another process was faster
-            return
-        raise UserError(f"no folder {expected}, and downloading {kind.url} failed ({str(error).splitlines()[0]}); "
-                        f"unpack {kind.filename} in {root}, or write data.root=DIR where it is unpacked") from error
+def _photographs(name: str, split: str, root: str, limit: int | None, store_size: int | None) -> ImageSource:
+    found = published.read(name, split, root)
+    home = os.path.join(root, published.SETS[name].folder)
+    return _files(name, split, home, (found.classes, found.paths, found.labels), limit, store_size, None)
 
 
 def _folder(root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
-    classes, paths, labels = folder.scan(root, split)
+    home = os.path.join(root, split)
+    return _files(os.path.basename(root), split, home, folder.scan(root, split), limit, store_size, MEMORY_LIMIT)
+
+
+def _files(name: str, split: str, home: str, found: tuple[list[str], list[str], list[int]], limit: int | None,
+           store_size: int | None, most_bytes: int | None) -> ImageSource:
+    """Classes, paths and labels ``found`` below ``home`` as a source: in memory with ``store_size``, or where the images
+    are of one size and at most ``most_bytes`` (None: never)."""
+    classes, paths, labels = found
     kept = _limited(labels, limit)
     paths, labels = [paths[i] for i in kept], torch.tensor(labels)[kept]
-    name = os.path.basename(root)
-    images = folder.decode_all(paths, store_size, None if store_size else MEMORY_LIMIT, f"{name}/{split}")
+    names = [os.path.relpath(path, home).replace(os.sep, "/") for path in paths]
+    images = None
+    if store_size or most_bytes:
+        images = folder.decode_all(paths, store_size, None if store_size else most_bytes, f"{name}/{split}")
     if images is None:
-        return FolderSource(name, classes, labels, *_STATISTICS["folder"], paths)
-    return TensorSource(name, classes, labels, *_STATISTICS["folder"], images)
+        return FolderSource(name, classes, labels, *_IMAGENET, paths, names=names)
+    return TensorSource(name, classes, labels, *_IMAGENET, images, names=names)

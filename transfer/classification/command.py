@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.data.sources import NAMES
-from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, evaluate
-from transfer.classification.options import parse_overrides
+from pretrain.rundir import record_value
+from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
+from transfer.classification.options import LINEAR_RECIPES, parse_overrides
+from transfer.classification.scores import NAMES as SCORE_NAMES
 
 HELP = "k-NN, linear probes and fine-tuning of a checkpoint at every width"
 
@@ -23,8 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", metavar="DIR", help="where the data lies; default: where pretraining found it")
     parser.add_argument("--widths", type=float, nargs="+", metavar="W",
                         help="default: those the checkpoint is calibrated for")
-    parser.add_argument("--protocol", nargs="+", default=list(DEFAULT_PROTOCOLS), metavar="P",
-                        help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}")
+    parser.add_argument("--protocol", nargs="+", metavar="P",
+                        help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}, "
+                             f"or {TRAINING_PROTOCOLS[-1]} with --label-fraction")
+    parser.add_argument("--label-fraction", type=float, nargs="+", default=[1.0], metavar="F",
+                        help="shares of the training labels to train on, for example 0.01 0.1; default 1")
+    parser.add_argument("--label-seed", type=int, default=0, metavar="N", help="which labels these are; default 0")
+    parser.add_argument("--recipe", metavar="R", help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's")
+    parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's custom")
     parser.add_argument("--out", metavar="DIR",
                         help="where result.json goes; default: the run directory of the checkpoint")
     parser.add_argument("--force", action="store_true", help="score anew what is scored already")
@@ -41,11 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print a table of the scores and say where they are."""
-    names = ("size", "batch_size", "seed", "limit", "k", "workers")
-    options = parse_overrides(arguments.overrides, **{name: getattr(arguments, name) for name in names})
-    records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths,
-                       arguments.protocol, device=arguments.device, options=options, out=arguments.out,
-                       force=arguments.force)
+    names = ("size", "batch_size", "seed", "limit", "k", "workers", "label_seed", "recipe", "score")
+    options = parse_overrides(arguments.overrides, label_fractions=arguments.label_fraction,
+                              **{name: getattr(arguments, name) for name in names})
+    few = options.label_fractions != [1.0]
+    protocols = arguments.protocol or (TRAINING_PROTOCOLS[-1:] if few else DEFAULT_PROTOCOLS)
+    records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths, protocols,
+                       device=arguments.device, options=options, out=arguments.out, force=arguments.force)
     show(records)
     checkpoint = Path(arguments.checkpoint)
     directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
@@ -54,19 +64,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(records: Sequence[dict]) -> None:
-    """Print ``records`` of one data set as a table: a row a width, a column a protocol, accuracy in per cent."""
+    """Print ``records`` of one data set as a table: a row a width, a column a protocol and share of labels, in per cent."""
     first = records[0]
-    protocols = list(dict.fromkeys(record["metric"] for record in records))
-    table = Table(title=f"{first['dataset']}: top-1 accuracy in % of {first['count']} images "
+    columns = list(dict.fromkeys(map(column, records)))
+    table = Table(title=f"{first['dataset']}: {SCORE_NAMES[record_value(first, 'score')]} in % of {first['count']} images "
                         f"(chance {100 * first['chance']:.1f})", title_justify="left")
-    for heading in ("width", *protocols, "MFLOPs", "parameters"):
+    for heading in ("width", *columns, "MFLOPs", "parameters"):
         table.add_column(heading, justify="right")
     for width in dict.fromkeys(record["width"] for record in records):
-        mine = {record["metric"]: record for record in records if record["width"] == width}
+        mine = {column(record): record for record in records if record["width"] == width}
         cost = next(iter(mine.values()))
-        table.add_row(f"{width:g}", *(percent(mine[p]["value"]) for p in protocols), f"{cost['flops'] / 1e6:,.1f}",
+        table.add_row(f"{width:g}", *(percent(mine[c]["value"]) for c in columns), f"{cost['flops'] / 1e6:,.1f}",
                       f"{cost['parameters']:,}")
     Console().print(table)
+
+
+def column(record: dict) -> str:
+    """The heading of a score: its protocol and, where not all were used, the share of the labels."""
+    fraction = record_value(record, "label_fraction")
+    return record["metric"] if fraction == 1 else f"{record['metric']} {100 * fraction:g} %"
 
 
 def percent(value: float | None) -> str:

@@ -13,13 +13,14 @@ from torch import Tensor
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from pretrain.rundir import RunDirectory, record_value
 from transfer.backbone import Backbone, load_backbone
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.linear import linear
 from transfer.classification.options import Options
+from transfer.classification.scores import SCORES
 from transfer.classification.task import Task, check_data
 
 TASK = "classification"
@@ -48,8 +49,8 @@ def _on_features(task: Task, widths: list[float], predict: Callable[[Tensor, Ten
         if not (train.isfinite().all() and val.isfinite().all()):
             scores[width] = None
             continue
-        right = predict(train, task.features.train_labels, val) == task.features.val_labels
-        scores[width] = int(right.sum()) / len(right)
+        predicted = predict(train, task.features.train_labels, val)
+        scores[width] = SCORES[task.score](predicted, task.features.val_labels)
     return scores
 
 
@@ -57,6 +58,10 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
     "knn": knn, "linear_fast": linear_fast, "linear": linear, "finetune": finetune,
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
+TRAINING_PROTOCOLS = ("linear", "finetune")  # these can do with a fraction of the labels
+# Settings that older records do not have, with the value they were computed with.
+LATER_SETTINGS = {"schedule": "step"}
+Key = tuple[str, float, float]  # protocol, share of the labels, width
 
 
 def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
@@ -74,18 +79,19 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         force: score anew what is there already.
 
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
-    is not computed again. ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
+    is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
+    ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
     ``seed`` is that of the evaluation; ``settings`` says what the score depends on beside the record's key.
 
     Returns:
-        The records of all asked (protocol, width), new and old, in the order asked.
+        The records of all asked (protocol, fraction of the labels, width), new and old, in the order asked.
 
     Raises:
         UserError: anything about the input that makes this impossible, found before anything long is computed.
     """
     options = options or Options()
     options.check()
-    _check_names(dataset, protocols)
+    _check_names(dataset, protocols, options)
     chosen = choose_device(device)
     backbone = load_backbone(checkpoint, chosen)
     widths = [float(w) for w in (backbone.default_widths() if widths is None else widths)]
@@ -93,21 +99,26 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     where = _destination(backbone, out)
     task = Task(backbone, dataset, root, options, chosen)
     backbone.check_size(task.size)
-    records = {} if force else _known(task, where, widths, protocols)
-    missing = {p: [w for w in widths if (p, w) not in records] for p in protocols}
-    if any(missing.values()):
+    asked = [(p, f, w) for p in protocols for f in options.label_fractions for w in widths]
+    records = {} if force else _known(task, where, asked)
+    missing: dict[tuple[str, float], list[float]] = {}
+    for protocol, fraction, width in dict.fromkeys(asked):
+        if (protocol, fraction, width) not in records:
+            missing.setdefault((protocol, fraction), []).append(width)
+    if missing:
         check_data(task)
         run = _made(where)
         task.prepare(sorted({w for some in missing.values() for w in some}, reverse=True))
-    for protocol in (p for p in dict.fromkeys(protocols) if missing[p]):
-        scores = PROTOCOLS[protocol](task, missing[protocol])
-        fresh = {(protocol, w): _record(task, protocol, w, value) for w, value in scores.items()}
+    for (protocol, fraction), some in missing.items():
+        part = task.with_labels(fraction)
+        scores = PROTOCOLS[protocol](part, some)
+        fresh = {(protocol, fraction, w): _record(part, protocol, w, value) for w, value in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
-    return [records[p, w] for p in protocols for w in widths]
+    return [records[key] for key in asked]
 
 
-def _check_names(dataset: str | None, protocols: Sequence[str]) -> None:
+def _check_names(dataset: str | None, protocols: Sequence[str], options: Options) -> None:
     if dataset is not None and dataset not in NAMES:
         raise UserError(_unknown("data set", dataset, NAMES, "--dataset"))
     if not protocols:
@@ -115,6 +126,9 @@ def _check_names(dataset: str | None, protocols: Sequence[str]) -> None:
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UserError(_unknown("protocol", protocol, PROTOCOLS, "--protocol"))
+        if protocol not in TRAINING_PROTOCOLS and options.label_fractions != [1.0]:
+            raise UserError(f"--label-fraction is for {' and '.join(TRAINING_PROTOCOLS)}, not for {protocol}; "
+                            f"write --protocol {' '.join(TRAINING_PROTOCOLS)}")
 
 
 def _unknown(kind: str, name: str, known: Sequence[str], option: str) -> str:
@@ -142,28 +156,41 @@ def _made(where: Path) -> RunDirectory:
         raise UserError(f"cannot write scores to {where} ({error.strerror}); write another --out DIR") from None
 
 
-def _known(task: Task, where: Path, widths: Sequence[float], protocols: Sequence[str]) -> dict:
-    """Records in ``where`` by (protocol, width) that are what would be computed now."""
-    found = {}
+def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
+    """Records in ``where`` of what is ``asked`` that are what would be computed now."""
+    found, wanted = {}, set(asked)
     for record in RunDirectory(where).records() if where.is_dir() else []:
-        same = (record["task"], record["dataset"], record["seed"]) == (TASK, task.dataset, task.seed)
-        wanted = record["metric"] in protocols and record["width"] in widths
-        if same and wanted and record.get("settings") == _settings(task, record["metric"]):
-            found[record["metric"], record["width"]] = record
+        key = (record["metric"], record_value(record, "label_fraction"), record["width"])
+        part = task.with_labels(key[1])
+        same = all(record_value(record, name) == value for name, value in _place(part).items())
+        if same and key in wanted and _agree(record.get("settings"), _settings(part, record["metric"])):
+            found[key] = record
     return found
+
+
+def _agree(old: dict | None, new: dict) -> bool:
+    return old is not None and {**{k: v for k, v in LATER_SETTINGS.items() if k in new}, **old} == new
+
+
+def _place(task: Task) -> dict:
+    """The key of a task's records, but for protocol and width."""
+    return {"task": TASK, "dataset": task.dataset, "score": task.score, "label_fraction": task.fraction,
+            "label_seed": None if task.fraction == 1 else task.options.label_seed, "seed": task.seed}
 
 
 def _settings(task: Task, protocol: str) -> dict:
     """What a score depends on beside the key of its record, as it comes back from JSON."""
-    own = {"knn": {"k": task.options.k, "temperature": task.options.temperature}, "linear_fast": {"C": task.options.C},
-           "linear": dataclasses.asdict(task.recipe(task.options.linear)),
-           "finetune": dataclasses.asdict(task.recipe(task.options.finetune))}[protocol]
+    if protocol in TRAINING_PROTOCOLS:
+        own = dataclasses.asdict(task.recipe(protocol))
+    else:
+        own = {"knn": {"k": task.options.k, "temperature": task.options.temperature},
+               "linear_fast": {"C": task.options.C}}[protocol]
     common = {"weights": task.fingerprint, "size": task.size, "limit": task.options.limit}
     return json.loads(json.dumps({**common, **own}))
 
 
 def _record(task: Task, protocol: str, width: float, value: float | None) -> dict:
     cost = task.cost(width)
-    return {"task": TASK, "dataset": task.dataset, "metric": protocol, "width": width, "seed": task.seed,
-            "value": value, "chance": task.chance, "count": len(task.val), "flops": cost.flops,
-            "parameters": cost.parameters, "settings": _settings(task, protocol)}
+    return {**_place(task), "metric": protocol, "width": width, "value": value, "chance": task.chance,
+            "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
+            "settings": _settings(task, protocol)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transfer.classification.scores import SCORES
 from transfer.classification.sgd import accuracies, train
 from transfer.classification.task import Task
 
@@ -13,6 +14,6 @@ def finetune(task: Task, widths: list[float]) -> dict[float, float | None]:
     the pass over the images, nothing else.
     """
     classifiers = {width: task.classifier(width, frozen=False) for width in widths}
-    train(classifiers, task.recipe(task.options.finetune), task.train, task.size, task.seed, task.device,
-          f"fine-tuning on {task.dataset}", task.workers)
-    return accuracies(classifiers, task.batches(task.val))
+    train(classifiers, task.recipe("finetune"), task.labelled, task.size, task.seed, task.device,
+          f"fine-tuning on {task.dataset}{task.share}", task.workers)
+    return accuracies(classifiers, task.batches(task.val), SCORES[task.score])

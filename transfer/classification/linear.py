@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transfer.classification.scores import SCORES
 from transfer.classification.sgd import accuracies, train
 from transfer.classification.task import Task
 
@@ -9,6 +10,6 @@ from transfer.classification.task import Task
 def linear(task: Task, widths: list[float]) -> dict[float, float | None]:
     """Validation accuracy by width; every width has its own frozen network and its own layer, one pass trains all."""
     classifiers = {width: task.classifier(width, frozen=True) for width in widths}
-    train(classifiers, task.recipe(task.options.linear), task.train, task.size, task.seed, task.device,
-          f"linear evaluation on {task.dataset}", task.workers)
-    return accuracies(classifiers, task.batches(task.val))
+    train(classifiers, task.recipe("linear"), task.labelled, task.size, task.seed, task.device,
+          f"linear evaluation on {task.dataset}{task.share}", task.workers)
+    return accuracies(classifiers, task.batches(task.val), SCORES[task.score])

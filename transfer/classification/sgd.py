@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pretrain.data import ImageSource, crop_batches
 from pretrain.progress import reporting
 from transfer.classification.options import Recipe
+from transfer.classification.scores import top1
 
 
 class Classifier(nn.Module):
@@ -80,18 +81,19 @@ def _step(classifier: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, y
 
 
 @torch.no_grad()
-def accuracies(classifiers: Mapping[float, Classifier], batches: Iterable[tuple[Tensor, Tensor]]
-               ) -> dict[float, float | None]:
-    """Top-1 accuracy of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
-    correct = dict.fromkeys(classifiers, 0)
+def accuracies(classifiers: Mapping[float, Classifier], batches: Iterable[tuple[Tensor, Tensor]],
+               score: Callable[[Tensor, Tensor], float] = top1) -> dict[float, float | None]:
+    """The ``score`` of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
+    predicted: dict[float, list[Tensor]] = {width: [] for width in classifiers}
     finite = dict.fromkeys(classifiers, True)
-    count = 0
+    labels = []
     for classifier in classifiers.values():
         classifier.eval()
     for x, y in batches:
-        count += len(y)
+        labels.append(y)
         for width, classifier in classifiers.items():
             logits = classifier(x)
             finite[width] &= bool(logits.isfinite().all())
-            correct[width] += int((logits.argmax(1) == y).sum())
-    return {width: correct[width] / count if finite[width] else None for width in classifiers}
+            predicted[width].append(logits.argmax(1))
+    truth = torch.cat(labels)
+    return {width: score(torch.cat(parts), truth) if finite[width] else None for width, parts in predicted.items()}

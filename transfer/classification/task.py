@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from pretrain.data import ImageSource, evaluation_batches, load
+from pretrain.data import ImageSource, evaluation_batches, load, subsets
 from pretrain.errors import UserError
 from transfer.backbone import Backbone, Cost
 from transfer.classification.features import extract_features
 from transfer.classification.options import Options, Recipe
+from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
 
 CALIBRATION_BATCH = 256
@@ -42,15 +44,14 @@ class Task:
         self.size = options.size or data.size
         self.seed = backbone.seed if options.seed is None else options.seed
         self.workers = data.workers if options.workers is None else options.workers
+        self.fraction = 1.0
         self._widths: list[float] = []
         self._costs: dict[float, Cost] = {}
 
     @property
     def dataset(self) -> str:
         """What the data set is called in records: its name, of a folder that of the folder."""
-        if self.name == "folder" and self.root:
-            return os.path.basename(os.path.abspath(os.path.expanduser(self.root)))
-        return self.name
+        return dataset_name(self.name, self.root)
 
     @property
     def as_pretrained(self) -> bool:
@@ -86,13 +87,39 @@ class Task:
         return len(self.val.classes)
 
     @property
-    def chance(self) -> float:
-        """Accuracy of always naming the most frequent class of the validation images."""
-        return int(torch.bincount(self.val.labels).max()) / len(self.val)
+    def score(self) -> str:
+        """What is scored, one of ``scores.SCORES``: what was asked for, or the data set's custom."""
+        return self.options.score or score_of(self.dataset)
 
-    def recipe(self, recipe: Recipe) -> Recipe:
-        """``recipe``, without mirroring where pretraining had none."""
-        return recipe if self.backbone.config.augment.flip else dataclasses.replace(recipe, flip=0.0)
+    @property
+    def chance(self) -> float:
+        """The score of always naming the most frequent class of the validation images."""
+        return chance(self.score, self.val.labels)
+
+    def with_labels(self, fraction: float) -> Task:
+        """This task with a ``fraction`` of the labels, on the same networks and images; see ``labelled``."""
+        other = copy.copy(self)
+        other.fraction = fraction
+        return other
+
+    @property
+    def labelled(self) -> ImageSource:
+        """The training images whose labels may be used: all, or the published part of them."""
+        if self.fraction == 1:
+            return self.train
+        return self.train.subset(subsets.labelled(self.train, self.fraction, self.options.label_seed))
+
+    @property
+    def share(self) -> str:
+        """The part of the labels in words, with a comma before; nothing for all."""
+        return "" if self.fraction == 1 else f", {100 * self.fraction:g} % of the labels"
+
+    def recipe(self, protocol: str) -> Recipe:
+        """The recipe of ``protocol``, linear or finetune, without mirroring where a mirrored image is another sign."""
+        recipe = self.options.recipe_for(protocol, self.dataset)
+        pretraining = self.backbone.config
+        signs = self.name == "digits" or (self.name == pretraining.data.name and not pretraining.augment.flip)
+        return dataclasses.replace(recipe, flip=0.0) if signs else recipe
 
     def cost(self, width: float) -> Cost:
         """FLOPs of one image and parameters of the encoder at ``width``."""
@@ -140,6 +167,11 @@ class Task:
         train, train_labels = extract_features(networks, self.batches(self.train))
         val, val_labels = extract_features(networks, self.batches(self.val))
         return Features(train, train_labels, val, val_labels)
+
+
+def dataset_name(name: str, root: str | None) -> str:
+    """What a data set of ``pretrain.data`` is called in records: its name, of a folder that of the folder."""
+    return os.path.basename(os.path.abspath(os.path.expanduser(root))) if name == "folder" and root else name
 
 
 def _resolved(root: str | None) -> str:

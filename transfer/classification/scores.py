@@ -1,0 +1,46 @@
+"""What a score is of: the share of all images that are right, or its mean over classes, as a data set's custom has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pretrain.errors import UserError
+
+# Table 1 of Kornblith et al. 2019 (arXiv 1805.08974): these are scored class by class, all others image by image.
+MEAN_PER_CLASS = ("flowers102", "pets", "aircraft", "caltech101")
+
+
+def top1(predicted: Tensor, labels: Tensor) -> float:
+    """Share of the N images whose class ``predicted`` (N,) is that of ``labels`` (N,)."""
+    return int((predicted == labels).sum()) / len(labels)
+
+
+def mean_per_class(predicted: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the share of a class's images that are right, of classes with images."""
+    counts = torch.bincount(labels)
+    right = torch.bincount(labels[predicted == labels], minlength=len(counts))
+    there = counts > 0
+    return float((right[there].double() / counts[there]).mean())
+
+
+SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"top1": top1, "mean_per_class": mean_per_class}
+NAMES = {"top1": "top-1 accuracy", "mean_per_class": "mean per-class accuracy"}
+
+
+def score_of(dataset: str) -> str:
+    """The score that is the custom on a data set of ``pretrain.data``."""
+    return "mean_per_class" if dataset in MEAN_PER_CLASS else "top1"
+
+
+def chance(score: str, labels: Tensor) -> float:
+    """The score of always naming the most frequent class of ``labels`` (N,)."""
+    return SCORES[score](torch.full_like(labels, int(torch.bincount(labels).argmax())), labels)
+
+
+def check_score(score: str | None) -> None:
+    """:class:`UserError` where there is no such score."""
+    if score is not None and score not in SCORES:
+        raise UserError(f"unknown score {score!r}; write --score with one of {', '.join(SCORES)}")
