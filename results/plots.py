@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from results.frame import METHODS
-from results.tables import LOSSES, SCORES, metric_name
+from results.tables import LOSSES, metric_name, score_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")
 BAND_ALPHA = 0.18
@@ -92,7 +92,7 @@ def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Fi
             axis.xaxis.set_major_locator(FixedLocator(ticks))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         extra = _draw_chance(axes, scores)
-        _label(axes.values(), label, f"{SCORES.get(about['score'], about['score'])} on {about['dataset']},\n{metric_name(about)} (%)")
+        _label(axes.values(), label, f"{score_name(about)} on {about['dataset']},\n{metric_name(about)} (%)")
         _legend(figure, TRAINING, training_kind(scores), extra, _note(scores, "bars"))
     return figure
 

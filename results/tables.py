@@ -117,7 +117,7 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     found = [score for line in grid for score in line if score is not None]
     seeds = max((score.n for score in found), default=0)
     about = scores.iloc[0] if len(scores) else None
-    header = "Accuracy (%) at width" if about is None else f"{SCORES.get(about['score'], about['score'])} (%) at width"
+    header = "Accuracy (%) at width" if about is None else f"{score_name(about)} (%) at width"
     place = "" if about is None else f" on {about['dataset']}, {metric_name(about)}"
     return Table(name, title + place, _caption(found, seeds, runs), tuple(columns), header,
                  tuple(width_name(width) for width in widths), rows, seeds, tuple({"width": width} for width in widths))
@@ -127,6 +127,11 @@ def metric_name(about: pd.Series) -> str:
     """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``."""
     name, fraction = METRICS.get(about["metric"], about["metric"]), about["label_fraction"]
     return name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
+
+
+def score_name(about: pd.Series) -> str:
+    """What the values of a row of the tidy frame are: ``Accuracy``, ``Mean per-class accuracy``."""
+    return SCORES.get(about["score"], about["score"])
 
 
 def width_name(width: float) -> str:

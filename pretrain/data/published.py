@@ -8,8 +8,6 @@ together), ``val`` the published test images: table 1 of *Do Better ImageNet Mod
 from __future__ import annotations
 
 import os
-import pickle
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,13 +59,13 @@ def read(name: str, split: str, root: str) -> Any:
     source = SETS[name]
     expected = os.path.join(root, source.folder)
     if not os.path.isdir(expected):
-        _download(name, source, root, expected)
+        _download(source, root, expected)
     try:
         found = source.read(root, split)
         if isinstance(found, Listing):
             _check_files(found.paths)
         return found
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # readers of lists, JSON, pickles and MATLAB files each stumble in their own way
         raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again to "
                         f"download them, or {_by_hand(source, root)} ({_first_line(error)})") from error
 
@@ -82,9 +80,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
 
 
-def _download(name: str, source: PublishedSet, root: str, expected: str) -> None:
+def _download(source: PublishedSet, root: str, expected: str) -> None:
     """Download beside the goal and rename, so that an interruption or a second process leaves no half-made folder."""
-    print(f"downloading {name} to {expected}", file=sys.stderr, flush=True)
     try:
         os.makedirs(root, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as scratch:
