@@ -188,19 +188,19 @@ def test_as_a_script_from_anywhere(tmp_path):
     assert (tmp_path / "guidelines" / "report" / "table-digits-knn.md").is_file()
 
 
-def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path):
+def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path, undrawn):
     few = {"metric": "finetune", "label_seed": 0, "score": "top1"}
     write_run(tmp_path / "guidelines", config(), [
         record(1.0, 0.9, "finetune"), record(1.0, 0.5, label_fraction=0.01, **few), record(1.0, 0.7, label_fraction=0.1, **few),
         record(1.0, 0.6, label_fraction=0.1, **{**few, "label_seed": 1}),
         record(1.0, 0.8, dataset="pets", score="mean_per_class", label_fraction=1.0, label_seed=None)])
-    made = report(tmp_path / "guidelines", tmp_path / "out")
+    made = report.build(tmp_path / "guidelines", tmp_path / "out")
     by_title = {table.title.split(" on ", 1)[1]: table for table in made.tables}
     assert set(by_title) == {"digits, fine-tuning", "digits, fine-tuning with 1 % of the labels",
                              "digits, fine-tuning with 10 % of the labels", "pets, k-NN"}
     means = {title: [score.mean for row in table.rows for score in row.scores if score] for title, table in by_title.items()}
     assert means["digits, fine-tuning"] == [0.9]  # a record that says nothing of labels used all of them
     assert means["digits, fine-tuning with 10 % of the labels"] == [pytest.approx(0.65)]  # the mean over choices of labels
-    assert by_title["pets, k-NN"].header == "Mean per-class accuracy (%) at width"
-    assert by_title["digits, fine-tuning"].header == "Accuracy (%) at width"
+    assert by_title["pets, k-NN"].value_header == "Mean per-class accuracy (%) at width"
+    assert by_title["digits, fine-tuning"].value_header == "Accuracy (%) at width"
     assert len({table.name for table in made.tables}) == 4
