@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
 from tests.pretrain.published_copies import COPIES, caltech101
 from transfer.backbone import load_backbone
-from transfer.classification import Options, evaluate, finetune
+from transfer.classification import Options, evaluate, finetune, task
 from transfer.classification import linear as linear_evaluation
 from transfer.classification.knn import knn_predict
 from transfer.classification.options import parse_overrides
@@ -66,6 +66,18 @@ def test_every_set_gets_its_recipe_score_and_splits(name, score, images, run_dir
     recipe = trained_on[0][2]
     assert (recipe.lr, recipe.epochs, recipe.batch_size, recipe.flip) == (30, 100, 64, 0.5)  # photographs may be mirrored
     assert linear["settings"]["batch_size"] == 64 and tuned["settings"]["epochs"] == 50
+
+
+def test_features_are_computed_once_for_all_protocols(run_directory, pets, monkeypatch):
+    calls, extract = [], task.extract_features
+
+    def counting(networks, batches):
+        calls.append(list(networks))
+        return extract(networks, batches)
+
+    monkeypatch.setattr(task, "extract_features", counting)
+    evaluate(run_directory, "pets", pets, [1.0, 0.5], ["knn", "linear_fast"])
+    assert calls == [[1.0, 0.5]] * 2  # of the training and of the test images
 
 
 def test_both_scores_of_one_protocol_are_kept(run_directory, pets):

@@ -98,6 +98,8 @@ class Task:
 
     def with_labels(self, fraction: float) -> Task:
         """This task with a ``fraction`` of the labels, on the same networks and images; see ``labelled``."""
+        if fraction == self.fraction:
+            return self  # with the features that it has
         other = copy.copy(self)
         other.fraction = fraction
         return other
