@@ -151,9 +151,10 @@ def _destination(backbone: Backbone, out: str | Path | None) -> Path:
 
 def _made(where: Path) -> RunDirectory:
     try:
-        return RunDirectory(where)
+        where.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot write scores to {where} ({error.strerror}); write another --out DIR") from None
+    return RunDirectory(where)
 
 
 def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
