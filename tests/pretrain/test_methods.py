@@ -121,7 +121,7 @@ def first_losses(cfg, widths, teacher=None, queue=None):
     outputs = outputs_of(student, widths, x1, x2)
     objective = Objective(cfg.objective, student, student, teacher, cfg.widths.max, Fast.autocast, queue)
     weighted = []
-    losses = objective.step(x1, x2, widths, 0.9, lambda loss: weighted.append(float(loss)), lambda: None)
+    losses = objective.step(x1, x2, widths, 0.9, lambda loss: weighted.append(loss.item()), lambda: None)
     return outputs, (x1, x2), [float(v) for v in losses], weighted
 
 
