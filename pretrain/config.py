@@ -268,7 +268,11 @@ def to_yaml(cfg: Config) -> str:
 
 
 def config_hash(cfg: Config) -> str:
-    """Eight hex digits that name the experiment: equal for equal results, whatever the machine or the labels."""
+    """Eight hex digits that name the experiment: equal for equal results, whatever the machine or the labels.
+
+    Only what differs from the defaults of the dataclasses counts, so a run keeps its name when a later version adds keys. A default
+    must therefore never change: a new behaviour is a new key whose default is the old one.
+    """
     content = to_dict(cfg)
     for dotted in NOT_HASHED:
         *parents, last = dotted.split(".")
@@ -276,7 +280,14 @@ def config_hash(cfg: Config) -> str:
         for parent in parents:
             section = section[parent]
         section.pop(last)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_difference(content, to_dict(Config())), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _difference(content: dict, default: dict) -> dict:
+    """What ``content`` says otherwise than ``default``, sections without any left out; lists count whole."""
+    found = {key: _difference(value, default[key]) if isinstance(value, dict) else value
+             for key, value in content.items() if value != default[key]}
+    return {key: value for key, value in found.items() if value != {}}
 
 
 def validate(cfg: Config) -> None:
