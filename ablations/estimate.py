@@ -62,7 +62,11 @@ def _without_seed(cfg: Config) -> str:
 
 
 def measured_rate(cfg: Config) -> float:
-    """FLOP/s of training steps of ``cfg`` on this machine, from three steps after a warm-up one."""
+    """FLOP/s of training steps of ``cfg`` on this machine, from three steps after a warm-up one.
+
+    Measured without what is not there yet or has no weight in it: SEED's teacher, a queue, switchable BatchNorm, a slow start.
+    """
+    cfg = _without_extras(cfg)
     device = choose_device(cfg.train.device)
     layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
     torch.manual_seed(0)
@@ -95,6 +99,16 @@ def measured_rate(cfg: Config) -> float:
 
     seconds(1)
     return _flops_of_steps(cfg, widths, batch, 3) / seconds(3)
+
+
+def _without_extras(cfg: Config) -> Config:
+    content = config.to_dict(cfg)
+    content["objective"] |= {"queue": 0, "seed_teacher": ""}
+    if cfg.objective.base_loss == "seed":
+        content["objective"] |= {"base_loss": "infonce"}
+    content["model"] |= {"switchable_bn": False}
+    content["widths"] |= {"slow_start_epochs": 0}
+    return config.from_dict(content)
 
 
 def _flops_of_steps(cfg: Config, widths: list[float], batch: int, steps: int) -> float:

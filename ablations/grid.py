@@ -47,8 +47,7 @@ class Run:
     @property
     def widths(self) -> list[float]:
         """Evaluation widths that this run was trained for, widest first."""
-        low, high = self.cfg.widths.min, self.cfg.widths.max
-        return sorted((w for w in self.cfg.evaluation.widths if low <= w <= high), reverse=True)
+        return config.usable_widths(self.cfg, self.cfg.evaluation.widths)
 
 
 def grids() -> list[str]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.models import build
-from pretrain.slimmable import channel_signature
+from pretrain.slimmable import channel_signature, has_batch_norm, width_key
 
 FORMAT = 1
 PRESETS = Path(__file__).parent / "presets"
@@ -48,20 +48,30 @@ class ModelConfig:
     projector_hidden: int = 2048
     projector_out: int = 2048
     predictor_hidden: int = 2048  # of the predictor and the distillation head
+    heads: str = "us3l"  # us3l | mocov3 (a last BatchNorm without scale and shift, no bias)
+    switchable_bn: bool = False  # a scale and shift of every BatchNorm for each of widths.fixed
+    freeze_patch_projection: bool = False  # of a ViT
 
 
 @dataclass
 class ObjectiveConfig:
-    base_loss: str = "mse"  # mse | infonce
+    base_loss: str = "mse"  # mse | infonce | seed (distillation from a trained network)
     distill_loss: str = "mse"  # mse | infonce | none (the naive baseline: every width its own base loss)
     teacher: str = "online"  # online | momentum
+    predictor: str = "auto"  # auto (with the MSE base loss) | true | false
     head: str = "own"  # distillation head: own | shared (the predictor) | none
     distill_weight: float = 1.0
     temperature: float = 0.5
     ema_momentum: float = 0.99
     ema_schedule: str = "constant"  # constant | cosine (to 1 at the end)
     update: str = "per_width"  # per_width (the authors') | accumulate (US-Nets)
+    negatives: str = "batch"  # of infonce: batch (all other rows: SimCLR) | keys (the other images' targets: MoCo v3)
     gather_negatives: bool = False
+    queue: int = 0  # targets of past steps kept as negatives of infonce (MoCo v2) and anchors of seed; 0: none
+    seed_teacher: str = ""  # checkpoint or run directory that base_loss=seed learns from
+    seed_student_temperature: float = 0.2
+    seed_teacher_temperature: float = 0.01
+    width_weights: str = "none"  # weight of the loss at each width: none | slimclr
 
 
 @dataclass
@@ -71,6 +81,7 @@ class WidthsConfig:
     sampling: str = "sandwich"  # sandwich | uniform | fixed | dynamic
     per_step: int = 3
     fixed: list[float] = field(default_factory=lambda: [1.0, 0.75, 0.5, 0.25])
+    slow_start_epochs: int = 0  # only the widest before
 
 
 @dataclass
@@ -80,6 +91,7 @@ class RegularizerConfig:
     alpha: float = 0.05
     groups: int = 8
     warmup_epochs: int = 0
+    decoupled: bool = False  # shrink the weights beside the optimizer (AdamW's decay) instead of through their gradients
 
 
 @dataclass
@@ -90,6 +102,7 @@ class OptimizerConfig:
     epochs: int = 400
     batch_size: int = 512  # over all processes
     warmup_epochs: int = 0
+    schedule: str = "epoch"  # the rate changes every epoch | step
     clip_norm: float = 0.0  # 0: off
 
 
@@ -175,15 +188,20 @@ class Config:
 
 
 CHOICES = {
-    "objective.base_loss": ("mse", "infonce"),
+    "model.heads": ("us3l", "mocov3"),
+    "objective.base_loss": ("mse", "infonce", "seed"),
     "objective.distill_loss": ("mse", "infonce", "none"),
     "objective.teacher": ("online", "momentum"),
+    "objective.predictor": ("auto", "true", "false"),
     "objective.head": ("own", "shared", "none"),
+    "objective.negatives": ("batch", "keys"),
+    "objective.width_weights": ("none", "slimclr"),
     "objective.ema_schedule": ("constant", "cosine"),
     "objective.update": ("per_width", "accumulate"),
     "widths.sampling": ("sandwich", "uniform", "fixed", "dynamic"),
     "regularizer.kind": ("none", "l2", "group"),
     "optimizer.name": ("sgd", "adamw"),
+    "optimizer.schedule": ("epoch", "step"),
     "data.name": ("digits", "cifar10", "cifar100", "folder"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "augment.interpolation": ("bilinear", "bicubic"),
@@ -192,7 +210,8 @@ CHOICES = {
 LIMITS = {
     "seed": (0, 2**63 - 1), "model.projector_layers": (1, math.inf), "model.projector_hidden": (1, math.inf),
     "model.projector_out": (1, math.inf), "model.predictor_hidden": (1, math.inf), "objective.distill_weight": (0, math.inf),
-    "objective.ema_momentum": (0, 1), "regularizer.coefficient": (0, math.inf), "regularizer.warmup_epochs": (0, math.inf),
+    "objective.ema_momentum": (0, 1), "objective.queue": (0, math.inf), "regularizer.coefficient": (0, math.inf),
+    "regularizer.warmup_epochs": (0, math.inf),
     "optimizer.momentum": (0, 1), "optimizer.epochs": (1, math.inf), "optimizer.batch_size": (2, math.inf),
     "optimizer.warmup_epochs": (0, math.inf), "optimizer.clip_norm": (0, math.inf), "data.size": (1, math.inf),
     "data.limit": (0, math.inf), "data.store_size": (0, math.inf), "data.workers": (0, math.inf), "augment.flip": (0, 1),
@@ -200,7 +219,7 @@ LIMITS = {
     "train.checkpoint_minutes": (0, math.inf), "train.checkpoint_epochs": (1, math.inf), "diagnostics.images": (0, math.inf),
     "diagnostics.every": (1, math.inf), "calibration.images": (2, math.inf),
 }
-ABOVE_ZERO = ("optimizer.lr", "objective.temperature")
+ABOVE_ZERO = ("optimizer.lr", "objective.temperature", "objective.seed_student_temperature", "objective.seed_teacher_temperature")
 # How many numbers, and their smallest and largest value.
 LIST_LIMITS = {
     "augment.crop_scale": (2, 0, 1), "augment.crop_ratio": (2, 0, math.inf), "augment.jitter": (4, 0, math.inf),
@@ -253,6 +272,7 @@ def from_dict(raw: dict) -> Config:
         cfg = OmegaConf.to_object(OmegaConf.merge(_schema(), raw))
     except OmegaConfBaseException as error:
         raise UserError(f"{getattr(error, 'full_key', None) or 'config'}: {_first_line(error)}") from None
+    cfg.objective.predictor = cfg.objective.predictor.lower()  # YAML's true becomes True on its way to a text
     validate(cfg)
     return cfg
 
@@ -303,6 +323,8 @@ def validate(cfg: Config) -> None:
     _validate_size(cfg)
     _validate_widths(cfg)
     _validate_objective(cfg)
+    _validate_queue(cfg)
+    _validate_seed(cfg)
     _validate_regularizer(cfg)
 
 
@@ -353,6 +375,10 @@ def _validate_widths(cfg: Config) -> None:
     widths = cfg.widths
     if not 0 < widths.min <= widths.max <= 1:
         raise UserError(f"widths.min={widths.min} and widths.max={widths.max} must satisfy 0 < min <= max <= 1")
+    if not 0 <= widths.slow_start_epochs < cfg.optimizer.epochs:
+        raise UserError(f"widths.slow_start_epochs={widths.slow_start_epochs} must be in [0, {cfg.optimizer.epochs - 1}]: narrower "
+                        "widths train after it")
+    _validate_switchable(cfg)
     if widths.min == widths.max:
         return
     if widths.sampling in ("sandwich", "dynamic") and widths.per_step < 2:
@@ -369,9 +395,40 @@ def _validate_widths(cfg: Config) -> None:
         check_widths(cfg.model.arch, [widths.max, widths.min], widths.min, widths.max, "widths")
 
 
-def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths") -> None:
-    """:class:`UserError` if a width is outside [low, high], given twice, or the same network as another one."""
+def _validate_switchable(cfg: Config) -> None:
+    widths = cfg.widths
+    if not cfg.model.switchable_bn:
+        return
+    if widths.sampling != "fixed" or widths.min == widths.max:
+        raise UserError("model.switchable_bn=true trains the widths of widths.fixed only; write widths.sampling=fixed and "
+                        "widths.min below widths.max")
+    if not widths.fixed or (min(widths.fixed), max(widths.fixed)) != (widths.min, widths.max):
+        raise UserError(f"model.switchable_bn=true has no BatchNorm for widths other than widths.fixed={widths.fixed}; write its "
+                        f"smallest and largest as widths.min and widths.max (now {widths.min} and {widths.max})")
+    if not has_batch_norm(_shape(cfg.model.arch)):
+        raise UserError(f"model.switchable_bn=true: {cfg.model.arch} has no BatchNorm; write model.switchable_bn=false")
+
+
+def switchable_widths(cfg: Config) -> list[float]:
+    """The only widths that a network with switchable BatchNorm has, widest first; none where any width in range will do."""
+    return sorted(cfg.widths.fixed, reverse=True) if cfg.model.switchable_bn else []
+
+
+def usable_widths(cfg: Config, asked: Iterable[float]) -> list[float]:
+    """Those of ``asked`` that the trained network can be used at, widest first."""
+    only = {width_key(w) for w in switchable_widths(cfg)}
+    return sorted((w for w in set(asked) if cfg.widths.min <= w <= cfg.widths.max and (not only or width_key(w) in only)),
+                  reverse=True)
+
+
+def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths",
+                 only: Sequence[float] = ()) -> None:
+    """:class:`UserError` if a width is outside [low, high], not of ``only`` (unless empty), given twice, or the same network as
+    another one.
+    """
     for width in widths:
+        if only and width_key(width) not in map(width_key, only):
+            raise UserError(f"{what}: {width} has no BatchNorm of its own in this network; write widths of {list(only)}")
         if not low <= width <= high:
             raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; write widths within it")
     model, seen = _shape(arch), {}
@@ -391,10 +448,52 @@ def _shape(arch: str) -> nn.Module:
 
 def _validate_objective(cfg: Config) -> None:
     objective = cfg.objective
-    if objective.head == "shared" and objective.base_loss != "mse" and objective.distill_loss != "none":
-        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse; write objective.head=own or none")
+    if objective.head == "shared" and not has_predictor(objective) and objective.distill_loss != "none":
+        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse (or objective.predictor=true); write "
+                        "objective.head=own or none")
+    if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
+        raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; write objective.negatives=batch")
+    if cfg.model.freeze_patch_projection and not hasattr(_shape(cfg.model.arch), "freeze_patch_projection"):
+        raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; write train.precision=bf16 or fp32 on a CPU")
+
+
+def has_predictor(objective: ObjectiveConfig) -> bool:
+    """Whether the widest network's projections pass a predictor."""
+    return objective.base_loss == "mse" if objective.predictor == "auto" else objective.predictor == "true"
+
+
+def _validate_queue(cfg: Config) -> None:
+    objective, keys = cfg.objective, 2 * cfg.optimizer.batch_size
+    if objective.queue == 0:
+        return
+    if objective.queue < keys:
+        raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (two views of "
+                        f"{cfg.optimizer.batch_size} images), or be 0; write for example objective.queue={4 * keys}")
+    if objective.base_loss == "mse":
+        raise UserError(f"objective.queue={objective.queue} has no use for objective.base_loss=mse; write objective.queue=0")
+    if objective.base_loss == "infonce" and objective.teacher != "momentum":
+        raise UserError(f"objective.queue={objective.queue} needs targets that change slowly; write objective.teacher=momentum")
+    if objective.negatives != "batch" or objective.gather_negatives:
+        raise UserError("objective.queue is what InfoNCE's negatives are (of all processes); leave objective.negatives and "
+                        "objective.gather_negatives out")
+
+
+def _validate_seed(cfg: Config) -> None:
+    objective = cfg.objective
+    if objective.base_loss != "seed":
+        if objective.seed_teacher:
+            raise UserError("objective.seed_teacher is used by objective.base_loss=seed only; write that, or leave it out")
+        return
+    if not objective.seed_teacher:
+        raise UserError("objective.base_loss=seed learns from a trained network; write objective.seed_teacher=RUN_DIRECTORY")
+    if objective.queue == 0:
+        raise UserError("objective.base_loss=seed compares with a queue of the teacher's outputs; write for example "
+                        f"objective.queue={8 * cfg.optimizer.batch_size}")
+    if objective.distill_loss != "none" or objective.teacher != "online":
+        raise UserError("objective.base_loss=seed is every width's only loss and has a teacher of its own; write "
+                        "objective.distill_loss=none and objective.teacher=online")
 
 
 def _validate_regularizer(cfg: Config) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from pretrain.config import Config
+from pretrain.errors import UserError
+from pretrain.objective.frozen import read_teacher, teacher_config
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
@@ -16,13 +18,15 @@ BACKWARD = 2  # a backward pass costs two forward passes: one product for the in
 def training_flops(cfg: Config, images: int) -> float:
     """Floating-point operations of the whole run on ``images`` images (two per multiply-add; convolutions and products).
 
-    Two views through the network forward and backward at each width of a step, and the momentum teacher's two forward passes at its
-    width. Widths that are drawn at random enter by the mean over 48 steps spread evenly over the run.
+    Two views through the network forward and backward at each width of a step, and the teacher's two forward passes at its
+    width; a SEED teacher that is not trained yet counts as the student's network at full width. Widths that are drawn at random
+    enter by the mean over 48 steps spread evenly over the run.
     """
     steps_per_epoch = images // cfg.optimizer.batch_size
     total = cfg.optimizer.epochs * steps_per_epoch
     student = Student(cfg).to("meta")
 
+    frozen = _frozen_teacher_flops(cfg) if cfg.objective.base_loss == "seed" else 0
     counted: dict[tuple, int] = {}
 
     def forward(width: float, part: str) -> int:
@@ -37,9 +41,21 @@ def training_flops(cfg: Config, images: int) -> float:
     spent = 0.0
     chosen = [int((i + 0.5) * total / SAMPLES) for i in range(SAMPLES)] if total > SAMPLES else list(range(total))
     for step in chosen:
-        widths = sample_widths(cfg.widths, cfg.seed, step, total)
+        widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
         parts = ["base" if i == 0 or naive else "distill" for i in range(len(widths))]
         spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
         if cfg.objective.teacher == "momentum":
             spent += sum(forward(w, "teacher") for w in (widths if naive else [cfg.widths.max]))
+        spent += len(widths) * frozen
     return spent / max(len(chosen), 1) * 2 * cfg.optimizer.batch_size * total
+
+
+def _frozen_teacher_flops(cfg: Config) -> int:
+    """Of one image through the encoder and projector of SEED's teacher at its widest."""
+    path = cfg.objective.seed_teacher
+    try:
+        own = teacher_config(read_teacher(path), path)
+        student, width = Student(own), own.widths.max
+    except UserError:  # found again, and said, where the training starts
+        student, width = Student(cfg), 1.0
+    return dense_cost(extract(nn.Sequential(student.encoder, student.projector).to("meta"), width), cfg.data.size).flops

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.config import Config
+from pretrain.config import Config, usable_widths
 from pretrain.objective.networks import Student, Teacher
 from pretrain.slimmable import at_width
 from pretrain.slimmable.calibrate import local_statistics
@@ -74,8 +74,7 @@ class Diagnostics:
     """
 
     def __init__(self, cfg: Config, images: Tensor):
-        asked = {w for w in cfg.diagnostics.widths if cfg.widths.min <= w <= cfg.widths.max}
-        widths = sorted(asked | {cfg.widths.max}, reverse=True)
+        widths = usable_widths(cfg, [*cfg.diagnostics.widths, cfg.widths.max])
         self.images, self.widths = images, widths
         # The naive baseline's targets are each width's own; otherwise all widths share the widest network's.
         self.guided = widths if cfg.objective.distill_loss == "none" else [cfg.widths.max]

@@ -18,13 +18,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain import checkpoint
-from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml
+from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, evaluation_batches, load
 from pretrain.diagnostics import Diagnostics
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
+from pretrain.objective.frozen import FrozenTeacher, load_teacher
 from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
@@ -107,7 +109,8 @@ class Trainer:
         self.student = Student(cfg).to(self.device, memory_format=layout)
         for norm in batch_norms(self.student).values():
             norm.synchronized = cfg.train.synchronized_bn
-        self.teacher = Teacher(self.student) if cfg.objective.teacher == "momentum" else None
+        self.teacher = self._make_teacher()
+        self.queue = Queue(cfg.objective.queue, cfg.model.projector_out, cfg.seed).to(self.device) if cfg.objective.queue else None
         self.network: nn.Module = self.student
         if self.group.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
@@ -117,7 +120,18 @@ class Trainer:
         self.regularizer = Regularizer(cfg.regularizer, self.student)
         # Only float16 has too small a range for gradients.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.train.precision == "fp16")
-        self.objective = Objective(cfg.objective, self.student, self.network, self.teacher, cfg.widths.max, self.autocast)
+        self.objective = Objective(cfg.objective, self.student, self.network, self.teacher, cfg.widths.max, self.autocast,
+                                   self.queue)
+
+    def _make_teacher(self) -> Teacher | FrozenTeacher | None:
+        if self.cfg.objective.teacher == "momentum":
+            return Teacher(self.student)
+        if self.cfg.objective.base_loss != "seed":
+            return None
+        layout = torch.channels_last if self.cfg.train.channels_last else torch.contiguous_format
+        teacher = load_teacher(self.cfg).to(self.device, memory_format=layout)
+        calibrate_on(teacher, [teacher.width], self.source, self.cfg)
+        return teacher
 
     def autocast(self) -> AbstractContextManager:
         """The context that forward passes run in."""
@@ -166,9 +180,6 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
         per_epoch, cfg = self.batches.steps_per_epoch, self.cfg
-        rate = learning_rate(cfg.optimizer, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.regularizer.set_epoch(epoch, cfg.optimizer.epochs)
         first_step, self.epoch_started = self.step_count - epoch * per_epoch, time.monotonic()
         self.epoch_first_step = first_step
@@ -181,7 +192,10 @@ class Trainer:
         cfg = self.cfg
         layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
         x1, x2 = (x.contiguous(memory_format=layout) for x in (x1, x2))
-        widths = sample_widths(cfg.widths, cfg.seed, self.step_count, self.total_steps)
+        rate = learning_rate(cfg.optimizer, self.step_count / self.batches.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        widths = sample_widths(cfg.widths, cfg.seed, self.step_count, self.total_steps, cfg.optimizer.epochs)
         momentum = ema_momentum(cfg.objective, self.step_count, self.total_steps)
         losses = self.objective.step(x1, x2, widths, momentum, self._backward, self._update)
         self.step_count += 1
@@ -202,6 +216,8 @@ class Trainer:
         self.regularizer.add_gradient()
         if self.cfg.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
+        if self.cfg.regularizer.decoupled:
+            self.regularizer.shrink(self.optimizer.param_groups[0]["lr"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -242,7 +258,7 @@ class Trainer:
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)
         values = means | {"lr": self.optimizer.param_groups[0]["lr"]}
-        if self.teacher is not None:
+        if isinstance(self.teacher, Teacher):
             values["ema_momentum"] = ema_momentum(self.cfg.objective, self.step_count - 1, self.total_steps)
         rows = [(name, self.cfg.widths.max if name == "loss/base" else None, value) for name, value in values.items()]
         if self.diagnostics and ((epoch + 1) % self.cfg.diagnostics.every == 0 or epoch + 1 == self.cfg.optimizer.epochs):
@@ -259,8 +275,7 @@ class Trainer:
     def _finish(self, seconds: float) -> None:
         if not self.group.first:
             return
-        low, high = self.cfg.widths.min, self.cfg.widths.max
-        widths = [w for w in {*self.cfg.calibration.widths, low, high} if low <= w <= high]
+        widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, self.cfg.widths.min, self.cfg.widths.max])
         calibrate_on(self.student.encoder, widths, self.source, self.cfg)
         self._save()
         spent = self.run.provenance().get("train_seconds", 0.0) + seconds
@@ -270,11 +285,14 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head, "teacher": self.teacher}
+        frozen = isinstance(self.teacher, FrozenTeacher)
+        optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head,
+                    "teacher": None if frozen else self.teacher, "queue": self.queue}
         checkpoint.save(self.run.path, {
             "config": to_dict(self.cfg), "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
             "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
+            "seed_teacher": self.teacher.fingerprint() if frozen else None,
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
             "guidance": self.diagnostics.guidance if self.diagnostics else {},
@@ -284,7 +302,12 @@ class Trainer:
 
     def _restore(self, payload: dict) -> None:
         modules = {"encoder": self.student.encoder, "projector": self.student.projector, "predictor": self.student.predictor,
-                   "distill_head": self.student.distill_head, "teacher": self.teacher}
+                   "distill_head": self.student.distill_head, "queue": self.queue}
+        if not isinstance(self.teacher, FrozenTeacher):
+            modules["teacher"] = self.teacher
+        elif payload["seed_teacher"] != self.teacher.fingerprint():
+            raise UserError(f"objective.seed_teacher={self.cfg.objective.seed_teacher} has other weights than when this run began; "
+                            "put them back, or start in another run directory")
         for name, module in modules.items():
             if module is not None:
                 module.load_state_dict(payload[name])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import checkpoint
-from pretrain.config import Config, check_widths, config_hash, from_dict, validate
+from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
 from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.rundir import RunDirectory
@@ -71,14 +71,13 @@ class Backbone:
 
     def default_widths(self) -> list[float]:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
-        asked = {w for w in self.config.calibration.widths if self.low <= w <= self.high} | {self.low, self.high}
-        return self.calibrated or sorted(asked, reverse=True)
+        return self.calibrated or usable_widths(self.config, [*self.config.calibration.widths, self.low, self.high])
 
     def check_widths(self, widths: Sequence[float], what: str = "--widths") -> None:
         """:class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
             raise UserError(f"{what} names no width; write for example {what} 1.0 0.5")
-        check_widths(self.arch, widths, self.low, self.high, what)
+        check_widths(self.arch, widths, self.low, self.high, what, switchable_widths(self.config))
 
     def check_size(self, size: int) -> None:
         """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
@@ -134,7 +133,7 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu") -> Backb
     path = Path(path)
     payload = _read(path)
     config = _config(payload, path)
-    encoder = build(config.model.arch)
+    encoder = build(config.model.arch, switchable_widths(config))
     load_weights(encoder, payload["encoder"], path, config.model.arch)
     _load_statistics(encoder, payload.get("calibration") or {}, path)
     return Backbone(encoder.to(device), config.model.arch, config.widths.min, config.widths.max, config,

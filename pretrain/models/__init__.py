@@ -8,7 +8,7 @@ width's D in ``out_channels`` (its rule in ``feature_rule``), gives four feature
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import nn
@@ -17,6 +17,7 @@ from pretrain.errors import UserError
 from pretrain.models import vit
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
+from pretrain.slimmable import make_switchable
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "resnet_small": partial(ResNet, BasicBlock, (1, 1, 1, 1), base_channels=16),
@@ -32,8 +33,8 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def build(arch: str) -> nn.Module:
-    """A freshly initialised slimmable encoder.
+def build(arch: str, switchable: Sequence[float] = ()) -> nn.Module:
+    """A freshly initialised slimmable encoder; with BatchNorms for the widths of ``switchable`` only, if there are any.
 
     Raises:
         UserError: there is no architecture of that name.
@@ -42,4 +43,7 @@ def build(arch: str) -> nn.Module:
         near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(ARCHITECTURES)}"
         raise UserError(f"unknown architecture {arch!r}; {hint}")
-    return ARCHITECTURES[arch]()
+    encoder = ARCHITECTURES[arch]()
+    if switchable:
+        make_switchable(encoder, switchable)
+    return encoder

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pretrain.config import Config
+from pretrain.config import Config, has_predictor, switchable_widths
 from pretrain.models import build
 from pretrain.objective.heads import predictor, projector
+from pretrain.slimmable import make_switchable
 
 
 class Student(nn.Module):
     """Encoder, projector and the heads that the objective asks for.
 
-    ``predictor`` exists for the MSE base loss, ``distill_head`` where sub-networks have a head of their own; else None.
+    ``predictor`` exists for the MSE base loss or as asked, ``distill_head`` where sub-networks have a head of their own; else None.
     """
 
     def __init__(self, cfg: Config):
         super().__init__()
         model, objective = cfg.model, cfg.objective
+        last_norm = model.heads == "mocov3"
         self.encoder = build(model.arch)
-        self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers)
-        self.predictor = predictor(model.projector_out, model.predictor_hidden) if objective.base_loss == "mse" else None
+        if model.freeze_patch_projection:
+            self.encoder.freeze_patch_projection()
+        self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
+                                   last_norm)
+        head = partial(predictor, model.projector_out, model.predictor_hidden, last_norm)
+        self.predictor = head() if has_predictor(objective) else None
         own_head = objective.distill_loss != "none" and objective.head == "own" and cfg.widths.min < cfg.widths.max
-        self.distill_head = predictor(model.projector_out, model.predictor_hidden) if own_head else None
+        self.distill_head = head() if own_head else None
         self.shared_head = objective.head == "shared"
+        if model.switchable_bn:
+            make_switchable(self, switchable_widths(cfg))
 
     @property
     def sub_head(self) -> nn.Module | None:

@@ -42,7 +42,8 @@ class Regularizer:
 
     ``l2`` gives every parameter lambda. ``group`` gives channel group i of each convolution (its output channels) and each
     BatchNorm vector lambda * (1 - alpha_t * i), and linear layers lambda. Where the model has linear layers with
-    ``grouped_inputs`` (a ViT) their weights' input features are the groups, and all else gets lambda.
+    ``grouped_inputs`` (a ViT) their weights' input features are the groups, and all else gets lambda; so do the vectors of
+    switchable BatchNorms, which no two widths share.
     """
 
     def __init__(self, cfg: RegularizerConfig, model: nn.Module):
@@ -73,12 +74,23 @@ class Regularizer:
 
     @torch.no_grad()
     def add_gradient(self) -> None:
-        """Add 2 * coefficient * theta to every gradient; a parameter without one gets one, so that it takes every step."""
+        """Add 2 * coefficient * theta to every gradient; a parameter without one gets one, so that it takes every step.
+
+        A ``decoupled`` regularizer adds nothing: :meth:`shrink` is its step.
+        """
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if self.cfg.decoupled:
+            return
         for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
             parameter.grad.addcmul_(parameter, coefficient, value=2.0)
+
+    @torch.no_grad()
+    def shrink(self, rate: float) -> None:
+        """theta <- theta * (1 - 2 * rate * coefficient), in place of the gradient: the decay of AdamW (arXiv 1711.05101)."""
+        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
+            parameter.mul_(1 - 2 * rate * coefficient)
 
     @torch.no_grad()
     def penalty(self) -> Tensor:

@@ -20,9 +20,12 @@ def lower_bound(low: float, high: float, progress: float) -> float:
     return low + (STAGES - stage) * (high - low) / (STAGES - 1)
 
 
-def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int) -> list[float]:
-    """Widths of step ``step`` of ``total_steps``, widest first; the same on every process and after a resume."""
-    if cfg.min == cfg.max:
+def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epochs: int = 1) -> list[float]:
+    """Widths of step ``step`` of ``total_steps`` in ``epochs``, widest first; the same on every process and after a resume.
+
+    Before ``slow_start_epochs`` only the widest is trained (SlimCLR's slow start of sub-networks, arXiv 2209.15525).
+    """
+    if cfg.min == cfg.max or step * epochs < cfg.slow_start_epochs * total_steps:
         return [cfg.max]
     draw = random.Random(f"widths/{seed}/{step}")
     if cfg.sampling == "fixed":

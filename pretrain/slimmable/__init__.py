@@ -18,12 +18,14 @@ from pretrain.slimmable.layers import (
     SlimmableConv2d,
     SlimmableLayerNorm,
     SlimmableLinear,
+    has_batch_norm,
+    make_switchable,
 )
 from pretrain.slimmable.width import at_width, channel_signature, channels_at, make_divisible, slimmable_layers, width_key
 
 __all__ = [
     "ChannelRule", "Cost", "NotCalibrated", "PrefixLinear", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d",
     "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate", "calibrated_widths", "calibration_state",
-    "channel_signature", "channels_at", "cost", "dense_cost", "extract", "is_calibrated", "load_calibration_state",
-    "make_divisible", "slimmable_layers", "width_key",
+    "channel_signature", "channels_at", "cost", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
+    "load_calibration_state", "make_divisible", "make_switchable", "slimmable_layers", "width_key",
 ]

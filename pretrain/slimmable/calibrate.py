@@ -94,5 +94,5 @@ def load_calibration_state(model: nn.Module, state: dict[str, dict[str, dict[str
     norms = batch_norms(model)
     for width, layers in state.items():
         for name, moments in layers.items():
-            device = norms[name].weight.device
+            device = norms[name].device
             norms[name].statistics[width_key(float(width))] = (moments["mean"].to(device), moments["variance"].to(device))

@@ -7,6 +7,8 @@ fixed when it is built: the network's input and the inside of the heads keep the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
@@ -165,22 +167,56 @@ class _SlimmableBatchNorm(Slimmable):
 
     One running mean cannot serve all widths, so evaluation uses ``statistics[width]`` = (mean, unbiased variance), each
     (C(w),) float32, which :func:`pretrain.slimmable.calibrate.calibrate` computes. They are not part of ``state_dict``.
+    Without ``affine`` there is neither scale nor shift.
     With ``synchronized`` set and torch.distributed initialised, batch statistics are those of all ranks.
     """
 
-    def __init__(self, channels: int, *, slice_channels: bool = True, expansion: int = 1, eps: float = 1e-5):
+    def __init__(self, channels: int, *, slice_channels: bool = True, expansion: int = 1, affine: bool = True,
+                 eps: float = 1e-5):
         super().__init__()
         self.channels_out = ChannelRule(channels, slice_channels, expansion)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.switch: dict[float, int] = {}  # width -> index in weights and biases
         self.synchronized = False
         self.statistics: dict[float, tuple[Tensor, Tensor]] = {}
         self.accumulator: MomentAverage | None = None
 
+    def make_switchable(self, widths: Sequence[float]) -> None:
+        """Give each of ``widths`` a scale and a shift (C(w),) of its own, started as the present ones; no other width works then.
+
+        Switchable BatchNorm (Slimmable networks, arXiv 1812.08928, section 3).
+        """
+        if self.weight is None:
+            return
+        starts = [self.active(width) for width in widths]
+        self.weights = nn.ParameterList(_copied(weight) for weight, _ in starts)
+        self.biases = nn.ParameterList(_copied(bias) for _, bias in starts)
+        self.weight = self.bias = None
+        self.switch = {width_key(width): index for index, width in enumerate(widths)}
+
+    def active(self, width: float) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and shift (C(w),) at ``width``, as views.
+
+        Raises:
+            ValueError: the layer is switchable and ``width`` is not one of its widths.
+        """
+        if self.switch:
+            index = self.switch.get(width_key(width))
+            if index is None:
+                raise ValueError(f"a switchable BatchNorm has no parameters for width {width}; its widths are {list(self.switch)}")
+            return self.weights[index], self.biases[index]
+        channels = self.channels_out(width)
+        return (None, None) if self.weight is None else (self.weight[:channels], self.bias[:channels])
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU where it has none."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def forward(self, x: Tensor) -> Tensor:
-        channels = self.channels_out(self.width)
-        weight, bias = self.weight[:channels], self.bias[:channels]
+        weight, bias = self.active(self.width)
         if self.accumulator is not None:
             self.accumulator.add(x)
         if not self.training and self.accumulator is None:
@@ -206,11 +242,11 @@ class _SlimmableBatchNorm(Slimmable):
 
     def extract_at(self, width: float) -> nn.Module:
         """A torch BatchNorm with the statistics of ``width``; one that uses batch statistics if there are none."""
-        channels = self.channels_out(width)
-        dense = self.dense_type(channels, eps=self.eps, track_running_stats=width_key(width) in self.statistics,
-                                device=self.weight.device)
-        dense.weight = nn.Parameter(self.weight[:channels].detach().clone())
-        dense.bias = nn.Parameter(self.bias[:channels].detach().clone())
+        weight, bias = map(_copied, self.active(width))
+        dense = self.dense_type(self.channels_out(width), eps=self.eps, affine=weight is not None, device=self.device,
+                                track_running_stats=width_key(width) in self.statistics)
+        if weight is not None:
+            dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
         if dense.track_running_stats:
             dense.running_mean, dense.running_var = map(_copied, self.statistics_at(width))
         return dense
@@ -246,7 +282,19 @@ class MomentAverage:
         self.variance = self.variance + share * (variance - self.variance)
 
 
-def _synchronized_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether any layer of ``model`` is a slimmable BatchNorm."""
+    return any(isinstance(module, _SlimmableBatchNorm) for module in model.modules())
+
+
+def make_switchable(model: nn.Module, widths: Sequence[float]) -> None:
+    """Give every BatchNorm of ``model`` a scale and a shift for each of ``widths``."""
+    for module in list(model.modules()):
+        if isinstance(module, _SlimmableBatchNorm):
+            module.make_switchable(widths)
+
+
+def _synchronized_batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """BatchNorm with the statistics of equal batches on all ranks, differentiable through the reductions.
 
     torch's SyncBatchNorm needs a GPU; this works on any backend, gloo on a CPU included. The variance is that of the centred
@@ -256,8 +304,9 @@ def _synchronized_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float
     mean = dist_functional.all_reduce(wide(x).mean(dims)) / dist.get_world_size()
     centred = wide(x) - mean.view(shape)
     variance = dist_functional.all_reduce(centred.square().mean(dims)) / dist.get_world_size()
-    scale = weight * torch.rsqrt(variance + eps)
-    return (centred * scale.view(shape) + bias.view(shape)).to(x.dtype)
+    scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
+    normalised = centred * scale.view(shape)
+    return (normalised if bias is None else normalised + bias.view(shape)).to(x.dtype)
 
 
 def wide(x: Tensor) -> Tensor:
