@@ -69,7 +69,7 @@ def queue_loss(method, outputs, targets, temperature):
     queue, total = torch.tensor(list(method.rows), dtype=torch.float64), 0.0
     for s, t in ((outputs[0], targets[1]), (outputs[1], targets[0])):
         for a, b in zip(s, t, strict=True):
-            powers = torch.exp(torch.stack([k @ (a / a.norm()) for k in [b / b.norm(), *queue]]) / temperature)
+            powers = torch.exp(torch.cat([(b / b.norm())[None], queue]) @ (a / a.norm()) / temperature)
             total = total - torch.log(powers[0] / powers.sum()) / len(s)
     return total / 2
 
