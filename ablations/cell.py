@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ablations.grid import Run
+from pretrain.errors import UserError
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.train import pretrain
 from transfer.classification import Options, evaluate
@@ -16,16 +19,25 @@ def missing_scores(run: Run) -> list[tuple[str, float]]:
 
 def finished(run: Run) -> bool:
     """Whether nothing of ``run`` is left to do."""
-    if not run.directory.exists() or not RunDirectory(run.directory).status().get("trained"):
-        return False
-    return not missing_scores(run)
+    return trained(run.directory) and not missing_scores(run)
+
+
+def trained(directory: Path) -> bool:
+    """Whether the pretraining of this run directory is complete."""
+    return directory.exists() and bool(RunDirectory(directory).status().get("trained"))
 
 
 def execute(run: Run) -> None:
     """Train ``run`` if it is not trained and evaluate what has no score; holds the run directory throughout.
 
     A run that another launcher holds is left to it.
+
+    Raises:
+        UserError: the run that this one needs is not trained.
     """
+    if run.needs is not None and not trained(run.needs):
+        raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
+                        "run the same command again when it is done")
     directory = RunDirectory(run.directory)
     try:
         with directory.lock():

@@ -1,8 +1,10 @@
 """Grids: a YAML file says which cells exist; expanding it gives one validated config for every cell and seed.
 
 A grid file has a ``title`` and ``cells``. An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name ->
-list of values, every combination is a cell; ``$widths`` is the list of evaluation widths), ``set`` (config key -> value, with
-placeholders) and ``by`` (factor -> value -> further settings).
+list of values, every combination is a cell), ``set`` (config key -> value, with placeholders), ``by`` (factor -> value -> further
+settings) and ``needs``: the cell whose run, of the same seed, must be trained first; ``{needs}`` in a setting is its directory.
+A factor's values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them,
+``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,7 @@ from pretrain.config import Config
 from pretrain.errors import UserError
 
 GRIDS = Path(__file__).parent / "grids"
+NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory, is known
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,17 @@ class Cell:
 
     name: str
     overrides: tuple[str, ...]
+    needs: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell with one seed: its config and its run directory."""
+    """One cell with one seed: its config, its run directory and that of the run that must be trained before, if any."""
 
     cell: str
     cfg: Config = field(repr=False)
     directory: Path
+    needs: Path | None = None
 
     @property
     def name(self) -> str:
@@ -55,8 +61,8 @@ def grids() -> list[str]:
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))
 
 
-def cells(grid: str, widths: Sequence[float]) -> list[Cell]:
-    """The cells of ``grid``, in the order of its file.
+def cells(grid: str, widths: Sequence[float], epochs: int) -> list[Cell]:
+    """The cells of ``grid``, in the order of its file, for these evaluation widths and a training of ``epochs``.
 
     Raises:
         UserError: there is no such grid.
@@ -66,11 +72,11 @@ def cells(grid: str, widths: Sequence[float]) -> list[Cell]:
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(grids())}"
         raise UserError(f"unknown grid {grid!r}; {hint}")
     content = yaml.safe_load((GRIDS / f"{grid}.yaml").read_text())
-    expanded = [cell for entry in content["cells"] for cell in _expand(entry, list(widths))]
+    expanded = [cell for entry in content["cells"] for cell in _expand(entry, list(widths), epochs)]
     return list({cell.name: cell for cell in expanded}.values())
 
 
-def _expand(entry: dict, widths: list[float]) -> list[Cell]:
+def _expand(entry: dict, widths: list[float], epochs: int) -> list[Cell]:
     factors = {name: widths if values == "$widths" else values for name, values in entry.get("factors", {}).items()}
     found = []
     for values in itertools.product(*factors.values()):
@@ -79,16 +85,25 @@ def _expand(entry: dict, widths: list[float]) -> list[Cell]:
         for factor, table in entry.get("by", {}).items():
             settings |= table.get(chosen[factor], {})
         found.append(Cell(entry["name"].format(**chosen),
-                          tuple(f"{key}={_filled(value, chosen)}" for key, value in settings.items())))
+                          tuple(f"{key}={_filled(value, chosen, widths, epochs)}" for key, value in settings.items()),
+                          entry.get("needs", "").format(**chosen)))
     return found
 
 
-def _filled(value: object, chosen: dict) -> object:
-    return value.format(**chosen) if isinstance(value, str) else value
+def _filled(value: object, chosen: dict, widths: list[float], epochs: int) -> object:
+    if not isinstance(value, str):
+        return value
+    if value == "$widths":
+        return "[" + ",".join(map(str, widths)) + "]"
+    if place := re.fullmatch(r"\$widths\[(0|-1)\]", value):
+        return widths[int(place[1])]
+    if part := re.fullmatch(r"\$epochs/(\d+)", value):
+        return epochs // int(part[1])
+    return value.format(**chosen, needs=NEEDS)
 
 
 def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """The cells whose names match one of ``patterns`` (shell wildcards allowed); all without any.
+    """The cells whose names match one of ``patterns`` (shell wildcards allowed), and what they need; all without any.
 
     Raises:
         UserError: a pattern matches nothing.
@@ -101,12 +116,17 @@ def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
             near = difflib.get_close_matches(pattern, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the cells are {', '.join(names)}"
             raise UserError(f"--only {pattern} matches no cell; {hint}")
-    return [cell for cell in every if any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)]
+    chosen = {cell.name for cell in every if any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)}
+    while missing := {cell.needs for cell in every if cell.name in chosen and cell.needs} - chosen:
+        chosen |= missing
+    return [cell for cell in every if cell.name in chosen]
 
 
 def _check_free(overrides: Sequence[str], every: Sequence[Cell], grid: str) -> None:
     """An override of what the grid varies would make different cells the same experiment."""
-    varied = {text.partition("=")[0] for cell in every for text in cell.overrides} - {"widths.min", "widths.max"}
+    settings = [dict(text.split("=", 1) for text in cell.overrides) for cell in every]
+    keys = {key for cell in settings for key in cell} - {"widths.min", "widths.max"}
+    varied = {key for key in keys if len({cell.get(key) for cell in settings}) > 1}
     for text in overrides:
         key = text.partition("=")[0]
         if key in varied | {"seed"}:
@@ -127,10 +147,32 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     listed = "[" + ",".join(map(str, widths)) + "]"
     common = [f"evaluation.widths={listed}", f"calibration.widths={listed}", f"diagnostics.widths={listed}"]
     found = []
-    every = cells(grid, widths)
+    every = cells(grid, widths, base.optimizer.epochs)
     _check_free(overrides, every, grid)
-    for cell, seed in itertools.product(select(every, only), seeds):
+    setting = _setting(base)
+    directories: dict[tuple[str, int], Path] = {}
+    for cell, seed in itertools.product(_needed_first(select(every, only)), seeds):
         label = [f"experiment.grid={grid}", f"experiment.cell={cell.name}", f"seed={seed}"]
-        cfg = config.load(profile, [*common, *cell.overrides, *label, *overrides])
-        found.append(Run(cell.name, cfg, runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"))
+        needed = directories[cell.needs, seed] if cell.needs else None
+        own = [text.replace(NEEDS, str(needed)) for text in cell.overrides]
+        cfg = config.load(profile, [*common, *own, *label, *overrides])
+        cfg.experiment.setting = setting
+        directories[cell.name, seed] = runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"
+        found.append(Run(cell.name, cfg, directories[cell.name, seed], needed))
     return found
+
+
+def _setting(base: Config) -> str:
+    """The setting of a launch in words: its tables are headed by this, and its cells are compared with each other only."""
+    images = f" ({base.data.limit} images)" if base.data.limit else ""
+    return (f"{base.data.name}{images} at {base.data.size} pixels, {base.model.arch}, {base.optimizer.epochs} epochs, batch "
+            f"{base.optimizer.batch_size}")
+
+
+def _needed_first(chosen: Sequence[Cell]) -> list[Cell]:
+    """``chosen`` in its order, but every cell behind the one it needs."""
+    ordered: list[Cell] = []
+    while len(ordered) < len(chosen):
+        done = {cell.name for cell in ordered}
+        ordered += [cell for cell in chosen if cell.name not in done and (not cell.needs or cell.needs in done)]
+    return ordered

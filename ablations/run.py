@@ -148,14 +148,27 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
         text = "done" if outcome.state == "done" else f"FAILED: {outcome.error} (log: {outcome.log})"
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
-    outcomes = run_all(jobs, arguments.executor, arguments.runs / arguments.grid / "logs", arguments.parallel,
-                       torch.cuda.device_count(), tell)
+    outcomes = []
+    for wave in waves(missing):
+        outcomes += run_all([job for job, run in zip(jobs, missing, strict=True) if run in wave], arguments.executor,
+                            arguments.runs / arguments.grid / "logs", arguments.parallel, torch.cuda.device_count(), tell)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     for outcome in failed:
         print(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
     return failed
+
+
+def waves(missing: Sequence[Run]) -> list[list[Run]]:
+    """``missing`` in lists to run one after another: a run stands behind the one it needs."""
+    found: list[list[Run]] = []
+    left = list(missing)
+    while left:
+        waiting = {run.directory for run in left}
+        found.append([run for run in left if run.needs not in waiting])
+        left = [run for run in left if run.needs in waiting]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Configuration of a pretraining run: typed, validated, and hashed into the run's name.
 
-A config is a preset (a YAML file of ``presets/``, or a path) with ``key=value`` overrides on top. Settings that METHOD section 6
-gives per base loss stand in a preset under ``by_base_loss`` and are chosen by ``objective.base_loss``; an override beats them.
+A config is a preset (a YAML file of ``presets/``, or a path) with ``key=value`` overrides on top. A preset may stand on another one
+(``base: cifar100``, a name or a path from its own folder) and says only what differs. Settings that METHOD section 6 gives per base
+loss stand in a preset under ``by_base_loss`` and are chosen by ``objective.base_loss``; those of a method compared with stand under
+``by_baseline`` and are chosen by ``experiment.baseline``. A file's settings by base loss beat its plain ones, a preset beats its
+base, those of the baseline beat both, and an override beats all.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ class ExperimentConfig:
     grid: str = ""
     cell: str = ""
     preset: str = ""
+    setting: str = ""  # in words, of the launch the run belongs to
+    baseline: str = ""  # the preset's settings of that baseline are used (``by_baseline``): mocov2, seed, ...
 
 
 @dataclass
@@ -227,6 +232,9 @@ LIST_LIMITS = {
 }
 ORDERED = ("augment.crop_scale", "augment.crop_ratio", "augment.blur_sigma")  # a range: from, to
 WIDTH_LISTS = ("widths.fixed", "diagnostics.widths", "calibration.widths", "evaluation.widths")
+# Parts of a preset that a setting chooses from: which section and key, and what that is where nothing says it.
+CHOSEN = {"by_base_loss": ("objective", "base_loss", ObjectiveConfig.base_loss),
+          "by_baseline": ("experiment", "baseline", ExperimentConfig.baseline)}
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
               "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics",
@@ -244,18 +252,31 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown preset, key or value, or an impossible combination.
     """
-    raw = _read_preset(preset)
-    by_base_loss = raw.pop("by_base_loss", {})
-    _check_by_base_loss(by_base_loss)
+    layers = _layers(preset)
+    tables = {key: [layer.pop(key, {}) for layer in layers] for key in CHOSEN}
+    _check_tables(tables)
     try:
         chosen = OmegaConf.to_container(OmegaConf.from_dotlist([_checked_override(text) for text in overrides]))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
-    for layer in (raw, chosen):
+    for layer in (*layers, chosen):
         _check_keys(layer)
-    objective = raw.get("objective", {}) | chosen.get("objective", {})
-    own = by_base_loss.get(objective.get("base_loss", ObjectiveConfig.base_loss), {})
-    return from_dict(_merged(raw, own, {"experiment": {"preset": Path(preset).stem}}, chosen))
+    loss, baseline = (_chosen_by(key, [*layers, chosen]) for key in CHOSEN)
+    by_loss = [table.get(loss, {}) for table in tables["by_base_loss"]]
+    by_baseline = [table[baseline] for table in tables["by_baseline"] if baseline in table]
+    if baseline and not by_baseline:
+        known = sorted({name for table in tables["by_baseline"] for name in table})
+        instead = f"write one of {', '.join(known)}" if known else "choose another preset, or give it by_baseline settings"
+        raise UserError(f"experiment.baseline={baseline}: the preset {preset} has no settings for it; {instead}")
+    pairs = [part for pair in zip(layers, by_loss, strict=True) for part in pair]
+    return from_dict(_merged(*pairs, *by_baseline, {"experiment": {"preset": Path(preset).stem}}, chosen))
+
+
+def _chosen_by(key: str, layers: Sequence[dict]) -> str:
+    """The value, in the last of ``layers`` that has one, of the setting that chooses among a preset's ``key``."""
+    section, name, default = CHOSEN[key]
+    values = [default] + [layer[section][name] for layer in layers if name in (layer.get(section) or {})]
+    return str(values[-1])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -300,6 +321,9 @@ def config_hash(cfg: Config) -> str:
         for parent in parents:
             section = section[parent]
         section.pop(last)
+    if content["objective"]["seed_teacher"]:  # by name: a moved tree of runs is the same; its weights are checked in training
+        teacher = Path(content["objective"]["seed_teacher"])
+        content["objective"]["seed_teacher"] = (teacher.parent if teacher.suffix == ".pt" else teacher).name
     return hashlib.sha256(json.dumps(_difference(content, to_dict(Config())), sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -508,12 +532,34 @@ def _validate_regularizer(cfg: Config) -> None:
                         f"alpha must have reached its end; write at most {cfg.optimizer.epochs // 2}")
 
 
-def _read_preset(preset: str) -> dict:
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+def _layers(preset: str) -> list[dict]:
+    """``preset`` and what it stands on, the lowest base first; nothing is chosen yet."""
+    found: list[dict] = []
+    path, seen = _preset_path(preset), []
+    while path is not None:
+        if path in seen:
+            raise UserError(f"presets stand on each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
+                            "remove one base:")
+        seen.append(path)
+        raw = _read_preset(path)
+        base = raw.pop("base", None)
+        found.append(raw)
+        path = None if base is None else _preset_path(str(base), path.parent)
+    return found[::-1]
+
+
+def _preset_path(preset: str, folder: Path = Path()) -> Path:
+    """The file of a preset's name, or of a path (from ``folder``)."""
+    path = (folder / preset if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml").resolve()
     if not path.is_file():
         near = difflib.get_close_matches(preset, presets(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(presets())}, or give a .yaml file"
         raise UserError(f"unknown preset {preset!r}; {hint}")
+    return path
+
+
+def _read_preset(path: Path) -> dict:
+    """One preset file. Raises :class:`UserError` where it is no mapping of sections."""
     try:
         raw = _parsed(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -528,14 +574,18 @@ def _parsed(text: str):
     return yaml.safe_load(text) or {}
 
 
-def _check_by_base_loss(sections) -> None:
-    known = CHOICES["objective.base_loss"]
-    if not isinstance(sections, dict) or not set(sections) <= set(known):
-        raise UserError(f"by_base_loss must map {' and '.join(known)}, or one of them, to sections of their own")
-    for section in sections.values():
-        if not isinstance(section, dict):
-            raise UserError("by_base_loss: below each loss stand sections, as at the top of the preset")
-        _check_keys(section)
+def _check_tables(tables: dict[str, list]) -> None:
+    """:class:`UserError` unless each of a preset's chosen parts maps what may be chosen to sections of the config."""
+    losses = CHOICES["objective.base_loss"]
+    for key, found in tables.items():
+        for table in found:
+            if not isinstance(table, dict) or (key == "by_base_loss" and not set(table) <= set(losses)):
+                names = f"{' and '.join(losses)}, or one of them," if key == "by_base_loss" else "names of baselines"
+                raise UserError(f"{key} must map {names} to sections of their own")
+            for section in table.values():
+                if not isinstance(section, dict):
+                    raise UserError(f"{key}: below each name stand sections, as at the top of the preset")
+                _check_keys(section)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ FORMAT = 1
 
 # What names an experiment; these columns are the same in all three frames.
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
-                "width_min", "width_max", "setting", "preset", "seed", "state"]
+                "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
 RUN_COLUMNS = [*CELL_COLUMNS, "why", "started", "finished", "train_seconds", "train_flops", "path"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "width", "value", "chance", "count", "flops", "parameters"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
@@ -119,11 +119,15 @@ def _factors(config: dict[str, Any], source: Path) -> dict[str, Any]:
             value = value[part]
         return value
 
+    def optional(key: str) -> Any:
+        section, name = key.split(".")
+        return config[section].get(name) if isinstance(config.get(section), dict) else None
+
     base, distill, teacher = get("objective.base_loss"), get("objective.distill_loss"), get("objective.teacher")
     low, high = float(get("widths.min")), float(get("widths.max"))
     kind = "individual" if low == high else "naive" if distill == "none" else "us3l"
-    limit = config["data"].get("limit") if isinstance(config.get("data"), dict) else 0
-    setting = (f"{get('data.name')}{f' ({limit} images)' if limit else ''} at {get('data.size')} pixels, "
+    limit = optional("data.limit")
+    trained = (f"{get('data.name')}{f' ({limit} images)' if limit else ''} at {get('data.size')} pixels, "
                f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
     # A run started by hand belongs to no grid: its place names it.
     place = source.parent.resolve()
@@ -131,8 +135,16 @@ def _factors(config: dict[str, Any], source: Path) -> dict[str, Any]:
             "base_loss": base, "distill_loss": distill, "teacher": teacher,
             "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
             "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
-            "arch": get("model.arch"), "width_min": low, "width_max": high, "setting": setting,
-            "preset": get("experiment.preset"), "seed": int(get("seed"))}
+            "arch": get("model.arch"), "width_min": low, "width_max": high,
+            # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
+            "setting": optional("experiment.setting") or trained, "trained": trained, "preset": get("experiment.preset"),
+            "needs": _run_of(optional("objective.seed_teacher") or ""), "seed": int(get("seed"))}
+
+
+def _run_of(checkpoint: str) -> str:
+    """The name of the run directory that a checkpoint lies in, which may be given by the directory itself; "" for none."""
+    path = Path(checkpoint)
+    return path.parent.name if path.suffix == ".pt" else path.name
 
 
 def guidelines(base_loss: str, distill_loss: str, teacher: str) -> str:

@@ -79,12 +79,12 @@ def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Fi
     _require(scores, f"no scores with a {across} in result.json")
     metric, dataset = scores["metric"].iloc[0], scores["dataset"].iloc[0]
     ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=across == "flops")
-    with _style():
+    with style():
         figure, axes = _method_axes(scores, share=True)
         for method, axis in axes.items():
             part = scores[scores["method"].eq(method)]
             for name, group in part.groupby(training_kind(part), sort=False):
-                _points(axis, group, across, scale, TRAINING[name])
+                points(axis, group, across, scale, TRAINING[name])
             if across == "flops":
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
@@ -100,7 +100,7 @@ def training_base(metrics: pd.DataFrame) -> Figure:
     """The base loss of the widest network by epoch, a panel a method; losses of one kind share their axis."""
     rows = _widest(metrics[metrics["name"].eq("loss/base")])
     _require(rows, "no loss/base in metrics.jsonl")
-    with _style():
+    with style():
         figure, axes = _method_axes(rows, share="row")
         for method, axis in axes.items():
             part = rows[rows["method"].eq(method)]
@@ -120,7 +120,7 @@ def training_distillation(metrics: pd.DataFrame) -> Figure:
     _require(rows, "no loss/distill in metrics.jsonl")
     loss = rows["distill_loss"].where(rows["kind"].ne("naive"), rows["base_loss"])
     kinds = [kind for kind in ("mse", "infonce") if loss.eq(kind).any()]
-    with _style():
+    with style():
         figure = Figure(figsize=(3.6 * len(kinds) + 0.3, 3.4))
         grid = figure.subplots(1, len(kinds), squeeze=False)[0]
         for axis, kind in zip(grid, kinds, strict=True):
@@ -160,7 +160,7 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
         at = "" if width is None else f" at width {width:g}"
         raise NothingToPlot(f"no {' and no '.join(missing)}{at} in metrics.jsonl")
     methods = [method for method in METHODS.values() if rows["method"].eq(method).any()]
-    with _style():
+    with style():
         figure = Figure(figsize=(max(2.3 * len(methods) + 0.6, 4.6), 2.1 * len(names) + 0.9))
         grid = figure.subplots(len(names), len(methods), squeeze=False, sharey="row", sharex=True)
         for line, (name, label) in zip(grid, names.items(), strict=True):
@@ -183,7 +183,7 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.png and ``stem``.svg; the same figure gives the same bytes."""
-    with _style():
+    with style():
         for path in files(stem):
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
             figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
@@ -196,7 +196,8 @@ def files(stem: Path) -> list[Path]:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Everything drawn inside looks like this project's pictures, whatever the user's matplotlib settings."""
     with matplotlib.style.context(["default", STYLE]):
         yield
 
@@ -235,11 +236,12 @@ def _method_title(method: str) -> str:
     return f"{method}\n{LOSSES[base]} base, {teacher} teacher"
 
 
-def _points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look) -> None:
-    """Mean over seeds at each width, with error bars of one standard deviation."""
+def points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look, label: str | None = None) -> None:
+    """Mean over seeds at each width, with error bars of one standard deviation; ``across`` (times ``scale``) is the abscissa."""
     per_seed = group.assign(x=group[across]).groupby(["width", "seed"])[["value", "x"]].mean()
     summary = per_seed.groupby("width").agg(mean=("value", "mean"), std=("value", "std"), x=("x", "mean"))
-    axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=100 * summary["std"].fillna(0.0), **look.options())
+    axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=100 * summary["std"].fillna(0.0), label=label,
+                  **look.options())
 
 
 def _curves(axis: Axes, rows: pd.DataFrame, keys: pd.Series, looks: dict[str, Look], line: str | None = None,

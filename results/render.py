@@ -46,7 +46,7 @@ class Column:
     """A text column at the left; ``detail`` ones are dropped where a terminal is too narrow."""
 
     name: str
-    align: str = "left"  # left | center
+    align: str = "left"  # left | center | right
     detail: bool = False
 
 
@@ -80,7 +80,7 @@ def markdown(table: Table) -> str:
         return "| " + " | ".join(texts) + " |"
 
     names = [_md(column.name) for column in table.columns] + [_md(name) for name in table.value_names]
-    rules = [":-:" if column.align == "center" else ":--" for column in table.columns]
+    rules = [{"left": ":--", "center": ":-:", "right": "--:"}[column.align] for column in table.columns]
     rules += ["--:"] * len(table.value_names)
     lines = [f"**{_md(table.title)}**", "", _md(table.caption), "", cells(names), cells(rules)]
     for row in table.rows:
@@ -145,7 +145,7 @@ def latex_escape(text: str) -> str:
 def latex(table: Table) -> str:
     """A booktabs ``table`` environment to \\input; the packages it needs are named in its first line."""
     left, right, header = len(table.columns), len(table.value_names), latex_escape(table.value_header)
-    align = "".join("c" if column.align == "center" else "l" for column in table.columns) + "r" * right
+    align = "".join(column.align[0] for column in table.columns) + "r" * right
     names = [*(column.name for column in table.columns), *table.value_names]
     lines = [r"% \usepackage{booktabs,amssymb,graphicx}", r"\begin{table*}[t]", r"  \centering",
              rf"  \caption{{{latex_escape(table.title + '. ' + table.caption)}}}", rf"  \label{{tab:{table.name}}}",

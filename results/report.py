@@ -24,7 +24,7 @@ import pandas as pd
 import rich.console
 from matplotlib.figure import Figure
 
-from results import frame, plots, render, tables
+from results import frame, grid_plots, grid_tables, plots, render, tables
 
 FORMAT = 1
 MANIFEST = "report.json"
@@ -63,7 +63,7 @@ def build(runs: Path, out: Path | None = None) -> Report:
     metrics = metrics[metrics["run"].isin(counted["run"])]
     scores = frame.load(runs)
     scores = tables.mark_collapse(scores[scores["run"].isin(counted["run"])], metrics)
-    texts, pictures = _tables(scores, counted, result), _pictures(scores, metrics)
+    texts, pictures = _tables(scores, counted, result), _pictures(scores, metrics, counted)
     try:
         _write(result, texts, pictures)
     except FileExistsError:
@@ -92,7 +92,7 @@ def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[st
     for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]):
         first = part.iloc[0]
         own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
-        make = tables.TABLES.get(first["grid"], tables.by_cell)
+        make = grid_tables.TABLES.get(first["grid"], tables.by_cell)
         metric = first["metric"]
         rank = preference.index(metric) if metric in preference else len(preference)
         made.append((-len(part), rank, make(part, own, f"table-{name}")))
@@ -102,13 +102,25 @@ def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[st
             for table in result.tables for suffix, renderer in RENDERERS.items()}
 
 
-def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, partial[Figure]]:
-    """Name -> what draws it."""
+def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -> dict[str, partial[Figure]]:
+    """Name -> what draws it.
+
+    The pictures of the guidelines tell runs apart by method and kind of training; where a grid varies something else they would
+    mix its cells, and its own pictures follow the rows of its table instead.
+    """
     todo: dict[str, partial[Figure]] = {}
     for name, part in _parts(scores, ["grid", "setting", "dataset", "metric"], ["dataset", "metric"]) or [("", scores)]:
+        first = part.iloc[0] if len(part) else None
+        if first is not None and first["grid"] in grid_tables.ROWS:
+            own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
+            todo[_join("accuracy-width", name)] = partial(grid_plots.accuracy_by_width, part, own)
+            todo[_join("accuracy-cost", name)] = partial(grid_plots.accuracy_by_cost, part, own)
+            continue
         todo[_join("accuracy-width", name)] = partial(plots.accuracy_by_width, part)
         todo[_join("accuracy-flops", name)] = partial(plots.accuracy_by_flops, part)
     for name, part in _parts(metrics, ["grid", "setting"], []) or [("", metrics)]:
+        if len(part) and part["grid"].iloc[0] in grid_tables.ROWS:
+            continue
         todo[_join("training-base-loss", name)] = partial(plots.training_base, part)
         todo[_join("training-distillation-loss", name)] = partial(plots.training_distillation, part)
         todo[_join("drift", name)] = partial(plots.drift, part)
@@ -174,9 +186,11 @@ def _earlier(out: Path) -> dict[str, Any]:
 
 def _fingerprint(draw: partial[Figure]) -> str:
     """Of all that decides a picture: the rows and options it is drawn from, this package's code, matplotlib."""
-    rows, *options = draw.args
+    frames = [value for value in draw.args if isinstance(value, pd.DataFrame)]
+    options = [value for value in draw.args if not isinstance(value, pd.DataFrame)]
     known = hashlib.sha256(f"{matplotlib.__version__} {draw.func.__name__} {options}".encode())
-    known.update(pd.util.hash_pandas_object(rows.drop(columns="state"), index=False).to_numpy().tobytes())
+    for rows in frames:
+        known.update(pd.util.hash_pandas_object(rows.drop(columns="state"), index=False).to_numpy().tobytes())
     for source in sorted([*Path(__file__).parent.glob("*.py"), plots.STYLE]):
         known.update(source.read_bytes())
     return known.hexdigest()[:16]

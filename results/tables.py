@@ -1,12 +1,12 @@
 """Tables, one function each, from the tidy frame of one data set and metric to a :class:`results.render.Table`.
 
-A new table is a list of :class:`RowSpec` given to :func:`score_table`, and its function's place in ``TABLES``.
+A new table is a list of :class:`RowSpec` given to :func:`score_table`, and its function's place in ``grid_tables.TABLES``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -31,11 +31,12 @@ GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One row: its section, its texts, and the values that the frame's columns have in it."""
+    """One row: its section, its texts, the values that the frame's columns have in it, and its name in a picture of its section."""
 
     section: str
     labels: tuple[str, ...]
     where: dict[str, object] = field(default_factory=dict)
+    short: str = ""
 
     def select(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of ``frame`` that belong here."""
@@ -95,9 +96,6 @@ def by_cell(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "cells") -> Ta
             for kind, cell in sorted(set(zip(runs["kind"], runs["cell"], strict=True)), key=lambda pair: pair[1])]
     grid = ", ".join(sorted(set(runs["grid"])))
     return score_table(name, f"Grid {grid}", scores, runs, [Column("Cell")], [replace(row, section="") for row in rows])
-
-
-TABLES: dict[str, Callable[..., Table]] = {"guidelines": guidelines}
 
 
 def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
@@ -164,7 +162,7 @@ def _mark_best(grid: list[list[Score | None]], position: int) -> None:
 
 def _caption(found: list[Score], seeds: int, runs: pd.DataFrame) -> str:
     text = [" and ".join(f"Trained on {setting}" if not index else setting
-                         for index, setting in enumerate(sorted(set(runs["setting"])))) + "."]
+                         for index, setting in enumerate(sorted(set(runs["trained"])))) + "."]
     if seeds > 1:
         text.append(f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); "
                     f"best of a column in bold.")

@@ -37,8 +37,8 @@ def record(width, value, metric="knn", **changes):
             "parameters": int(7e5 * width**2)} | changes
 
 
-def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", name=None, finished="2026-01-02"):
-    """Write one run directory and return it. No result.json where there are no records."""
+def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", name=None, finished="2026-01-02", cost=(60.0, 1e12)):
+    """Write one run directory and return it. No result.json where there are no records. ``cost``: seconds and FLOPs of training."""
     cell, seed = cfg["experiment"]["cell"], cfg["seed"]
     path = grid_directory / (name or f"{cell}-s{seed}-{crc32(json.dumps(cfg).encode()):08x}")
     path.mkdir(parents=True)
@@ -49,7 +49,7 @@ def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", n
     (path / "status.json").write_text(json.dumps(status))
     if records:
         (path / "result.json").write_text(json.dumps({"format": 1, "records": list(records)}))
-        (path / "provenance.json").write_text(json.dumps({"format": 1, "train_seconds": 60.0, "train_flops": 1e12}))
+        (path / "provenance.json").write_text(json.dumps({"format": 1, "train_seconds": cost[0], "train_flops": cost[1]}))
     if metrics:
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
     return path

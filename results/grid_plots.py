@@ -1,0 +1,109 @@
+"""Pictures of the ablation grids and of the comparison: the rows of their tables against width, and against what training cost.
+
+A panel is a section of the table, a series one of its rows, in the table's order. Colour, marker and line style together tell the
+series of a panel apart; each panel has its own legend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from results.grid_tables import Cost, rows_of, training_cost, with_family
+from results.plots import Look, NothingToPlot, points, style
+from results.tables import METRICS, RowSpec
+
+LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
+         Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
+COLUMNS = 4  # panels in a line
+
+
+def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Accuracy (percent) against width. ``scores``: one grid, task, data set and metric. Error bars: std over seeds.
+
+    Raises:
+        NothingToPlot: no row of the grid's table has a score.
+    """
+    scores, rows = _scored(scores, runs)
+    sections = list(dict.fromkeys(row.section for row in rows))
+    lines = math.ceil(len(sections) / COLUMNS)
+    longest = max(sum(row.section == section for row in rows) for section in sections)
+    with style():
+        figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
+        grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
+        for axis, section in zip(grid.flat, sections, strict=False):
+            for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
+                points(axis, row.select(scores), "width", 1.0, look, row.short)
+            axis.set_title(section)
+            axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
+            axis.set_xlabel("Width (fraction of channels)")
+            axis.tick_params(labelbottom=True)
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
+        for axis in grid.flat[len(sections):]:
+            axis.set_visible(False)
+        _label_left(grid[:, 0], scores)
+    return figure
+
+
+def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
+    """Accuracy (percent) at the widest and at the narrowest width against the FLOPs of all trainings that serving all widths takes.
+
+    Raises:
+        NothingToPlot: no row has scores at all widths and a known cost.
+    """
+    scores, rows = _scored(scores, runs)
+    costs = [(row, cost) for row in rows if (cost := training_cost(row, scores, with_family(runs))).flops > 0]
+    if not costs:
+        raise NothingToPlot("no row of the table has scores at all widths and train_flops in provenance.json")
+    ends = sorted({scores["width"].max(), scores["width"].min()}, reverse=True)
+    with style():
+        figure = Figure(figsize=(3.3 * len(ends) + 0.6, 3.1 + 0.17 * len(costs)))
+        axes = figure.subplots(1, len(ends), squeeze=False, sharex=True, sharey=True)[0]
+        for axis, width in zip(axes, ends, strict=True):
+            _cost_points(axis, costs, scores[scores["width"].sub(width).abs().lt(1e-6)])
+            axis.set_title(f"Width {width:g}")
+            axis.set_xscale("log")
+            axis.set_xlabel("Training FLOPs to serve all widths, log scale")
+        _label_left(axes[:1], scores)
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return figure
+
+
+def _cost_points(axis: Axes, costs: Sequence[tuple[RowSpec, Cost]], scores: pd.DataFrame) -> None:
+    alone = len({row.short for row, _ in costs}) == len(costs)
+    for place, (row, cost) in enumerate(costs):
+        look = LOOKS[place % len(LOOKS)]
+        # Beyond one round of looks the marker's size tells rows apart.
+        size = 8 + 3 * (place // len(LOOKS))
+        per_seed = row.select(scores).groupby("seed")["value"].mean()
+        spread = 0.0 if len(per_seed) < 2 else float(per_seed.std())
+        axis.errorbar([cost.flops], [100 * per_seed.mean()], yerr=[100 * spread], markersize=size,
+                       label=row.short if alone else f"{row.section}: {row.short}", **look.options() | {"linestyle": "none"})
+
+
+def _scored(scores: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[RowSpec]]:
+    """The scores with families, and the rows of their grid's table that have one."""
+    scores = with_family(scores[scores["value"].notna()])
+    if scores.empty:
+        raise NothingToPlot("no scores in result.json")
+    rows = [row for row in rows_of(scores["grid"].iloc[0], runs) if len(row.select(scores))]
+    return scores, rows
+
+
+def _looks() -> Iterable[Look]:
+    """The looks, over and over."""
+    while True:
+        yield from LOOKS
+
+
+def _label_left(axes: Sequence[Axes], scores: pd.DataFrame) -> None:
+    metric, seeds = scores["metric"].iloc[0], scores["seed"].nunique()
+    note = f"\nmean and one std of {seeds} seeds" if seeds > 1 else "\none seed"
+    for axis in axes:
+        axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%){note}")

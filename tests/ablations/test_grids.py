@@ -1,0 +1,247 @@
+"""The grids that come with the project: they expand, nothing is twice in them, and a cell is what its name says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ablations import grid
+from ablations.run import waves
+from pretrain import config
+from pretrain.errors import UserError
+from results import grid_tables
+
+WIDTHS = [1.0, 0.75, 0.5, 0.25]
+# What differs between two cells of a grid, beside the settings that a profile gives by base loss or baseline.
+VARIED = {
+    "guidelines": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max"},
+    "head": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head"},
+    "sampling": {"widths.sampling", "widths.per_step"},
+    "regularization": {"regularizer.kind", "regularizer.groups", "regularizer.alpha", "regularizer.warmup_epochs"},
+    "momentum": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.ema_momentum",
+                 "objective.ema_schedule"},
+    "update": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.update"},
+    "comparison": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head", "widths.sampling",
+                   "widths.min", "widths.max", "widths.slow_start_epochs", "regularizer.kind", "model.switchable_bn",
+                   "objective.width_weights", "objective.seed_teacher"},
+}
+BY_BASE_LOSS = {"digits": set(), "cifar100": {"model.projector_out", "optimizer.lr", "regularizer.coefficient"}}
+BY_BASELINE = {"digits": {"objective.queue", "objective.temperature"},
+               "cifar100": {"objective.queue", "objective.temperature", "objective.ema_momentum", "optimizer.epochs",
+                            "optimizer.batch_size"}}
+METHODS = {"simsiam": ("mse", "online"), "byol": ("mse", "momentum"), "simclr": ("infonce", "online"),
+           "momentum-simclr": ("infonce", "momentum")}
+
+
+@pytest.fixture(scope="module")
+def expanded():
+    return {(name, profile): expand(name, profile) for name in grid.grids() for profile in ("digits", "cifar100")}
+
+
+def expand(name, profile="digits", only=(), seeds=(100,), overrides=(), runs="runs"):
+    return grid.expand(name, profile, only, seeds, None, overrides, Path(runs))
+
+
+def flat(cfg) -> dict[str, object]:
+    content = config.to_dict(cfg)
+    return {f"{section}.{key}": value for section, values in content.items() if isinstance(values, dict)
+            for key, value in values.items()}
+
+
+def guidance(cfg) -> tuple[str, str, str]:
+    return cfg.objective.base_loss, cfg.objective.distill_loss, cfg.objective.teacher
+
+
+def test_every_grid_of_the_project_is_looked_at_here():
+    assert set(VARIED) == set(grid.grids())
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100"])
+@pytest.mark.parametrize("name", sorted(VARIED))
+def test_no_cell_and_no_experiment_is_twice_in_a_grid(expanded, name, profile):
+    runs = expanded[name, profile]
+    assert len({run.cell for run in runs}) == len({config.config_hash(run.cfg) for run in runs}) == len(runs) > 1
+    assert all(re.fullmatch(r"[a-z0-9.]+([-_][a-z0-9.]+)*", run.cell) for run in runs)
+    assert {run.cfg.experiment.grid for run in runs} == {name} and all(run.cfg.experiment.cell == run.cell for run in runs)
+    assert len({run.cfg.experiment.setting for run in runs}) == 1
+
+
+@pytest.mark.parametrize("profile", ["digits", "cifar100"])
+@pytest.mark.parametrize("name", sorted(VARIED))
+def test_what_varies_is_what_the_grid_is_about(expanded, name, profile):
+    content = [{key: value for key, value in flat(run.cfg).items() if not key.startswith("experiment.")}
+               for run in expanded[name, profile]]
+    varied = {key for key in content[0] if len({repr(cell[key]) for cell in content}) > 1}
+    losses = {run.cfg.objective.base_loss for run in expanded[name, profile]}
+    baselines = {run.cfg.experiment.baseline for run in expanded[name, profile]}
+    assert varied == VARIED[name] | (BY_BASE_LOSS[profile] if len(losses) > 1 else set()) | (
+        BY_BASELINE[profile] if len(baselines) > 1 else set())
+
+
+def test_head_cells(expanded):
+    for run in expanded["head", "digits"]:
+        base, distill, teacher, head = run.cell.split("-")
+        assert (*guidance(run.cfg), run.cfg.objective.head) == (base, distill, teacher, head)
+    # 4 with the MSE base, each with 3 heads; two with InfoNCE, which has no predictor to share
+    assert len(expanded["head", "digits"]) == 4 * 3 + 2 * 2
+
+
+def test_sampling_cells(expanded):
+    named = {run.cell: run.cfg.widths for run in expanded["sampling", "digits"]}
+    for rule in ("uniform", "sandwich", "dynamic"):
+        for n in (2, 3, 4):
+            widths = named.pop(f"{rule}-n{n}")
+            assert (widths.sampling, widths.per_step) == (rule, n)
+    assert set(named) == {"fixed-list"} and (named["fixed-list"].sampling, named["fixed-list"].fixed) == ("fixed", WIDTHS)
+    assert {guidance(run.cfg) for run in expanded["sampling", "digits"]} == {("infonce", "infonce", "momentum")}
+
+
+def test_the_fixed_list_is_that_of_the_widths_asked_for():
+    runs = grid.expand("sampling", "digits", ["fixed-list"], [100], [0.5, 1.0], [], Path("runs"))
+    assert runs[0].cfg.widths.fixed == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(("profile", "epochs"), [("digits", 16), ("cifar100", 400)])
+def test_regularization_cells(expanded, profile, epochs):
+    named = {run.cell: run.cfg.regularizer for run in expanded["regularization", profile]}
+    assert (named.pop("none").kind, named.pop("l2").kind) == ("none", "l2")
+    assert {reg.coefficient for reg in named.values()} == {expanded["regularization", profile][0].cfg.regularizer.coefficient}
+    warm = {"": 0, "-warmup-quarter": epochs // 4, "-warmup-half": epochs // 2}
+    seen = set()
+    for cell, reg in named.items():
+        groups, alpha, warmup = re.fullmatch(r"group(\d+)-alpha([\d.]+)(-warmup-\w+|)", cell).groups()
+        assert (reg.kind, reg.groups, reg.alpha, reg.warmup_epochs) == ("group", int(groups), float(alpha), warm[warmup])
+        seen.add((int(groups), float(alpha), warmup))
+    possible = {(g, a, "") for g in (4, 8, 16) for a in (0.02, 0.05, 0.1) if a * (g - 1) < 1}
+    assert seen == possible | {(8, 0.05, "-warmup-quarter"), (8, 0.05, "-warmup-half")}
+
+
+def test_momentum_cells(expanded):
+    found = set()
+    for run in expanded["momentum", "digits"]:
+        base, distill, what, *cosine = run.cell.split("-")
+        own = run.cfg.objective
+        assert (own.base_loss, own.distill_loss, own.teacher) == (base, distill, "online" if what == "online" else "momentum")
+        if what != "online":
+            assert own.ema_momentum == float(what[1:]) and own.ema_schedule == ("cosine" if cosine else "constant")
+            found.add((base, own.ema_momentum, own.ema_schedule))
+    assert found == {(base, m, "constant") for base in ("mse", "infonce") for m in (0.5, 0.7, 0.9, 0.95, 0.99)} | {
+        (base, m, "cosine") for base in ("mse", "infonce") for m in (0.5, 0.9, 0.99)}
+
+
+def test_update_cells(expanded):
+    for run in expanded["update", "digits"]:
+        base, distill, teacher, update = run.cell.split("-")
+        assert (*guidance(run.cfg), run.cfg.objective.update) == (base, distill, teacher, update)
+    assert len(expanded["update", "digits"]) == 3 * 2
+
+
+def test_us3l_cells_differ_from_us3l_in_the_part_that_they_are_without(expanded):
+    runs = {run.cell: flat(run.cfg) for run in expanded["comparison", "digits"]}
+    full = runs["us3l"]
+    assert (full["objective.base_loss"], full["objective.distill_loss"], full["objective.teacher"], full["objective.head"],
+            full["widths.sampling"], full["regularizer.kind"]) == ("infonce", "infonce", "momentum", "own", "dynamic", "group")
+    changed = {cell: {key: value for key, value in content.items() if value != full[key] and not key.startswith("experiment.")}
+               for cell, content in runs.items() if cell.startswith("us3l-")}
+    assert changed == {
+        "us3l-without-infonce-base": {"objective.base_loss": "mse"},
+        "us3l-without-infonce-distillation": {"objective.distill_loss": "mse"},
+        "us3l-without-momentum": {"objective.teacher": "online"}, "us3l-without-head": {"objective.head": "none"},
+        "us3l-without-dynamic": {"widths.sampling": "sandwich"}, "us3l-without-group": {"regularizer.kind": "l2"},
+        "us3l-simsiam": {"objective.base_loss": "mse", "objective.teacher": "online"}}
+
+
+def test_baselines_of_the_comparison(expanded):
+    runs = {run.cell: run for run in expanded["comparison", "digits"]}
+    for method, (base, teacher) in METHODS.items():
+        assert guidance(runs[f"naive-{method}"].cfg) == (base, "none", teacher)
+        for width in WIDTHS:
+            own = runs[f"individual-{method}-w{width}"].cfg
+            assert guidance(own) == (base, "none", teacher) and (own.widths.min, own.widths.max) == (width, width)
+
+
+def test_slimmable_baselines_train_the_asked_widths():
+    for cell, switchable in (("slimmable", False), ("slimmable-switchable", True)):
+        own = grid.expand("comparison", "digits", [cell], [100], [0.5, 0.75], [], Path("runs"))[0]
+        assert (guidance(own.cfg), own.cfg.model.switchable_bn) == (("infonce", "none", "momentum"), switchable)
+        assert (own.cfg.widths.sampling, own.cfg.widths.fixed, own.widths) == ("fixed", [0.75, 0.5], [0.75, 0.5])
+    assert (own.cfg.widths.min, own.cfg.widths.max) == (0.5, 0.75)
+
+
+@pytest.mark.parametrize(("profile", "epochs", "queue"), [("digits", 16, (512, 1024)), ("cifar100", 400, (2048, 32768))])
+def test_baselines_with_settings_of_their_own(expanded, profile, epochs, queue):
+    runs = {run.cell: run for run in expanded["comparison", profile]}
+    for width in WIDTHS:
+        moco, seed = runs[f"individual-mocov2-w{width}"].cfg, runs[f"seed-w{width}"]
+        assert (guidance(moco), moco.objective.queue) == (("infonce", "none", "momentum"), queue[0])
+        assert (guidance(seed.cfg), seed.cfg.objective.queue) == (("seed", "none", "online"), queue[1])
+        assert seed.needs == Path(seed.cfg.objective.seed_teacher) == runs["individual-byol-w1.0"].directory
+        assert seed.cfg.model.projector_out == runs["individual-byol-w1.0"].cfg.model.projector_out
+    slimclr = runs["slimclr"].cfg
+    assert (guidance(slimclr), slimclr.objective.queue) == (("infonce", "infonce", "momentum"), queue[0])
+    assert (slimclr.widths.sampling, slimclr.widths.slow_start_epochs) == ("fixed", epochs // 2)
+
+
+def test_the_teachers_place_does_not_change_a_runs_name_but_the_teacher_does():
+    def student(**changes):
+        return next(run.directory.name for run in expand("comparison", only=["seed-w0.5"], **changes) if run.cell == "seed-w0.5")
+
+    assert student() == student(runs="elsewhere") != student(seeds=(101,)).replace("s101", "s100")
+    assert student() != student(overrides=["optimizer.lr=0.1"])
+
+
+def test_what_all_cells_share_can_be_changed_and_what_varies_cannot():
+    assert {run.cfg.objective.base_loss for run in expand("sampling", overrides=["objective.base_loss=mse"])} == {"mse"}
+    for text in ("widths.sampling=uniform", "widths.per_step=5", "widths.fixed=[1.0]"):
+        with pytest.raises(UserError, match="what the grid sampling varies"):
+            expand("sampling", overrides=[text])
+
+
+@pytest.fixture
+def chained(tmp_path, monkeypatch):
+    """A grid of a cell that learns from another one's checkpoint, which stands behind it in the file."""
+    (tmp_path / "chained.yaml").write_text("""
+title: Chained
+cells:
+  - name: "student-w{width}"
+    needs: teacher-{kind}
+    factors: {width: $widths, kind: [online]}
+    set: {data.root: "{needs}", widths.min: "{width}", widths.max: "{width}", objective.distill_loss: none}
+  - name: "teacher-{kind}"
+    factors: {kind: [online, momentum]}
+    set: {objective.teacher: "{kind}"}
+""")
+    monkeypatch.setattr(grid, "GRIDS", tmp_path)
+
+
+def test_a_needed_run_comes_first_with_the_same_seed(chained):
+    runs = expand("chained", seeds=(100, 101))
+    place = {run.directory: i for i, run in enumerate(runs)}
+    students = [run for run in runs if run.cell.startswith("student")]
+    assert len(students) == 8
+    for run in students:
+        needed = runs[place[run.needs]]
+        assert place[run.needs] < place[run.directory] and (needed.cell, needed.cfg.seed) == ("teacher-online", run.cfg.seed)
+        assert run.cfg.data.root == str(needed.directory)
+    first, second = waves(runs)
+    assert {run.cell for run in first} == {"teacher-online", "teacher-momentum"} and second == students
+
+
+def test_only_brings_what_it_needs(chained):
+    assert [run.cell for run in expand("chained", only=["student-w0.5"])] == ["teacher-online", "student-w0.5"]
+
+
+def test_nobody_waits_for_a_run_that_is_finished(chained):
+    students = [run for run in expand("chained") if run.needs is not None]
+    assert waves(students) == [students]
+
+
+@pytest.mark.parametrize("name", sorted(grid_tables.ROWS))
+def test_the_rows_of_a_grids_table_are_its_cells(expanded, name):
+    cells = pd.DataFrame({"cell": [run.cell for run in expanded[name, "digits"]]})
+    cells = grid_tables.with_family(cells)
+    selected = [list(row.select(cells)["cell"]) for row in grid_tables.ROWS[name]()]
+    assert all(selected) and sorted(cell for row in selected for cell in row) == sorted(cells["cell"])

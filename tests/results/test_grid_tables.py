@@ -1,0 +1,189 @@
+"""Tables and pictures of the grids, on made-up runs: rows, missing cells, and what serving all widths cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import pytest
+
+from results import grid_plots, grid_tables, plots, report
+from results.frame import load, load_runs
+from results.render import MISSING, comma_separated, latex, markdown
+from results.tables import RowSpec
+from tests.results.synthetic import WIDTHS, config, record, write_run
+
+GUIDED = ("infonce", "infonce", "momentum")
+
+
+def add(path, grid, cell, values=(), seed=100, cost=(60.0, 1e12), widths=(0.25, 1.0), base=GUIDED, **sections):
+    """One run of ``cell`` with ``values``: width -> score."""
+    cfg = config(*base, seed, widths, cell, grid, **sections)
+    return write_run(path, cfg, [record(width, value) for width, value in dict(values).items()], cost=cost,
+                     state="done" if values else "running")
+
+
+def table(path, name):
+    return grid_tables.TABLES[name](load(path), load_runs(path), name)
+
+
+def row_of(table, *labels):
+    return next(row for row in table.rows if row.labels[:len(labels)] == labels)
+
+
+def all_widths(level=0.9):
+    return {width: level - 0.1 * (1 - width) for width in WIDTHS}
+
+
+def test_every_row_of_a_grid_is_there_before_anything_has_run(tmp_path):
+    add(tmp_path, "sampling", "dynamic-n3", {1.0: 0.8, 0.25: 0.6})
+    add(tmp_path, "sampling", "sandwich-n3")
+    made = table(tmp_path, "sampling")
+    assert [row.labels[:2] for row in made.rows] == [*((rule, n) for rule in ("uniform", "sandwich", "dynamic") for n in "234"),
+                                                     ("fixed list", "all asked")]
+    assert [row.labels[:2] for row in made.rows if any(row.scores)] == [("dynamic", "3")]
+    assert [score.mean for score in row_of(made, "dynamic", "3").scores] == [0.8, 0.6]
+    # 9 rows without a run or a score: 3 numbers of cost and 2 scores each
+    assert markdown(made).count(f"{MISSING} |") == 9 * 5
+    assert "1 of 2 runs are not done (1 running)" in made.caption
+
+
+def test_rows_hold_their_own_cells_scores_and_no_others(tmp_path):
+    """Every cell of every grid with a score of its own; each must turn up once, in the row that selects its cell."""
+    for grid, rows in grid_tables.ROWS.items():
+        values = {}
+        for place, row in enumerate(rows()):
+            cells = [row.where["cell"]] if "cell" in row.where else [f"{row.where['family']}-w{width}" for width in WIDTHS]
+            for cell in cells:
+                width = float(cell.rpartition("-w")[2]) if "family" in row.where else 1.0
+                add(tmp_path / grid, grid, cell, {width: 0.3 + place / 100}, widths=(width, width) if width < 1 else (0.25, 1.0))
+            values[row.labels] = [0.3 + place / 100] * (len(WIDTHS) if "family" in row.where else 1)
+        made = table(tmp_path / grid, grid)
+        assert {row.labels[:len(next(iter(values)))]: [s.mean for s in row.scores if s] for row in made.rows} == values
+        assert len({(row.section, row.short) for row in rows()}) == len(rows())
+
+
+def test_a_cell_that_the_grid_does_not_know_is_shown_last(tmp_path):
+    add(tmp_path, "head", "mse-mse-online-own", {1.0: 0.5}, base=("mse", "mse", "online"))
+    add(tmp_path, "head", "two-layers", {1.0: 0.6}, base=("mse", "mse", "online"))
+    made = table(tmp_path, "head")
+    assert (made.rows[-1].section, made.rows[-1].labels, made.rows[-1].scores[0].mean) == ("other", ("two-layers", "", ""), 0.6)
+    assert len(made.rows) == len(grid_tables.head_rows()) + 1
+
+
+def test_momentum_and_regularization_rows_say_their_factors(tmp_path):
+    add(tmp_path / "m", "momentum", "mse-mse-m0.99-cosine", {1.0: 0.5})
+    assert row_of(table(tmp_path / "m", "momentum"), "MSE", "0.99", "to 1 by cosine").scores[0].mean == 0.5
+    add(tmp_path / "r", "regularization", "group8-alpha0.05-warmup-half", {1.0: 0.5})
+    made = table(tmp_path / "r", "regularization")
+    assert row_of(made, "group", "8", "0.05", "half of training").scores[0].mean == 0.5
+    assert row_of(made, "group", "8", "0.05", "none").scores[0] is None
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """US3L in one training, BYOL in four, SEED in four and its teacher, with two seeds of different cost."""
+    for seed, factor in ((100, 1.0), (101, 3.0)):
+        add(tmp_path, "comparison", "us3l", all_widths(), seed, (600 * factor, 50e12 * factor))
+        for width in WIDTHS:
+            byol = add(tmp_path, "comparison", f"individual-byol-w{width}", {width: 0.7}, seed,
+                       (100 * width * factor, 20e12 * width * factor), (width, width), ("mse", "none", "momentum"))
+            if width == 1.0:
+                teacher = byol
+        for width in WIDTHS:
+            add(tmp_path, "comparison", f"seed-w{width}", {width: 0.6}, seed, (10.0, 2e12), (width, width),
+                ("seed", "none", "online"), objective={"seed_teacher": str(teacher)})
+    return tmp_path
+
+
+def test_serving_all_widths_costs_all_trainings_it_takes(compared):
+    """Means over two seeds, of factors 1 and 3: twice the first seed's numbers."""
+    made = table(compared, "comparison")
+    assert [column.name for column in made.columns] == ["Method", "Trainings", "Training TFLOPs", "Training minutes"]
+    width_sum = sum(WIDTHS)
+    expected = {
+        "US3L": (1, 2 * 50, 2 * 600 / 60),
+        "BYOL, individually trained": (4, 2 * 20 * width_sum, 2 * 100 * width_sum / 60),
+        # each its own training, which all seeds paid alike, and once the teacher, which is BYOL at full width
+        "SEED, from BYOL": (5, 4 * 2 + 2 * 20, (4 * 10 + 2 * 100) / 60)}
+    for label, (trainings, tera, minutes) in expected.items():
+        assert row_of(made, label).labels[1:] == (str(trainings), f"{tera:.1f}", f"{minutes:.1f}"), label
+    assert row_of(made, "SimSiam, individually trained").labels[1:] == (MISSING,) * 3
+    assert [round(score.mean, 3) for score in row_of(made, "US3L").scores] == [0.9, 0.875, 0.85, 0.825]
+
+
+def test_a_baseline_that_does_not_serve_all_widths_yet_has_no_cost(compared):
+    for path in compared.glob("individual-byol-w0.5-*"):
+        (path / "result.json").unlink()
+    made = table(compared, "comparison")
+    byol = row_of(made, "BYOL, individually trained")
+    assert byol.labels[1:] == (MISSING,) * 3 and [score is None for score in byol.scores] == [False, False, True, False]
+    assert row_of(made, "SEED, from BYOL").labels[1] == "5"  # its teacher is there
+
+
+def test_distillation_from_a_teacher_that_is_not_known_has_no_cost(compared):
+    rows, runs = grid_tables.with_family(load(compared)), grid_tables.with_family(load_runs(compared))
+    seed = RowSpec("", ("",), {"family": "seed"})
+    assert grid_tables.training_cost(seed, rows, runs).trainings == 5
+    assert math.isnan(grid_tables.training_cost(seed, rows, runs[~runs["cell"].str.startswith("individual")]).trainings)
+
+
+@pytest.mark.parametrize(("values", "unit"), [([5e12], "GFLOPs"), ([2e13, 1e11], "TFLOPs"), ([9e18, math.nan], "PFLOPs"),
+                                              ([3e19], "EFLOPs"), ([], "GFLOPs"), ([math.nan], "GFLOPs")])
+def test_units_fit_the_largest_cost(values, unit):
+    assert grid_tables._unit(values, grid_tables.FLOP_UNITS)[1] == unit
+
+
+def test_formats_have_the_cost(compared):
+    made = table(compared, "comparison")
+    line = next(row for row in csv.DictReader(io.StringIO(comma_separated(made))) if row["method"] == "US3L")
+    assert (line["trainings"], line["training_tflops"], line["training_minutes"]) == ("1", "100.0", "20.0")
+    assert "| US3L | 1 | 100.0 | 20.0 |" in markdown(made) and "| :-- | --: | --: | --: |" in markdown(made)
+    assert r"\begin{tabular}{lrrrrrrr}" in latex(made)
+    assert "all trainings that serving all these widths takes" in made.caption
+
+
+@pytest.mark.parametrize("grid", sorted(grid_tables.ROWS))
+def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
+    for row in grid_tables.ROWS[grid]():
+        if "cell" in row.where:
+            add(tmp_path / grid, grid, row.where["cell"], all_widths(), base=GUIDED)
+    made = report.build(tmp_path / grid)
+    pictures = [f"accuracy-{what}-digits-knn.{kind}" for what in ("cost", "width") for kind in ("png", "svg")]
+    assert sorted(made.paths) == sorted([*(f"table-digits-knn.{kind}" for kind in ("csv", "md", "tex")), *pictures])
+    assert not made.skipped and len(made.tables) == 1
+
+
+def test_pictures_show_the_rows_of_the_table(compared):
+    scores, runs = load(compared), load_runs(compared)
+    figure = grid_plots.accuracy_by_width(scores, runs)
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
+    shown = {title: [text.get_text() for text in axis.get_legend().get_texts()] for title, axis in panels.items()}
+    assert shown == {"US3L": ["US3L"], "a training for each width": ["BYOL, individually trained", "SEED, from BYOL"]}
+    assert list(panels["US3L"].containers[0].lines[0].get_ydata()) == pytest.approx([82.5, 85.0, 87.5, 90.0])
+    axis = grid_plots.accuracy_by_cost(scores, runs).axes[1]
+    assert axis.get_title() == "Width 0.25" and axis.get_xscale() == "log"
+    points = {box.get_label(): (box.lines[0].get_xdata()[0], box.lines[0].get_ydata()[0]) for box in axis.containers}
+    assert points["US3L"] == pytest.approx((100e12, 82.5)) and points["SEED, from BYOL"] == pytest.approx((48e12, 60.0))
+
+
+def test_nothing_to_plot_is_said(tmp_path):
+    add(tmp_path, "update", "mse-mse-online-per_width", {1.0: 0.5}, cost=(None, None))
+    scores, runs = load(tmp_path), load_runs(tmp_path)
+    with pytest.raises(plots.NothingToPlot, match="train_flops"):
+        grid_plots.accuracy_by_cost(scores, runs)
+    with pytest.raises(plots.NothingToPlot, match="no scores"):
+        grid_plots.accuracy_by_width(scores[:0], runs)
+
+
+def test_cells_of_a_launch_share_a_table_though_their_epochs_differ(tmp_path):
+    """By base loss or by baseline: the launch names the setting, the caption what was trained."""
+    for cell, epochs in (("us3l", 400), ("us3l-without-infonce-base", 800)):
+        cfg = config(cell=cell, grid="comparison", optimizer={"epochs": epochs})
+        cfg["experiment"]["setting"] = "digits, as launched"
+        write_run(tmp_path, cfg, [record(1.0, 0.5)])
+    frame = load_runs(tmp_path)
+    assert set(frame["setting"]) == {"digits, as launched"} and frame["trained"].nunique() == 2
+    made = report.build(tmp_path).tables
+    assert len(made) == 1 and "400 epochs" in made[0].caption and "800 epochs" in made[0].caption
