@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from pretrain.errors import UserError
 
@@ -37,28 +38,60 @@ def save(directory: Path, payload: dict) -> None:
     os.replace(temporary, target)
 
 
-def load(path: str | Path) -> dict:
-    """The payload in ``path``, tensors on the CPU.
+def read(path: str | Path) -> object:
+    """What is in ``path``, whoever wrote it, tensors on the CPU: a torch file, or a safetensors file by that ending.
 
     Raises:
-        UserError: there is no such file, it is truncated or not a torch file, it would need arbitrary unpickling, it is not a
-            checkpoint of this project, or its format is unknown.
+        UserError: there is no such file, it is truncated or of another kind, or it would need arbitrary unpickling.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}; give the checkpoint.pt of a run directory")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} is not a checkpoint that can be read safely (tensors and plain types only)") from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = (str(error) or "it is empty").splitlines()[0][:120]
         raise UserError(f"{path} is truncated or not a torch file ({reason})") from None
-    if not isinstance(payload, dict) or "format" not in payload or "encoder" not in payload:
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"reading {path} needs safetensors; pip install 'us3l-bench[export]'") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({str(error).splitlines()[0][:120]})") from None
+
+
+def is_own(payload: object) -> bool:
+    """Whether what was read looks like a checkpoint that this project wrote."""
+    return isinstance(payload, dict) and "format" in payload and "encoder" in payload
+
+
+def load(path: str | Path) -> dict:
+    """The payload in ``path``, tensors on the CPU.
+
+    Raises:
+        UserError: what :func:`read` raises; it is not a checkpoint of this project, or its format is unknown.
+    """
+    payload = read(path)
+    if not is_own(payload):
         raise UserError(f"{path} is a torch file but not a checkpoint of this project (no 'format' and 'encoder' in it)")
+    check_format(payload, path)
+    return payload
+
+
+def check_format(payload: dict, path: str | Path) -> None:
+    """:class:`UserError` if a checkpoint of this project is of another version's format."""
     if payload["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {payload['format']}; this version reads format {FORMAT}")
-    return payload
 
 
 def load_latest(directory: Path) -> dict | None:
@@ -78,3 +111,19 @@ def load_latest(directory: Path) -> dict | None:
     if problems:
         raise UserError(f"no checkpoint of {directory} can be read; remove the directory to start this run again")
     return None
+
+
+def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path, name: str) -> None:
+    """Put ``state`` into ``network``, called ``name``; :class:`UserError` names the first parameter that does not fit."""
+    own = network.state_dict()
+    for key, tensor in own.items():
+        if key not in state:
+            raise UserError(f"{path} does not fit {name}: {key} is missing")
+        if tuple(state[key].shape) != tuple(tensor.shape):
+            raise UserError(f"{path} does not fit {name}: {key} has shape {tuple(state[key].shape)}, "
+                            f"expected {tuple(tensor.shape)}")
+    unknown = next((key for key in state if key not in own), None)
+    if unknown is not None:
+        raise UserError(f"{path} does not fit {name}: {unknown} is not one of its parameters")
+    # A network without memory of its own takes the tensors as they are.
+    network.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()))

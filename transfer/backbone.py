@@ -10,20 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pretrain import checkpoint
 from pretrain.config import Config, check_widths, config_hash, from_dict, validate
 from pretrain.errors import UserError
-from pretrain.models import build
+from pretrain.foreign import BRANCHES
+from pretrain.restore import restore
 from pretrain.rundir import RunDirectory
-from pretrain.slimmable import (
-    Cost,
-    calibrate,
-    calibrated_widths,
-    cost,
-    extract,
-    is_calibrated,
-    load_calibration_state,
-)
+from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, extract, is_calibrated
+
+__all__ = ["BRANCHES", "Backbone", "Batches", "Cost", "load_backbone"]
 
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 
@@ -34,11 +28,12 @@ class Backbone:
 
     Attributes:
         encoder: images (B, 3, H, W), normalised, to features (B, D(width)).
-        arch: its name in ``pretrain.models``.
+        arch: its name in ``pretrain.models``; of a dense network its family.
         low, high: the range of widths it was trained for.
-        config: the pretraining config.
+        config: the pretraining config; of a file from elsewhere the defaults with its size and no data.
         epoch: finished epochs of pretraining.
         path: the file it came from; ``run_dir``: the run directory that file belongs to, None where it lies elsewhere.
+        foreign: whether somebody else pretrained it; ``dense``: whether width 1.0 is all there is.
     """
 
     encoder: nn.Module
@@ -49,6 +44,8 @@ class Backbone:
     epoch: int
     path: Path
     run_dir: Path | None
+    foreign: bool = False
+    dense: bool = False
 
     @property
     def seed(self) -> int:
@@ -66,8 +63,8 @@ class Backbone:
 
     @property
     def finished(self) -> bool:
-        """Whether pretraining came to its end."""
-        return self.epoch >= self.config.optimizer.epochs
+        """Whether pretraining came to its end; of others' it is not known and taken for granted."""
+        return self.foreign or self.epoch >= self.config.optimizer.epochs
 
     def default_widths(self) -> list[float]:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
@@ -78,11 +75,24 @@ class Backbone:
         """:class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
             raise UserError(f"{what} names no width; write for example {what} 1.0 0.5")
-        check_widths(self.arch, widths, self.low, self.high, what)
+        if not self.dense:
+            check_widths(self.arch, widths, self.low, self.high, what)
+        elif any(width != 1.0 for width in widths) or len(widths) > 1:
+            raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; write {what} 1.0")
 
     def check_size(self, size: int) -> None:
         """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
+        if self.dense:
+            self._check_dense_size(size)
+            return
         validate(replace(self.config, data=replace(self.config.data, size=size)))
+
+    def _check_dense_size(self, size: int) -> None:
+        made, patch = self.encoder.size, self.encoder.patch_size or 1
+        if size % patch or (self.encoder.fixed_size and size != made):
+            whole = "" if self.encoder.fixed_size else f", or another multiple of {patch}"
+            raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "
+                            f"write data.size={made}{whole}")
 
     def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there."""
@@ -121,65 +131,26 @@ class Backbone:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:8]
 
 
-def load_backbone(path: str | Path, device: str | torch.device = "cpu") -> Backbone:
+def load_backbone(path: str | Path, device: str | torch.device = "cpu", *, branch: str = "student",
+                  arch: str | None = None) -> Backbone:
     """The backbone in ``path``: a checkpoint file, or a run directory (its newest readable checkpoint).
 
+    Files of the authors of US3L, and of torchvision's and timm's networks, are taken too (``pretrain.foreign``). With ``branch``
+    teacher it is the momentum teacher, which is not what its run directory has scores of. ``arch`` names an authors' network
+    whose file does not.
+
     Raises:
-        UserError: there is none, it cannot be read, it is not of this project, or its weights do not fit its config.
+        UserError: there is none, it cannot be read, it is of no known kind, or its weights do not fit.
     """
     path = Path(path)
-    payload = _read(path)
-    config = _config(payload, path)
-    encoder = build(config.model.arch)
-    load_weights(encoder, payload["encoder"], path, config.model.arch)
-    _load_statistics(encoder, payload.get("calibration") or {}, path)
-    return Backbone(encoder.to(device), config.model.arch, config.widths.min, config.widths.max, config,
-                    int(payload.get("epoch", config.optimizer.epochs)), path, _run_directory(path, config))
-
-
-def _read(path: Path) -> dict:
-    if not path.is_dir():
-        return checkpoint.load(path)
-    payload = checkpoint.load_latest(path)
-    if payload is None:
-        raise UserError(f"there is no checkpoint in {path}; give a run directory that holds a {checkpoint.NAME}")
-    return payload
-
-
-def _config(payload: dict, path: Path) -> Config:
-    if not isinstance(payload.get("config"), dict):
-        raise UserError(f"{path} holds no config; it is not a checkpoint that pretraining wrote")
-    try:
-        return from_dict(payload["config"])
-    except UserError as error:
-        raise UserError(f"the config in {path} cannot be used: {error}") from None
-
-
-def load_weights(encoder: nn.Module, state: dict[str, Tensor], path: Path, arch: str) -> None:
-    """Put ``state`` into ``encoder``; :class:`UserError` names the first parameter that does not fit."""
-    own = encoder.state_dict()
-    for name, tensor in own.items():
-        if name not in state:
-            raise UserError(f"{path} does not fit {arch}: {name} is missing")
-        if tuple(state[name].shape) != tuple(tensor.shape):
-            raise UserError(f"{path} does not fit {arch}: {name} has shape {tuple(state[name].shape)}, "
-                            f"expected {tuple(tensor.shape)}")
-    unknown = next((name for name in state if name not in own), None)
-    if unknown is not None:
-        raise UserError(f"{path} does not fit {arch}: {unknown} is not one of its parameters")
-    encoder.load_state_dict(state)
-
-
-def _load_statistics(encoder: nn.Module, state: dict, path: Path) -> None:
-    try:
-        load_calibration_state(encoder, state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the BatchNorm statistics in {path} do not fit its network ({error}); "
-                        "pretrain it again") from None
+    found = restore(path, branch, arch)
+    run_dir = None if found.foreign or branch != "student" else _run_directory(path, found.config)
+    return Backbone(found.encoder.to(device), found.arch, found.low, found.high, found.config, found.epoch, path, run_dir,
+                    found.foreign, found.dense)
 
 
 def _run_directory(path: Path, config: Config) -> Path | None:

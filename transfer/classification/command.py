@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.data.sources import NAMES
+from transfer.backbone import BRANCHES
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, evaluate
 from transfer.classification.options import parse_overrides
 
@@ -18,7 +19,11 @@ HELP = "k-NN, linear probes and fine-tuning of a checkpoint at every width"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
-    parser.add_argument("--checkpoint", required=True, metavar="C", help="a checkpoint file or a run directory")
+    parser.add_argument("--checkpoint", required=True, metavar="C",
+                        help="a run directory, or a file: of this project, of the authors of US3L, of torchvision or timm")
+    parser.add_argument("--branch", default="student", metavar="B", choices=BRANCHES,
+                        help="student or teacher (the momentum encoder) of the checkpoint; default student")
+    parser.add_argument("--arch", metavar="A", help="of an authors' file that does not name it, for example us_cifar_mobilenetv2")
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data lies; default: where pretraining found it")
     parser.add_argument("--widths", type=float, nargs="+", metavar="W",
@@ -45,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = parse_overrides(arguments.overrides, **{name: getattr(arguments, name) for name in names})
     records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths,
                        arguments.protocol, device=arguments.device, options=options, out=arguments.out,
-                       force=arguments.force)
+                       force=arguments.force, branch=arguments.branch, arch=arguments.arch)
     show(records)
     checkpoint = Path(arguments.checkpoint)
     directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))

@@ -62,16 +62,18 @@ DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
              widths: Sequence[float] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
              device: str = "auto", options: Options | None = None, out: str | Path | None = None,
-             force: bool = False) -> list[dict]:
+             force: bool = False, branch: str = "student", arch: str | None = None) -> list[dict]:
     """Score a checkpoint on a data set at several widths.
 
     Args:
         checkpoint: a checkpoint file or a run directory.
-        dataset, root: a data set of ``pretrain.data`` and where it lies; None: those of pretraining.
+        dataset, root: a data set of ``pretrain.data`` and where it lies; None: those of pretraining (not of others' files,
+            which do not say it).
         widths: within the trained range; None: those the checkpoint was calibrated for.
         protocols: some of ``PROTOCOLS``.
         out: directory of ``result.json``; None: the checkpoint's run directory.
         force: score anew what is there already.
+        branch, arch: as :func:`~transfer.backbone.load_backbone` takes them.
 
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
@@ -87,7 +89,9 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     options.check()
     _check_names(dataset, protocols)
     chosen = choose_device(device)
-    backbone = load_backbone(checkpoint, chosen)
+    backbone = load_backbone(checkpoint, chosen, branch=branch, arch=arch)
+    if dataset is None and not backbone.config.data.name:
+        raise UserError(f"{backbone.path} does not say which data it was trained on; write --dataset NAME")
     widths = [float(w) for w in (backbone.default_widths() if widths is None else widths)]
     backbone.check_widths(widths)
     where = _destination(backbone, out)
@@ -127,7 +131,7 @@ def _destination(backbone: Backbone, out: str | Path | None) -> Path:
     if out is not None:
         return Path(out)
     if backbone.run_dir is None:
-        raise UserError(f"{backbone.path} does not lie in the run directory it was trained in; "
+        raise UserError(f"{backbone.path} does not lie in the run directory it was trained in, or is its teacher; "
                         "write --out DIR for its scores")
     if not backbone.finished:
         raise UserError(f"pretraining of {backbone.path} has not finished (epoch {backbone.epoch} of "
