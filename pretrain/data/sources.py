@@ -35,6 +35,11 @@ _STATISTICS = {
 }
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by RGB channel, in [0, 1], that images of data set ``name`` are normalised with."""
+    return _STATISTICS[name]
+
+
 @dataclass
 class ImageSource:
     """Labelled images of one split.

@@ -1,0 +1,306 @@
+"""A width as files that need none of this project's code: dense weights (safetensors), ONNX, a torch program.
+
+    python pretrain/export.py --checkpoint runs/mine --width 0.5 --out exported
+    python pretrain/export.py --checkpoint runs/mine --width 0.5 --out exported --format onnx
+
+``docs/export.md`` says what is in them and how to load them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import Config, DataConfig, check_widths
+from pretrain.data import sources
+from pretrain.errors import UserError, cli
+from pretrain.foreign import BRANCHES
+from pretrain.models.mobilenetv2 import MobileNetV2
+from pretrain.models.resnet import BasicBlock, ResNet
+from pretrain.models.vit import VisionTransformer
+from pretrain.restore import Restored, restore
+from pretrain.slimmable import PrefixLinear, cost, extract, is_calibrated
+from pretrain.train import calibrate_on
+
+FORMAT = 1
+WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
+NEEDS = {"safetensors": ["safetensors"], "onnx": ["onnx", "onnxscript", "onnxruntime"], "program": []}
+DEFAULT_FORMATS = ("safetensors", "onnx")
+TOLERANCE = 1e-4  # of features of order one, relative to their largest where that is above one
+CHECKED_BATCHES = (1, 3)
+# Libraries below speak of config keys; here the same things are options.
+WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset ", "data.size=": "--size "}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    own = argparse.ArgumentParser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
+    own.add_argument("--checkpoint", required=True, type=Path, metavar="C", help="a checkpoint file or a run directory")
+    own.add_argument("--width", type=float, default=1.0, metavar="W", help="default 1.0")
+    own.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    own.add_argument("--format", nargs="+", choices=list(NEEDS), default=list(DEFAULT_FORMATS), metavar="F",
+                     help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
+    own.add_argument("--branch", default="student", choices=BRANCHES, metavar="B", help="student or teacher; default student")
+    own.add_argument("--arch", metavar="A", help="of an authors' file that does not name it")
+    own.add_argument("--dataset", metavar="D", help="to calibrate on where there are no BatchNorm statistics for the width: "
+                                                    f"{', '.join(sources.NAMES)}; default: that of pretraining")
+    own.add_argument("--data-dir", metavar="DIR", help="where it lies; default: where pretraining found it")
+    own.add_argument("--size", type=int, metavar="N", help="pixels of an image; default: the size of pretraining")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse ``argv``, write the files, and say where they are."""
+    arguments = parser().parse_args(argv)
+    try:
+        written = export(arguments.checkpoint, arguments.width, arguments.out, arguments.format, branch=arguments.branch,
+                         arch=arguments.arch, dataset=arguments.dataset, root=arguments.data_dir, size=arguments.size)
+    except UserError as error:
+        message = str(error)
+        for key, option in WORDS.items():
+            message = message.replace(key, option)
+        raise UserError(message) from error
+    for path in written:
+        print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    return 0
+
+
+def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = DEFAULT_FORMATS, *, branch: str = "student",
+           arch: str | None = None, dataset: str | None = None, root: str | None = None, size: int | None = None) -> list[Path]:
+    """Write ``width`` of ``checkpoint`` into the directory ``out``, with ``config.json``; returns the files.
+
+    A network that neither torchvision nor timm has (a ViT slimmed by ``input``) gets a program beside its safetensors file.
+    ``dataset``, ``root`` and ``size`` say what an uncalibrated width is calibrated on; None: as in pretraining.
+
+    Raises:
+        UserError: the checkpoint, the width or the data cannot be used, a package is missing, or what was written computes
+            something else than the network.
+    """
+    _check_packages(formats)
+    found = restore(checkpoint, branch, arch)
+    if width != 1.0 or not found.dense:
+        if found.dense:
+            raise UserError(f"{checkpoint} is a dense {found.arch}, not a slimmable one; write --width 1.0")
+        check_widths(found.arch, [width], found.low, found.high, "--width")
+    config = _with_data(found.config, dataset, root, size)
+    _check_size(found, config.data.size)
+    _ready(found, width, config, checkpoint)
+    network = extract(found.encoder.cpu(), width)
+    described = describe(found, network, width, config) | {"source": _source(checkpoint, branch, found)}
+    if "safetensors" in formats and described["network"] is None:
+        formats = list(dict.fromkeys([*formats, "program"]))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot write to {out} ({error.strerror}); write another --out DIR") from None
+    written = [_write(out / CONFIG, lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))]
+    writers = {"safetensors": write_safetensors, "onnx": write_onnx, "program": write_program}
+    return written + [writers[name](network, out, config.data.size) for name in dict.fromkeys(formats)]
+
+
+def _check_packages(formats: Sequence[str]) -> None:
+    for name in formats:
+        missing = [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]
+        if missing:
+            raise UserError(f"writing {name} needs {', '.join(missing)}, which is not installed; pip install 'us3l-bench[export]'")
+
+
+def _with_data(config: Config, dataset: str | None, root: str | None, size: int | None) -> Config:
+    """``config`` with the data to calibrate on."""
+    data = config.data
+    if dataset is not None and dataset not in sources.NAMES:
+        raise UserError(f"unknown data set {dataset!r}; write --dataset with one of {', '.join(sources.NAMES)}")
+    if dataset is not None and dataset != data.name:
+        data = DataConfig(name=dataset, root=root or "", size=data.size)
+    changed = {"root": root or data.root} | ({"size": size} if size is not None else {})
+    return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
+
+
+def _check_size(found: Restored, size: int) -> None:
+    patch = getattr(found.encoder, "patch_size", 1) or 1
+    fixed = getattr(found.encoder, "fixed_size", False) and size != found.encoder.size
+    if size < 1 or size % patch or fixed:
+        other = f", or another multiple of {patch}" if patch > 1 and not fixed else ""
+        raise UserError(f"--size {size} does not suit {found.arch}; write --size {found.config.data.size}{other}")
+
+
+def _ready(found: Restored, width: float, config: Config, checkpoint: Path) -> None:
+    """Calibrate ``width`` unless the checkpoint has its statistics and the images are those of pretraining."""
+    if found.dense or not any(True for _ in _norms(found.encoder)):
+        return
+    before, data = found.config.data, config.data
+    if is_calibrated(found.encoder, width) and (before.name, before.size) == (data.name, data.size):
+        return
+    if not data.name:
+        raise UserError(f"{checkpoint} has no BatchNorm statistics; write --dataset NAME for images to calibrate them on")
+    source = sources.load(data.name, "train", data.root or None, data.size, limit=data.limit or None,
+                          store_size=data.store_size or None)
+    print(f"calibrating width {width:g} on {data.name} at {data.size} pixels", flush=True)
+    calibrate_on(found.encoder, [width], source, config)
+
+
+def _norms(encoder: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in encoder.modules() if hasattr(module, "statistics_at"))
+
+
+def describe(found: Restored, network: nn.Module, width: float, config: Config) -> dict:
+    """What ``config.json`` holds: what the files compute, on which images, and which library's network they fit."""
+    mean, std = sources.normalisation(config.data.name) if config.data.name else (None, None)
+    counted = cost(found.encoder, width, config.data.size)
+    return {
+        "format": FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,
+        "features": found.encoder.feature_dim(width), "channels": found.encoder.stage_dims(width),
+        "flops": counted.flops, "parameters": counted.parameters, "network": library_network(network),
+    }
+
+
+def _source(checkpoint: Path, branch: str, found: Restored) -> dict:
+    return {"checkpoint": checkpoint.name, "branch": branch, "epoch": found.epoch}
+
+
+def library_network(network: nn.Module) -> dict | None:
+    """What to build in torchvision or timm so that :func:`library_weights` fit it; None where they have no such network."""
+    if isinstance(network, ResNet):
+        block = "BasicBlock" if isinstance(network.layer1[0], BasicBlock) else "Bottleneck"
+        depths = [len(network.get_submodule(f"layer{stage}")) for stage in range(1, len(network.stage_channels) + 1)]
+        cifar = network.stem == "cifar"
+        return {"library": "torchvision", "name": "ResNet", "block": block, "depths": depths, "max_pool": not cifar,
+                "strides": {"conv1": 1} if cifar else {}}
+    if isinstance(network, MobileNetV2):
+        cifar = network.features[0][0].stride == (1, 1)
+        return {"library": "torchvision", "name": "MobileNetV2",
+                "strides": {"features.0.0": 1, "features.2.conv.1.0": 1} if cifar else {}}
+    if isinstance(network, VisionTransformer):
+        return _timm_vit(network)
+    return None
+
+
+def _timm_vit(network: VisionTransformer) -> dict | None:
+    """timm's has layers that read all they get, and as many channels in its heads as in its residual stream."""
+    block, dim = network.blocks[0], network.cls_token.shape[-1]
+    cut = any(isinstance(layer, PrefixLinear) and layer.in_features != dim for layer in network.modules())
+    if cut or block.attn.qkv.out_features != 3 * dim:
+        return None
+    hidden = block.mlp.fc1.out_features
+    return {"library": "timm", "name": "VisionTransformer", "arguments": {
+        "img_size": network.patch_size * network.grid_size, "patch_size": network.patch_size, "embed_dim": dim,
+        "depth": len(network.blocks), "num_heads": dim // block.attn.head_dim, "mlp_ratio": (hidden + 0.5) / dim, "num_classes": 0}}
+
+
+def library_weights(network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a dense ``network`` by the names that torchvision and timm give them: only MobileNetV2's differ from ours."""
+    state = network.state_dict()
+    if isinstance(network, MobileNetV2):
+        state = {_torchvision_name(name, network): tensor for name, tensor in state.items()}
+    return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _torchvision_name(name: str, network: MobileNetV2) -> str:
+    """features.N.body.M.weight as torchvision has it: each convolution, BatchNorm, ReLU6 in a block, but the last two."""
+    parts = name.split(".")
+    if "body" not in parts:
+        return name
+    block, layer = network.features[int(parts[1])], int(parts[3])
+    threes = (len(block.body) - 2) // 3  # convolution, BatchNorm, ReLU6
+    place = f"{layer // 3}.{layer % 3}" if layer < 3 * threes else str(threes + layer - 3 * threes)
+    return ".".join(["features", parts[1], "conv", place, *parts[4:]])
+
+
+def _write(path: Path, write) -> Path:
+    """``write`` to a temporary file that becomes ``path`` only when it is whole."""
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_safetensors(network: nn.Module, out: Path, size: int) -> Path:
+    """Dense weights and BatchNorm statistics as ``model.safetensors``."""
+    from safetensors.torch import save_file
+
+    return _write(out / WEIGHTS, lambda path: save_file(library_weights(network), path, metadata={"format": "pt"}))
+
+
+def write_onnx(network: nn.Module, out: Path, size: int) -> Path:
+    """``model.onnx``: images (batch, 3, size, size) float32 to features (batch, D); onnxruntime must compute the same."""
+    def write(path: Path) -> None:
+        with _quiet():
+            torch.onnx.export(network, (_images(2, size),), path, dynamo=True, input_names=["images"], output_names=["features"],
+                              dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False)
+        _check(network, _onnx_session(path), size, "the ONNX program")
+
+    return _write(out / ONNX, write)
+
+
+def _onnx_session(path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"images": x.numpy()})[0]
+
+
+def write_program(network: nn.Module, out: Path, size: int) -> Path:
+    """``model.pt2``, a torch program that ``torch.export.load`` reads: images (batch, 3, size, size) to features (batch, D)."""
+    def write(path: Path) -> None:
+        with _quiet():
+            program = torch.export.export(network, (_images(2, size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+        _check(network, lambda x: loaded(x).numpy(), size, "the torch program")
+
+    return _write(out / PROGRAM, write)
+
+
+def _images(count: int, size: int) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+
+
+@torch.no_grad()
+def _check(network: nn.Module, written, size: int, what: str) -> None:
+    """:class:`UserError` if ``written`` does not compute what ``network`` does, for several batch sizes."""
+    for count in CHECKED_BATCHES:
+        x = _images(count, size)
+        expected = network(x).numpy()
+        difference = float(np.abs(written(x) - expected).max())
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        if not difference <= allowed:  # nan too
+            raise UserError(f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}) and "
+                            "was not kept; write another --format, or report it with the versions of torch and onnxruntime")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings about their own internals."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+if __name__ == "__main__":
+    cli(main)
