@@ -285,8 +285,8 @@ def _check(network: nn.Module, written, size: int, what: str) -> None:
         difference = float(np.abs(written(x) - expected).max())
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not difference <= allowed:  # nan too
-            raise UserError(f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}) and "
-                            "was not kept; write another --format, or report it with the versions of torch and onnxruntime")
+            raise UserError(f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}): "
+                            "not kept; write another --format, or report it with the versions of torch and onnxruntime")
 
 
 @contextlib.contextmanager

@@ -91,8 +91,8 @@ class Task:
         return int(torch.bincount(self.val.labels).max()) / len(self.val)
 
     def recipe(self, recipe: Recipe) -> Recipe:
-        """``recipe``, without mirroring where pretraining had none, or the data are digits, of which others' files do not know."""
-        return recipe if self.backbone.config.augment.flip and self.name != "digits" else dataclasses.replace(recipe, flip=0.0)
+        """``recipe``, without mirroring where pretraining had none."""
+        return recipe if self.backbone.config.augment.flip else dataclasses.replace(recipe, flip=0.0)
 
     def cost(self, width: float) -> Cost:
         """FLOPs of one image and parameters of the encoder at ``width``."""
