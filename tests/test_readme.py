@@ -11,13 +11,15 @@ import torch
 from torchvision.io import write_png
 
 from ablations.run import main as ablations_main
+from pretrain.export import main as export_main
+from pretrain.models import build
 from pretrain.run import main as pretrain_main
 from results.report import main as report_main
 from transfer.run import main as transfer_main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
-         "results/report.py": report_main}
+         "results/report.py": report_main, "pretrain/export.py": export_main}
 SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
          "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",
          "calibration.images=32"]
@@ -48,6 +50,8 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
     assert {words[0] for words in shown} == set(MAINS)
     tiny_grid = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-mse-online", *SMALL]
     assert ablations_main(tiny_grid) == 0  # what the report command reads
+    students = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
+    torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors
     for script, *words in shown:
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
         if script == "ablations/run.py":
@@ -55,6 +59,8 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words += SMALL if "--dry-run" in words and not any(w.startswith("optimizer.") for w in words) else SMALL[1:]
         elif script == "pretrain/run.py":
             words += SMALL
+        elif script == "pretrain/export.py":
+            words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)
 
 
