@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torchvision
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from pretrain.data import folder
@@ -38,7 +37,7 @@ _STATISTICS = {
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation by RGB channel, in [0, 1], that images of data set ``name`` are normalised with."""
-    return _STATISTICS.get(name, (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return _STATISTICS.get(name, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
 
 
 @dataclass
