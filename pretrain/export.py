@@ -31,6 +31,7 @@ from pretrain.config import Config, DataConfig, check_widths
 from pretrain.data import sources
 from pretrain.errors import UserError, cli
 from pretrain.foreign import BRANCHES
+from pretrain.models.dense import DenseEncoder
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
@@ -101,7 +102,8 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
     config = _with_data(found.config, dataset, root, size)
     _check_size(found, config.data.size)
     _ready(found, width, config, checkpoint)
-    network = extract(found.encoder.cpu(), width)
+    network = extract(found.encoder, width)
+    network = network.network if isinstance(network, DenseEncoder) else network  # by its library's own names
     described = describe(found, network, width, config) | {"source": _source(checkpoint, branch, found)}
     if "safetensors" in formats and described["network"] is None:
         formats = list(dict.fromkeys([*formats, "program"]))

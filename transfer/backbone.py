@@ -82,15 +82,16 @@ class Backbone:
 
     def check_size(self, size: int) -> None:
         """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
-        if self.dense:
-            self._check_dense_size(size)
+        if self.foreign:
+            self._check_foreign_size(size)
             return
         validate(replace(self.config, data=replace(self.config.data, size=size)))
 
-    def _check_dense_size(self, size: int) -> None:
-        made, patch = self.encoder.size, self.encoder.patch_size or 1
-        if size % patch or (self.encoder.fixed_size and size != made):
-            whole = "" if self.encoder.fixed_size else f", or another multiple of {patch}"
+    def _check_foreign_size(self, size: int) -> None:
+        made, patch = self.config.data.size, getattr(self.encoder, "patch_size", 0) or 1
+        fixed = getattr(self.encoder, "fixed_size", False)
+        if size % patch or (fixed and size != made):
+            whole = "" if fixed else f", or another multiple of {patch}"
             raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "
                             f"write data.size={made}{whole}")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -95,6 +94,8 @@ def mobilenetv2_torchvision(state: State, heads: dict[int, int]) -> DenseEncoder
 
 def mobilenetv2_timm(state: State, heads: dict[int, int]) -> DenseEncoder:
     """timm's ``mobilenetv2_100``."""
+    import timm  # slow, and seldom needed
+
     network = timm.create_model("mobilenetv2_100", num_classes=0)
     stages = {"blocks.1": 24, "blocks.2": 32, "blocks.4": 96, "bn2": 1280}
     return DenseEncoder(network, 1280, stages, IMAGENET_SIZE)
@@ -102,6 +103,8 @@ def mobilenetv2_timm(state: State, heads: dict[int, int]) -> DenseEncoder:
 
 def vit_timm(state: State, heads: dict[int, int]) -> DenseEncoder:
     """timm's ``VisionTransformer`` with a class token; its features are that token after the last LayerNorm."""
+    import timm  # slow, and seldom needed
+
     dim, _, _, patch = _shape(state, "patch_embed.proj.weight", 4, (768, 3, 16, 16))
     tokens = _shape(state, "pos_embed", 3, (1, 197, dim))[1]
     depth, size = max(1, _count(state, "blocks.")), patch * max(1, math.isqrt(tokens - 1))

@@ -86,7 +86,13 @@ def test_a_dense_backbone_keeps_its_statistics_and_takes_one_width(dense):
             backbone.check_widths(widths)
 
 
-def test_sizes_of_a_dense_vit(tmp_path):
+def test_sizes_of_vits(tmp_path):
+    students = {f"module.base_encoder.{name}": tensor for name, tensor in build("vit_micro").state_dict().items()}
+    torch.save({"arch": "us_vit_micro", "state_dict": students}, tmp_path / "authors.pth")
+    backbone = load_backbone(tmp_path / "authors.pth")
+    backbone.check_size(24)
+    with pytest.raises(UserError, match=r"data\.size=18 does not suit .*write data\.size=16, or another multiple of 4"):
+        backbone.check_size(18)
     state = torchvision.models.VisionTransformer(32, 8, 4, 3, 192, 96).state_dict()
     torch.save(state, tmp_path / "vit.pth")
     backbone = load_backbone(tmp_path / "vit.pth")
