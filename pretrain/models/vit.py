@@ -210,7 +210,7 @@ class VisionTransformer(nn.Module):
         configured = grid == (self.grid_size, self.grid_size)
         positions = (self.pos_embed if configured else self.positions(*grid, x.device))[..., :channels]
         patches = patches.flatten(2).transpose(1, 2) + positions[:, 1:]
-        first = (self.cls_token[..., :channels] + positions[:, :1]).expand(len(x), -1, -1)
+        first = (self.cls_token[..., :channels] + positions[:, :1]).expand(x.shape[0], -1, -1)
         return torch.cat([first, patches], dim=1), grid
 
     def stages(self, x: Tensor) -> list[Tensor]:
