@@ -9,12 +9,15 @@ from pretrain.errors import UserError
 from pretrain.rundir import Busy, RunDirectory, record_value
 from pretrain.train import pretrain
 from transfer.classification import Options, evaluate
+from transfer.classification.task import dataset_name
 
 
 def missing_scores(run: Run) -> list[tuple[str, float]]:
-    """(protocol, width) pairs that the run directory has no score for yet."""
+    """(protocol, width) pairs that the run directory has no score on its own data for yet."""
+    own = dataset_name(run.cfg.data.name, run.cfg.data.root)
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
-    have = {(r["metric"], r["width"]) for r in records if record_value(r, "label_fraction") == 1}
+    have = {(r["metric"], r["width"]) for r in records
+            if r["dataset"] == own and record_value(r, "label_fraction") == 1}
     return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
 
 

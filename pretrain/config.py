@@ -207,7 +207,7 @@ CHOICES = {
     "regularizer.kind": ("none", "l2", "group"),
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("epoch", "step"),
-    "data.name": ("digits", "cifar10", "cifar100", "folder"),
+    "data.name": ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "augment.interpolation": ("bilinear", "bicubic"),
 }
@@ -411,7 +411,8 @@ def _validate_widths(cfg: Config) -> None:
     if widths.per_step < 1:
         raise UserError(f"widths.per_step={widths.per_step} must be at least 1")
     if widths.sampling == "fixed":
-        if widths.max not in widths.fixed:
+        guided = cfg.objective.distill_loss != "none"
+        if not widths.fixed or (guided and widths.max not in widths.fixed):
             raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
                             "write for example widths.fixed=[1.0,0.5,0.25]")
         check_widths(cfg.model.arch, widths.fixed, widths.min, widths.max, "widths.fixed")

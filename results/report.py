@@ -119,6 +119,8 @@ def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -
             continue
         todo[_join("accuracy-width", name)] = partial(plots.accuracy_by_width, part)
         todo[_join("accuracy-flops", name)] = partial(plots.accuracy_by_flops, part)
+    if len(runs) and runs["grid"].isin(list(grid_tables.ROWS)).all():
+        return todo
     for name, part in _parts(metrics, ["grid", "setting"], []) or [("", metrics)]:
         if len(part) and part["grid"].iloc[0] in grid_tables.ROWS:
             continue

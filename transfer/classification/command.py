@@ -73,8 +73,9 @@ def show(records: Sequence[dict]) -> None:
     """Print ``records`` of one data set as a table: a row a width, a column a protocol and share of labels, in per cent."""
     first = records[0]
     columns = list(dict.fromkeys(map(column, records)))
-    table = Table(title=f"{first['dataset']}: {SCORE_NAMES[record_value(first, 'score')]} in % of {first['count']} images "
-                        f"(chance {100 * first['chance']:.1f})", title_justify="left")
+    print(f"{first['dataset']}: {SCORE_NAMES[record_value(first, 'score')]} in % of {first['count']} images "
+          f"(chance {100 * first['chance']:.1f})")
+    table = Table()
     for heading in ("width", *columns, "MFLOPs", "parameters"):
         table.add_column(heading, justify="right")
     for width in dict.fromkeys(record["width"] for record in records):
