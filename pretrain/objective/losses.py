@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.distributed import rows_of_processes, several
 from pretrain.slimmable.layers import wide
 
 
@@ -35,8 +34,8 @@ def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = 
     with torch.autocast(device, enabled=False):
         s = F.normalize(wide(student), dim=1)
         t = F.normalize(wide(target.detach()), dim=1)
-        if gather and dist.is_initialized() and dist.get_world_size() > 1:
-            s, t = torch.cat(dist_functional.all_gather(s)), torch.cat(dist_functional.all_gather(t))
+        if gather and several():
+            s, t = rows_of_processes(s), rows_of_processes(t)
         rows = torch.cat([s, t])
         logits = rows @ rows.T / temperature
         logits.fill_diagonal_(float("-inf"))
