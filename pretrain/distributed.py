@@ -1,4 +1,4 @@
-"""Processes: what torchrun, or nobody, says about them."""
+"""Processes: what torchrun, or nobody, says about them, and sums and rows over them that gradients pass through."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from pretrain.errors import UserError
 
@@ -61,3 +62,44 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        shares = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, x.contiguous())
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        first = dist.get_rank() * ctx.rows
+        return _Sum.forward(ctx, gradient)[first:first + ctx.rows]
+
+
+def several() -> bool:
+    """Whether there is a group of more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of every process's ``x``; the gradient that reaches each ``x`` is the sum of those of all processes' results."""
+    return _Sum.apply(x)
+
+
+def rows_of_processes(x: Tensor) -> Tensor:
+    """Rows (B, ...) of all processes under one another, (world_size * B, ...), with gradients as in :func:`sum_over_processes`."""
+    return _Rows.apply(x)

@@ -81,6 +81,8 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Busy(f"{self.path} is in use by another process; wait for it or choose another directory") from None
+            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while writing
+                leftover.unlink(missing_ok=True)
             self._held = True
             try:
                 yield

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
+from pretrain.distributed import rows_of_processes, several
 from pretrain.objective.queue import Queue
 from pretrain.slimmable.layers import wide
 
@@ -37,8 +37,8 @@ def infonce(student: Tensor, target: Tensor, temperature: float, gather: bool = 
     with torch.autocast(device, enabled=False):
         s = F.normalize(wide(student), dim=1)
         t = F.normalize(wide(target.detach()), dim=1)
-        if gather and dist.is_initialized() and dist.get_world_size() > 1:
-            s, t = torch.cat(dist_functional.all_gather(s)), torch.cat(dist_functional.all_gather(t))
+        if gather and several():
+            s, t = rows_of_processes(s), rows_of_processes(t)
         rows = torch.cat([s, t])
         logits = rows @ rows.T / temperature
         logits.fill_diagonal_(float("-inf"))
@@ -55,9 +55,9 @@ def infonce_keys(student: Tensor, target: Tensor, temperature: float, gather: bo
     with torch.autocast(student.device.type, enabled=False):
         s, t = F.normalize(wide(student), dim=1), F.normalize(wide(target.detach()), dim=1)
         first = 0
-        if gather and dist.is_initialized() and dist.get_world_size() > 1:
+        if gather and several():
             first = len(s) * dist.get_rank()
-            t = torch.cat(dist_functional.all_gather(t))
+            t = rows_of_processes(t)
         positives = first + torch.arange(len(s), device=s.device)
         return 2 * temperature * F.cross_entropy(s @ t.T / temperature, positives)
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.distributed import several, sum_over_processes
 from pretrain.slimmable.width import Slimmable, channels_at, width_key
 
 
@@ -222,7 +222,7 @@ class _SlimmableBatchNorm(Slimmable):
         if not self.training and self.accumulator is None:
             mean, variance = self.statistics_at(self.width)
             return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=self.eps)
-        if self.synchronized and dist.is_initialized() and dist.get_world_size() > 1:
+        if self.synchronized and several():
             return _synchronized_batch_norm(x, weight, bias, self.eps)
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
 
@@ -301,9 +301,9 @@ def _synchronized_batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | No
     values: the mean of squares less the squared mean loses all digits where a channel's mean is far from zero.
     """
     dims, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
-    mean = dist_functional.all_reduce(wide(x).mean(dims)) / dist.get_world_size()
+    mean = sum_over_processes(wide(x).mean(dims)) / dist.get_world_size()
     centred = wide(x) - mean.view(shape)
-    variance = dist_functional.all_reduce(centred.square().mean(dims)) / dist.get_world_size()
+    variance = sum_over_processes(centred.square().mean(dims)) / dist.get_world_size()
     scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
     normalised = centred * scale.view(shape)
     return (normalised if bias is None else normalised + bias.view(shape)).to(x.dtype)
