@@ -100,8 +100,8 @@ def test_sampling_cells(expanded):
 
 
 def test_the_fixed_list_is_that_of_the_widths_asked_for():
-    runs = grid.expand("sampling", "digits", ["fixed-list"], [100], [0.5, 1.0], [], Path("runs"))
-    assert runs[0].cfg.widths.fixed == [1.0, 0.5]
+    runs = grid.expand("sampling", "digits", ["fixed-list"], [100], [0.5, 0.75], [], Path("runs"))
+    assert runs[0].cfg.widths.fixed == [0.75, 0.5]
 
 
 @pytest.mark.parametrize(("profile", "epochs"), [("digits", 16), ("cifar100", 400)])
@@ -168,7 +168,7 @@ def test_slimmable_baselines_train_the_asked_widths():
         own = grid.expand("comparison", "digits", [cell], [100], [0.5, 0.75], [], Path("runs"))[0]
         assert (guidance(own.cfg), own.cfg.model.switchable_bn) == (("infonce", "none", "momentum"), switchable)
         assert (own.cfg.widths.sampling, own.cfg.widths.fixed, own.widths) == ("fixed", [0.75, 0.5], [0.75, 0.5])
-    assert (own.cfg.widths.min, own.cfg.widths.max) == (0.5, 0.75)
+        assert (own.cfg.widths.min, own.cfg.widths.max) == (0.5, 0.75)
 
 
 @pytest.mark.parametrize(("profile", "epochs", "queue"), [("digits", 16, (512, 1024)), ("cifar100", 400, (2048, 32768))])
