@@ -411,8 +411,7 @@ def _validate_widths(cfg: Config) -> None:
     if widths.per_step < 1:
         raise UserError(f"widths.per_step={widths.per_step} must be at least 1")
     if widths.sampling == "fixed":
-        guided = cfg.objective.distill_loss != "none"
-        if not widths.fixed or (guided and widths.max not in widths.fixed):
+        if widths.max not in widths.fixed:
             raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
                             "write for example widths.fixed=[1.0,0.5,0.25]")
         check_widths(cfg.model.arch, widths.fixed, widths.min, widths.max, "widths.fixed")

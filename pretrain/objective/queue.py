@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.distributed import rows_of_processes, several
 from pretrain.slimmable.layers import wide
 
 
@@ -30,10 +30,8 @@ class Queue(nn.Module):
             ValueError: they are more than the queue holds.
         """
         rows = torch.cat([F.normalize(wide(t), dim=1) for t in targets]).to(self.rows)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-            dist.all_gather(gathered, rows)
-            rows = torch.cat(gathered)
+        if several():
+            rows = rows_of_processes(rows)
         if len(rows) > len(self.rows):
             raise ValueError(f"{len(rows)} targets do not fit in a queue of {len(self.rows)}")
         self.rows[(self.position + torch.arange(len(rows), device=rows.device)) % len(self.rows)] = rows
