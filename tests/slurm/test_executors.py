@@ -201,13 +201,15 @@ def test_exception_in_the_listener_stops_the_jobs(tmp_path):
 def test_stopping_the_launcher_stops_its_jobs(signum, to_group, deaf, code, tmp_path):
     pids = [tmp_path / "pids0", tmp_path / "pids1"]
     program = textwrap.dedent(f"""
-        import sys
+        import signal, sys
         from pathlib import Path
         from slurm.executors import run_all
         from slurm.jobs import Job
         from tests.slurm import callables
 
-        jobs = [Job(path, callables.sleep_with_child, (Path(path), 60, {deaf})) for path in sys.argv[2:]]
+        for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # under nohup some are ignored, and that is inherited
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        jobs = [Job(path, callables.sleep_with_child, (Path(path), 300, {deaf})) for path in sys.argv[2:]]
         try:
             run_all(jobs, "local", sys.argv[1], parallel=2)
         except KeyboardInterrupt:
