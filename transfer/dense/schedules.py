@@ -57,8 +57,9 @@ class Schedule:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """The iterations at which the rate falls."""
-        return tuple(round(share * self.iterations) for share in self.milestones)
+        """The iterations at which the rate falls; in a very short schedule those that are left."""
+        steps = (round(share * self.iterations) for share in self.milestones)
+        return tuple(sorted({step for step in steps if 0 < step < self.iterations}))
 
     def lr_at(self, iteration: int) -> float:
         """Learning rate of ``iteration``, which counts from 0."""
