@@ -121,7 +121,7 @@ class Network(nn.Module):
         for name in ("projector", "predictor", "distill_head"):
             matrices = [v for k, v in weights.items() if k.startswith(name + ".") and v.ndim == 2]
             self.add_module(name, mlp([matrices[0].shape[1], *map(len, matrices)]) if matrices else None)
-        self.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        self.to(next(iter(weights.values()))).load_state_dict(weights)
 
     def set_width(self, width: float) -> None:
         for module in self.modules():
@@ -199,7 +199,7 @@ class Reference:
 
     def penalty(self) -> Tensor:
         """Sum of the masked squares of all weights, float64: channel group i counts coefficient * (1 - alpha * i)."""
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=next(self.student.parameters()).device)
         for module in self.student.modules():
             for weight in module.parameters(recurse=False):
                 if isinstance(module, (Conv, Norm1d, Norm2d)):
@@ -210,5 +210,5 @@ class Reference:
 
     def mask(self, weight: Tensor) -> Tensor:
         """The coefficient of each output channel, float64 (C, 1, ...)."""
-        groups = torch.arange(len(weight)) * self.groups // len(weight)
+        groups = torch.arange(len(weight), device=weight.device) * self.groups // len(weight)
         return (self.coefficient * (1 - self.alpha * groups.double())).view(-1, *[1] * (weight.ndim - 1))
