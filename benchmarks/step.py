@@ -228,11 +228,10 @@ def memory(preset: str, names: list[str], quick: bool, device: str) -> list[Row]
     for name in [*names, "reference group", "reference none"]:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             most, before = pool.submit(peak, preset, quick, device, name, torch.get_num_threads()).result()
-        found[name] = most / 2**20
-    base = before / 2**20
+        found[name] = (most - before) / 2**20
     part = f"Training step, {preset}"
-    return [at_most(part, f"peak memory, {name}", "MiB", found[name], found[f"reference {name.split()[1]}"], 1.0,
-                    f"of both {base:.0f} MiB before anything is built") for name in names]
+    return [at_most(part, f"peak memory beyond the interpreter and its libraries, {name}", "MiB", found[name],
+                    found[f"reference {name.split()[1]}"], 1.0) for name in names]
 
 
 # -- all -----------------------------------------------------------------------------------------------------------------------
