@@ -54,7 +54,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
     students = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors
     for script, *words in shown:
-        if "flowers102" in words:  # has to be downloaded: its options are read, no more
+        if {"flowers102", "coco_1x", "voc_24k"} & set(words):  # has to be downloaded: its options are read, no more
             transfer_parser().parse_args(words)
             continue
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
@@ -65,6 +65,10 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words += SMALL
         elif "label-lists" in words:
             words = ["digits" if word == "cifar10" else word for word in words]
+        elif words[0] == "scenes":
+            words += ["--train", "4", "--test", "2", "--size", "40"]
+        elif words[0] == "detection":
+            words += ["--data-dir", "scenes", "--iterations", "2", "--batch-size", "2", "--pictures", "1"]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
         elif script == "pretrain/export.py":
