@@ -3,10 +3,10 @@
 A grid file has a ``title`` and ``cells``. An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name ->
 list of values, every combination is a cell), ``set`` (config key -> value, with placeholders), ``by`` (factor -> value -> further
 settings) and ``needs``: the cell whose run, of the same seed, must be trained first; ``{needs}`` in a setting is its directory.
-``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and ``several_widths``; without it they are
-left out unless they are asked for by name.
-A factor's values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them,
-``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
+``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and ``several_widths``; where that is
+missing they are left out unless they are asked for by name. A factor's values or a setting may be ``$widths``, the list of
+evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of
+the training, rounded down.
 """
 
 from __future__ import annotations
