@@ -122,7 +122,7 @@ def peak_bytes() -> int:
 # -- options and output ---------------------------------------------------------------------------------------------------
 
 
-def options(description: str | None, *more: tuple[str, dict]) -> argparse.Namespace:
+def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of a benchmark, and what it asks of torch done."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and single calls: does it run, not how fast")
@@ -132,7 +132,7 @@ def options(description: str | None, *more: tuple[str, dict]) -> argparse.Namesp
     parser.add_argument("--rounds", type=int, default=5, help="times that everything measured takes its turn")
     for name, settings in more:
         parser.add_argument(name, **settings)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.clock == "cpu" and torch.get_num_threads() > 1:
