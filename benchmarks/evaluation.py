@@ -163,7 +163,8 @@ def linear_rows(preset: str, run: Path, images: int, rounds: int, epochs: int) -
                         f"{preset} linear protocol")
     part = f"The paper's linear protocol at 4 widths, {preset}, {epochs} epochs of {images} images"
     speed = {name: 1 / value for name, value in spent.items()}
-    return [faster(part, "one pass against four plain runs (PIL, NCHW)", "a second", speed["one pass"], speed["four plain runs"], 2.0),
+    return [faster(part, "one pass against four plain runs (PIL, NCHW)", "a second", speed["one pass"],
+                   speed["four plain runs"], 2.0),
             faster(part, "one pass against four runs of this project", "a second", speed["one pass"], speed["four runs"])]
 
 
