@@ -67,6 +67,11 @@ def use_clock(name: str) -> None:
     _chosen = name
 
 
+def clock_in_use() -> str:
+    """Its name."""
+    return _chosen
+
+
 def clock() -> float:
     """Seconds by the clock in use, after all that was asked of a GPU is done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

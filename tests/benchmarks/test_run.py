@@ -1,5 +1,6 @@
 """Every benchmark runs, in its quick form, and gives a table that can be read."""
 
+import contextlib
 import csv
 import math
 
@@ -17,12 +18,12 @@ def one_thread():
     measure.use_clock("wall")
 
 
-SLOWER = ("step-digits", "evaluation-digits")  # the same code as without digits
+# Processes of their own, and the same code as without digits.
+SLOWER = ("step", "step-digits", "evaluation-digits")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOWER else n for n in run.ALL])
-def test_quick(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(step, "memory", lambda *args: [])  # in processes of their own: below
+def test_quick(name, tmp_path, capsys):
     run.main(["--quick", "--only", name, "--out", str(tmp_path), "--name", "here"])
     rows = list(csv.DictReader((tmp_path / "here" / "table.csv").open()))
     assert rows
@@ -32,12 +33,6 @@ def test_quick(name, tmp_path, monkeypatch, capsys):
     text = (tmp_path / "here" / "table.md").read_text()
     assert all(row["what"] in text for row in rows)
     assert "targets met" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_memory_of_fresh_processes():
-    rows = step.memory("cifar", ["fp32 group"], True, "cpu")
-    assert len(rows) == 1 and rows[0].ours > 0 and rows[0].reference > 0
 
 
 def test_rows_say_whether_a_target_is_met():
@@ -58,6 +53,21 @@ def test_tables():
 def test_the_processors_clock_does_not_count_waiting():
     measure.use_clock("cpu")
     assert measure.seconds(lambda: torch.cuda.is_available() or __import__("time").sleep(0.2)) < 0.1
+
+
+def test_the_step_and_its_parts_in_this_process(monkeypatch):
+    """The quick step without other processes: what each of them does, then the parts."""
+    @contextlib.contextmanager
+    def here(preset, quick, device, name, threads, clock):
+        answers = {"step": 0.5, "peak": 2**20 * (1 if "reference" in name else 2), "work": (4e9, 16)}
+        yield answers.get
+
+    monkeypatch.setattr(step, "contender", here)
+    rows = {row.what: row for row in step.rows("digits", quick=True)}
+    assert rows["step, fp32, with the regularizer"].ours == 32 and rows["step, fp32, with the regularizer"].ratio == 1
+    assert rows["work of a step"].ours == 4
+    assert rows["group penalty"].ratio >= 0 and rows["EMA of the teacher"].ratio > 0
+    assert any(name.startswith("diagnostics") for name in rows)
 
 
 def test_turns_are_taken():
