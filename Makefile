@@ -6,17 +6,20 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 demo test test-slow lint clean
+.PHONY: help setup detectron2 demo test test-slow bench lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
 	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
+	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
 	@echo "make lint       check style only"
 	@echo "make detectron2 install detectron2 into $(VENV) if it is not there (make setup does it too)"
 	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
@@ -52,6 +55,9 @@ test: lint
 # pytest's exit code 5 says that no test was selected.
 test-slow: setup
 	$(PYTEST) -m slow || test $$? -eq 5
+
+bench: setup
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 lint: setup
 	$(PY) -m ruff check .
