@@ -4,6 +4,7 @@
     python transfer/run.py classification --checkpoint runs/mine --dataset folder --data-dir ~/birds --protocol linear
     python transfer/run.py classification --checkpoint runs/mine --dataset flowers102 --data-dir ~/data --protocol linear
     python transfer/run.py label-lists --dataset cifar10 --data-dir ~/data --fraction 0.01 0.1 --out lists
+    python transfer/run.py scenes --out scenes
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 from pretrain.errors import UserError, cli
 from transfer.classification import command as classification
 from transfer.classification import label_lists
+from transfer.dense import scenes_command as scenes
 
-TASKS = {"classification": classification, "label-lists": label_lists}  # a task adds its arguments and runs them
+TASKS = {"classification": classification, "label-lists": label_lists, "scenes": scenes}  # a task adds its arguments and runs them
 # Libraries below speak of config keys; here the same things are options.
 WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
          "train.device=": "--device "}
