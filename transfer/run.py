@@ -21,8 +21,10 @@ from pretrain.errors import UserError, cli
 from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.dense import scenes_command as scenes
+from transfer.segmentation import command as segmentation
 
-TASKS = {"classification": classification, "label-lists": label_lists, "scenes": scenes}  # a task adds its arguments and runs them
+TASKS = {"classification": classification, "segmentation": segmentation, "label-lists": label_lists,
+         "scenes": scenes}  # a task adds its arguments and runs them
 # Libraries below speak of config keys; here the same things are options.
 WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
          "train.device=": "--device "}

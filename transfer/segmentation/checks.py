@@ -57,7 +57,7 @@ def _check_places(layout: Layout, config: dict) -> None:
             raise UserError(f"{layout.name} in {root} has no {place}; write the --data-dir DIR that holds it")
 
 
-def check(layout: Layout) -> tuple[Split, Split]:
+def check(layout: Layout, show: bool = True) -> tuple[Split, Split]:
     """The training and the validation split, after every pair of both was looked at.
 
     Raises:
@@ -67,8 +67,8 @@ def check(layout: Layout) -> tuple[Split, Split]:
     splits = split_of(layout, "train"), split_of(layout, "val")
     for split, configs in zip(splits, (layout.train, layout.val), strict=True):
         _check_partners(layout, split, configs)
-    for split in splits:
-        _check_pixels(layout, split)
+    for name, split in zip(("train", "val"), splits, strict=True):
+        _check_pixels(layout, split, f"checking {layout.name}, {name}", show)
     return splits
 
 
@@ -96,7 +96,7 @@ def _common_suffix(split: Split) -> str:
     return label.removeprefix(stem)
 
 
-def _check_pixels(layout: Layout, split: Split) -> None:
+def _check_pixels(layout: Layout, split: Split, title: str, show: bool) -> None:
     allowed = _allowed(layout, split)
     faults: list[tuple[int, str]] = []
 
@@ -104,11 +104,11 @@ def _check_pixels(layout: Layout, split: Split) -> None:
         fault = _fault(split.images[index], split.labels[index], allowed, len(split.classes))
         return None if fault is None else (index, fault)
 
-    with reporting(f"checking {layout.name}", len(split.images)) as reporter, ThreadPoolExecutor() as pool:
+    with reporting(title, len(split.images), show) as reporter, ThreadPoolExecutor() as pool:
         for done, fault in enumerate(pool.map(look, range(len(split.images))), start=1):
             if fault:
                 faults.append(fault)
-            if done % 50 == 0 or done == len(split.images):
+            if done % 500 == 0 or done == len(split.images):
                 reporter.update(done)
     if faults:
         more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""

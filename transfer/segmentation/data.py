@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS
 from mmseg.registry import DATASETS
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from transfer.dense.pictures import chosen_images
+from transfer.segmentation.checks import Split
 from transfer.segmentation.layouts import Layout
+
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 64, 8
 
 
 @DATA_SAMPLERS.register_module()
@@ -57,40 +64,51 @@ class PlacedDataset(Dataset):
         return self.dataset[index]
 
 
-def _loaded(layout: Layout) -> dict:
-    return dict(type="LoadAnnotations", reduce_zero_label=layout.reduce_zero_label)
-
-
 def train_pipeline(layout: Layout) -> list[dict]:
     """mmsegmentation's usual training pipeline at the layout's scale and crop."""
-    steps = [dict(type="LoadImageFromFile"), _loaded(layout),
-             dict(type="RandomResize", scale=layout.scale, ratio_range=layout.ratio_range, keep_ratio=True),
-             dict(type="RandomCrop", crop_size=layout.crop, cat_max_ratio=0.75)]
+    steps = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"},
+             {"type": "RandomResize", "scale": layout.scale, "ratio_range": layout.ratio_range, "keep_ratio": True},
+             {"type": "RandomCrop", "crop_size": layout.crop, "cat_max_ratio": 0.75}]
     if layout.flip:
-        steps.append(dict(type="RandomFlip", prob=0.5))
+        steps.append({"type": "RandomFlip", "prob": 0.5})
     if layout.distortion:
-        steps.append(dict(type="PhotoMetricDistortion"))
-    return [*steps, dict(type="PackSegInputs")]
+        steps.append({"type": "PhotoMetricDistortion"})
+    return [*steps, {"type": "PackSegInputs"}]
 
 
 def test_pipeline(layout: Layout) -> list[dict]:
     """Images at the layout's scale; labels as they are, because predictions are brought to their size."""
-    return [dict(type="LoadImageFromFile"), dict(type="Resize", scale=layout.scale, keep_ratio=True), _loaded(layout),
-            dict(type="PackSegInputs")]
+    return [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": layout.scale, "keep_ratio": True},
+            {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
 
 
 def train_loader(layout: Layout, batch_size: int, workers: int, seed: int) -> dict:
     """Config of the training loader; ``batch_size`` is of one process."""
     pipeline = train_pipeline(layout)
     parts = [{**config, "pipeline": pipeline} for config in layout.train]
-    joined = parts[0] if len(parts) == 1 else dict(type="ConcatDataset", datasets=parts)
-    return dict(batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0,
-                sampler=dict(type="PlacedSampler", shuffle=True, seed=seed),
-                dataset=dict(type="PlacedDataset", dataset=joined, seed=seed))
+    joined = parts[0] if len(parts) == 1 else {"type": "ConcatDataset", "datasets": parts}
+    return {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0,
+            "sampler": {"type": "PlacedSampler", "shuffle": True, "seed": seed},
+            "dataset": {"type": "PlacedDataset", "dataset": joined, "seed": seed}}
 
 
 def test_loader(layout: Layout, workers: int) -> dict:
     """Config of the evaluation loader: one image at a time, since their sizes differ."""
-    return dict(batch_size=1, num_workers=workers, persistent_workers=False,
-                sampler=dict(type="DefaultSampler", shuffle=False),
-                dataset={**layout.val[0], "pipeline": test_pipeline(layout), "test_mode": True})
+    return {"batch_size": 1, "num_workers": workers, "persistent_workers": False,
+            "sampler": {"type": "DefaultSampler", "shuffle": False},
+            "dataset": {**layout.val[0], "pipeline": test_pipeline(layout), "test_mode": True}}
+
+
+def calibration_batches(layout: Layout, split: Split, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
+    """Images of ``split``, evenly chosen, brought to the crop's size and normalised: batches (B, 3, H, W) of at least two."""
+    chosen = chosen_images(len(split.images), CALIBRATION_IMAGES)
+    height, width = layout.crop
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    for start in range(0, len(chosen), CALIBRATION_BATCH):
+        images = []
+        for index in chosen[start:start + CALIBRATION_BATCH]:
+            with Image.open(split.images[index]) as image:
+                pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+            images.append((torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 - shift) / scale)
+        if len(images) > 1:
+            yield torch.stack(images)

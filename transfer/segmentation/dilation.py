@@ -13,8 +13,8 @@ PROBE_SIDE = 128  # pixels of the image with which strides are found
 def dilate(network: nn.Module, output_stride: int) -> nn.Module:
     """``network``, changed so that no feature map of its ``stages`` has a larger stride than ``output_stride``.
 
-    A convolution that reads a map of stride s beyond it strides no more and is dilated by s / ``output_stride``. The weights are the
-    same, and every value that the network had before is still there: the new map has further ones between them.
+    A convolution that reads a map of stride s beyond it strides no more and is dilated by s / ``output_stride``. The weights are
+    the same, and every value that the network had before is still there: the new map has further ones between them.
     """
     for convolution, stride in _input_strides(network):
         if stride >= output_stride and max(convolution.stride) * stride > output_stride:

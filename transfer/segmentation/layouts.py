@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from pretrain.errors import UserError
+from transfer.dense.scenes import read_config
 
 IGNORED = 255  # label of pixels without a class, after loading
 
@@ -47,11 +49,11 @@ class Layout:
 class CamVidDataset(BaseSegDataset):
     """CamVid in the version of SegNet (arXiv 1511.00561): 11 classes, 11 = void, whose pixels have no class."""
 
-    METAINFO = dict(
-        classes=("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
-                 "Void"),
-        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0], [192, 128, 128],
-                 [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192], [0, 0, 0]])
+    METAINFO: ClassVar[dict] = {
+        "classes": ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+                    "Void"),
+        "palette": [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0], [192, 128, 128],
+                    [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192], [0, 0, 0]]}
 
     def __init__(self, **kwargs):
         # Leaving a class out of `metainfo` is mmsegmentation's way to say that its pixels are ignored.
@@ -62,10 +64,10 @@ class CamVidDataset(BaseSegDataset):
 class DigitScenesDataset(BaseSegDataset):
     """Scenes of handwritten digits (``transfer/dense/scenes.py``): background and ten digits."""
 
-    METAINFO = dict(
-        classes=("background", *(f"digit {digit}" for digit in range(10))),
-        palette=[[40, 40, 40], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
-                 [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]])
+    METAINFO: ClassVar[dict] = {
+        "classes": ("background", *(f"digit {digit}" for digit in range(10))),
+        "palette": [[40, 40, 40], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
+                    [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]]}
 
 
 def _within(root: Path, *places: str) -> Path:
@@ -74,8 +76,8 @@ def _within(root: Path, *places: str) -> Path:
 
 
 def _listed(root: Path, names: str, labels: str, kind: str) -> dict:
-    return dict(type=kind, data_root=str(root), ann_file=f"ImageSets/{names}.txt",
-                data_prefix=dict(img_path="JPEGImages", seg_map_path=labels))
+    return {"type": kind, "data_root": str(root), "ann_file": f"ImageSets/{names}.txt",
+                "data_prefix": {"img_path": "JPEGImages", "seg_map_path": labels}}
 
 
 def voc(root: Path) -> Layout:
@@ -96,8 +98,8 @@ def ade20k(root: Path) -> Layout:
     root = _within(root, "ADEChallengeData2016", "ade/ADEChallengeData2016")
 
     def split(name: str) -> list[dict]:
-        return [dict(type="ADE20KDataset", data_root=str(root),
-                     data_prefix=dict(img_path=f"images/{name}", seg_map_path=f"annotations/{name}"))]
+        return [{"type": "ADE20KDataset", "data_root": str(root),
+                     "data_prefix": {"img_path": f"images/{name}", "seg_map_path": f"annotations/{name}"}}]
 
     return Layout("ade20k", split("training"), split("validation"), scale=(2048, 512), crop=(512, 512), reduce_zero_label=True)
 
@@ -107,8 +109,8 @@ def cityscapes(root: Path) -> Layout:
     root = _within(root, "cityscapes")
 
     def split(name: str) -> list[dict]:
-        return [dict(type="CityscapesDataset", data_root=str(root),
-                     data_prefix=dict(img_path=f"leftImg8bit/{name}", seg_map_path=f"gtFine/{name}"))]
+        return [{"type": "CityscapesDataset", "data_root": str(root),
+                     "data_prefix": {"img_path": f"leftImg8bit/{name}", "seg_map_path": f"gtFine/{name}"}}]
 
     return Layout("cityscapes", split("train"), split("val"), scale=(2048, 1024), crop=(512, 1024))
 
@@ -116,16 +118,20 @@ def cityscapes(root: Path) -> Layout:
 def camvid(root: Path) -> Layout:
     """CamVid: ``train``, ``trainannot``, ``val``, ``valannot``, PNG; 11 classes, 11 = void."""
     def split(name: str) -> list[dict]:
-        return [dict(type="CamVidDataset", data_root=str(root),
-                     data_prefix=dict(img_path=name, seg_map_path=f"{name}annot"))]
+        return [{"type": "CamVidDataset", "data_root": str(root),
+                     "data_prefix": {"img_path": name, "seg_map_path": f"{name}annot"}}]
 
     return Layout("camvid", split("train"), split("val"), scale=(480, 360), crop=(352, 352))
 
 
 def digits(root: Path) -> Layout:
     """Scenes of handwritten digits in VOC's layout; a mirrored digit is another sign, and their colours vary already."""
-    train, val = ([_listed(root, f"Main/{name}", "SegmentationClass", "DigitScenesDataset")] for name in ("train", "val"))
-    return Layout("digits", train, val, scale=(128, 128), crop=(128, 128), flip=False, ratio_range=(0.75, 1.5), distortion=False)
+    made = read_config(root)
+    if made is None:
+        raise UserError(f"{root} holds no scenes of digits; leave out --data-dir to have them written")
+    train, val = ([_listed(root, f"Segmentation/{name}", "SegmentationClass", "DigitScenesDataset")] for name in ("train", "val"))
+    side = (made.size, made.size)
+    return Layout("digits", train, val, scale=side, crop=side, flip=False, ratio_range=(0.75, 1.5), distortion=False)
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {
