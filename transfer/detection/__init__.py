@@ -1,0 +1,1 @@
+"""Detection and instance segmentation with detectron2, at every width of a checkpoint."""
