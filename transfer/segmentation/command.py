@@ -30,6 +30,7 @@ HELP = "semantic segmentation (mmsegmentation) fine-tuned and scored at every wi
 MODELS = ("fcn", "upernet", "deeplabv3", "segmenter")
 DATASETS = ("digits", "voc", "ade20k", "cityscapes", "camvid")
 METRICS = ("mIoU", "mAcc", "aAcc")
+STRIDES = (1, 2, 4, 8, 16, 32)
 SMALLEST_CROP = 32  # pixels: less leaves nothing of the last feature map
 
 
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=int, nargs=2, metavar=("W", "H"),
                         help="images are resized to fit in it, keeping their ratio; default: the data set's")
     parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="of training, and window; default: the data set's")
+    parser.add_argument("--output-stride", type=int, metavar="N", choices=STRIDES,
+                        help=f"of fcn's and deeplabv3's dilated backbones: {', '.join(map(str, STRIDES))}; default: the data set's")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -108,6 +111,8 @@ def _layout(arguments: argparse.Namespace, home: Path) -> Layout:
         raise UserError(f"{arguments.dataset} is not part of this project; write --data-dir DIR with the folder that holds it")
     layout = layout_of(arguments.dataset, where)
     changed = {name: tuple(getattr(arguments, name)) for name in ("scale", "crop") if getattr(arguments, name)}
+    if arguments.output_stride:
+        changed["output_stride"] = arguments.output_stride
     return dataclasses.replace(layout, **changed)
 
 

@@ -32,6 +32,18 @@ class SeedHook(Hook):
         torch.manual_seed(int(drawn[0]))
 
 
+class PlainCheckpointHook(Hook):
+    """Leaves mmengine's log out of its checkpoints: the rest is tensors and plain types, safe to load."""
+
+    kept = ("keep_ckpt_ids", "last_ckpt")  # which of its checkpoints are there
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take it out."""
+        known = checkpoint["message_hub"]["runtime_info"]
+        checkpoint["message_hub"] = {"log_scalars": {}, "resumed_keys": {},
+                                     "runtime_info": {name: known[name] for name in self.kept if name in known}}
+
+
 class BeginHook(Hook):
     """Calls ``begin`` in the first process when a training begins, with every weight drawn and loaded; not when it resumes."""
 

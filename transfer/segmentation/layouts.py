@@ -31,6 +31,7 @@ class Layout:
         reduce_zero_label: whether label 0 means no class, and 1 the first class (ADE20K).
         flip: whether a mirrored image is one of the same kind.
         ratio_range: random factor of ``scale`` in training.
+        output_stride: largest stride of a dilated backbone's maps; small for small things.
         distortion: whether brightness, contrast, saturation and hue are changed in training.
     """
 
@@ -43,6 +44,7 @@ class Layout:
     flip: bool = True
     ratio_range: tuple[float, float] = (0.5, 2.0)
     distortion: bool = True
+    output_stride: int = 8
 
 
 @DATASETS.register_module()
@@ -131,7 +133,8 @@ def digits(root: Path) -> Layout:
         raise UserError(f"{root} holds no scenes of digits; leave out --data-dir to have them written")
     train, val = ([_listed(root, f"Segmentation/{name}", "SegmentationClass", "DigitScenesDataset")] for name in ("train", "val"))
     side = (made.size, made.size)
-    return Layout("digits", train, val, scale=side, crop=side, flip=False, ratio_range=(0.75, 1.5), distortion=False)
+    return Layout("digits", train, val, scale=side, crop=side, flip=False, ratio_range=(0.75, 1.5), distortion=False,
+                  output_stride=4)
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {

@@ -15,7 +15,6 @@ from transfer.segmentation.layouts import IGNORED, Layout
 HEAD_SHARE = 4  # a head has this fraction of the channels it reads
 FEWEST = 32  # channels of a head on a very narrow network
 HEAD_DIM = 64  # channels of an attention head of Segmenter's decoder
-OUTPUT_STRIDE = 8  # of dilated backbones
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from transfer.dense.schedules import Schedule
 from transfer.segmentation.backbone import SlimmableTrunk
 from transfer.segmentation.checks import Split
 from transfer.segmentation.layouts import Layout
-from transfer.segmentation.models import DILATED, OUTPUT_STRIDE, POOLING, Features, model_config
+from transfer.segmentation.models import DILATED, POOLING, Features, model_config
 
 TASK = "segmentation"
 INFERENCES = ("whole", "slide")
@@ -79,8 +79,8 @@ class Plan:
         """Config of the registered backbone."""
         reads = "maps" if not self.is_vit else "patches" if self.model == "segmenter" else "pyramid"
         return {"type": "SlimmableTrunk", "checkpoint": self.checkpoint, "width": width, "initial": self.initial, "seed": self.seed,
-                    "norm": "frozen" if self.norm == "frozen" else "bn", "reads": reads,
-                    "output_stride": OUTPUT_STRIDE if self.model in DILATED else 0, "branch": self.branch, "arch": self.arch}
+                "norm": "frozen" if self.norm == "frozen" else "bn", "reads": reads, "branch": self.branch, "arch": self.arch,
+                "output_stride": self.layout.output_stride if self.model in DILATED else 0}
 
     def model_config(self, width: float) -> dict:
         """Config of the whole network of ``width``."""
@@ -93,6 +93,7 @@ class Plan:
         """What scores depend on beside the place of their record."""
         sizes = {"scale": list(self.layout.scale), "crop": list(self.layout.crop)}
         return {"weights": self.backbone.fingerprint(), "norm": self.norm, "inference": self.inference, **sizes,
+                "output_stride": self.layout.output_stride if self.model in DILATED else None,
                 "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],
                 **dataclasses.asdict(self.schedule)}
 

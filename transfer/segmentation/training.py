@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mmengine.device.utils as mmdevice
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -28,17 +26,14 @@ from transfer.dense.schedules import Schedule
 from transfer.dense.trunk import dense_network
 from transfer.dense.weights import weights_report
 from transfer.segmentation import data
-from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, SeedHook
+from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook
 from transfer.segmentation.metric import SCORES
 from transfer.segmentation.plan import Plan
 
 FOLDER = "mmseg"  # of the run directory: mmengine's own files
 CHECKPOINTS = 10  # in a training, at least
 FARTHEST = 2000  # iterations between two
-FROM_CONFIG = ("custom_imports", "model_wrapper_cfg", "sync_bn")  # what mmengine's runner takes from its config only
-# What mmengine's checkpoints hold beside tensors and plain types: the histories of its log.
-SAFE = [HistoryBuffer, np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar,
-        *{type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "uint32")}]
+FROM_CONFIG = ("custom_imports", "model_wrapper_cfg", "sync_bn", "test_pipeline")  # not arguments of mmengine's runner
 
 
 def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
@@ -61,7 +56,7 @@ def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
 
     pictures = PictureHook(plan.val, plan.pictures)
     with journal(job, run, group, plan.schedule.iterations, found[1] if found else 0) as log, _settings(group.device):
-        hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), pictures]
+        hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), pictures]
         runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,
                         custom_hooks=hooks, experiment_name=f"{job.name}-{time.time_ns()}")
         _log_to_file(runner)
@@ -89,7 +84,7 @@ def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str |
         "train_dataloader": data.train_loader(plan.layout, plan.batch_size, plan.workers, plan.seed),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": schedule.iterations, "val_interval": schedule.iterations + 1},
         "test_dataloader": data.test_loader(plan.layout, plan.workers), "test_cfg": {"type": "TestLoop"},
-        "test_evaluator": {"type": "ExactIoU"},
+        "test_evaluator": {"type": "ExactIoU"}, "test_pipeline": data.test_pipeline(plan.layout),  # for mmseg.apis
         "optim_wrapper": {"type": "OptimWrapper", "optimizer": optimizer_config(schedule), **_decays(plan)},
         "param_scheduler": scheduler_config(schedule), "log_processor": {"by_epoch": False},
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False},
@@ -131,8 +126,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     """The newest checkpoint in ``folder`` that can be read, and its iteration; a torn or strange one is passed over."""
     places = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")), reverse=True)
     for path in places:
-        with contextlib.suppress(OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile), \
-                torch.serialization.safe_globals(SAFE):
+        with contextlib.suppress(OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
             content = torch.load(path, map_location="cpu", weights_only=True)
             return path, int(content["meta"]["iter"])
     return None
@@ -140,15 +134,14 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 @contextlib.contextmanager
 def _settings(device: torch.device) -> Iterator[None]:
-    """mmengine on ``device``, loading checkpoints only of what is safe to load."""
+    """mmengine on ``device``, its checkpoints loaded with ``weights_only``."""
     before, variable = mmdevice.DEVICE, "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     kept = os.environ.get(variable)
     mmdevice.DEVICE, os.environ[variable] = device.type, "1"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        with torch.serialization.safe_globals(SAFE):
-            yield
+        yield
     finally:
         mmdevice.DEVICE = before
         os.environ.pop(variable)
