@@ -40,4 +40,5 @@ def write_panels(path: str | Path, rows: Sequence[Sequence[np.ndarray]], title: 
 
 def chosen_images(count: int, wanted: int) -> list[int]:
     """Indices of ``wanted`` of ``count`` images, spread evenly, the same for every width."""
-    return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(min(wanted, count))})
+    shown = min(wanted, count)
+    return sorted({round(i * (count - 1) / max(1, shown - 1)) for i in range(shown)})

@@ -1,4 +1,4 @@
-"""What detectron2 0.6 needs beside current libraries. Import this before anything of detectron2; what needs no aid gets none.
+"""What detectron2 0.6 needs beside current libraries. What needs no aid gets none.
 
 - ``PIL.Image.LINEAR``: the old name of ``BILINEAR``, which Pillow 10 dropped and detectron2 0.6 still uses.
 - ``detectron2._C``: detectron2's compiled operators (deformable and rotated ones, the fast COCO evaluation). A copy without them
@@ -37,13 +37,12 @@ def is_compiled(package: Path) -> bool:
 
 def give() -> None:
     """Give the aids that the installed detectron2 needs; none where there is no detectron2."""
-    # detectron2 scripts a few functions when it is imported, which works, and torch warns of it each time.
+    # What detectron2 does when it is imported works, and others warn of it each time.
     warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release", category=UserWarning)
     if not hasattr(PIL.Image, "LINEAR"):
         PIL.Image.LINEAR = PIL.Image.BILINEAR
     found = importlib.util.find_spec("detectron2")
     if found and found.origin and not is_compiled(Path(found.origin).parent) and "detectron2._C" not in sys.modules:
         sys.modules["detectron2._C"] = _Placeholder("detectron2._C")
-
-
-give()

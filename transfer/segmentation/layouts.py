@@ -32,6 +32,7 @@ class Layout:
         flip: whether a mirrored image is one of the same kind.
         ratio_range: random factor of ``scale`` in training.
         output_stride: largest stride of a dilated backbone's maps; small for small things.
+        first_weight: weight of the first class in the loss, for a background that is nearly everywhere; 1 of the others.
         distortion: whether brightness, contrast, saturation and hue are changed in training.
     """
 
@@ -45,6 +46,7 @@ class Layout:
     ratio_range: tuple[float, float] = (0.5, 2.0)
     distortion: bool = True
     output_stride: int = 8
+    first_weight: float = 1.0
 
 
 @DATASETS.register_module()
@@ -134,7 +136,7 @@ def digits(root: Path) -> Layout:
     train, val = ([_listed(root, f"Segmentation/{name}", "SegmentationClass", "DigitScenesDataset")] for name in ("train", "val"))
     side = (made.size, made.size)
     return Layout("digits", train, val, scale=side, crop=side, flip=False, ratio_range=(0.75, 1.5), distortion=False,
-                  output_stride=4)
+                  output_stride=4, first_weight=0.1)
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {

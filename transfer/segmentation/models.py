@@ -104,5 +104,9 @@ def model_config(name: str, backbone: dict, features: Features, classes: int, la
     preprocessor = {"type": "SegDataPreProcessor", "mean": [255 * value for value in mean], "std": [255 * value for value in std],
                     "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": IGNORED, "size": layout.crop,
                     "test_cfg": {"size_divisor": divisor}}
-    return {"type": "EncoderDecoder", "data_preprocessor": preprocessor, "backbone": backbone, **MODELS[name](features, classes),
+    heads = MODELS[name](features, classes)
+    if layout.first_weight != 1:
+        for head in heads.values():
+            head["loss_decode"]["class_weight"] = [layout.first_weight, *[1.0] * (classes - 1)]
+    return {"type": "EncoderDecoder", "data_preprocessor": preprocessor, "backbone": backbone, **heads,
             "train_cfg": {}, "test_cfg": inference_config(inference, layout.crop)}

@@ -91,7 +91,7 @@ class Plan:
 
     def settings(self) -> dict:
         """What scores depend on beside the place of their record."""
-        sizes = {"scale": list(self.layout.scale), "crop": list(self.layout.crop)}
+        sizes = {"scale": list(self.layout.scale), "crop": list(self.layout.crop), "first_weight": self.layout.first_weight}
         return {"weights": self.backbone.fingerprint(), "norm": self.norm, "inference": self.inference, **sizes,
                 "output_stride": self.layout.output_stride if self.model in DILATED else None,
                 "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],

@@ -16,7 +16,7 @@ def for_vit(name: str, schedule: Schedule, model: str) -> Schedule:
     Segmenter: SGD at 0.001 for 8 images without weight decay (its Segmenter configs). ``quick`` is AdamW at 1e-3 for both.
     """
     if name == QUICK:
-        return replace(schedule, optimizer="adamw", lr=1e-3, lr_min=0.0, weight_decay=0.01, warmup=schedule.iterations // 10)
+        return replace(schedule, lr=1e-3)
     if model == "segmenter":
         return replace(schedule, lr=0.001 * schedule.batch_size / 8, weight_decay=0.0)
     return replace(schedule, optimizer="adamw", lr=6e-5 * schedule.batch_size / 16, lr_min=0.0, power=1.0, weight_decay=0.01,
