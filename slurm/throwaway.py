@@ -46,14 +46,15 @@ class ThrowAwayCluster:
 
     nodes: how many slurmd; they are called 127.0.0.1, 127.0.0.2, ... which resolve without any change to the machine.
     cpus, memory: of a node, in MB; may be more than there are. gpus: of a node, fake ones.
-    down_after: seconds after which a silent node counts as down.
+    down_after: seconds after which a silent node counts as down. remember: for how long the controller knows ended jobs.
     """
 
     def __init__(self, folder: Path, nodes: int = 1, cpus: int = 8, memory: int = 16000, gpus: int = 0, accounting: bool = False,
-                 down_after: int = 15):
+                 down_after: int = 15, remember: int = 300):
         self.folder = Path(folder).absolute()
         self.names = [f"127.0.0.{i + 1}" for i in range(nodes)]
-        self.cpus, self.memory, self.gpus, self.accounting, self.down_after = cpus, memory, gpus, accounting, down_after
+        self.cpus, self.memory, self.gpus, self.accounting = cpus, memory, gpus, accounting
+        self.down_after, self.remember = down_after, remember
         self.user, self.host = getpass.getuser(), socket.gethostname().split(".")[0]
         self.conf = self.folder / "slurm.conf"
         self.environment = {"SLURM_CONF": str(self.conf), "PATH": _path()}
@@ -145,7 +146,7 @@ class ThrowAwayCluster:
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=2",
             "JobAcctGatherType": "jobacct_gather/none", "JobCompType": "jobcomp/none", "MailProg": "/bin/true",
             "ReturnToService": 2, "EnforcePartLimits": "ALL", "JobRequeue": 1, "KillWait": 5, "InactiveLimit": 0,
-            "SlurmctldTimeout": 60,
+            "SlurmctldTimeout": 60, "MinJobAge": self.remember,
             "SlurmdTimeout": self.down_after, "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE",
             "AccountingStorageType": "accounting_storage/none",
         }
