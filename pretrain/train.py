@@ -173,7 +173,7 @@ class Trainer:
                     self._save()
                 if not last:
                     self._stop_if_asked()
-        self._finish()
+        self._finish(time.monotonic() - self.started)
 
     def _begin(self) -> None:
         payload = checkpoint.load_latest(self.run.path)
@@ -207,13 +207,12 @@ class Trainer:
             return
         if self.group.first:
             self._save()
-            self._add_train_seconds()
+            self._add_train_seconds(time.monotonic() - self.started)
             self.run.set_status("pending", why="stopped on request, to be continued", step=self.step_count)
         raise Interrupted(f"stopped at step {self.step_count} of {self.total_steps}")
 
-    def _add_train_seconds(self, **details) -> None:
-        spent = self.run.provenance().get("train_seconds", 0.0) + time.monotonic() - self.started
-        self.run.add_provenance(train_seconds=spent, **details)
+    def _add_train_seconds(self, seconds: float, **details) -> None:
+        self.run.add_provenance(train_seconds=self.run.provenance().get("train_seconds", 0.0) + seconds, **details)
 
     def _train_step(self, x1: Tensor, x2: Tensor) -> None:
         cfg = self.cfg
@@ -304,13 +303,13 @@ class Trainer:
                     board.add_scalar(name if width is None else f"{name}/width {width}", value, self.step_count)
         self._tell(epoch + 1, rate)
 
-    def _finish(self) -> None:
+    def _finish(self, seconds: float) -> None:
         if not self.group.first:
             return
         widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, self.cfg.widths.min, self.cfg.widths.max])
         calibrate_on(self.student.encoder, widths, self.source, self.cfg)
         self._save()
-        self._add_train_seconds(finished=now())
+        self._add_train_seconds(seconds, finished=now())
         self.run.set_status("done", trained=True)
 
     # -- state ----------------------------------------------------------------------------------------------------------------

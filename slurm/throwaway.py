@@ -279,13 +279,19 @@ def _free_ports(count: int) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="slurm/throwaway.py", description="A real Slurm on this machine, on loopback only.")
-    parser.add_argument("action", choices=("up", "down"))
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="where all its files go")
+    parser.add_argument("action", choices=("up", "down", "need"),
+                        help="start, stop, or say how to install what is missing for all of it")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="where all its files go")
     parser.add_argument("--nodes", type=int, default=2, metavar="N")
     parser.add_argument("--cpus", type=int, default=8, metavar="N", help="of a node; may be more than there are")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="of a node, fake ones, up to 6")
     parser.add_argument("--accounting", action="store_true", help="with sacct")
     arguments = parser.parse_args(argv)
+    if arguments.action == "need":
+        print(missing())
+        return 0
+    if arguments.dir is None:
+        parser.error("--dir DIR is needed")
     if need := missing(arguments.accounting):
         print(f"error: Slurm is not installed: {need}", file=sys.stderr)
         return 2
