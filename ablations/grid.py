@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -156,15 +157,27 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     directories: dict[tuple[str, int], Path] = {}
     given = {"batch_norm": config.has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
     chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
+    of_first_seed: dict[str, Config] = {}
     for cell, seed in itertools.product(_needed_first(chosen), seeds):
         label = [f"experiment.grid={grid}", f"experiment.cell={cell.name}", f"seed={seed}"]
         needed = directories[cell.needs, seed] if cell.needs else None
         own = [text.replace(NEEDS, str(needed)) for text in cell.overrides]
-        cfg = config.load(profile, [*common, *own, *label, *overrides])
+        cfg = _loaded(profile, [*common, *own, *label, *overrides], seed, None if cell.needs else of_first_seed.get(cell.name))
+        of_first_seed.setdefault(cell.name, cfg)
         cfg.experiment.setting = setting
         directories[cell.name, seed] = runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"
         found.append(Run(cell.name, cfg, directories[cell.name, seed], needed))
     return found
+
+
+def _loaded(profile: str, texts: Sequence[str], seed: int, alike: Config | None) -> Config:
+    """The config of ``profile`` with these overrides; quickly where it is ``alike`` but for the seed."""
+    if alike is None:
+        return config.load(profile, texts)
+    cfg = pickle.loads(pickle.dumps(alike))  # ten times as fast as copy.deepcopy
+    cfg.seed = seed
+    config.validate(cfg)
+    return cfg
 
 
 def _setting(base: Config) -> str:
