@@ -33,7 +33,7 @@ def write_runs(grid: Path, count: int, seeds: int = 5) -> None:
         cell, seed = divmod(index, seeds)
         path = grid / f"cell{cell}-s{seed}-{index:08x}"
         path.mkdir(parents=True)
-        own = text.replace("cell: ''", f"cell: cell{cell}").replace("seed: 100", f"seed: {seed}").replace("lr: 0.05", f"lr: 0.{cell}")
+        own = text.replace("cell: ''", f"cell: cell{cell}").replace("seed: 100", f"seed: {seed}")
         (path / "config.yaml").write_text(own)
         (path / "status.json").write_text(json.dumps(STATUS))
         (path / "provenance.json").write_text(json.dumps(PROVENANCE))

@@ -42,8 +42,8 @@ CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "
                 "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
 COST_COLUMNS = ["train_seconds", "train_flops"]
 ORIGIN_COLUMNS = ["commit", "hardware", "command", "place"]
-RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path"]
-SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, *RECORD_COLUMNS, *COST_COLUMNS, "commit", "place"]
+RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path"]
+SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, "commit", "place"]
 _RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS]
 _HASHED = re.compile(r"-[0-9a-f]{8}$")
 
@@ -134,7 +134,7 @@ def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _distinct(known: pd.DataFrame) -> pd.DataFrame:
-    """The same experiment may lie in several places: the newest finished one counts. Others of one name are named by their place."""
+    """The same experiment may lie in several places: the newest finished one counts. Others of one name are named by place."""
     twice = known["run"].duplicated(keep=False)
     if not twice.any():
         return known
@@ -215,6 +215,6 @@ def _columns(rows: list[dict[str, Any]], columns: Sequence[str], numbers: Sequen
 def _typed(stored: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
     """A stored table with the types of a fresh one: Parquet has its own idea of texts and of missing ones."""
     table = stored.astype(like.dtypes.to_dict())
-    for name in like.columns[like.dtypes == object]:
+    for name in like.select_dtypes(object).columns:
         table[name] = table[name].where(table[name].notna(), None)
     return table[like.columns].reset_index(drop=True)

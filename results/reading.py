@@ -32,8 +32,7 @@ METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 FACTORS = {"head": "objective.head", "ema_momentum": "objective.ema_momentum", "ema_schedule": "objective.ema_schedule",
            "update": "objective.update", "sampling": "widths.sampling", "per_step": "widths.per_step",
            "regularizer": "regularizer.kind", "groups": "regularizer.groups", "alpha": "regularizer.alpha",
-           "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "pretrained_on": "data.name",
-           "image_size": "data.size", "baseline": "experiment.baseline"}
+           "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "image_size": "data.size", "baseline": "experiment.baseline"}
 FACTOR_NUMBERS = ["ema_momentum", "per_step", "groups", "alpha", "epochs", "batch_size", "image_size"]
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -58,7 +57,7 @@ def read_run(path: str) -> dict[str, Any] | None:
     status = _json(f"{path}{os.sep}status.json") or {}
     provenance = _json(f"{path}{os.sep}provenance.json") or {}
     return {"run": name, **_cell(config, f"{path}{os.sep}config.yaml"), "state": status.get("state", "pending"),
-            **{name: _optional(config, key) for name, key in FACTORS.items()},
+            **{name: _optional(config, key) for name, key in FACTORS.items()}, "pretrained_on": _pretrained_on(config),
             "why": status.get("why") or "", "started": status.get("started"),
             "finished": status.get("finished") or provenance.get("finished"),
             "train_seconds": provenance.get("train_seconds"), "train_flops": provenance.get("train_flops"),
@@ -139,6 +138,12 @@ def _cell(config: dict[str, Any], source: str) -> dict[str, Any]:
 def _optional(config: dict[str, Any], key: str) -> Any:
     section, name = key.split(".")
     return config[section].get(name) if isinstance(config.get(section), dict) else None
+
+
+def _pretrained_on(config: dict[str, Any]) -> str:
+    """The name that records of evaluation on the pretraining data have: an image folder is called by its directory."""
+    name = str(_optional(config, "data.name"))
+    return Path(_optional(config, "data.root") or name).name if name == "folder" else name
 
 
 def _run_of(checkpoint: str) -> str:
