@@ -1,8 +1,8 @@
 """``python results/claims.py --runs DIR``: which of the paper's claims these runs support.
 
-A claim is data (claims.yaml): a comparison, its direction, the smallest effect that counts, the test. The unit of observation is the
-seed. Supported: the effect exceeds the minimum, p < 0.05; contradicted: it falls short of it, p < 0.05; undecided otherwise. A p
-value is two-sided and Holm-corrected over all claims judged on one profile's runs, so that all verdicts of a profile together are
+A claim is data (claims.yaml): a comparison, its direction, the smallest effect that counts, the test. The unit of observation is
+the seed. Supported: the effect exceeds the minimum, p < 0.05; contradicted: it falls short of it, p < 0.05; undecided otherwise. A
+p value is two-sided and Holm-corrected over all claims judged on one profile's runs, so that all verdicts of a profile together are
 wrong with a probability of at most 5 % (as far as the test's assumptions hold).
 """
 

@@ -162,7 +162,7 @@ def _kept(root: Path, kind: str, files: Sequence[str], make: dict[str, Callable[
     old = dict(zip(stored["stamps"]["path"], stored["stamps"]["stamp"], strict=True)) if found else {}
     changed = [path for path, seen in stamps.items() if old.get(path) != seen]
     fresh = {name: build(changed) for name, build in make.items()}
-    if not changed and old.keys() == stamps.keys():
+    if found and not changed and old.keys() == stamps.keys():
         return {name: _typed(stored[name].drop(columns="token"), fresh[name]) for name in make}
     changed_names, tables = set(changed), {}
     for name in make:
@@ -176,7 +176,8 @@ def _kept(root: Path, kind: str, files: Sequence[str], make: dict[str, Callable[
         order = {path: place for place, path in enumerate(stamps)}
         tables[name] = table.sort_values("path", key=lambda paths, order=order: paths.map(order), kind="stable", ignore_index=True)
     table = pd.DataFrame({"path": list(stamps), "stamp": list(stamps.values())}, dtype=object)
-    store.save(folder, kind, {"stamps": table, **tables})
+    if stamps:
+        store.save(folder, kind, {"stamps": table, **tables})
     return tables
 
 

@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
-from results.plots import Look, NothingToPlot, points, style
+from results.plots import INTERVAL, Look, NothingToPlot, decades, draw_front, points, style
 from results.tables import METRICS, RowSpec
 
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
          Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
 COLUMNS = 4  # panels in a line
+# Label of an abscissa, and what it is multiplied by.
+ACROSS = {"flops": ("MFLOPs per image, log scale", 1e-6), "latency_ms": ("Latency of one image (ms), log scale", 1.0)}
 
 
 def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -30,23 +32,55 @@ def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         NothingToPlot: no row of the grid's table has a score.
     """
     scores, rows = _scored(scores, runs)
+    with style():
+        figure, panels = _panels(rows)
+        for axis, section in panels:
+            for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
+                points(axis, row.select(scores), "width", 1.0, look, row.short)
+            axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
+            axis.set_xlabel("Width (fraction of channels)")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
+        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores)
+    return figure
+
+
+def _panels(rows: Sequence[RowSpec]) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """A panel a section, with room for its own legend below."""
     sections = list(dict.fromkeys(row.section for row in rows))
     lines = math.ceil(len(sections) / COLUMNS)
     longest = max(sum(row.section == section for row in rows) for section in sections)
+    figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
+    grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
+    for axis in grid.flat[len(sections):]:
+        axis.set_visible(False)
+    panels = list(zip(grid.flat, sections, strict=False))
+    for axis, section in panels:
+        axis.set_title(section)
+        axis.tick_params(labelbottom=True)
+    return figure, panels
+
+
+def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure:
+    """Accuracy (percent) against ``flops`` or ``latency_ms`` of one image, with 95 % bootstrap intervals and the Pareto front.
+
+    The front (grey) is that of all rows and widths, the same in each panel.
+
+    Raises:
+        NothingToPlot: no row has a score and such a cost.
+    """
+    scores, rows = _scored(scores[scores[across].gt(0)], runs)
+    label, scale = ACROSS[across]
     with style():
-        figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
-        grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
-        for axis, section in zip(grid.flat, sections, strict=False):
+        figure, panels = _panels(rows)
+        for axis, section in panels:
             for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
-                points(axis, row.select(scores), "width", 1.0, look, row.short)
-            axis.set_title(section)
-            axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
-            axis.set_xlabel("Width (fraction of channels)")
-            axis.tick_params(labelbottom=True)
+                points(axis, row.select(scores), across, scale, look, row.short, interval=True)
+            draw_front(axis, scores, across, scale)
+            axis.set_xscale("log")
+            decades(axis.xaxis, scores[across] * scale)
+            axis.set_xlabel(label)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
-        for axis in grid.flat[len(sections):]:
-            axis.set_visible(False)
-        _label_left(grid[:, 0], scores)
+        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores, INTERVAL)
     return figure
 
 
@@ -102,8 +136,8 @@ def _looks() -> Iterable[Look]:
         yield from LOOKS
 
 
-def _label_left(axes: Sequence[Axes], scores: pd.DataFrame) -> None:
+def _label_left(axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one std") -> None:
     metric, seeds = scores["metric"].iloc[0], scores["seed"].nunique()
-    note = f"\nmean and one std of {seeds} seeds" if seeds > 1 else "\none seed"
+    note = f"\nmean and {spread}, {seeds} seeds" if seeds > 1 else "\none seed"
     for axis in axes:
         axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%){note}")

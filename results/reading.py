@@ -32,7 +32,8 @@ METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 FACTORS = {"head": "objective.head", "ema_momentum": "objective.ema_momentum", "ema_schedule": "objective.ema_schedule",
            "update": "objective.update", "sampling": "widths.sampling", "per_step": "widths.per_step",
            "regularizer": "regularizer.kind", "groups": "regularizer.groups", "alpha": "regularizer.alpha",
-           "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "image_size": "data.size", "baseline": "experiment.baseline"}
+           "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "image_size": "data.size",
+           "baseline": "experiment.baseline"}
 FACTOR_NUMBERS = ["ema_momentum", "per_step", "groups", "alpha", "epochs", "batch_size", "image_size"]
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -13,7 +13,7 @@ from results.frame import load, load_runs
 from results.latex import latex
 from results.render import MISSING, comma_separated, markdown
 from results.tables import RowSpec
-from tests.results.synthetic import WIDTHS, config, record, write_run
+from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, record, write_run
 
 GUIDED = ("infonce", "infonce", "momentum")
 
@@ -151,8 +151,9 @@ def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
         if "cell" in row.where:
             add(tmp_path / grid, grid, row.where["cell"], all_widths(), base=GUIDED)
     made = report.build(tmp_path / grid)
-    pictures = [f"accuracy-{what}-digits-knn.{kind}" for what in ("cost", "width") for kind in ("png", "svg")]
-    assert sorted(made.paths) == sorted([*(f"table-digits-knn.{kind}" for kind in ("csv", "md", "tex")), *pictures])
+    pictures = [f"{what}-digits-knn.{kind}" for what in ("accuracy-cost", "accuracy-flops", "accuracy-width", "heat-map")
+                for kind in ("png", "svg")]
+    assert sorted(made.paths) == sorted([*ALWAYS, *(f"table-digits-knn.{kind}" for kind in FORMATS), *pictures])
     assert not made.skipped and len(made.tables) == 1
 
 
