@@ -80,7 +80,8 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
             decades(axis.xaxis, scores[across] * scale)
             axis.set_xlabel(label)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
-        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores, INTERVAL)
+        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores, INTERVAL,
+                    "; dashed: Pareto front")
     return figure
 
 
@@ -136,8 +137,8 @@ def _looks() -> Iterable[Look]:
         yield from LOOKS
 
 
-def _label_left(axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one std") -> None:
+def _label_left(axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one std", more: str = "") -> None:
     metric, seeds = scores["metric"].iloc[0], scores["seed"].nunique()
-    note = f"\nmean and {spread}, {seeds} seeds" if seeds > 1 else "\none seed"
+    note = (f"\nmean and {spread}, {seeds} seeds" if seeds > 1 else "\none seed") + more
     for axis in axes:
         axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%){note}")

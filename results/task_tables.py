@@ -29,7 +29,7 @@ def classification(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "transf
     keys = kinds[["dataset", "metric", "score", "label_fraction"]].to_dict("records")
     names = [f"{kind['dataset']}, {metric_name(pd.Series(kind))}" + (", by class" if kind["score"] == "mean_per_class" else "")
              for kind in keys]
-    return value_table(name, "Linear evaluation and transfer classification", scores, with_family(runs), _columns(scores),
+    return value_table(name, "Linear evaluation and transfer classification", with_family(scores), runs, _columns(scores),
                        _by_width(scores, runs), keys, names, "Accuracy (%)")
 
 
@@ -44,7 +44,7 @@ def dense(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "dense") -> Tabl
     found += sorted(set(scores["metric"]) - set(found))
     about = ", ".join(filter(None, [first["model"], f"schedule {first['schedule']}" if first["schedule"] else ""]))
     title = f"{first['task'].capitalize()} on {first['dataset']}" + (f" ({about})" if about else "")
-    return value_table(name, title, scores, with_family(runs), _columns(scores), _by_width(scores, runs),
+    return value_table(name, title, with_family(scores), runs, _columns(scores), _by_width(scores, runs),
                        [{"metric": metric} for metric in found], [METRICS.get(metric, metric) for metric in found], "Score (%)")
 
 
