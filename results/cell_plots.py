@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from matplotlib.ticker import FixedLocator
 from scipy import stats
 
 from results.effects import diagnostic
-from results.grid_plots import LOOKS
+from results.grid_plots import LOOKS, marker
 from results.grid_tables import named_rows, with_family
 from results.plots import INTERVAL, NothingToPlot, decades, points, style
 from results.tables import METRICS, RowSpec, metric_name, score_name, width_name
@@ -88,10 +87,8 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.Data
 def _scatter(axis: Axes, part: pd.DataFrame, rows: list[RowSpec], scores: pd.DataFrame) -> None:
     for place, row in enumerate(rows):
         own = part[part["run"].isin(row.select(scores)["run"])]
-        # Beyond one round of looks, markers are larger and filled where they were not.
-        again, look = place // len(LOOKS), LOOKS[place % len(LOOKS)]
-        look = replace(look, line="none", filled=look.filled != bool(again % 2))
-        axis.plot(own["value_drift"], 100 * own["value"], label=row.labels[0], markersize=5 + 2.5 * again, **look.options())
+        look, size = marker(place)
+        axis.plot(own["value_drift"], 100 * own["value"], label=row.labels[0], markersize=size, **look.options())
 
 
 def dense_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:

@@ -93,14 +93,17 @@ def _serving_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem]
     return found
 
 
-def all_pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -> list[PictureItem]:
-    """Pictures of scores, then of training.
+def all_pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame, few: bool = False) -> list[PictureItem]:
+    """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN).
 
     The pictures of the guidelines tell runs apart by method and kind of training; where a grid varies something else they would
     mix its cells, and its own pictures follow the rows of its table instead.
     """
     classified = parts(scores[scores["task"].eq("classification")], SCORED, ["dataset", "metric"])
     classified.sort(key=lambda named: (-len(named[1]), _rank(named[1]["metric"].iloc[0])))
+    if few:
+        first = {tuple(part[["grid", "preset", "setting", "dataset"]].iloc[0]): name for name, part in reversed(classified)}
+        classified = [(name, part) for name, part in classified if name in first.values()]
     found = [item for name, part in classified or [("", NO_PART)] for item in _of_scores(name, part, metrics, runs)]
     for name, part in parts(_dense(scores), DENSE, ["task", "dataset"]):
         first = part.iloc[0]

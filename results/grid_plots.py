@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
             axis.set_xlabel("Width (fraction of channels)")
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
-        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores)
+        _label_left(figure, [axis for axis, _ in panels], scores)
     return figure
 
 
@@ -80,8 +81,7 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
             decades(axis.xaxis, scores[across] * scale)
             axis.set_xlabel(label)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
-        _label_left([axis for axis, _ in panels if axis.get_subplotspec().is_first_col()], scores, INTERVAL,
-                    "; dashed: Pareto front")
+        _label_left(figure, [axis for axis, _ in panels], scores, INTERVAL, "; dashed: Pareto front of all panels")
     return figure
 
 
@@ -104,7 +104,7 @@ def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axis.set_title(f"Width {width:g}")
             axis.set_xscale("log")
             axis.set_xlabel("Training FLOPs to serve all widths, log scale")
-        _label_left(axes[:1], scores)
+        _label_left(figure, axes, scores)
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -113,13 +113,17 @@ def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 def _cost_points(axis: Axes, costs: Sequence[tuple[RowSpec, Cost]], scores: pd.DataFrame) -> None:
     alone = len({row.short for row, _ in costs}) == len(costs)
     for place, (row, cost) in enumerate(costs):
-        look = LOOKS[place % len(LOOKS)]
-        # Beyond one round of looks the marker's size tells rows apart.
-        size = 8 + 3 * (place // len(LOOKS))
+        look, size = marker(place)
         per_seed = row.select(scores).groupby("seed")["value"].mean()
         spread = 0.0 if len(per_seed) < 2 else float(per_seed.std())
         axis.errorbar([cost.flops], [100 * per_seed.mean()], yerr=[100 * spread], markersize=size,
-                       label=row.short if alone else f"{row.section}: {row.short}", **look.options() | {"linestyle": "none"})
+                       label=row.short if alone else f"{row.section}: {row.short}", **look.options())
+
+
+def marker(place: int) -> tuple[Look, float]:
+    """Look and size of the marker of a picture's ``place``-th row: beyond one round of looks larger, filled where it was not."""
+    again, look = place // len(LOOKS), LOOKS[place % len(LOOKS)]
+    return replace(look, line="none", filled=look.filled != bool(again % 2)), 5 + 2.5 * again
 
 
 def _scored(scores: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[RowSpec]]:
@@ -137,8 +141,12 @@ def _looks() -> Iterable[Look]:
         yield from LOOKS
 
 
-def _label_left(axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one std", more: str = "") -> None:
+def _label_left(figure: Figure, axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one standard deviation",
+                more: str = "") -> None:
+    """What the ordinate is, at the leftmost panels; over all of them what the points and bars are."""
     metric, seeds = scores["metric"].iloc[0], scores["seed"].nunique()
-    note = (f"\nmean and {spread}, {seeds} seeds" if seeds > 1 else "\none seed") + more
+    note = f"mean over up to {seeds} seeds, bars: {spread}" if seeds > 1 else "one seed"
+    figure.suptitle(note + more, fontsize="small")
     for axis in axes:
-        axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%){note}")
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%)")

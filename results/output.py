@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ class Written:
 
 
 def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
-          after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any]) -> Written:
+          after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
+          kinds: Sequence[str] = plots.KINDS) -> Written:
     """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
 
     A report that fails half-way leaves the old one as it was. Drawing takes most of the time, so a picture whose numbers and code
@@ -43,13 +44,13 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
     with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as folder:
         made = Path(folder)
         for name, draw in pictures.items():
-            drawn[name], files = fingerprint(draw), plots.files(Path(name))
+            drawn[name], files = fingerprint(draw), plots.files(Path(name), kinds)
             if earlier.get("pictures", {}).get(name) == drawn[name] and all((out / file).is_file() for file in files):
                 for file in files:
                     shutil.copyfile(out / file, made / file)
                 continue
             try:
-                plots.save(draw(), made / name)
+                plots.save(draw(), made / name, kinds)
             except plots.NothingToPlot as reason:
                 result.skipped[name] = str(reason)
         for name, put in {**writers, **after(made)}.items():

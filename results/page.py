@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from results.html import html
 from results.paper import Number
 from results.render import Table
 
+# What need not be escaped in an address in double quotes: about a fifth shorter than base64.
+SAFE = " !$'()*+,-./:;=?@[]_~"
 HERE = Path(__file__).parent
 FILTERS = {"grid": "Grid", "task": "Task", "dataset": "Data set", "profile": "Profile", "width": "Width"}
 
@@ -135,9 +137,9 @@ def _table(item: TableItem, order: dict[str, str]) -> str:
 
 def _picture(picture: Picture) -> str:
     # As an image and not as markup: the parts of two inlined pictures could have the same names.
-    data = base64.b64encode(picture.svg.encode()).decode()
+    data = quote(picture.svg, safe=SAFE)
     return (f'<div class="item"{_facets(picture.facets)}><h3>{escape(picture.title)}</h3>'
-            f'<img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}"></div>\n')
+            f'<img alt="{escape(picture.title)}" src="data:image/svg+xml,{data}"></div>\n')
 
 
 def _published(published: tuple[Table, Sequence[Number]], order: dict[str, str]) -> str:

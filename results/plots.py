@@ -8,6 +8,7 @@ A function that finds nothing to draw raises :class:`NothingToPlot` with the rea
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from results.tables import LOSSES, metric_name, score_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")
 BAND_ALPHA = 0.18
+KINDS = ("png", "svg")
+# Coordinates; not what stands in a name or in a text.
+_LONG_NUMBER = re.compile(r"(?<=[ \"(,])-?\d+\.\d{3,}(?=[ \"),\n])")
 STD, INTERVAL = "one standard deviation", "95 % bootstrap interval"
 
 
@@ -217,18 +221,20 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Write ``stem``.png and ``stem``.svg; the same figure gives the same bytes."""
     with style():
-        for path in files(stem):
+        for path in files(stem, kinds):
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
             figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
-    return files(stem)
+            if path.suffix == ".svg":  # a hundredth of a point is finer than any screen or press
+                path.write_text(_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", path.read_text(encoding="utf-8")))
+    return files(stem, kinds)
 
 
-def files(stem: Path) -> list[Path]:
+def files(stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """The files that a picture of this name has."""
-    return [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    return [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # as a script, results/ is on the path, not the dire
 import pandas as pd
 import rich.console
 
-from results import claims, contents, frame, output, paper, render, tables
+from results import claims, contents, frame, output, paper, plots, render, tables
 from results.html import html
 from results.latex import latex
 from results.output import MANIFEST
@@ -66,17 +66,18 @@ def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
     return build(runs, out).paths
 
 
-def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "") -> Report:
+def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
+          small: bool = False) -> Report:
     """:func:`report` with the tables themselves, the verdicts and the reasons for pictures that were skipped.
 
     ``intervals``: with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the
-    page says it was made by.
+    page says it was made by. ``small``: pictures as SVG only, and of each data set's best protocol only.
     """
     roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     loaded = _load(roots, keep)
     result = Report(Path(out) if out is not None else _default_out(roots))
     items = contents.all_tables(loaded.scores, loaded.runs)
-    pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs)}
+    pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs, small)}
     known, level = claims.load_claims()
     result.verdicts = claims.judge(known, loaded.scores, loaded.runs, loaded.metrics, level)
     result.tables = [item.table for item in items]
@@ -95,7 +96,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
 
     try:
         written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
-                               {"command": made.command, "commit": made.commit})
+                               {"command": made.command, "commit": made.commit}, ("svg",) if small else plots.KINDS)
     except FileExistsError:
         raise frame.InputError(f"{result.out} is a file; give another directory to write the report to") from None
     result.paths, result.skipped = written.paths, written.skipped
@@ -174,11 +175,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
+    parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
     try:
-        show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words)))
+        show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small))
     except frame.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

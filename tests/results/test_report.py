@@ -28,14 +28,14 @@ def drawn():
 def built(grid, drawn, tmp_path_factory):
     save = plots.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda figure, stem: drawn.update({stem.name: figure}) or save(figure, stem))
+        patch.setattr(plots, "save", lambda figure, stem, kinds: drawn.update({stem.name: figure}) or save(figure, stem, kinds))
         return report.build(grid, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
-    monkeypatch.setattr(plots, "save", lambda _, stem: [path.touch() for path in plots.files(stem)])
+    monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
 
 
 def test_every_table_and_picture_is_written(built):
