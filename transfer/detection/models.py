@@ -195,8 +195,8 @@ class TrunkRes5ROIHeads(Res5ROIHeads):
 
 
 def fpn_maps(maps: Trunk | Pyramid) -> list[str]:
-    """Names of the maps that a pyramid is built on: all but one of stride 1."""
-    return [name for name in MAPS if maps.strides[name] >= SMALLEST_STRIDE]
+    """Names of the maps that detectors use: all of a ViT's pyramid, of other networks all but one of stride 1."""
+    return [name for name in MAPS if isinstance(maps, Pyramid) or maps.strides[name] >= SMALLEST_STRIDE]
 
 
 # -- config and model ---------------------------------------------------------------------------------------------------
