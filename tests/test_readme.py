@@ -15,6 +15,7 @@ from pretrain.export import main as export_main
 from pretrain.models import build
 from pretrain.run import main as pretrain_main
 from results.report import main as report_main
+from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
@@ -45,7 +46,13 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
+@pytest.fixture(scope="module")
+def street_scenes(tmp_path_factory) -> Path:
+    """Six small images in CamVid's layout."""
+    return camvid(tmp_path_factory.mktemp("streets"))
+
+
+def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = commands()
     assert {words[0] for words in shown} == set(MAINS)
@@ -67,6 +74,11 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words = ["digits" if word == "cifar10" else word for word in words]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
+        elif "scenes" in words:
+            words += ["--train", "8", "--test", "2"]
+        elif "segmentation" in words:
+            words = [str(street_scenes) if word == "CAMVID" else word for word in words]
+            words += ["--iterations", "1", "--batch-size", "2"]
         elif script == "pretrain/export.py":
             words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)
