@@ -24,6 +24,7 @@ from pretrain.data import TwoViewBatches, evaluation_batches, load
 from pretrain.diagnostics import Diagnostics
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
+from pretrain.memory import keep_freed_memory
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
 from pretrain.objective.networks import Student, Teacher
 from pretrain.objective.queue import Queue
@@ -45,6 +46,7 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
     Raises:
         UserError: bad data or device, another experiment's directory, a directory in use, or training that diverged.
     """
+    keep_freed_memory()
     with processes(cfg.train.device) as group, _threads(cfg.train.threads):
         run = directory if isinstance(directory, RunDirectory) else RunDirectory(directory)
         with run.lock() if group.first else nullcontext():

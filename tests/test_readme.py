@@ -61,7 +61,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
     students = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors
     for script, *words in shown:
-        if "flowers102" in words:  # has to be downloaded: its options are read, no more
+        if {"flowers102", "coco_1x", "voc_24k"} & set(words):  # has to be downloaded: its options are read, no more
             transfer_parser().parse_args(words)
             continue
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
@@ -72,13 +72,16 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
             words += SMALL
         elif "label-lists" in words:
             words = ["digits" if word == "cifar10" else word for word in words]
+        elif words[0] == "scenes":
+            words += ["--train", "4", "--test", "2", "--size", "40"]
+        elif words[0] == "detection":
+            words = [word for word in words if word not in ("1.0", "0.75", "0.5")]  # one width
+            words += ["--iterations", "2", "--batch-size", "2", "--pictures", "1"]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
-        elif "scenes" in words:
-            words += ["--train", "8", "--test", "2"]
-        elif "segmentation" in words:
-            words = [str(street_scenes) if word == "CAMVID" else word for word in words]
-            words += ["--iterations", "1", "--batch-size", "2"]
+        elif words[0] == "segmentation":
+            words = [str(street_scenes) if word == "CAMVID" else word for word in words if word not in ("1.0", "0.75", "0.5")]
+            words += ["--iterations", "1", "--batch-size", "2", "--pictures", "1"]
         elif script == "pretrain/export.py":
             words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pretrain.config import Config, has_predictor, switchable_widths
 from pretrain.models import build
 from pretrain.objective.heads import predictor, projector
-from pretrain.slimmable import make_switchable
+from pretrain.slimmable import make_switchable, sliced_once
 
 
 class Student(nn.Module):
@@ -49,8 +49,9 @@ class Student(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor, distill: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Projections and outputs of both views; outputs pass the distillation head if ``distill``, else the predictor."""
         head = self.sub_head if distill else self.predictor
-        z = self.project(x1), self.project(x2)
-        return z, (z if head is None else (head(z[0]), head(z[1])))
+        with sliced_once(self):
+            z = self.project(x1), self.project(x2)
+            return z, (z if head is None else (head(z[0]), head(z[1])))
 
 
 class Teacher(nn.Module):

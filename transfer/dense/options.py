@@ -77,6 +77,8 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     if schedule.batch_size % processes:
         raise UserError(f"--batch-size {schedule.batch_size} cannot be shared by {processes} processes; write "
                         f"--batch-size {math.ceil(schedule.batch_size / processes) * processes}")
+    if arguments.norm == "syncbn" and torch.device(device).type != "cuda":
+        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
     backbone = load_backbone(arguments.checkpoint, device, branch=arguments.branch, arch=arguments.arch)
     widths = [float(w) for w in (backbone.default_widths() if arguments.widths is None else arguments.widths)]
     backbone.check_widths(widths)

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,6 +22,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from pretrain.errors import UserError
+from transfer.dense.scenes import CLASSES as SCENE_CLASSES
+from transfer.dense.scenes import RECORD as SCENES
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
                "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -66,7 +69,7 @@ class DetectionData:
     flip: bool
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Equal for equal data, wherever it lies."""
         digest = hashlib.sha256(json.dumps([self.classes, self.metric]).encode())
@@ -135,11 +138,10 @@ def _voc(root: Path, clip: bool) -> DetectionData:
         train_sets, test_set = [(home, "trainval") for home in homes], (homes[0], "test")
     else:
         train_sets, test_set = [(single, "train")], (single, "val")
-    known = VOC_CLASSES if published_name(root) == "voc" else None
     faults = _Faults(root, clip)
     train = [record for home, split in train_sets for record in _voc_records(home, split, faults)]
     test = _voc_records(*test_set, faults)
-    classes = list(known or sorted({a["name"] for record in train for a in record["annotations"]}))
+    classes = _voc_classes(root, {a["name"] for record in (*train, *test) for a in record["annotations"]})
     numbers = {name: number for number, name in enumerate(classes)}
     for record in (*train, *test):
         for box in record["annotations"]:
@@ -150,7 +152,14 @@ def _voc(root: Path, clip: bool) -> DetectionData:
     notes = faults.finish(classes, train, test)
     metric = "voc2007" if 2007 in years or (published_name(root) == "voc" and "2007" in root.name) else "voc2012"
     return DetectionData(published_name(root), classes, Split(train), Split(test, root=test_set[0], image_set=test_set[1]), metric,
-                         None, flip=not (root / "scenes.json").is_file(), notes=notes)
+                         None, flip=not (root / SCENES).is_file(), notes=notes)
+
+
+def _voc_classes(root: Path, found: set[str]) -> list[str]:
+    """Names in order: the published ones, those of scenes, else all that occur."""
+    if published_name(root) == "voc":
+        return list(VOC_CLASSES)
+    return list(SCENE_CLASSES if (root / SCENES).is_file() else sorted(found))
 
 
 def _voc_list(home: Path, split: str) -> Path:
@@ -213,7 +222,7 @@ def _coco(root: Path, clip: bool, digits: bool) -> DetectionData:
     mask_format = None if None in formats else "bitmask" if "rle" in formats else "polygon"
     return DetectionData("digits" if digits else published_name(root), classes, Split(records["train"]),
                          Split(records["test"], json_file=splits["test"]), "coco", mask_format,
-                         flip=not (root / "scenes.json").is_file(), notes=notes)
+                         flip=not (root / SCENES).is_file(), notes=notes)
 
 
 def _coco_content(path: Path) -> dict:
