@@ -17,6 +17,7 @@ from pretrain.models import build
 from pretrain.run import main as pretrain_main
 from results.report import main as report_main
 from slurm.status import main as status_main
+from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
@@ -48,7 +49,13 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
+@pytest.fixture(scope="module")
+def street_scenes(tmp_path_factory) -> Path:
+    """Six small images in CamVid's layout."""
+    return camvid(tmp_path_factory.mktemp("streets"))
+
+
+def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = commands()
     assert {words[0] for words in shown} == set(MAINS)
@@ -76,6 +83,9 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words += ["--iterations", "2", "--batch-size", "2", "--pictures", "1"]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
+        elif words[0] == "segmentation":
+            words = [str(street_scenes) if word == "CAMVID" else word for word in words if word not in ("1.0", "0.75", "0.5")]
+            words += ["--iterations", "1", "--batch-size", "2", "--pictures", "1"]
         elif script == "pretrain/export.py":
             words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)
