@@ -54,15 +54,33 @@ def at_most(part: str, what: str, unit: str, ours: float, reference: float, limi
 # -- time -----------------------------------------------------------------------------------------------------------------
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_chosen = "wall"
+
+
+def use_clock(name: str) -> None:
+    """``wall``, or ``cpu``: this process's own time, which other processes on a busy machine hardly lengthen.
+
+    ``cpu`` is right for one thread without a GPU only: threads' times would add up.
+    """
+    global _chosen
+    _chosen = name
+
+
+def clock_in_use() -> str:
+    """Its name."""
+    return _chosen
+
+
 def clock() -> float:
-    """Seconds, after all that was asked of a GPU is done."""
+    """Seconds by the clock in use, after all that was asked of a GPU is done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return CLOCKS[_chosen]()
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Time of one call."""
     start = clock()
     work()
     return clock() - start
@@ -109,17 +127,22 @@ def peak_bytes() -> int:
 # -- options and output ---------------------------------------------------------------------------------------------------
 
 
-def options(description: str | None, *more: tuple[str, dict]) -> argparse.Namespace:
+def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of a benchmark, and what it asks of torch done."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and single calls: does it run, not how fast")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",
+                        help="cpu: the process's own time, for one thread on a busy machine")
     parser.add_argument("--rounds", type=int, default=5, help="times that everything measured takes its turn")
     for name, settings in more:
         parser.add_argument(name, **settings)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.clock == "cpu" and torch.get_num_threads() > 1:
+        parser.error("--clock cpu is for one thread; write --threads 1")
+    use_clock(args.clock)
     return args
 
 

@@ -393,7 +393,7 @@ def _value(cfg: Config, dotted: str):
 
 
 def _validate_size(cfg: Config) -> None:
-    patch, size = getattr(_shape(cfg.model.arch), "patch_size", 1), cfg.data.size
+    patch, size = getattr(skeleton(cfg.model.arch), "patch_size", 1), cfg.data.size
     if size % patch:
         near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
         raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
@@ -434,7 +434,7 @@ def _validate_switchable(cfg: Config) -> None:
     if not widths.fixed or (min(widths.fixed), max(widths.fixed)) != (widths.min, widths.max):
         raise UserError(f"model.switchable_bn=true has no BatchNorm for widths other than widths.fixed={widths.fixed}; write its "
                         f"smallest and largest as widths.min and widths.max (now {widths.min} and {widths.max})")
-    if not has_batch_norm(_shape(cfg.model.arch)):
+    if not has_batch_norm(skeleton(cfg.model.arch)):
         raise UserError(f"model.switchable_bn=true: {cfg.model.arch} has no BatchNorm; write model.switchable_bn=false")
 
 
@@ -460,7 +460,7 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
             raise UserError(f"{what}: {width} has no BatchNorm of its own in this network; write widths of {list(only)}")
         if not low <= width <= high:
             raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; write widths within it")
-    model, seen = _shape(arch), {}
+    model, seen = skeleton(arch), {}
     for width in widths:
         signature = channel_signature(model, width)
         if signature in seen:
@@ -469,7 +469,7 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
 
 
 @functools.cache
-def _shape(arch: str) -> nn.Module:
+def skeleton(arch: str) -> nn.Module:
     """The architecture without weights: only its channel counts are asked for."""
     with torch.device("meta"):
         return build(arch)
@@ -482,7 +482,7 @@ def _validate_objective(cfg: Config) -> None:
                         "objective.head=own or none")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
         raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; write objective.negatives=batch")
-    if cfg.model.freeze_patch_projection and not hasattr(_shape(cfg.model.arch), "freeze_patch_projection"):
+    if cfg.model.freeze_patch_projection and not hasattr(skeleton(cfg.model.arch), "freeze_patch_projection"):
         raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; write train.precision=bf16 or fp32 on a CPU")

@@ -23,9 +23,10 @@ from pretrain.errors import UserError
 
 FORMAT = 1
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "omegaconf")
-RECORD_KEY = ("task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "seed")
-# What a record means that does not say so: top-1 accuracy, trained on all labels.
-RECORD_DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None}
+RECORD_KEY = ("task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed")
+# What a record means that does not say so: top-1 accuracy, trained on all labels; no model beside the encoder, which is pretrained.
+RECORD_DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model": None, "schedule": None,
+                   "initial": "pretrained"}
 
 
 def now() -> str:

@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST = 16  # output pixels; measured in benchmarks/README.md
+# Output pixels up to which it is the faster one, measured (benchmarks/README.md): without AVX-512, oneDNN's weight gradient is slow
+# on larger maps too.
+LARGEST = 64 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
 
 
 def suits(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
-    """Whether :func:`small_map_conv2d` is the faster one here: oneDNN's weight gradient is slow on maps of up to 4 x 4 pixels."""
+    """Whether :func:`small_map_conv2d` is the faster one here: oneDNN's weight gradient is slow on maps of few pixels."""
     kernel = weight.shape[-1]
     rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
     return (x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and kernel > 1 and rows * columns <= LARGEST

@@ -36,7 +36,7 @@ def test_gradients_are_those_of_a_convolution_in_float64(images, inputs, outputs
 
 def test_it_is_used_for_maps_of_up_to_sixteen_pixels_only_where_a_gradient_is_wanted():
     weight = torch.randn(8, 8, 3, 3, requires_grad=True)
-    small, large = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 5, 4)
+    small, large = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 9, 8)
     assert suits(small, weight, 1, 1) and not suits(large, weight, 1, 1) and suits(large, weight, 2, 1)
     assert not suits(small, weight.detach(), 1, 1) and not suits(small.double(), weight, 1, 1)
     assert not suits(small, torch.randn(8, 8, 1, 1, requires_grad=True), 1, 0)
