@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from results import plots, report
+from results import contents, plots, report
 from results.frame import InputError, load
+from tests.results.conftest import blank
 from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +38,8 @@ def built(grid, drawn, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
+    whole = contents.all_pictures
+    monkeypatch.setattr(contents, "all_pictures", lambda *args: [replace(item, draw=partial(blank, *item.draw.args)) for item in whole(*args)])
     monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
 
 
