@@ -9,11 +9,16 @@ RUNS ?= runs
 OUT ?= $(firstword $(RUNS))/report
 REPORT_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo report test test-slow lint clean
+=======
+.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench lint clean
+>>>>>>> 0e7f1efdb59498ded820476d6eef2cf6bb0ca7d8
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
@@ -22,14 +27,18 @@ help:
 	@echo "                (RUNS=\"DIR ...\" says which, default runs; OUT=DIR where to; REPORT_ARGS adds options)"
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
+	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
+	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
 	@echo "make lint       check style only"
+	@echo "make detectron2 install detectron2 into $(VENV) if it is not there (make setup does it too)"
 	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
 	@echo "make clean      remove $(VENV) and all caches; runs are kept"
 
 setup: $(STAMP)
 
 # The stamp is written last, so an installation that was interrupted is taken up again.
-$(STAMP): requirements.txt pyproject.toml
+$(STAMP): requirements.txt pyproject.toml transfer/detection/install.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) comes without the venv module; install it (Debian, Ubuntu: apt-get install python3-venv) or name another Python: make PYTHON=/path/to/python3" >&2; exit 2; }
@@ -38,8 +47,13 @@ $(STAMP): requirements.txt pyproject.toml
 	@echo "installing the pinned requirements into $(VENV): about 4 minutes, 6 GB (nearly all of it torch)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) transfer/detection/install.py
 	@touch $@
 	@echo "installed"
+
+# What detectron2 there is: the environment's own, or the Python part of 0.6 from PyPI.
+detectron2: setup
+	@$(PY) transfer/detection/install.py
 
 # Two processes of one thread: layers this small gain little from a second thread.
 demo: setup
@@ -49,11 +63,24 @@ report: setup
 	$(PY) results/report.py --runs $(RUNS) --out $(OUT) $(REPORT_ARGS)
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not slurm"
 
 # pytest's exit code 5 says that no test was selected.
 test-slow: setup
-	$(PYTEST) -m slow || test $$? -eq 5
+	$(PYTEST) -m "slow and not slurm" || test $$? -eq 5
+
+# One process: the tests share a cluster. Without Slurm they skip and say how to get it.
+test-slurm: setup slurm-packages
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m slurm tests/slurm
+
+slurm-packages: setup
+	@need=$$($(PY) slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Slurm: $$need"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$need >/dev/null; } || echo "Slurm could not be installed; its tests will skip"; \
+	fi
+
+bench: setup
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 lint: setup
 	$(PY) -m ruff check .

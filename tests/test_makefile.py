@@ -15,8 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "transfer/detection/install.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -57,6 +58,7 @@ case "$*" in
     *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo venv >> calls;;
     *"pip --version"*) test -x .venv/bin/python;;
     *"pip install"*) echo install >> calls; test -e online;;
+    *"detection/install.py"*) echo detectron2 >> calls;;
     --version) echo Python 3.12.0;;
 esac
 """
@@ -70,14 +72,14 @@ def test_interrupted_installation_is_taken_up_and_a_finished_one_is_not_repeated
 
     (project / "online").touch()
     assert make_setup(project, python).returncode == 0
-    # One venv; the second time both the pins and the project are installed.
-    assert calls.read_text().split() == ["venv", "install", "install", "install"]
+    # One venv; the second time the pins, the project and detectron2 are installed.
+    assert calls.read_text().split() == ["venv", "install", "install", "install", "detectron2"]
 
     assert make_setup(project, python).returncode == 0
-    assert len(calls.read_text().split()) == 4
+    assert len(calls.read_text().split()) == 5
 
     pins = project / "requirements.txt"
     later = (project / ".venv" / ".complete").stat().st_mtime + 2
     os.utime(pins, (later, later))
     assert make_setup(project, python).returncode == 0
-    assert calls.read_text().split()[4:] == ["install", "install"]
+    assert calls.read_text().split()[5:] == ["install", "install", "detectron2"]

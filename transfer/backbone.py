@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
+from pretrain.data.sources import normalisation
 from pretrain.errors import UserError
 from pretrain.foreign import BRANCHES
 from pretrain.restore import restore
@@ -118,6 +119,22 @@ class Backbone:
             self.calibrate([width], batches)
         return extract(self.encoder, width)
 
+    def random_at(self, width: float, seed: int) -> nn.Module:
+        """The dense network of ``width`` with weights freshly drawn from ``seed``: the reference of pretraining.
+
+        Convolutions are drawn as this project's are (He et al., arXiv 1502.01852, fan-out) and linear layers as its ViTs' (Glorot),
+        for the width's own channels, so that a narrow network starts as one that was made narrow. BatchNorms have mean 0,
+        variance 1.
+        """
+        self.check_widths([width], "width")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _redrawn(extract(self.encoder, width).cpu()).to(next(self.encoder.parameters()).device)
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation by RGB channel, in [0, 1], that images must be normalised with: those of pretraining."""
+        return normalisation(self.config.data.name)
+
     def feature_dim(self, width: float) -> int:
         """Number of features D at ``width``."""
         return self.encoder.feature_dim(width)
@@ -151,6 +168,31 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu", *, branc
     run_dir = None if found.foreign or branch != "student" else _run_directory(path, found.config)
     return Backbone(found.encoder.to(device), found.arch, found.low, found.high, found.config, found.epoch, path, run_dir,
                     found.foreign, found.dense)
+
+
+def _redrawn(network: nn.Module) -> nn.Module:
+    drawn: set[int] = set()
+    for name, module in list(network.named_modules()):
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:  # extracted without statistics
+            module = nn.BatchNorm2d(module.num_features, module.eps, affine=module.affine)
+            network.set_submodule(name, module)
+            own = list(module.parameters(recurse=False))
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+        elif own and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        else:
+            continue
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        drawn |= {id(parameter) for parameter in own}
+    for parameter in network.parameters():  # tokens and embeddings; what is fixed by design stays
+        if id(parameter) not in drawn and parameter.requires_grad:
+            nn.init.trunc_normal_(parameter, std=0.02)
+    return network
 
 
 def _run_directory(path: Path, config: Config) -> Path | None:

@@ -4,6 +4,9 @@
     python transfer/run.py classification --checkpoint runs/mine --dataset folder --data-dir ~/birds --protocol linear
     python transfer/run.py classification --checkpoint runs/mine --dataset flowers102 --data-dir ~/data --protocol linear
     python transfer/run.py label-lists --dataset cifar10 --data-dir ~/data --fraction 0.01 0.1 --out lists
+    python transfer/run.py detection --checkpoint runs/mine --dataset digits --widths 1.0 0.75 0.5 0.25
+    python transfer/run.py segmentation --checkpoint runs/mine --dataset camvid --data-dir ~/camvid --model fcn --widths 1.0 0.5
+    python transfer/run.py scenes --out scenes
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 from pretrain.errors import UserError, cli
 from transfer.classification import command as classification
 from transfer.classification import label_lists
+from transfer.dense import scenes_command as scenes
+from transfer.detection import command as detection
+from transfer.segmentation import command as segmentation
 
-TASKS = {"classification": classification, "label-lists": label_lists}  # a task adds its arguments and runs them
+# A task adds its arguments and runs them.
+TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "label-lists": label_lists,
+         "scenes": scenes}
 # Libraries below speak of config keys; here the same things are options.
 WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
          "train.device=": "--device "}

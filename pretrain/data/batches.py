@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as transforms
 
 from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, to_float
 from pretrain.data.folder import resize_square
 from pretrain.data.sources import FolderSource, ImageSource, TensorSource
 from pretrain.errors import UserError
+from pretrain.lazy import Lazy
+
+transforms = Lazy("torchvision.transforms.v2.functional")
 
 if TYPE_CHECKING:
     from pretrain.config import AugmentConfig

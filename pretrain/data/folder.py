@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import io
-from torchvision.transforms.v2 import functional as transforms
 
 from pretrain.errors import UserError
+from pretrain.lazy import Lazy
+
+io, transforms = Lazy("torchvision.io"), Lazy("torchvision.transforms.v2.functional")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 SPLITS = ("train", "val")

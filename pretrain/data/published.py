@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchvision import datasets
-
 from pretrain.data.subsets import class_turns
 from pretrain.errors import UserError
+from pretrain.lazy import Lazy
+
+datasets = Lazy("torchvision.datasets")
 
 CALTECH_TRAIN = 30  # training images a class
 CALTECH_SEED = 0
@@ -36,15 +37,20 @@ class PublishedSet:
     """A data set as it lies in a root folder.
 
     folder: what a download makes in the root; page: the project's page; files: what is to be had there; unpacked: where
-    in the root they are to be unpacked; make: torchvision's class; read: (root, split) to what the split holds.
+    in the root they are to be unpacked; torchvision: the name of its class; read: (root, split) to what the split holds.
     """
 
     folder: str
     page: str
     files: str
     unpacked: str
-    make: type[Any]
+    torchvision: str
     read: Callable[[str, str], Any]
+
+    @property
+    def make(self) -> type[Any]:
+        """torchvision's class."""
+        return getattr(datasets, self.torchvision)
 
 
 def read(name: str, split: str, root: str) -> Any:
@@ -164,28 +170,28 @@ def _caltech101(root: str, split: str) -> Listing:
     return Listing(data.categories, [data.y[i] for i in kept], [os.path.join(folder, *names[i].split("/")) for i in kept])
 
 
-def _cifar(kind: type[datasets.CIFAR10]) -> Callable[[str, str], datasets.CIFAR10]:
-    return lambda root, split: kind(root, train=split == "train")
+def _cifar(kind: str) -> Callable[[str, str], Any]:
+    return lambda root, split: getattr(datasets, kind)(root, train=split == "train")
 
 
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 SETS: dict[str, PublishedSet] = {
-    "cifar10": PublishedSet("cifar-10-batches-py", _CIFAR_PAGE, "cifar-10-python.tar.gz", ".", datasets.CIFAR10,
-                          _cifar(datasets.CIFAR10)),
-    "cifar100": PublishedSet("cifar-100-python", _CIFAR_PAGE, "cifar-100-python.tar.gz", ".", datasets.CIFAR100,
-                           _cifar(datasets.CIFAR100)),
+    "cifar10": PublishedSet("cifar-10-batches-py", _CIFAR_PAGE, "cifar-10-python.tar.gz", ".", "CIFAR10",
+                          _cifar("CIFAR10")),
+    "cifar100": PublishedSet("cifar-100-python", _CIFAR_PAGE, "cifar-100-python.tar.gz", ".", "CIFAR100",
+                           _cifar("CIFAR100")),
     "flowers102": PublishedSet("flowers-102", "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
                              "102flowers.tgz (imagelabels.mat and setid.mat beside it)", "flowers-102",
-                             datasets.Flowers102, _flowers102),
+                             "Flowers102", _flowers102),
     "pets": PublishedSet("oxford-iiit-pet", "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-                       "images.tar.gz and annotations.tar.gz", "oxford-iiit-pet", datasets.OxfordIIITPet, _pets),
-    "dtd": PublishedSet("dtd", "https://www.robots.ox.ac.uk/~vgg/data/dtd/", "dtd-r1.0.1.tar.gz", "dtd", datasets.DTD, _dtd),
+                       "images.tar.gz and annotations.tar.gz", "oxford-iiit-pet", "OxfordIIITPet", _pets),
+    "dtd": PublishedSet("dtd", "https://www.robots.ox.ac.uk/~vgg/data/dtd/", "dtd-r1.0.1.tar.gz", "dtd", "DTD", _dtd),
     "aircraft": PublishedSet("fgvc-aircraft-2013b", "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-                           "fgvc-aircraft-2013b.tar.gz", ".", datasets.FGVCAircraft, _aircraft),
+                           "fgvc-aircraft-2013b.tar.gz", ".", "FGVCAircraft", _aircraft),
     "caltech101": PublishedSet("caltech101", "https://data.caltech.edu/records/mzrjq-6wc02",
-                             "101_ObjectCategories.tar.gz (in caltech-101.zip)", "caltech101", datasets.Caltech101,
+                             "101_ObjectCategories.tar.gz (in caltech-101.zip)", "caltech101", "Caltech101",
                              _caltech101),
     "food101": PublishedSet("food-101", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/", "food-101.tar.gz", ".",
-                          datasets.Food101, _food101),
+                          "Food101", _food101),
 }

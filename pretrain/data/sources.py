@@ -6,9 +6,11 @@ otherwise they stay files that are decoded when asked for (:class:`FolderSource`
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -156,16 +158,30 @@ def _limited(labels: Sequence[int], limit: int | None) -> list[int]:
 
 
 def _digits(split: str, size: int, limit: int | None) -> TensorSource:
+    images, target = _scans()
+    order = balanced_order(target, SPLIT_SEED)
+    chosen = np.sort(order[:DIGITS_VAL] if split == "val" else order[DIGITS_VAL:])
+    labels = target[chosen]
+    kept = _limited(labels, limit)
+    scans = torch.from_numpy(images[chosen][kept] / 16).float()[:, None].expand(-1, 3, -1, -1)
+    return TensorSource("digits", [str(digit) for digit in range(10)], torch.from_numpy(labels[kept]).long(),
+                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"), names=_numbers(chosen[kept]))
+
+
+def _scans() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits, (1797, 8, 8) from 0 to 16, and their labels (1797,).
+
+    It is not imported where its file is found: that takes as long as an epoch on these images.
+    """
+    package = importlib.util.find_spec("sklearn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz" if package and package.origin else None
+    if file is not None and file.is_file():
+        table = np.loadtxt(file, delimiter=",")
+        return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    order = balanced_order(data.target, SPLIT_SEED)
-    chosen = np.sort(order[:DIGITS_VAL] if split == "val" else order[DIGITS_VAL:])
-    labels = data.target[chosen]
-    kept = _limited(labels, limit)
-    scans = torch.from_numpy(data.images[chosen][kept] / 16).float()[:, None].expand(-1, 3, -1, -1)
-    return TensorSource("digits", [str(digit) for digit in data.target_names], torch.from_numpy(labels[kept]).long(),
-                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"), names=_numbers(chosen[kept]))
+    return data.images, data.target
 
 
 def _resized(images: Tensor, size: int, interpolation: str) -> Tensor:

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import resnet as torchvision_resnet
 
+from pretrain.lazy import Lazy
+
+torchvision_models = Lazy("torchvision.models")
 State = dict[str, Tensor]
 # Attention heads by embedding: DeiT, ViT and their descendants in timm; MoCo v3's small ViT has 12 (its section 5).
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1664: 16}
@@ -72,9 +73,9 @@ def resnet(state: State, heads: dict[int, int]) -> DenseEncoder:
     """torchvision's ResNet, ResNeXt or wide ResNet, names as timm's; a 3x3 stem is taken for CIFAR's: stride 1 and no max-pool."""
     depths = [max(1, _count(state, f"layer{stage}.")) for stage in (1, 2, 3, 4)]
     bottleneck = "layer1.0.conv3.weight" in state
-    block = torchvision_resnet.Bottleneck if bottleneck else torchvision_resnet.BasicBlock
+    block = torchvision_models.resnet.Bottleneck if bottleneck else torchvision_models.resnet.BasicBlock
     outputs, per_group = _shape(state, "layer1.0.conv2.weight", 4, (64, 64))[:2] if bottleneck else (64, 64)
-    network = torchvision_resnet.ResNet(block, depths, groups=max(1, outputs // per_group), width_per_group=per_group)
+    network = torchvision_models.resnet.ResNet(block, depths, groups=max(1, outputs // per_group), width_per_group=per_group)
     network.fc = nn.Identity()
     cifar = _shape(state, "conv1.weight", 4, (64, 3, 7, 7))[-1] == 3
     if cifar:
@@ -86,7 +87,7 @@ def resnet(state: State, heads: dict[int, int]) -> DenseEncoder:
 
 def mobilenetv2_torchvision(state: State, heads: dict[int, int]) -> DenseEncoder:
     """torchvision's ``mobilenet_v2``."""
-    network = torchvision.models.mobilenet_v2()
+    network = torchvision_models.mobilenet_v2()
     network.classifier = nn.Identity()
     stages = {"features.3": 24, "features.6": 32, "features.13": 96, "features.18": 1280}
     return DenseEncoder(network, 1280, stages, IMAGENET_SIZE)
@@ -122,7 +123,7 @@ def vit_torchvision(state: State, heads: dict[int, int]) -> DenseEncoder:
     tokens = _shape(state, "encoder.pos_embedding", 3, (1, 197, dim))[1]
     depth, size = max(1, _count(state, "encoder.layers.encoder_layer_")), patch * max(1, math.isqrt(tokens - 1))
     hidden = _shape(state, "encoder.layers.encoder_layer_0.mlp.0.weight", 2, (4 * dim, dim))[0]
-    network = torchvision.models.VisionTransformer(size, patch, depth, _heads(dim, heads), dim, hidden)
+    network = torchvision_models.VisionTransformer(size, patch, depth, _heads(dim, heads), dim, hidden)
     network.heads = nn.Identity()
     return DenseEncoder(network, dim, _quarters("encoder.layers.encoder_layer_", depth, dim), size, patch, fixed_size=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from pretrain.config import Config, has_predictor, switchable_widths
 from pretrain.models import build
 from pretrain.objective.heads import predictor, projector
-from pretrain.slimmable import make_switchable
+from pretrain.slimmable import make_switchable, sliced_once
 
 
 class Student(nn.Module):
@@ -25,6 +26,8 @@ class Student(nn.Module):
         model, objective = cfg.model, cfg.objective
         last_norm = model.heads == "mocov3"
         self.encoder = build(model.arch)
+        if cfg.train.recompute:
+            self.encoder.recompute = True
         if model.freeze_patch_projection:
             self.encoder.freeze_patch_projection()
         self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
@@ -49,8 +52,10 @@ class Student(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor, distill: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Projections and outputs of both views; outputs pass the distillation head if ``distill``, else the predictor."""
         head = self.sub_head if distill else self.predictor
-        z = self.project(x1), self.project(x2)
-        return z, (z if head is None else (head(z[0]), head(z[1])))
+        # The compiler finds by itself that both views use the same slices.
+        with nullcontext() if torch.compiler.is_compiling() else sliced_once(self):
+            z = self.project(x1), self.project(x2)
+            return z, (z if head is None else (head(z[0]), head(z[1])))
 
 
 class Teacher(nn.Module):

@@ -1,8 +1,8 @@
 """Layers whose first channels are networks of their own.
 
 Every layer keeps its first ``channels_at(C, w)`` channels at width ``w`` (METHOD section 3; US-Nets, arXiv 1903.05134,
-section 3.1). Slices are views, so a gradient reaches exactly the weights that a width uses. Which side of a layer is sliced is
-fixed when it is built: the network's input and the inside of the heads keep their full size.
+section 3.1). They are cut within the graph, so a gradient reaches exactly the weights that a width uses. Which side of a layer is
+sliced is fixed when it is built: the network's input and the inside of the heads keep their full size.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.distributed import several, sum_over_processes
+from pretrain.slimmable.slices import cut
+from pretrain.slimmable.small_maps import small_map_conv2d, suits
 from pretrain.slimmable.width import Slimmable, channels_at, width_key
 
 
@@ -68,14 +70,16 @@ class SlimmableConv2d(Slimmable):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def active(self, width: float) -> tuple[Tensor, Tensor | None]:
-        """Weight (C_out(w), C_in(w) or 1, k, k) and bias (C_out(w),) at ``width``, as views."""
+        """Weight (C_out(w), C_in(w) or 1, k, k) and bias (C_out(w),) at ``width``."""
         out = self.channels_out(width)
         inputs = 1 if self.depthwise else self.channels_in(width)
-        return self.weight[:out, :inputs], None if self.bias is None else self.bias[:out]
+        return cut(self.weight, out, inputs), None if self.bias is None else cut(self.bias, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.active(self.width)
+        weight, bias = self.sliced()
         groups = weight.shape[0] if self.depthwise else 1
+        if groups == 1 and bias is None and suits(x, weight, self.stride, self.padding):
+            return small_map_conv2d(x, weight, self.stride, self.padding)
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
 
     def extract_at(self, width: float) -> nn.Conv2d:
@@ -112,13 +116,15 @@ class SlimmableLinear(Slimmable):
         self.weight, self.bias = plain.weight, plain.bias
 
     def active(self, width: float) -> tuple[Tensor, Tensor | None]:
-        """Weight (parts * C_out(w), C_in(w)) and bias (parts * C_out(w),) at ``width``, as views where there is one part."""
+        """Weight (parts * C_out(w), C_in(w)) and bias (parts * C_out(w),) at ``width``."""
         out, inputs = self.channels_out(width), self.channels_in(width)
+        if self.parts == 1:
+            return cut(self.weight, out, inputs), None if self.bias is None else cut(self.bias, out)
         weight = self.weight.unflatten(0, (self.parts, -1))[:, :out, :inputs].flatten(0, 1)
         return weight, None if self.bias is None else self.bias.unflatten(0, (self.parts, -1))[:, :out].flatten()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.active(self.width)
+        weight, bias = self.sliced()
         return F.linear(x[..., :weight.shape[1]] if self.prefix else x, weight, bias)
 
     def extract_at(self, width: float) -> nn.Linear:
@@ -146,15 +152,19 @@ class SlimmableLayerNorm(Slimmable):
         self.weight = nn.Parameter(torch.ones(self.channels_out.channels))
         self.bias = nn.Parameter(torch.zeros(self.channels_out.channels))
 
+    def active(self, width: float) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C(w),) at ``width``."""
+        channels = self.channels_out(width)
+        return cut(self.weight, channels), cut(self.bias, channels)
+
     def forward(self, x: Tensor) -> Tensor:
-        channels = self.channels_out(self.width)
-        return F.layer_norm(x, (channels,), self.weight[:channels], self.bias[:channels], self.eps)
+        weight, bias = self.sliced()
+        return F.layer_norm(x, weight.shape, weight, bias, self.eps)
 
     def extract_at(self, width: float) -> nn.LayerNorm:
-        channels = self.channels_out(width)
-        dense = nn.LayerNorm(channels, self.eps, device="meta")
-        dense.weight = nn.Parameter(_copied(self.weight[:channels]))
-        dense.bias = nn.Parameter(_copied(self.bias[:channels]))
+        weight, bias = map(_copied, self.active(width))
+        dense = nn.LayerNorm(len(weight), self.eps, device="meta")
+        dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
         return dense
 
 
@@ -197,7 +207,7 @@ class _SlimmableBatchNorm(Slimmable):
         self.switch = {width_key(width): index for index, width in enumerate(widths)}
 
     def active(self, width: float) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and shift (C(w),) at ``width``, as views.
+        """Scale and shift (C(w),) at ``width``.
 
         Raises:
             ValueError: the layer is switchable and ``width`` is not one of its widths.
@@ -208,7 +218,7 @@ class _SlimmableBatchNorm(Slimmable):
                 raise ValueError(f"a switchable BatchNorm has no parameters for width {width}; its widths are {list(self.switch)}")
             return self.weights[index], self.biases[index]
         channels = self.channels_out(width)
-        return (None, None) if self.weight is None else (self.weight[:channels], self.bias[:channels])
+        return (None, None) if self.weight is None else (cut(self.weight, channels), cut(self.bias, channels))
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +226,7 @@ class _SlimmableBatchNorm(Slimmable):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.active(self.width)
+        weight, bias = self.sliced()
         if self.accumulator is not None:
             self.accumulator.add(x)
         if not self.training and self.accumulator is None:

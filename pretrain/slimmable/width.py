@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 DIVISOR = 8
 
@@ -28,10 +29,31 @@ class Slimmable(nn.Module):
     """Base of every layer that :func:`at_width` reaches. ``width`` is 1.0 outside such a context."""
 
     width: float = 1.0
+    reuse: bool = False  # see pretrain.slimmable.slices.sliced_once
+    slices: tuple[Tensor | None, ...] | None = None
+
+    def active(self, width: float) -> tuple[Tensor | None, ...]:
+        """The parts of the parameters that ``width`` uses."""
+        raise NotImplementedError
+
+    def sliced(self) -> tuple[Tensor | None, ...]:
+        """:meth:`active` at the present width."""
+        if not self.reuse:
+            return self.active(self.width)
+        if self.slices is None:
+            self.slices = tuple(map(_cast, self.active(self.width)))
+        return self.slices
 
     def extract_at(self, width: float) -> nn.Module:
         """An ordinary ``torch.nn`` module that computes what this one computes at ``width`` in evaluation mode."""
         raise NotImplementedError
+
+
+def _cast(part: Tensor | None) -> Tensor | None:
+    """In the type of autocast, which would otherwise cast a slice at every use; vectors and whole parameters stay as they are."""
+    if part is None or part.ndim < 2 or part.is_leaf or not torch.is_autocast_enabled(part.device.type):
+        return part
+    return part.to(torch.get_autocast_dtype(part.device.type))
 
 
 def slimmable_layers(model: nn.Module) -> Iterator[Slimmable]:

@@ -4,6 +4,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -305,3 +306,12 @@ def test_wrong_requests_are_explained(name, root, options, said):
 def test_split_is_train_or_val():
     with pytest.raises(ValueError, match="train or val"):
         load("digits", "test", None, 8)
+
+
+def test_the_scans_are_scikit_learns_whether_it_is_imported_or_not(monkeypatch):
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    imported = sources._scans()
+    monkeypatch.undo()
+    for ours, theirs in zip(sources._scans(), imported, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(imported[0], load_digits().images)

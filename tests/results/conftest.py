@@ -18,12 +18,17 @@ def blank(*_):
     return Figure()
 
 
+def undraw(item):
+    """A picture of the same numbers that is not drawn."""
+    return replace(item, draw=partial(blank, *item.draw.args))
+
+
 @pytest.fixture(scope="module")
 def undrawn_module():
     """Pictures as small squares, for tests that are about something else: drawing takes most of a report's time."""
     whole = contents.all_pictures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "all_pictures", lambda *args: [replace(item, draw=partial(blank, *item.draw.args)) for item in whole(*args)])
+        patch.setattr(contents, "all_pictures", lambda *args: list(map(undraw, whole(*args))))
         patch.setattr(plots, "save", lambda _, stem, kinds: [path.write_text(SMALL_SVG) for path in plots.files(stem, kinds)])
         yield
 

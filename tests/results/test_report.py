@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from PIL import Image
 
 from results import contents, plots, report
 from results.frame import InputError, load
-from tests.results.conftest import blank
+from tests.results.conftest import undraw
 from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +37,7 @@ def built(grid, drawn, tmp_path_factory):
 def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
     whole = contents.all_pictures
-    monkeypatch.setattr(contents, "all_pictures", lambda *args: [replace(item, draw=partial(blank, *item.draw.args)) for item in whole(*args)])
+    monkeypatch.setattr(contents, "all_pictures", lambda *args: list(map(undraw, whole(*args))))
     monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
 
 

@@ -1,0 +1,112 @@
+"""The command: scores, files and pictures of every width, done once; bad input in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
+from transfer.run import main
+
+SMALL = ["--iterations", "3", "--batch-size", "2", "--pictures", "2", "--set", "MODEL.FPN.OUT_CHANNELS", "8",
+         "MODEL.ROI_BOX_HEAD.FC_DIM", "16"]
+
+
+def detection(checkpoint, *words):
+    return main(["detection", "--checkpoint", str(checkpoint), *words, *SMALL])
+
+
+def test_boxes_of_digits_at_two_widths(run_directory, scenes, tmp_path, capsys):
+    words = ["--data-dir", str(scenes), "--widths", "1.0", "0.25"]
+    assert detection(run_directory, *words) == 0
+    printed = capsys.readouterr().out
+    assert "faster_rcnn_small_fpn on digits, quick, pretrained: AP in % of 4 images" in printed
+    assert "0 missing, 0 unexpected" in printed and str(run_directory / "result.json") in printed
+    records = RunDirectory(run_directory).records()
+    assert [(r["width"], r["metric"]) for r in records] == [
+        (w, f"box_{m}") for w in (1.0, 0.25) for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    first = records[0]
+    assert {first[k] for k in ("task", "dataset", "model", "schedule", "initial")} == {
+        "detection", "digits", "faster_rcnn_small_fpn", "quick", "pretrained"}
+    assert first["seed"] == 100 and first["count"] == 4 and first["parameters"] > records[-1]["parameters"]
+    assert records[-1]["value"] is None  # nothing is large
+    runs = sorted((run_directory / "transfer" / "detection").iterdir())
+    assert len(runs) == 2
+    for run in runs:
+        assert {path.name for path in run.iterdir()} >= {"config.yaml", "status.json", "metrics.jsonl", "provenance.json",
+                                                         "result.json", "weights.json", "classes.json", "detector.pth",
+                                                         "detectron2.yaml", "predictions.png"}
+        assert RunDirectory(run).status()["state"] == "done" and np.array(Image.open(run / "predictions.png")).std() > 10
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert {row["name"] for row in rows} >= {"loss", "loss_cls", "lr"} and {row["step"] for row in rows} == {3}
+    detection(run_directory, *words)
+    assert capsys.readouterr().out.count("finished before") == 2
+    detection(run_directory, *words[:2], "--widths", "0.25", "--initial", "random")
+    assert {r["initial"] for r in RunDirectory(run_directory).records()} == {"pretrained", "random"}
+
+
+def test_masks_and_voc(run_directory, scenes, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "scores"), "--widths", "0.5"]
+    assert detection(run_directory, "--data-dir", str(scenes), "--model", "mask_rcnn_fpn", *out) == 0
+    assert "mask, width" in capsys.readouterr().out
+    assert detection(run_directory, "--dataset", "voc", "--data-dir", str(scenes), *out) == 0
+    records = RunDirectory(tmp_path / "scores").records()
+    assert {(r["dataset"], r["model"]) for r in records} == {
+        ("digits", "mask_rcnn_small_fpn"), (scenes.name, "faster_rcnn_small_fpn")}
+    voc = [r["metric"] for r in records if r["settings"]["metric"] == "voc2012"]
+    assert len(records) - len(voc) == 12 and voc == ["box_AP", "box_AP50", "box_AP75"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; write --model faster_rcnn_fpn"),
+    (["--model", "fastrcnn_fpn"], "did you mean --model faster_rcnn_fpn"),
+    (["--dataset", "pascal"], "unknown --dataset 'pascal'"),
+    (["--dataset", "voc"], "--data-dir"),
+    (["--schedule", "coco1x"], "did you mean --schedule coco_1x"),
+    (["--initial", "imagenet"], "pretrained, random"),
+    (["--norm", "gn"], "auto, bn, syncbn, frozen"),
+    (["--norm", "syncbn"], "needs GPUs"),
+    (["--widths", "0.1"], "outside the trained range"),
+    (["--size", "0"], "--size 0"),
+    (["--workers", "-1"], "--workers -1"),
+    (["--device", "tpu"], "is not a device"),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(words, message, trained, scenes, tmp_path):
+    data = [] if "voc" in words else ["--data-dir", str(scenes)]
+    with pytest.raises(UserError, match=message):
+        detection(trained, *data, "--out", str(tmp_path / "scores"), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_keys_of_detectron2s_config(trained, scenes, tmp_path):
+    with pytest.raises(UserError, match="Non-existent"):
+        main(["detection", "--checkpoint", str(trained), "--data-dir", str(scenes), "--out", str(tmp_path), "--set", "X", "1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_need_masks(trained, scenes, tmp_path):
+    with pytest.raises(UserError, match=r"has no masks.*write --model faster_rcnn_small_fpn"):
+        detection(trained, "--dataset", "voc", "--data-dir", str(scenes), "--model", "mask_rcnn_fpn", "--out", str(tmp_path))
+
+
+def test_a_file_elsewhere_needs_a_place_for_its_scores(trained, scenes, tmp_path):
+    shutil.copy(trained / "checkpoint.pt", tmp_path / "copy.pt")
+    with pytest.raises(UserError, match="write --out DIR"):
+        detection(tmp_path / "copy.pt", "--data-dir", str(scenes))
+
+
+def test_batches_are_shared_by_processes(trained, scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    from transfer.dense.options import prepare
+    from transfer.dense.schedules import DETECTION
+    from transfer.detection import DATASETS, MODELS
+    from transfer.run import parser
+
+    arguments = parser().parse_args(["detection", "--checkpoint", str(trained), "--batch-size", "4"])
+    with pytest.raises(UserError, match="write --batch-size 6"):
+        prepare(arguments, MODELS, DATASETS, DETECTION)

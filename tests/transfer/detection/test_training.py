@@ -1,0 +1,157 @@
+"""Training: what a batch is, and that an interrupted one ends with the numbers of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.distributed import Processes, processes
+from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
+from tests.pretrain.tiny import distributed
+from transfer.backbone import load_backbone
+from transfer.dense.options import Setup
+from transfer.dense.schedules import DETECTION
+from transfer.detection import data
+from transfer.detection.models import Model
+from transfer.detection.task import Task
+from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations
+
+CPU = Processes(0, 1, torch.device("cpu"))
+SMALL = ["MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
+         "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "SOLVER.CHECKPOINT_PERIOD", "2"]
+
+
+def task(backbone, scenes, home, name="faster_rcnn_fpn", iterations=5, norm="auto", lr=None):
+    setup = Setup(backbone, [0.25], DETECTION["quick"].changed(iterations, 2, lr), 100, Path(home))
+    model = Model.named(name).on(backbone)
+    return Task(setup, data.load("digits", scenes), model, "quick", "pretrained", norm, None, lr, SMALL, 0, 1)
+
+
+def trained(task, directory, group=CPU):
+    """The weights that ``task`` ends with in ``directory``, and its scores."""
+    run = RunDirectory(directory)
+    scores = task.run(task.jobs()[0], run, group)
+    return torch.load(run.path / FINAL, weights_only=True)["model"], scores
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing is cleaned up after it."""
+
+
+def interrupted(task, directory, monkeypatch, after):
+    """Train in ``directory`` until ``after`` iterations are done."""
+    from transfer.dense.job import Journal
+
+    def iteration(self, done, values):
+        if done == after:
+            raise Killed
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Journal, "iteration", iteration)
+        task.run(task.jobs()[0], RunDirectory(directory), CPU)
+
+
+@pytest.mark.parametrize(("name", "norm"), [("mask_rcnn_fpn", "auto"), ("faster_rcnn_c4", "frozen")])
+def test_an_interrupted_training_ends_with_the_same_bits(name, norm, small, scenes, tmp_path, monkeypatch):
+    made = task(small, scenes, tmp_path, name, norm=norm)
+    expected, scores = trained(made, tmp_path / "whole")
+    interrupted(made, tmp_path / "cut", monkeypatch, after=4)
+    assert finished_iterations(tmp_path / "cut")[0] == 2
+    found, again = trained(made, tmp_path / "cut")
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    assert again == scores
+    assert not list((tmp_path / "cut").glob("model_*")) and not (tmp_path / "cut" / "last_checkpoint").exists()
+
+
+def test_a_damaged_checkpoint_costs_the_time_since_the_one_before(small, scenes, tmp_path, monkeypatch, capsys):
+    expected, _ = trained(task(small, scenes, tmp_path, iterations=6), tmp_path / "whole")
+    interrupted(task(small, scenes, tmp_path, iterations=6), tmp_path / "cut", monkeypatch, after=6)
+    newest = tmp_path / "cut" / "model_0000003.pth"
+    os.utime(newest, (2**31, 2**31))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert finished_iterations(tmp_path / "cut")[0] == 2
+    assert "damaged" in capsys.readouterr().out
+    found, _ = trained(task(small, scenes, tmp_path, iterations=6), tmp_path / "cut")
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_what_is_trained_and_not_scored_is_only_scored(small, scenes, tmp_path):
+    _, scores = trained(task(small, scenes, tmp_path), tmp_path / "run")
+    stamp = (tmp_path / "run" / FINAL).stat().st_mtime_ns
+    assert trained(task(small, scenes, tmp_path), tmp_path / "run")[1] == scores
+    assert (tmp_path / "run" / FINAL).stat().st_mtime_ns == stamp
+
+
+def test_training_changes_what_is_tuned_and_leaves_what_is_frozen(small, scenes, tmp_path):
+    before = small.at(0.25).state_dict()
+    for norm in ("auto", "frozen"):
+        after, _ = trained(task(small, scenes, tmp_path, norm=norm), tmp_path / norm)
+        prefix = "backbone.bottom_up.body.network."
+        changed = {name: not torch.equal(after[prefix + name], before[name]) for name in before if "num_batches" not in name}
+        tuned = {name: norm == "auto" or ("bn" not in name and "downsample.1" not in name) for name in changed}
+        assert changed == tuned
+
+
+def test_a_vit_is_tuned_by_adamw(scenes, tmp_path):
+    from tests.transfer.dense.networks import checkpoint
+
+    made = task(checkpoint(tmp_path, "vit_micro"), scenes, tmp_path, iterations=2)
+    job = made.jobs()[0]
+    assert job.settings["adamw"] == pytest.approx(1e-4 * 2 / 64) and job.model == "faster_rcnn_vit_micro_fpn"
+    trained(made, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "weights.json").read_text())["missing"] == []
+
+
+def test_a_loss_that_is_not_finite_is_one_line(small, scenes, tmp_path):
+    with pytest.raises(UserError, match="lower --lr"):
+        trained(task(small, scenes, tmp_path, lr=1e30), tmp_path / "run")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 3))
+def test_an_epoch_has_every_image_and_batches_of_one_shape(wide, batch_size, epoch):
+    wide = np.array(wide)
+    order = epoch_order(wide, batch_size, 5, epoch)
+    assert order.shape == (-(-len(wide) // batch_size), batch_size)
+    assert set(order.ravel()) == set(range(len(wide)))
+    mixed = sum(len(set(wide[row])) > 1 for row in order)
+    # Of both shapes less than a batch is left over.
+    assert mixed <= -(-2 * (batch_size - 1) // batch_size)
+    assert np.array_equal(order, epoch_order(wide, batch_size, 5, epoch))
+
+
+def echo(record):
+    """A mapper that shows which record it got and which random numbers augmentation would."""
+    return record["image_id"], np.random.random()
+
+
+def test_a_batch_depends_neither_on_the_processes_nor_on_where_training_resumed():
+    records = [{"image_id": i, "width": 2, "height": 1} for i in range(7)]
+    whole = Batches(records, echo, 4, 6, seed=1)
+    halves = [Batches(records, echo, 4, 6, 1, rank, 2) for rank in (0, 1)]
+    for iteration in (5, 0, 3):
+        assert whole[iteration] == halves[0][iteration] + halves[1][iteration]
+    assert len(whole) == 6 and len({number for _, number in whole[0]}) == 4
+    assert whole[0] != Batches(records, echo, 4, 6, seed=2)[0]
+
+
+def _ranked(checkpoint: str, scenes: str, home: str) -> None:
+    with processes("cpu") as group:
+        made = task(load_backbone(checkpoint), scenes, home, iterations=3)
+        run = RunDirectory(f"{home}/run")
+        scores = made.run(made.jobs()[0], run, group)
+        assert bool(scores.values) == group.first
+
+
+def test_two_processes_train_one_detector(small, scenes, tmp_path):
+    distributed(_ranked, str(small.path), str(scenes), str(tmp_path))
+    found = torch.load(tmp_path / "run" / FINAL, weights_only=True)["model"]
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"].keys() == {str(digit) for digit in range(10)}

@@ -1,0 +1,66 @@
+"""Bad input ends with one line, before anything is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.errors import UserError
+from tests.transfer.segmentation.runs import segmentation, untrained_vit
+from transfer.dense.schedules import SEGMENTATION
+from transfer.segmentation.command import MODELS
+from transfer.segmentation.models import MODELS as MADE
+from transfer.segmentation.recipes import for_vit
+from transfer.segmentation.training import optimizer_config, scheduler_config
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--model", "fcm"], "did you mean --model fcn"),
+    (["--dataset", "camvit"], "did you mean --dataset camvid"),
+    (["--schedule", "voc20k"], "did you mean --schedule voc_20k"),
+    (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; write --model fcn"),
+    (["--model", "upernet", "--batch-size", "1"], "write a larger --batch-size"),
+    (["--widths", "1.5"], "outside the trained range"),
+    (["--iterations", "0"], "--iterations 0 must be at least 1"),
+    (["--inference", "slides"], "write whole or slide"),
+    (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
+    (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
+    (["--initial", "imagenet"], "write --initial with one of pretrained, random"),
+])
+def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        segmentation(trained, tmp_path / "out", scenes, *arguments)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--model", "fcn"], "this is a ViT; write --model segmenter or upernet"),
+    (["--model", "upernet", "--crop", "34", "40"], "no whole number of patches of 4 pixels; write --crop 32 40"),
+])
+def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        segmentation(untrained_vit(tmp_path / "vit.pt"), tmp_path / "out", scenes, *arguments)
+
+
+def test_other_data_must_be_named(trained, tmp_path):
+    from transfer.run import main
+    with pytest.raises(UserError, match="voc is not part of this project; write --data-dir DIR"):
+        main(["segmentation", "--checkpoint", str(trained), "--out", str(tmp_path), "--dataset", "voc"])
+
+
+def test_the_command_line_knows_every_model():
+    assert set(MODELS) == set(MADE)
+
+
+def test_schedules_are_mmsegmentations():
+    """mmsegmentation 1.x: schedule_20k and its VOC config's 4 GPUs of 4 images."""
+    schedule = SEGMENTATION["voc_20k"]
+    assert optimizer_config(schedule) == {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+    assert scheduler_config(schedule) == [
+        {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4, "begin": 0, "end": 20_000, "by_epoch": False}]
+    assert schedule.batch_size == SEGMENTATION["ade20k_80k"].batch_size == 16 == 2 * SEGMENTATION["cityscapes_40k"].batch_size
+    half = schedule.changed(batch_size=8)
+    assert (half.lr, half.lr_min) == pytest.approx((0.005, 5e-5))
+    vit = for_vit("ade20k_80k", SEGMENTATION["ade20k_80k"], "upernet")
+    assert optimizer_config(vit)["type"] == "AdamW" and vit.lr == pytest.approx(6e-5)
+    assert [part["type"] for part in scheduler_config(vit)] == ["LinearLR", "PolyLR"]
+    assert for_vit("cityscapes_40k", SEGMENTATION["cityscapes_40k"], "segmenter").lr == pytest.approx(0.001)

@@ -1,0 +1,191 @@
+"""One fine-tuning is one run directory, and its scores go where the checkpoint's other scores are.
+
+A task makes a :class:`Job` for each width and calls :func:`run_jobs` with a function that trains and scores one. What is
+finished is skipped; what was interrupted is called again with the same directory, in which it finds what it left. The
+directory is ``HOME/transfer/TASK/NAME`` with the files of any run (docs/formats.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+
+from pretrain.distributed import Processes, several
+from pretrain.errors import UserError
+from pretrain.progress import Reporter, reporting
+from pretrain.rundir import FORMAT, RunDirectory, now, write_atomically
+
+HEARTBEAT_SECONDS = 10.0
+LOG_EVERY = 20  # iterations
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning at one width. ``settings``: whatever else its scores depend on, plain types (weights, schedule, sizes, ...).
+
+    ``flops`` and ``parameters`` are the encoder's at that width and at the image size evaluated.
+    """
+
+    task: str
+    dataset: str
+    model: str
+    schedule: str
+    initial: str
+    width: float
+    seed: int
+    flops: int
+    parameters: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The directory's name: what it is, and eight hex digits of everything its scores depend on."""
+        content = {key: value for key, value in asdict(self).items() if key not in ("flops", "parameters")}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-w{self.width:g}-s{self.seed}-{digest}"
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.model} on {self.dataset}, width {self.width:g}, {self.initial}"
+
+    def directory(self, home: str | Path) -> Path:
+        """Its run directory below ``home``, the pretraining run's directory or ``--out``."""
+        return Path(home) / "transfer" / self.task / self.name
+
+    def record(self, metric: str, value: float | None, count: int) -> dict:
+        """One score record: ``value`` a fraction, None where it is undefined; ``count``: images scored."""
+        return {"task": self.task, "dataset": self.dataset, "metric": metric, "model": self.model, "schedule": self.schedule,
+                "initial": self.initial, "width": self.width, "seed": self.seed, "value": value, "chance": None, "count": count,
+                "flops": self.flops, "parameters": self.parameters, "settings": self.settings}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task returns of a job: values by metric, fractions or None where undefined, of ``count`` images."""
+
+    values: Mapping[str, float | None]
+    count: int
+
+
+Train = Callable[[Job, RunDirectory, Processes], Scores]
+
+
+def run_jobs(jobs: Sequence[Job], home: str | Path, group: Processes, train: Train, force: bool = False) -> list[dict]:
+    """Fine-tune and score each of ``jobs`` that is not finished; the records of all, in order.
+
+    ``train(job, run, group)`` is called in every process, with the directory locked and its status ``running``; it resumes from
+    what is in ``run.path`` and returns the scores (those of the first process count). ``force`` starts finished ones again.
+    """
+    return [record for job in jobs for record in _fine_tune(job, Path(home), group, train, force)]
+
+
+def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool) -> list[dict]:
+    run = RunDirectory(job.directory(home))
+    with run.lock() if group.first else nullcontext():
+        done = run.status()["state"] == "done" and not force
+        if several():
+            dist.barrier()  # all have read the state before the first process changes it
+        if not done:
+            try:
+                _train(job, run, group, train, force)
+            except Exception as error:
+                if group.first:
+                    _record_failure(run, error)
+                raise
+        records = run.records()
+        if group.first and done:
+            print(f"{job.title}: finished before, in {run.path}", flush=True)
+        if group.first:
+            RunDirectory(home).add_records(records)
+    return records
+
+
+def _train(job: Job, run: RunDirectory, group: Processes, train: Train, force: bool) -> None:
+    if group.first:
+        if force:
+            _empty(run)
+        run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(job)}, sort_keys=False))
+        run.add_provenance(started=run.provenance().get("started") or now())
+        run.set_status("running")
+    if several():
+        dist.barrier()
+    began = time.monotonic()
+    scores = train(job, run, group)
+    if group.first:
+        run.add_records(job.record(metric, finite(value), scores.count) for metric, value in scores.values.items())
+        seconds = run.provenance().get("train_seconds", 0.0) + time.monotonic() - began
+        run.add_provenance(finished=now(), train_seconds=seconds)
+        run.set_status("done")
+    if several():
+        dist.barrier()
+
+
+def _empty(run: RunDirectory) -> None:
+    """Remove all that an earlier run left but the lock, which is held."""
+    for entry in run.path.iterdir():
+        if entry.name != ".lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _record_failure(run: RunDirectory, error: Exception) -> None:
+    reason = str(error).splitlines()[0] if str(error) else ""
+    with suppress(OSError):  # a full disk must not hide the first error
+        run.set_status("failed", why=f"{type(error).__name__}: {reason}")
+
+
+def finite(value: float | None) -> float | None:
+    """``value`` as a float, None where it is undefined (None or not finite)."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def write_json(run: RunDirectory, name: str, content: Mapping) -> None:
+    """Write ``content`` to the file ``name`` of a run directory in one move."""
+    write_atomically(run.path / name, json.dumps(content, indent=1))
+
+
+class Journal:
+    """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning; silent in all processes but the first."""
+
+    def __init__(self, job: Job, run: RunDirectory, iterations: int, reporter: Reporter, show: bool):
+        self.job, self.run, self.iterations, self.reporter, self.show = job, run, iterations, reporter, show
+        self.last_beat = float("-inf")
+
+    def iteration(self, done: int, values: Mapping[str, float]) -> None:
+        """``done`` iterations are finished; ``values`` (loss, lr, ...) are of the last.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        loss = values.get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise UserError(f"{self.job.title}: the loss is {loss} after {done} iterations; write a lower --lr")
+        if not self.show:
+            return
+        self.reporter.update(done, "" if loss is None else f"loss {loss:.3f}")
+        if done % LOG_EVERY == 0 or done == self.iterations:
+            self.run.append_metrics({"step": done, "epoch": None, "name": name, "width": self.job.width, "value": finite(value)}
+                                    for name, value in values.items())
+        if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            self.run.set_status("running", step=done, steps=self.iterations)
+
+
+@contextmanager
+def journal(job: Job, run: RunDirectory, group: Processes, iterations: int, start: int) -> Iterator[Journal]:
+    """The :class:`Journal` of a training that begins or resumes after ``start`` iterations."""
+    if group.first:
+        run.truncate_metrics(start)
+    with reporting(job.title, iterations, group.first) as reporter:
+        yield Journal(job, run, iterations, reporter, group.first)

@@ -1,0 +1,116 @@
+"""Options that detection and segmentation share, and what they become before a job can be made."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain.errors import UserError
+from transfer.backbone import BRANCHES, Backbone, load_backbone
+from transfer.dense.scenes import SceneConfig, read_config, write_scenes
+from transfer.dense.schedules import Schedule, named
+from transfer.dense.trunk import INITIALS, NORMS
+
+
+def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datasets: Sequence[str],
+                  schedules: dict[str, Schedule]) -> None:
+    """Add the arguments that both tasks have; the sequences are what may be chosen, the default first."""
+    parser.add_argument("--checkpoint", required=True, metavar="C",
+                        help="a run directory, or a file: of this project, of the authors of US3L, of torchvision or timm")
+    parser.add_argument("--branch", default="student", choices=BRANCHES, metavar="B", help="student or teacher; default student")
+    parser.add_argument("--arch", metavar="A", help="of an authors' file that does not name it")
+    parser.add_argument("--dataset", default="digits", metavar="D", help=f"{', '.join(datasets)}; default digits")
+    parser.add_argument("--data-dir", metavar="DIR",
+                        help="where the data lies; of digits: scenes, or where to write them; default beside the scores")
+    parser.add_argument("--model", default=models[0], metavar="M", help=f"{', '.join(models)}; default {models[0]}")
+    parser.add_argument("--widths", type=float, nargs="+", metavar="W", help="default: those the checkpoint is calibrated for")
+    parser.add_argument("--schedule", default="quick", metavar="S", help=f"{', '.join(schedules)}; default quick")
+    parser.add_argument("--iterations", type=int, metavar="N", help="another length of the schedule")
+    parser.add_argument("--batch-size", type=int, metavar="N",
+                        help="images a step over all processes; the learning rate follows it")
+    parser.add_argument("--lr", type=float, metavar="X", help="instead of the schedule's")
+    parser.add_argument("--initial", default="pretrained", metavar="I", help="pretrained, or random for the reference")
+    parser.add_argument("--norm", default="auto", metavar="N",
+                        help="BatchNorm: frozen, or tuned: bn, syncbn, auto (syncbn on several GPUs, else bn); default auto")
+    parser.add_argument("--seed", type=int, metavar="N", help="of fine-tuning; default: that of pretraining")
+    parser.add_argument("--out", metavar="DIR", help="where scores and runs go; default: the run directory of the checkpoint")
+    parser.add_argument("--force", action="store_true", help="train anew what is finished")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images; default 0: none beside")
+    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="images shown with their predictions; default 4")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the shared options say, checked: the checkpoint, its widths, the schedule, and where results go."""
+
+    backbone: Backbone
+    widths: list[float]
+    schedule: Schedule
+    seed: int
+    home: Path
+
+
+def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequence[str], schedules: dict[str, Schedule],
+            device: torch.device | str = "cpu") -> Setup:
+    """Check the shared options and load the checkpoint to ``device``; nothing is written.
+
+    Raises:
+        UserError: anything about them that makes fine-tuning impossible.
+    """
+    choose("--model", arguments.model, models)
+    choose("--dataset", arguments.dataset, datasets)
+    choose("--initial", arguments.initial, INITIALS)
+    choose("--norm", arguments.norm, NORMS)
+    for option, value in (("--workers", arguments.workers), ("--pictures", arguments.pictures), ("--seed", arguments.seed or 0)):
+        if value < 0:
+            raise UserError(f"{option} {value} must be at least 0")
+    schedule = named(arguments.schedule, schedules).changed(arguments.iterations, arguments.batch_size, arguments.lr)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if schedule.batch_size % processes:
+        raise UserError(f"--batch-size {schedule.batch_size} cannot be shared by {processes} processes; write "
+                        f"--batch-size {math.ceil(schedule.batch_size / processes) * processes}")
+    if arguments.norm == "syncbn" and torch.device(device).type != "cuda":
+        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
+    backbone = load_backbone(arguments.checkpoint, device, branch=arguments.branch, arch=arguments.arch)
+    widths = [float(w) for w in (backbone.default_widths() if arguments.widths is None else arguments.widths)]
+    backbone.check_widths(widths)
+    seed = backbone.seed if arguments.seed is None else arguments.seed
+    return Setup(backbone, widths, schedule, seed, home_of(backbone, arguments.out))
+
+
+def choose(option: str, value: str, known: Sequence[str]) -> None:
+    """:class:`UserError` if ``value`` of ``option`` is not ``known``."""
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f"did you mean {option} {near[0]}?" if near else f"write {option} with one of {', '.join(known)}"
+        raise UserError(f"unknown {option} {value!r}; {hint}")
+
+
+def home_of(backbone: Backbone, out: str | None) -> Path:
+    """Where scores go: ``out``, else the run directory of the checkpoint."""
+    if out is not None:
+        return Path(out)
+    if backbone.run_dir is None:
+        raise UserError(f"{backbone.path} does not lie in the run directory it was trained in, or is its teacher; "
+                        "write --out DIR for its scores")
+    if not backbone.finished:
+        raise UserError(f"pretraining of {backbone.path} has not finished (epoch {backbone.epoch} of "
+                        f"{backbone.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
+    return backbone.run_dir
+
+
+def digits_scenes(data_dir: str | None, home: Path) -> tuple[Path, SceneConfig]:
+    """The directory of the digits scenes and what they were made with: those in ``data_dir`` whatever their settings, or else
+    those of the default settings, written to ``data_dir`` or beside the scores if they are not there yet.
+    """
+    where = Path(data_dir) if data_dir else home / "transfer" / "scenes"
+    config = read_config(where) or SceneConfig()
+    return write_scenes(where, config), config

@@ -1,0 +1,84 @@
+"""Detection on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.distributed import processes
+from pretrain.errors import UserError
+from transfer.dense.job import run_jobs
+from transfer.dense.options import add_arguments as add_shared_arguments
+from transfer.dense.options import digits_scenes, prepare
+from transfer.dense.schedules import DETECTION as SCHEDULES
+from transfer.detection import DATASETS, MODELS
+
+HELP = "fine-tune and score a detector (detectron2) on a checkpoint at every width: boxes, and masks with Mask R-CNN"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the task's arguments to its parser."""
+    add_shared_arguments(parser, MODELS, DATASETS, SCHEDULES)
+    parser.add_argument("--size", type=int, metavar="N", help="shorter side of images in pixels; default: the schedule's")
+    parser.add_argument("--clip-boxes", action="store_true", help="cut boxes at their image's edge instead of refusing them")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides",
+                        help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS 128 SOLVER.AMP.ENABLED True")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fine-tune what is not finished, print a table of the scores and say where they are."""
+    if importlib.util.find_spec("detectron2") is None:
+        raise UserError("detectron2 is not installed; run make detectron2, or conda install -c conda-forge detectron2")
+    if arguments.size is not None and arguments.size < 1:
+        raise UserError(f"--size {arguments.size} must be at least 1")
+    from transfer.detection import data  # slow, and of no use to other tasks
+    from transfer.detection.models import Model
+    from transfer.detection.task import Task
+
+    with processes(arguments.device) as group:
+        setup = prepare(arguments, MODELS, DATASETS, SCHEDULES, group.device)
+        model = Model.named(arguments.model).on(setup.backbone)
+        where = digits_scenes(arguments.data_dir, setup.home)[0] if arguments.dataset == "digits" else arguments.data_dir
+        found = data.load(arguments.dataset, where, arguments.clip_boxes)
+        if model.masks and found.mask_format is None:
+            raise UserError(f"{found.name} has no masks, which --model {model} is trained on; write --model "
+                            f"{str(model).replace('mask_rcnn', 'faster_rcnn')}")
+        for note in found.notes if group.first else ():
+            print(f"{found.name}: {note}", flush=True)
+        task = Task(setup, found, model, arguments.schedule, arguments.initial, arguments.norm, arguments.size, arguments.lr,
+                    arguments.overrides, arguments.workers, arguments.pictures)
+        task.config(group.device)
+        records = run_jobs(task.jobs(), setup.home, group, task.run, arguments.force)
+        if group.first:
+            show(records)
+            print(f"scores: {Path(setup.home) / 'result.json'}; runs and pictures: {Path(setup.home) / 'transfer' / 'detection'}")
+    return 0
+
+
+def show(records: Sequence[dict]) -> None:
+    """Print ``records`` as tables, of boxes and of masks: a row a width, a column a metric, in per cent."""
+    first = records[0]
+    print(f"{first['model']} on {first['dataset']}, {first['schedule']}, {first['initial']}: AP in % of {first['count']} images")
+    for kind in ("box", "mask"):
+        own = [record for record in records if record["metric"].startswith(kind)]
+        if own:
+            _show(kind, own)
+
+
+def _show(kind: str, records: Sequence[dict]) -> None:
+    metrics = list(dict.fromkeys(record["metric"] for record in records))
+    table = Table(f"{kind}, width", *(metric.removeprefix(f"{kind}_") for metric in metrics), "MFLOPs", "parameters")
+    for column in table.columns:
+        column.justify = "right"
+    for width in dict.fromkeys(record["width"] for record in records):
+        row = {record["metric"]: record for record in records if record["width"] == width}
+        some = next(iter(row.values()))
+        values = [row[m]["value"] if m in row else None for m in metrics]
+        table.add_row(f"{width:g}", *("–" if value is None else f"{100 * value:.1f}" for value in values),
+                      f"{some['flops'] / 1e6:.1f}", f"{some['parameters']:,}")
+    Console().print(table)

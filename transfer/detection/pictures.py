@@ -1,0 +1,40 @@
+"""Predictions beside the truth, drawn by detectron2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.visualizer import Visualizer
+from torch import nn
+
+from transfer.dense.pictures import chosen_images, write_panels
+from transfer.detection.data import DetectionData
+
+SURE = 0.5  # score from which a prediction is drawn
+SIDE = 480  # pixels that a small image is enlarged to, so that what is written on it can be read
+
+
+def draw(cfg: CfgNode, model: nn.Module, data: DetectionData, count: int, title: str, path: Path) -> None:
+    """Write image, truth and prediction of ``count`` test images to ``path``; the same images for every model."""
+    metadata, mapper = MetadataCatalog.get(data.registered("test")), DatasetMapper(cfg, is_train=False)
+    rows = []
+    for index in chosen_images(len(data.test.records), count):
+        record = data.test.records[index]
+        image = read_image(record["file_name"], "RGB")
+        with torch.no_grad():
+            instances = model.eval()([mapper(record)])[0]["instances"].to("cpu")
+        scale = max(1.0, SIDE / max(image.shape[:2]))
+        truth = Visualizer(image, metadata, scale).draw_dataset_dict(record).get_image()
+        found = Visualizer(image, metadata, scale).draw_instance_predictions(instances[instances.scores >= SURE]).get_image()
+        rows.append((_enlarged(image, truth.shape), truth, found))
+    write_panels(path, rows, f"{title} (scores from {SURE:g})")
+
+
+def _enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(torch.nn.functional.interpolate(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float(), shape[:2])[0]
+                      .permute(1, 2, 0).byte())

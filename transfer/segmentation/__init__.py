@@ -1,0 +1,1 @@
+"""Semantic segmentation at every width, trained and evaluated by mmsegmentation."""

@@ -1,0 +1,132 @@
+"""The segmentation task on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.distributed import Processes, processes
+from pretrain.errors import UserError
+from transfer.dense import options
+from transfer.dense.job import run_jobs
+from transfer.dense.schedules import SEGMENTATION, named
+
+if TYPE_CHECKING:
+    from transfer.segmentation.layouts import Layout
+    from transfer.segmentation.plan import Plan
+
+HELP = "semantic segmentation (mmsegmentation) fine-tuned and scored at every width"
+# Named here too because mmsegmentation, which the rest imports, takes seconds to import and is not needed to show the help.
+MODELS = ("fcn", "upernet", "deeplabv3", "segmenter")
+DATASETS = ("digits", "voc", "ade20k", "cityscapes", "camvid")
+METRICS = ("mIoU", "mAcc", "aAcc")
+STRIDES = (1, 2, 4, 8, 16, 32)
+SMALLEST_CROP = 32  # pixels: less leaves nothing of the last feature map
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the task's arguments to its parser."""
+    options.add_arguments(parser, MODELS, DATASETS, SEGMENTATION)
+    parser.add_argument("--inference", metavar="I", help="whole image, or windows that slide; default whole, slide for segmenter")
+    parser.add_argument("--scale", type=int, nargs=2, metavar=("W", "H"),
+                        help="images are resized to fit in it, keeping their ratio; default: the data set's")
+    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="of training, and window; default: the data set's")
+    parser.add_argument("--output-stride", type=int, metavar="N", choices=STRIDES,
+                        help=f"of fcn's and deeplabv3's dilated backbones: {', '.join(map(str, STRIDES))}; default: the data set's")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fine-tune and score each width, print a table and say where the scores are."""
+    with processes(arguments.device) as group:
+        setup = options.prepare(arguments, MODELS, DATASETS, SEGMENTATION)
+        plan = _plan(arguments, setup, group)
+        if arguments.norm == "syncbn" and group.device.type != "cuda":
+            raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
+        from transfer.segmentation.training import train  # slow, see above
+
+        records = run_jobs(plan.jobs(setup.widths), setup.home, group, partial(train, plan), arguments.force)
+        if group.first:
+            show(records)
+            print(f"scores: {setup.home / 'result.json'}; by class, with pictures: {setup.home / 'transfer' / 'segmentation'}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, setup: options.Setup, group: Processes) -> Plan:
+    _import_mmseg()
+    from transfer.segmentation.checks import check
+    from transfer.segmentation.models import check_model
+    from transfer.segmentation.plan import Plan
+    from transfer.segmentation.recipes import for_vit
+
+    is_vit = bool(getattr(setup.backbone.encoder, "patch_size", 0))
+    check_model(arguments.model, is_vit)
+    schedule = setup.schedule
+    if is_vit:
+        own = for_vit(arguments.schedule, named(arguments.schedule, SEGMENTATION), arguments.model)
+        schedule = own.changed(arguments.iterations, arguments.batch_size, arguments.lr)
+    layout = _layout(arguments, setup.home)
+    inference = arguments.inference or ("slide" if arguments.model == "segmenter" else "whole")
+    plan = partial(Plan, backbone=setup.backbone, checkpoint=str(arguments.checkpoint), layout=layout, model=arguments.model,
+                   schedule_name=arguments.schedule, schedule=schedule, seed=setup.seed, initial=arguments.initial,
+                   batch_size=schedule.batch_size // group.world_size, norm=arguments.norm, inference=inference,
+                   workers=arguments.workers, pictures=arguments.pictures, branch=arguments.branch, arch=arguments.arch)
+    train, val = check(layout, show=group.first)
+    made = plan(train=train, val=val)
+    made.check()
+    return made
+
+
+def _import_mmseg() -> None:
+    warnings.filterwarnings("ignore", module=r"mm(seg|cv|engine)\.")  # of optional parts, and of its own settings
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # likewise
+            import mmseg  # noqa: F401
+
+            from transfer.segmentation import registered  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"segmentation needs mmsegmentation, which cannot be imported ({error}); install it with make setup, "
+                        "or pip install -e '.[segmentation]'") from None
+
+
+def _layout(arguments: argparse.Namespace, home: Path) -> Layout:
+    from transfer.segmentation.layouts import layout_of
+
+    for option in ("scale", "crop"):
+        if min(getattr(arguments, option) or [SMALLEST_CROP]) < SMALLEST_CROP:
+            raise UserError(f"--{option} must be at least {SMALLEST_CROP} pixels each way")
+    where = arguments.data_dir
+    if arguments.dataset == "digits":
+        where = options.digits_scenes(where, home)[0]
+    elif where is None:
+        raise UserError(f"{arguments.dataset} is not part of this project; write --data-dir DIR with the folder that holds it")
+    layout = layout_of(arguments.dataset, where)
+    changed = {name: tuple(getattr(arguments, name)) for name in ("scale", "crop") if getattr(arguments, name)}
+    if arguments.output_stride:
+        changed["output_stride"] = arguments.output_stride
+    return dataclasses.replace(layout, **changed)
+
+
+def show(records: Sequence[dict]) -> None:
+    """Print records of one data set and model: a row a width, in per cent; what is undefined as a dash."""
+    first = records[0]
+    print(f"{first['dataset']}: {first['model']}, {first['schedule']}, {first['initial']} backbone; "
+          f"scores in % over {first['count']} images")
+    table = Table()
+    for heading in ("width", *METRICS, "GFLOPs", "parameters"):
+        table.add_column(heading, justify="right")
+    for width in dict.fromkeys(record["width"] for record in records):
+        mine = {record["metric"]: record for record in records if record["width"] == width}
+        values = (mine[name]["value"] for name in METRICS)
+        table.add_row(f"{width:g}", *("-" if value is None else f"{100 * value:.1f}" for value in values),
+                      f"{mine['mIoU']['flops'] / 1e9:,.2f}", f"{mine['mIoU']['parameters']:,}")
+    Console().print(table)

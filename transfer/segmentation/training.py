@@ -1,0 +1,179 @@
+"""One job: mmsegmentation's network trained, resumed and evaluated by mmengine's own runner."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import mmengine.device.utils as mmdevice
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from pretrain.distributed import Processes, several
+from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
+from transfer.dense.job import Job, Scores, journal, write_json
+from transfer.dense.schedules import Schedule
+from transfer.dense.trunk import dense_network
+from transfer.dense.weights import weights_report
+from transfer.segmentation import data
+from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook
+from transfer.segmentation.metric import SCORES
+from transfer.segmentation.plan import Plan
+
+FOLDER = "mmseg"  # of the run directory: mmengine's own files
+CHECKPOINTS = 10  # in a training, at least
+FARTHEST = 2000  # iterations between two
+FROM_CONFIG = ("custom_imports", "model_wrapper_cfg", "sync_bn", "test_pipeline")  # not arguments of mmengine's runner
+
+
+def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
+    """Train and evaluate ``job`` in ``run``, from where an interrupted process left it.
+
+    Writes ``mmseg/`` (mmengine's checkpoints, log and config), ``weights.json``, ``classes.json`` (scores by class, null where
+    undefined) and ``predictions.png``.
+    """
+    folder = run.path / FOLDER
+    found = latest_checkpoint(folder)
+    source = pretrained_network(plan, job.width)
+    weights = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    config = Config({"model": plan.model_config(job.width), **runner_config(plan, folder, group, found and str(found[0]))})
+    torch.manual_seed(plan.seed)
+    model = MODELS.build({**config.model, "backbone": {**config.model.backbone, "network": source}})
+
+    def begin() -> None:
+        report_weights(weights, job, run, model)
+        config.dump(folder / "config.py")
+
+    pictures = PictureHook(plan.val, plan.pictures)
+    with journal(job, run, group, plan.schedule.iterations, found[1] if found else 0) as log, _settings(group.device):
+        hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), pictures]
+        runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,
+                        custom_hooks=hooks, experiment_name=f"{job.name}-{time.time_ns()}")
+        _log_to_file(runner)
+        runner.train()
+        runner.test()
+    return _finish(plan, job, run, runner, pictures) if group.first else Scores({}, 0)
+
+
+def pretrained_network(plan: Plan, width: float) -> nn.Module:
+    """The dense network of ``width`` that training starts from."""
+    def batches() -> Iterator[Tensor]:
+        return data.calibration_batches(plan.layout, plan.train, *plan.backbone.normalisation())
+
+    return dense_network(plan.backbone, width, plan.initial, plan.seed, batches)
+
+
+def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str | None) -> dict:
+    """Everything that mmengine's runner is told beside the model."""
+    schedule = plan.schedule
+    interval = max(1, min(FARTHEST, schedule.iterations // CHECKPOINTS))
+    config = {
+        "work_dir": str(folder), "default_scope": "mmseg", "log_level": "ERROR", "launcher": "pytorch" if several() else "none",
+        "randomness": {"seed": plan.seed}, "load_from": resume_from, "resume": resume_from is not None,
+        "custom_imports": {"imports": ["transfer.segmentation.registered"], "allow_failed_imports": False},
+        "train_dataloader": data.train_loader(plan.layout, plan.batch_size, plan.workers, plan.seed),
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": schedule.iterations, "val_interval": schedule.iterations + 1},
+        "test_dataloader": data.test_loader(plan.layout, plan.workers), "test_cfg": {"type": "TestLoop"},
+        "test_evaluator": {"type": "ExactIoU"}, "test_pipeline": data.test_pipeline(plan.layout),  # for mmseg.apis
+        "optim_wrapper": {"type": "OptimWrapper", "optimizer": optimizer_config(schedule), **_decays(plan)},
+        "param_scheduler": scheduler_config(schedule), "log_processor": {"by_epoch": False},
+        "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False},
+                          "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": interval, "max_keep_ckpts": 2}}}
+    if several():
+        gpu = group.device.type == "cuda"
+        config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False,
+                                       "find_unused_parameters": True, "device_ids": [group.device.index] if gpu else None}
+        config["sync_bn"] = "torch" if gpu and plan.norm in ("auto", "syncbn") else None
+    return config
+
+
+def optimizer_config(schedule: Schedule) -> dict:
+    """SGD, or AdamW where the schedule says so."""
+    if schedule.optimizer == "adamw":
+        return {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay, "betas": (0.9, 0.999)}
+    return {"type": "SGD", "lr": schedule.lr, "momentum": schedule.momentum, "weight_decay": schedule.weight_decay}
+
+
+def scheduler_config(schedule: Schedule) -> list[dict]:
+    """mmengine's polynomial decay, after a linear warm-up if there is one."""
+    begin = schedule.warmup
+    decay = {"type": "PolyLR", "power": schedule.power, "eta_min": schedule.lr_min, "begin": begin, "end": schedule.iterations,
+             "by_epoch": False}
+    if not begin:
+        return [decay]
+    return [{"type": "LinearLR", "start_factor": schedule.warmup_start, "begin": 0, "end": begin, "by_epoch": False}, decay]
+
+
+def _decays(plan: Plan) -> dict:
+    """mmsegmentation's exceptions from a ViT's weight decay."""
+    if not plan.is_vit:
+        return {}
+    names = ("pos_embed", "cls_token", "norm")
+    return {"paramwise_cfg": {"custom_keys": {name: {"decay_mult": 0.0} for name in names}}}
+
+
+def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
+    """The newest checkpoint in ``folder`` that can be read, and its iteration; a torn or strange one is passed over."""
+    places = sorted(folder.glob("iter_*.pth"), key=lambda path: int(path.stem.removeprefix("iter_")), reverse=True)
+    for path in places:
+        with contextlib.suppress(OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return path, int(content["meta"]["iter"])
+    return None
+
+
+@contextlib.contextmanager
+def _settings(device: torch.device) -> Iterator[None]:
+    """mmengine on ``device``, its checkpoints loaded with ``weights_only``."""
+    before, variable = mmdevice.DEVICE, "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    kept = os.environ.get(variable)
+    mmdevice.DEVICE, os.environ[variable] = device.type, "1"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        yield
+    finally:
+        mmdevice.DEVICE = before
+        os.environ.pop(variable)
+        if kept is not None:
+            os.environ[variable] = kept
+
+
+def _log_to_file(runner: Runner) -> None:
+    """mmengine's log goes to its file only; the terminal shows this project's progress."""
+    for handler in runner.logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.INFO)
+
+
+def report_weights(weights: Mapping[str, Tensor], job: Job, run: RunDirectory, model: nn.Module) -> None:
+    """Compare ``weights``, those of the dense network, with the ``model`` that is about to be trained, and write ``weights.json``.
+
+    Raises:
+        UserError: one of them is not in its place.
+    """
+    inner = "backbone.trunk.trunk.network." if hasattr(model.backbone.trunk, "trunk") else "backbone.trunk.network."
+    report = weights_report(weights, model, {inner: ""})
+    write_json(run, "weights.json", report.to_dict())
+    if report.missing or report.unexpected:
+        raise UserError(f"{job.title}: the checkpoint does not fill its network: {report}")
+    print(f"{job.title}: {report}", flush=True)
+
+
+def _finish(plan: Plan, job: Job, run: RunDirectory, runner: Runner, pictures: PictureHook) -> Scores:
+    scores = runner.test_loop.evaluator.metrics[0].scores
+    by_class = [{"class": name, "IoU": iou, "accuracy": accuracy}
+                for name, iou, accuracy in zip(plan.val.classes, scores["IoU"], scores["Acc"], strict=True)]
+    write_json(run, "classes.json", {"format": 1, "classes": by_class})
+    pictures.write(run.path / "predictions.png", job.title)
+    return Scores({name: scores[name] for name in SCORES}, scores["count"])
