@@ -53,7 +53,7 @@ def paired_t(differences: Sequence[float], minimum: float = 0.0) -> tuple[float,
 def sign_flip(differences: Sequence[float], minimum: float = 0.0) -> tuple[float, float]:
     """As :func:`paired_t`, by the exact permutation test over all 2^n signs (Fisher 1935): no distribution assumed.
 
-    Its smallest p value is 2^-n, so a two-sided test decides nothing below six seeds. Above 16 seeds 2^16 random signs stand for all.
+    Its smallest p value is 2^-n: two-sided, it decides nothing below six seeds. Above 16 seeds, 2^16 random signs stand for all.
     """
     shifted = np.asarray(differences, dtype=float) - minimum
     n = len(shifted)

@@ -94,3 +94,8 @@ def test_every_preset_and_profile_of_the_readme_exists():
     assert named <= {*presets(), "auto"}
     for name in named - {"auto"}:
         load(name)
+
+
+def test_every_picture_and_page_the_readme_links_is_there():
+    linked = [target for target in re.findall(r"\]\(([^)#]+)", README) if "://" not in target]
+    assert [target for target in linked if not (README_FILE.parent / target).exists()] == []
