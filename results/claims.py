@@ -176,9 +176,9 @@ def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
     return judge(claims, scores[scores["run"].isin(known["run"])], known, metrics[metrics["run"].isin(known["run"])], level)
 
 
-def number(value: float, form: str) -> str:
-    """``value`` in ``form``, or a dash for NaN."""
-    return "—" if math.isnan(value) else format(value, form)
+def p_text(p: float) -> str:
+    """A p value with three decimals, or a dash for NaN."""
+    return "—" if math.isnan(p) else "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def texts(verdict: Verdict) -> dict[str, str]:
@@ -187,8 +187,8 @@ def texts(verdict: Verdict) -> dict[str, str]:
     measured = ", ".join(filter(None, [verdict.dataset, METRICS.get(verdict.metric, verdict.metric)]))
     return {"claim": verdict.claim.id, "statement": verdict.claim.statement, "profile": verdict.profile, "verdict": verdict.verdict,
             "effect": f"{verdict.effect:+.2f} {verdict.unit}" if not math.isnan(verdict.effect) else "—", "interval": interval,
-            "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": number(verdict.p, ".3f"),
-            "Holm p": number(verdict.p_holm, ".3f"), "measured": measured,
+            "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": p_text(verdict.p),
+            "Holm p": p_text(verdict.p_holm), "measured": measured,
             "note": verdict.why + (f"; make them with: {verdict.command}" if verdict.verdict == NO_RUNS else "")}
 
 
