@@ -6,17 +6,21 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 demo test test-slow lint clean
+.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
 	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
+	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
+	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
 	@echo "make lint       check style only"
 	@echo "make detectron2 install detectron2 into $(VENV) if it is not there (make setup does it too)"
 	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
@@ -47,11 +51,24 @@ demo: setup
 	$(PY) ablations/run.py --grid guidelines --profile digits --seeds 1 --executor local --parallel 2 $(DEMO_ARGS)
 
 test: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not slurm"
 
 # pytest's exit code 5 says that no test was selected.
 test-slow: setup
-	$(PYTEST) -m slow || test $$? -eq 5
+	$(PYTEST) -m "slow and not slurm" || test $$? -eq 5
+
+# One process: the tests share a cluster. Without Slurm they skip and say how to get it.
+test-slurm: setup slurm-packages
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m slurm tests/slurm
+
+slurm-packages: setup
+	@need=$$($(PY) slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing Slurm: $$need"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$need >/dev/null; } || echo "Slurm could not be installed; its tests will skip"; \
+	fi
+
+bench: setup
+	$(PY) benchmarks/run.py $(BENCH_ARGS)
 
 lint: setup
 	$(PY) -m ruff check .

@@ -1,15 +1,24 @@
-"""One run of a grid: train, then evaluate. A picklable callable, so that any executor can run it."""
+"""One run of a grid: train, then evaluate. Picklable callables, so that any executor can run them: a whole run as one
+(``execute``), or its stages (``train``, ``score``) as jobs of their own.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ablations.grid import Run
 from pretrain.errors import UserError
 from pretrain.rundir import Busy, RunDirectory, record_value
+from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
+from slurm.jobs import Unfinished
 from transfer.classification import Options, evaluate
 from transfer.classification.task import dataset_name
+
+LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
 
 
 def missing_scores(run: Run) -> list[tuple[str, float]]:
@@ -39,24 +48,52 @@ def execute(run: Run) -> None:
     Raises:
         UserError: the run that this one needs is not trained.
     """
-    if run.needs is not None and not trained(run.needs):
-        raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
-                        "run the same command again when it is done")
+    _check_needed(run)
     directory = RunDirectory(run.directory)
     try:
         with directory.lock():
             pretrain(run.cfg, directory)
             if missing_scores(run):
-                _evaluate(run, directory)
+                _evaluate(run, directory, run.cfg.evaluation.protocols)
     except Busy as busy:
         print(f"left alone: {busy}", flush=True)
 
 
-def _evaluate(run: Run, directory: RunDirectory) -> None:
+def train(run: Run) -> None:
+    """The first stage alone: pretraining with its calibration, in this process or in all that the environment describes.
+
+    Raises:
+        Unfinished: it was asked to stop and has saved.
+        UserError: the run that this one needs is not trained.
+    """
+    _check_needed(run)
+    directory = RunDirectory(run.directory)
+    first = int(os.environ.get("RANK", 0)) == 0
     try:
-        evaluate(directory.path, widths=run.widths, protocols=run.cfg.evaluation.protocols, device=run.cfg.train.device,
+        with directory.lock(wait=LOCK_SECONDS) if first else nullcontext():
+            pretrain(run.cfg, directory)
+    except Interrupted as stopped:
+        raise Unfinished(str(stopped)) from None
+
+
+def score(run: Run, protocols: Sequence[str]) -> None:
+    """A later stage: evaluation of the trained ``run`` by these protocols at all its widths. Others may run at the same time."""
+    _evaluate(run, RunDirectory(run.directory), protocols)
+
+
+def _check_needed(run: Run) -> None:
+    if run.needs is not None and not trained(run.needs):
+        raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
+                        "run the same command again when it is done")
+
+
+def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
+    try:
+        evaluate(directory.path, widths=run.widths, protocols=protocols, device=run.cfg.train.device,
                  options=Options(limit=run.cfg.data.limit))
     except Exception as error:
-        directory.set_status("failed", why=f"evaluation: {type(error).__name__}: {error}".splitlines()[0])
+        if not isinstance(error, Unfinished):
+            directory.set_status("failed", why=f"evaluation: {type(error).__name__}: {error}".splitlines()[0])
         raise
-    directory.set_status("done")
+    if not missing_scores(run) or directory.status()["state"] != "failed":
+        directory.set_status("done")

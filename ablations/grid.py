@@ -3,8 +3,10 @@
 A grid file has a ``title`` and ``cells``. An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name ->
 list of values, every combination is a cell), ``set`` (config key -> value, with placeholders), ``by`` (factor -> value -> further
 settings) and ``needs``: the cell whose run, of the same seed, must be trained first; ``{needs}`` in a setting is its directory.
-A factor's values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them,
-``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
+``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and ``several_widths``; where that is
+missing they are left out unless they are asked for by name. A factor's values or a setting may be ``$widths``, the list of
+evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of
+the training, rounded down.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +37,7 @@ class Cell:
     name: str
     overrides: tuple[str, ...]
     needs: str = ""
+    where: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def _expand(entry: dict, widths: list[float], epochs: int) -> list[Cell]:
             settings |= table.get(chosen[factor], {})
         found.append(Cell(entry["name"].format(**chosen),
                           tuple(f"{key}={_filled(value, chosen, widths, epochs)}" for key, value in settings.items()),
-                          entry.get("needs", "").format(**chosen)))
+                          entry.get("needs", "").format(**chosen), tuple(entry.get("where", ()))))
     return found
 
 
@@ -151,15 +155,29 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     _check_free(overrides, every, grid)
     setting = _setting(base)
     directories: dict[tuple[str, int], Path] = {}
-    for cell, seed in itertools.product(_needed_first(select(every, only)), seeds):
+    given = {"batch_norm": config.has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
+    chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
+    of_first_seed: dict[str, Config] = {}
+    for cell, seed in itertools.product(_needed_first(chosen), seeds):
         label = [f"experiment.grid={grid}", f"experiment.cell={cell.name}", f"seed={seed}"]
         needed = directories[cell.needs, seed] if cell.needs else None
         own = [text.replace(NEEDS, str(needed)) for text in cell.overrides]
-        cfg = config.load(profile, [*common, *own, *label, *overrides])
+        cfg = _loaded(profile, [*common, *own, *label, *overrides], seed, None if cell.needs else of_first_seed.get(cell.name))
+        of_first_seed.setdefault(cell.name, cfg)
         cfg.experiment.setting = setting
         directories[cell.name, seed] = runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"
         found.append(Run(cell.name, cfg, directories[cell.name, seed], needed))
     return found
+
+
+def _loaded(profile: str, texts: Sequence[str], seed: int, alike: Config | None) -> Config:
+    """The config of ``profile`` with these overrides; quickly where it is ``alike`` but for the seed."""
+    if alike is None:
+        return config.load(profile, texts)
+    cfg = pickle.loads(pickle.dumps(alike))  # ten times as fast as copy.deepcopy
+    cfg.seed = seed
+    config.validate(cfg)
+    return cfg
 
 
 def _setting(base: Config) -> str:

@@ -2,6 +2,7 @@
 
     python ablations/run.py --grid guidelines
     python ablations/run.py --grid guidelines --profile cifar100 --data-dir DATA --seeds 3 --dry-run
+    python ablations/run.py --grid guidelines --seeds 3 --executor slurm --slurm-config cluster.yaml
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +26,17 @@ from ablations import grid as grids
 from ablations.cell import execute, finished
 from ablations.estimate import duration, estimates
 from ablations.grid import Run
+from ablations.jobs import KINDS, graph, missing_lines
+from ablations.plan import show_graph
 from pretrain import config, data
 from pretrain.errors import UserError, cli
 from results import report
 from results.frame import InputError
+from slurm import settings
 from slurm.executors import EXECUTORS, run_all
+from slurm.jobs import InputError as SlurmError
 from slurm.jobs import Job, Outcome
+from slurm.settings import Cluster
 
 BASE_SEED = 100  # METHOD section 6
 
@@ -50,8 +57,15 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
     own.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
     own.add_argument("--executor", choices=EXECUTORS, default="inline",
-                     help="inline: one run after another in this process (default); local: --parallel processes")
+                     help="inline: one run after another in this process (default); local: --parallel processes; slurm: jobs in "
+                          "Slurm's queue, see docs/slurm.md")
     own.add_argument("--parallel", type=int, default=2, metavar="N", help="processes of --executor local; default 2")
+    own.add_argument("--slurm-config", type=Path, metavar="FILE",
+                     help="settings of the cluster: a filled in copy of slurm/example.yaml")
+    own.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
+                     help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times")
+    own.add_argument("--wait", action=argparse.BooleanOptionalAction, default=False,
+                     help="of --executor slurm: stay until all jobs have ended, then show the table; default: submit and leave")
     own.add_argument("--dry-run", action="store_true", help="show cells, what is missing and what it costs; run nothing")
     own.usage = "%(prog)s --grid GRID [options] [key=value ...]   key=value: settings of every cell, for example optimizer.epochs=5"
     return own
@@ -59,20 +73,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Expand, run what is missing, report. Returns 1 if a run failed."""
-    words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
+    words, overrides = config.split_overrides(_joined(sys.argv[1:] if argv is None else argv))
     arguments = parser().parse_args(words)
+    cluster = cluster_settings(arguments)
     profile = choose_profile(arguments.profile)
     overrides += [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
     if arguments.parallel < 1:
         raise UserError(f"--parallel {arguments.parallel} must be at least 1")
+    if arguments.executor == "slurm":
+        arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
                         arguments.runs)
-    images = check_data(runs[0])
+    images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
     missing = [run for run in runs if not finished(run)]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
     if arguments.dry_run:
-        show_plan(runs, missing, images)
+        if cluster:
+            show_graph(missing, runs, cluster, images, arguments.runs / arguments.grid)
+        else:
+            show_plan(runs, missing, images)
         return 0
+    if cluster:
+        return launch_on_slurm(missing, runs, cluster, arguments)
     failed = launch(missing, arguments)
     try:
         report.show(report.build(arguments.runs / arguments.grid))
@@ -109,13 +131,38 @@ def seeds(text: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def check_data(run: Run) -> int:
-    """The number of training images; :class:`UserError` where data are missing or too few, before anything is launched."""
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--slurm key=value`` as one word: a ``key=value`` that stands alone is a setting of the cells."""
+    words = list(argv)
+    for place in range(len(words) - 1, 0, -1):
+        if words[place - 1] == "--slurm":
+            words[place - 1:place + 1] = [f"--slurm={words[place]}"]
+    return words
+
+
+def cluster_settings(arguments: argparse.Namespace) -> Cluster | None:
+    """The settings of the cluster with ``--executor slurm``. Raises :class:`UserError`."""
+    if arguments.executor != "slurm":
+        if arguments.slurm or arguments.slurm_config or arguments.wait:
+            raise UserError("--slurm, --slurm-config and --wait are for --executor slurm; write that, or leave them out")
+        return None
+    try:
+        return settings.load(arguments.slurm_config, arguments.slurm, KINDS)
+    except SlurmError as error:
+        raise UserError(str(error)) from None
+
+
+def check_data(run: Run, processes: int = 1) -> int:
+    """The number of training images; :class:`UserError` where data are missing or too few, before anything is launched.
+
+    processes: that train one network together.
+    """
     cfg = run.cfg
     sources = [data.load(cfg.data.name, split, root=cfg.data.root or None, size=cfg.data.size,
                          limit=(cfg.data.limit or None) if split == "train" else None, store_size=cfg.data.store_size or None)
                for split in ("train", "val")]
-    data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu")
+    data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu",
+                        world_size=processes)
     return len(sources[0])
 
 
@@ -158,6 +205,43 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
     return failed
+
+
+def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, arguments: argparse.Namespace) -> int:
+    """Submit what is missing; with ``--wait`` stay until it has ended, and show the table. Returns the exit code."""
+    folder = arguments.runs / arguments.grid
+    jobs = graph(missing, runs, folder)
+    counts: Counter[str] = Counter()
+
+    def tell_submitted() -> None:
+        there = len(jobs) - counts["submitted"]
+        print(f"submitted {counts['submitted']} jobs" + (f"; {there} were in the queue already" if there else ""), flush=True)
+        print(f"look:  python slurm/status.py --runs {folder}", flush=True)
+
+    def tell(outcome: Outcome) -> None:
+        if outcome.state != "submitted" and not counts.keys() - {"submitted"}:
+            tell_submitted()
+        counts[outcome.state] += 1
+        if outcome.state == "failed":
+            print(f"{outcome.name}: FAILED: {outcome.error} (log: {outcome.log})", flush=True)
+        elif outcome.state == "done":
+            print(f"[{counts['done'] + counts['failed']}/{len(jobs)}] {outcome.name}: done", flush=True)
+
+    if missing:
+        try:
+            run_all(jobs, "slurm", folder / "logs", on_update=tell, cluster=cluster, wait=arguments.wait)
+            if not arguments.wait:
+                tell_submitted()
+                return 0
+        except SlurmError as error:
+            raise UserError(str(error)) from None
+    for line in missing_lines(folder, runs):
+        print(line, file=sys.stderr)
+    try:
+        report.show(report.build(folder))
+    except InputError as error:
+        raise UserError(str(error)) from None
+    return 1 if counts["failed"] else 0
 
 
 def waves(missing: Sequence[Run]) -> list[list[Run]]:

@@ -67,8 +67,9 @@ def rows(quick: bool = False, device: str = "cpu") -> list[Row]:
     part = f"Limits of this machine ({device_name(device)})"
     found = []
     for precision in ("fp32", "bf16"):
-        small = not useful and precision == "bf16" and not quick  # it can be hundreds of times slower
-        n, b, c, remark = (512, 4, 2, note) if small else (size, batch, calls, "" if precision == "fp32" else note)
+        emulated = not useful and precision == "bf16"  # which can be hundreds of times slower
+        n, b, c = (min(512, size), min(4, batch), 2) if emulated else (size, batch, calls)
+        remark = note if emulated else ""
         found += [
             Row(part, f"matrix product, {precision}", "GFLOP/s", matrix_rate(precision, n, device, c), note=remark),
             Row(part, f"3×3 convolution forward, {precision}", "GFLOP/s", convolution_rate(precision, b, device, c), note=remark),

@@ -67,6 +67,11 @@ def use_clock(name: str) -> None:
     _chosen = name
 
 
+def clock_in_use() -> str:
+    """Its name."""
+    return _chosen
+
+
 def clock() -> float:
     """Seconds by the clock in use, after all that was asked of a GPU is done."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -122,7 +127,7 @@ def peak_bytes() -> int:
 # -- options and output ---------------------------------------------------------------------------------------------------
 
 
-def options(description: str | None, *more: tuple[str, dict]) -> argparse.Namespace:
+def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of a benchmark, and what it asks of torch done."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and single calls: does it run, not how fast")
@@ -132,7 +137,7 @@ def options(description: str | None, *more: tuple[str, dict]) -> argparse.Namesp
     parser.add_argument("--rounds", type=int, default=5, help="times that everything measured takes its turn")
     for name, settings in more:
         parser.add_argument(name, **settings)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.clock == "cpu" and torch.get_num_threads() > 1:

@@ -111,12 +111,13 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class Network(nn.Module):
-    """Encoder, projector and heads of the shapes in ``weights``, a state dict of the project's student or teacher, and its values."""
+    """Encoder, projector and heads with the shapes and values of ``weights``, a state dict of the project's student or teacher."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
         stages = max(int(k.split(".")[1].removeprefix("layer")) for k in weights if k.startswith("encoder.layer"))
-        depths = [sum(k.startswith(f"encoder.layer{s + 1}.") and k.endswith(".conv1.weight") for k in weights) for s in range(stages)]
+        depths = [sum(k.startswith(f"encoder.layer{stage}.") and k.endswith(".conv1.weight") for k in weights)
+                  for stage in range(1, stages + 1)]
         self.encoder = Encoder(len(weights["encoder.conv1.weight"]), depths)
         for name in ("projector", "predictor", "distill_head"):
             matrices = [v for k, v in weights.items() if k.startswith(name + ".") and v.ndim == 2]

@@ -3,7 +3,7 @@
     python benchmarks/step.py [--preset cifar|digits] [--rounds 5] [--threads N] [--no-parts] [--quick]
 
 CIFAR: ResNet-18 at 32 pixels, batch 32, InfoNCE base, MSE distillation, momentum teacher, widths 1.0, 0.6 and 0.25 (fixed, so that
-all do the same work), hidden 2048, out 256. All contenders take turns in one run, on the same images.
+all do the same work), hidden 2048, out 256. All contenders take turns in one run, on the same images, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -25,11 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import limits
-from benchmarks.measure import Row, at_most, best, faster, interleaved, markdown, options, peak_bytes
+from benchmarks.measure import Row, at_most, best, clock_in_use, faster, markdown, options, peak_bytes, seconds, use_clock
 from benchmarks.reference import Reference
 from pretrain.config import Config, load
 from pretrain.distributed import processes
+from pretrain.memory import keep_freed_memory
 from pretrain.objective.losses import negative_cosine
+from pretrain.progress import reporting
 from pretrain.rundir import RunDirectory
 from pretrain.train import Trainer
 
@@ -95,44 +98,91 @@ def reference(trainer: Trainer) -> Reference:
                      groups=cfg.regularizer.groups)
 
 
-def variants(bf16: bool, quick: bool) -> dict[str, list[str]]:
-    precisions = ["fp32", "bf16"] if bf16 or quick else ["fp32"]
-    return {f"{p} {kind}": [f"train.precision={p}", f"regularizer.kind={kind}"] for p in precisions for kind in ("group", "none")}
+# -- speed and memory --------------------------------------------------------------------------------------------------------
 
 
-# -- speed -------------------------------------------------------------------------------------------------------------------
+def serve(pipe: Connection, preset: str, quick: bool, device: str, name: str, threads: int, clock_name: str) -> None:
+    """One contender in this process: answers ``step`` with its seconds, ``peak`` with its bytes, ``work`` with FLOPs and images."""
+    torch.set_num_threads(threads)
+    use_clock(clock_name)
+    before = peak_bytes()
+    precision, kind = name.split()
+    precise = "fp32" if precision == "reference" else precision
+    with trainers(preset, quick, device, {name: [f"train.precision={precise}", f"regularizer.kind={kind}"]}) as made:
+        trainer = made[name]
+        x1, x2 = views(trainer)
+        images = len(x1)
+        step = partial(trainer._train_step, x1, x2)
+        if precision == "reference":
+            step = partial(reference(trainer).step, x1, x2, WIDTHS)
+            # The trainer's own networks go: they are no part of the reference.
+            trainer.student = trainer.teacher = trainer.network = trainer.optimizer = trainer.objective = None
+            trainer.regularizer = trainer.diagnostics = None
+        else:
+            keep_freed_memory()  # as pretraining does
+        while (asked := pipe.recv()) != "end":
+            if asked == "step":
+                pipe.send(seconds(step))
+            elif asked == "peak":
+                pipe.send(peak_bytes() - before)
+            else:
+                with FlopCounterMode(display=False) as counter:
+                    step()
+                pipe.send((counter.get_total_flops(), images))
 
 
-def speed(preset: str, made: dict[str, Trainer], rounds: int, device: str, quick: bool) -> tuple[list[Row], dict[str, float]]:
-    """Rows of images a second, and the seconds of a step of each contender."""
-    x1, x2 = views(made["fp32 group"])
-    plain = {kind: reference(made[f"fp32 {kind}"]) for kind in ("group", "none")}
-    # Copies: the project's step may lay images out otherwise, the reference takes them as they are loaded.
-    first, second = x1.contiguous().clone(), x2.contiguous().clone()
-    with FlopCounterMode(display=False) as counter:
-        plain["none"].step(first, second, WIDTHS)
-    works: dict[str, Callable[[], object]] = {name: lambda t=t: t._train_step(x1, x2) for name, t in made.items()}
-    works |= {f"reference {kind}": lambda r=r: r.step(first, second, WIDTHS) for kind, r in plain.items()}
-    spent = interleaved(works, rounds, f"{preset} step")
-    part, batch = f"Training step, {preset}", len(x1)
-    found = []
-    for name in made:
+@contextlib.contextmanager
+def contender(*settings) -> Iterator[Callable[[str], object]]:
+    """A process of its own for one contender, and the function that asks it: what one does to memory must not help another."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=serve, args=(other, *settings), daemon=True)
+    process.start()
+    other.close()
+
+    def ask(what: str) -> object:
+        pipe.send(what)
+        return pipe.recv()
+
+    try:
+        yield ask
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send("end")
+        process.join()
+
+
+def speed(preset: str, precisions: list[str], rounds: int, device: str, quick: bool) -> tuple[list[Row], float]:
+    """Rows of images a second and of memory, and the seconds of a step of ours in float32."""
+    kinds = ["group", "none"]
+    names = [f"{who} {kind}" for who in (*precisions, "reference") for kind in kinds]
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as stack, reporting(f"{preset} step", (rounds + 1) * len(names)) as reporter:
+        ask = {name: stack.enter_context(contender(preset, quick, device, name, torch.get_num_threads(), clock_in_use()))
+               for name in names}
+        for turn in range(rounds + 1):
+            for done, name in enumerate(names, start=1):
+                spent[name].append(ask[name]("step"))
+                reporter.update(turn * len(names) + done, name)
+        peaks = {name: ask[name]("peak") / 2**20 for name in names}
+        flops, batch = ask["reference none"]("work")
+    fastest = {name: min(times[1:]) for name, times in spent.items()}  # the first warms up
+    part, found = f"Training step, {preset}", []
+    for name in names[:-len(kinds)]:
         precision, kind = name.split()
         target = TARGETS.get((precision, kind)) if preset == "cifar" else None
-        regularizer = "with the regularizer" if kind == "group" else "without"
-        found.append(faster(part, f"step, {precision}, {regularizer}", "images/s", batch / spent[name],
-                            batch / spent[f"reference {kind}"], target))
-    found.append(Row(part, "work of a step", "GFLOP", counter.get_total_flops() / 1e9))
-    for precision in ("fp32", "bf16"):
-        if f"{precision} group" in made:
-            rate = counter.get_total_flops() / 1e9 / spent[f"{precision} group"]
-            limit = limits.convolution_rate(precision, 2 if quick else 32, device, backward=True)
-            share = 100 * rate / limit
-            # At most is the other way round here, so the row is made by hand.
-            aim = 0.4 if precision == "bf16" and preset == "cifar" else None
-            found.append(Row(part, f"{precision} step as a share of the machine's convolutions", "GFLOP/s", rate, limit, rate / limit,
-                             "" if aim is None else "≥ 40 %", None if aim is None else share >= 40))
-    return found, spent
+        found.append(faster(part, f"step, {precision}, {'with the regularizer' if kind == 'group' else 'without'}", "images/s",
+                            batch / fastest[name], batch / fastest[f"reference {kind}"], target))
+    found += [at_most(part, f"peak memory beyond the interpreter and its libraries, {name}", "MiB", peaks[name],
+                      peaks[f"reference {name.split()[1]}"], 1.0) for name in names[:-len(kinds)]]
+    found.append(Row(part, "work of a step", "GFLOP", flops / 1e9))
+    for precision in precisions:
+        rate = flops / 1e9 / fastest[f"{precision} group"]
+        limit = limits.convolution_rate(precision, 2 if quick else 32, device, backward=True)
+        aimed = precision == "bf16" and preset == "cifar"
+        found.append(Row(part, f"{precision} step as a share of the machine's convolutions", "GFLOP/s", rate, limit,
+                         rate / limit, "≥ 40 %" if aimed else "", rate / limit >= 0.4 if aimed else None))
+    return found, fastest["fp32 group"]
 
 
 # -- where the time goes -----------------------------------------------------------------------------------------------------
@@ -162,7 +212,7 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
     spent = overhead(trainer, 1 if quick else 3, device)
     total = sum(spent.values())
     rest = sum(value for name, value in spent.items() if not is_product(name))
-    x1, x2 = views(trainer)
+    x1, _ = views(trainer)
     augmentation = best(lambda: views(trainer), 2 if quick else 5)
     found = [at_most(part, "all but convolutions and products, with augmentation (profiler)", "ms", 1e3 * (rest + augmentation),
                      1e3 * (total + augmentation), 0.25, percent=True)]
@@ -195,43 +245,8 @@ def diagnostics(preset: str, trainer: Trainer, step_seconds: float) -> Row:
     """The share of an epoch that its diagnostics take."""
     measured = best(lambda: trainer.diagnostics.measure(trainer.student, trainer.teacher), 2)
     steps = EPOCH_IMAGES[preset] // trainer.cfg.optimizer.batch_size
-    return at_most(f"Parts of the fp32 step, {preset}", f"diagnostics in an epoch of {EPOCH_IMAGES[preset]:,} images", "s", measured,
-                   steps * step_seconds + measured, 0.03, percent=True)
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------------
-
-
-def peak(preset: str, quick: bool, device: str, name: str, threads: int) -> tuple[int, int]:
-    """Peak memory in bytes of this process after two steps, and before anything was built."""
-    torch.set_num_threads(threads)
-    before = peak_bytes()
-    kind = name.split()[1]
-    with trainers(preset, quick, device, {name: variants(True, quick).get(name, [f"regularizer.kind={kind}"])}) as made:
-        trainer = made[name]
-        x1, x2 = views(trainer)
-        step = lambda: trainer._train_step(x1, x2)
-        if name.startswith("reference"):
-            plain = reference(trainer)
-            # The trainer's own networks go: they are no part of the reference.
-            trainer.student = trainer.teacher = trainer.network = trainer.optimizer = trainer.objective = None
-            trainer.regularizer = trainer.diagnostics = None
-            step = lambda: plain.step(x1, x2, WIDTHS)
-        for _ in range(2):
-            step()
-    return peak_bytes(), before
-
-
-def memory(preset: str, names: list[str], quick: bool, device: str) -> list[Row]:
-    """Peak memory of each contender against the reference's, each in a process of its own."""
-    found: dict[str, float] = {}
-    for name in [*names, "reference group", "reference none"]:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            most, before = pool.submit(peak, preset, quick, device, name, torch.get_num_threads()).result()
-        found[name] = (most - before) / 2**20
-    part = f"Training step, {preset}"
-    return [at_most(part, f"peak memory beyond the interpreter and its libraries, {name}", "MiB", found[name],
-                    found[f"reference {name.split()[1]}"], 1.0) for name in names]
+    what = f"diagnostics in an epoch of {EPOCH_IMAGES[preset]:,} images"
+    return at_most(f"Parts of the fp32 step, {preset}", what, "s", measured, steps * step_seconds + measured, 0.03, percent=True)
 
 
 # -- all -----------------------------------------------------------------------------------------------------------------------
@@ -239,14 +254,14 @@ def memory(preset: str, names: list[str], quick: bool, device: str) -> list[Row]
 
 def rows(preset: str = "cifar", rounds: int = 5, quick: bool = False, device: str = "cpu", with_parts: bool = True) -> list[Row]:
     """All rows of one preset."""
-    bf16 = limits.bf16_is_useful(device)
-    with trainers(preset, quick, device, variants(bf16, quick)) as made:
-        found, spent = speed(preset, made, 1 if quick else rounds, device, quick)
-        if with_parts:
-            found += parts(preset, made, spent["fp32 group"], device, quick)
-            found.append(diagnostics(preset, made["fp32 group"], spent["fp32 group"]))
-        names = list(made)
-    return found + (memory(preset, names, quick, device) if with_parts else [])
+    precisions = ["fp32", "bf16"] if limits.bf16_is_useful(device) else ["fp32"]
+    found, step_seconds = speed(preset, precisions, 1 if quick else rounds, device, quick)
+    if with_parts:
+        keep_freed_memory()
+        with trainers(preset, quick, device, {f"fp32 {kind}": [f"regularizer.kind={kind}"] for kind in ("group", "none")}) as made:
+            found += parts(preset, made, step_seconds, device, quick)
+            found.append(diagnostics(preset, made["fp32 group"], step_seconds))
+    return found
 
 
 def main() -> None:

@@ -144,6 +144,8 @@ class TrainConfig:
     synchronized_bn: bool = False
     channels_last: bool = True
     threads: int = 0  # CPU threads; 0: torch's own choice
+    compile: bool = False  # torch.compile for the passes at the widest and the narrowest width, and the teacher's
+    recompute: bool = False  # of ViTs: activations within blocks are computed again in the backward pass, to save memory
     checkpoint_minutes: float = 10.0  # within an epoch; one is always written at its end
     checkpoint_epochs: int = 1
     tensorboard: bool = True
@@ -237,8 +239,8 @@ CHOSEN = {"by_base_loss": ("objective", "base_loss", ObjectiveConfig.base_loss),
           "by_baseline": ("experiment", "baseline", ExperimentConfig.baseline)}
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics",
-              "evaluation")
+              "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
+              "train.tensorboard", "diagnostics", "evaluation")
 
 
 def presets() -> list[str]:
@@ -324,7 +326,12 @@ def config_hash(cfg: Config) -> str:
     if content["objective"]["seed_teacher"]:  # by name: a moved tree of runs is the same; its weights are checked in training
         teacher = Path(content["objective"]["seed_teacher"])
         content["objective"]["seed_teacher"] = (teacher.parent if teacher.suffix == ".pt" else teacher).name
-    return hashlib.sha256(json.dumps(_difference(content, to_dict(Config())), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_difference(content, _defaults()), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _defaults() -> dict:
+    return to_dict(Config())
 
 
 def _difference(content: dict, default: dict) -> dict:
@@ -388,7 +395,7 @@ def _value(cfg: Config, dotted: str):
 
 
 def _validate_size(cfg: Config) -> None:
-    patch, size = getattr(_shape(cfg.model.arch), "patch_size", 1), cfg.data.size
+    patch, size = getattr(skeleton(cfg.model.arch), "patch_size", 1), cfg.data.size
     if size % patch:
         near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
         raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
@@ -421,6 +428,8 @@ def _validate_widths(cfg: Config) -> None:
 
 def _validate_switchable(cfg: Config) -> None:
     widths = cfg.widths
+    if cfg.train.recompute and not hasattr(skeleton(cfg.model.arch), "recompute"):
+        raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; write train.recompute=false")
     if not cfg.model.switchable_bn:
         return
     if widths.sampling != "fixed" or widths.min == widths.max:
@@ -429,7 +438,7 @@ def _validate_switchable(cfg: Config) -> None:
     if not widths.fixed or (min(widths.fixed), max(widths.fixed)) != (widths.min, widths.max):
         raise UserError(f"model.switchable_bn=true has no BatchNorm for widths other than widths.fixed={widths.fixed}; write its "
                         f"smallest and largest as widths.min and widths.max (now {widths.min} and {widths.max})")
-    if not has_batch_norm(_shape(cfg.model.arch)):
+    if not has_batch_norm(skeleton(cfg.model.arch)):
         raise UserError(f"model.switchable_bn=true: {cfg.model.arch} has no BatchNorm; write model.switchable_bn=false")
 
 
@@ -455,7 +464,7 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
             raise UserError(f"{what}: {width} has no BatchNorm of its own in this network; write widths of {list(only)}")
         if not low <= width <= high:
             raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; write widths within it")
-    model, seen = _shape(arch), {}
+    model, seen = skeleton(arch), {}
     for width in widths:
         signature = channel_signature(model, width)
         if signature in seen:
@@ -464,7 +473,7 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
 
 
 @functools.cache
-def _shape(arch: str) -> nn.Module:
+def skeleton(arch: str) -> nn.Module:
     """The architecture without weights: only its channel counts are asked for."""
     with torch.device("meta"):
         return build(arch)
@@ -477,7 +486,7 @@ def _validate_objective(cfg: Config) -> None:
                         "objective.head=own or none")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
         raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; write objective.negatives=batch")
-    if cfg.model.freeze_patch_projection and not hasattr(_shape(cfg.model.arch), "freeze_patch_projection"):
+    if cfg.model.freeze_patch_projection and not hasattr(skeleton(cfg.model.arch), "freeze_patch_projection"):
         raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; write train.precision=bf16 or fp32 on a CPU")

@@ -1,4 +1,4 @@
-"""Processes: what torchrun, or nobody, says about them, and sums and rows over them that gradients pass through."""
+"""Processes: what torchrun, Slurm, or nobody, says about them, and sums and rows over them that gradients pass through."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ class Processes:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds in any of the processes; all must ask."""
+        if self.world_size == 1:
+            return flag
+        found = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """``auto`` is this process's GPU where there is one, else the CPU; anything else is taken at its word.
@@ -35,7 +43,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         UserError: the device is unknown or not there.
     """
     if name == "auto":
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+        own = 0 if torch.cuda.device_count() == 1 else local_rank  # Slurm may show each process its own GPU only
+        name = f"cuda:{own}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:

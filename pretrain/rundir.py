@@ -10,6 +10,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -68,20 +69,17 @@ class RunDirectory:
         self._held = False
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
         """Hold the directory; the lock goes with the process, however it ends. Held already through this object: nothing to do.
 
         Raises:
-            Busy: another process holds it.
+            Busy: another process holds it, and still after ``wait`` seconds.
         """
         if self._held:
             yield
             return
         with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(f"{self.path} is in use by another process; wait for it or choose another directory") from None
+            self._acquire(file, wait)
             for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while writing
                 leftover.unlink(missing_ok=True)
             self._held = True
@@ -89,6 +87,17 @@ class RunDirectory:
                 yield
             finally:
                 self._held = False
+
+    def _acquire(self, file, wait: float) -> None:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise Busy(f"{self.path} is in use by another process; wait for it or choose another directory") from None
+            time.sleep(min(1.0, wait))
 
     def remove_if_unused(self) -> None:
         """Remove the directory if nothing but the lock is in it."""

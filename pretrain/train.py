@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain import checkpoint
+from pretrain.compiled import compile_ends
 from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, evaluation_batches, load
@@ -36,8 +37,10 @@ from pretrain.rundir import RunDirectory, now
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibrate, calibration_state
 from pretrain.slimmable.calibrate import batch_norms
+from pretrain.stopping import Interrupted, stop_requested
 
 HEARTBEAT_SECONDS = 10.0
+AGREE_STEPS = 10  # several processes ask each other whether to stop this often, and after every epoch
 
 
 def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
@@ -45,6 +48,7 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
 
     Raises:
         UserError: bad data or device, another experiment's directory, a directory in use, or training that diverged.
+        Interrupted: it was asked to stop (pretrain.stopping) and has saved.
     """
     keep_freed_memory()
     with processes(cfg.train.device) as group, _threads(cfg.train.threads):
@@ -55,6 +59,8 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
                 return
             try:
                 Trainer(cfg, run, group).fit()
+            except Interrupted:
+                raise
             except Exception as error:
                 if group.first:
                     _record_failure(run, error)
@@ -122,8 +128,12 @@ class Trainer:
         self.regularizer = Regularizer(cfg.regularizer, self.student)
         # Only float16 has too small a range for gradients.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.train.precision == "fp16")
-        self.objective = Objective(cfg.objective, self.student, self.network, self.teacher, cfg.widths.max, self.autocast,
-                                   self.queue)
+        forward = self.network
+        if cfg.train.compile:
+            forward = compile_ends(self.network, self.student, (cfg.widths.min, cfg.widths.max))
+            if self.teacher is not None:
+                self.teacher.compile(dynamic=False)
+        self.objective = Objective(cfg.objective, self.student, forward, self.teacher, cfg.widths.max, self.autocast, self.queue)
 
     def _make_teacher(self) -> Teacher | FrozenTeacher | None:
         if self.cfg.objective.teacher == "momentum":
@@ -153,7 +163,7 @@ class Trainer:
         """Train to the end from wherever the run directory is, calibrate, and write the final checkpoint."""
         cfg, per_epoch = self.cfg, self.batches.steps_per_epoch
         self._begin()
-        started = time.monotonic()
+        self.started = time.monotonic()
         title = f"{cfg.experiment.cell or cfg.experiment.preset or cfg.model.arch} seed {cfg.seed}"
         with reporting(title, self.total_steps, self.group.first) as reporter, self._tensorboard() as board:
             self.last_saved = self.last_beat = time.monotonic()
@@ -166,7 +176,9 @@ class Trainer:
                 last = epoch + 1 == cfg.optimizer.epochs
                 if self.group.first and (last or (epoch + 1) % cfg.train.checkpoint_epochs == 0):
                     self._save()
-        self._finish(time.monotonic() - started)
+                if not last:
+                    self._stop_if_asked()
+        self._finish(time.monotonic() - self.started)
 
     def _begin(self) -> None:
         payload = checkpoint.load_latest(self.run.path)
@@ -189,6 +201,23 @@ class Trainer:
             self._train_step(x1, x2)
             reporter.update(self.step_count, f"epoch {epoch + 1}/{cfg.optimizer.epochs}")
             self._keep_alive(epoch)
+            # Not after an epoch's last step, as in _keep_alive.
+            within = self.step_count % per_epoch != 0
+            if within and (self.group.world_size == 1 or self.step_count % AGREE_STEPS == 0):
+                self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        """Save and raise :class:`Interrupted` if a process of the group was asked to stop; all of them do it at the same step."""
+        if not self.group.any(stop_requested()):
+            return
+        if self.group.first:
+            self._save()
+            self._add_train_seconds(time.monotonic() - self.started)
+            self.run.set_status("pending", why="stopped on request, to be continued", step=self.step_count)
+        raise Interrupted(f"stopped at step {self.step_count} of {self.total_steps}")
+
+    def _add_train_seconds(self, seconds: float, **details) -> None:
+        self.run.add_provenance(train_seconds=self.run.provenance().get("train_seconds", 0.0) + seconds, **details)
 
     def _train_step(self, x1: Tensor, x2: Tensor) -> None:
         cfg = self.cfg
@@ -234,7 +263,12 @@ class Trainer:
             self._save()
         if clock - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = clock
-            self.run.set_status("running", epoch=epoch, step=self.step_count, images_per_second=self._rate(epoch))
+            self._tell(epoch, self._rate(epoch))
+
+    def _tell(self, epoch: int, rate: float) -> None:
+        left = (self.total_steps - self.step_count) * self.cfg.optimizer.batch_size / rate if rate else None
+        self.run.set_status("running", epoch=epoch, step=self.step_count, steps=self.total_steps, images_per_second=rate,
+                            seconds_left=left)
 
     def _rate(self, epoch: int) -> float:
         steps = self.step_count - epoch * self.batches.steps_per_epoch - self.epoch_first_step
@@ -272,7 +306,7 @@ class Trainer:
             for name, width, value in rows:
                 if value is not None:
                     board.add_scalar(name if width is None else f"{name}/width {width}", value, self.step_count)
-        self.run.set_status("running", epoch=epoch + 1, step=self.step_count, images_per_second=rate)
+        self._tell(epoch + 1, rate)
 
     def _finish(self, seconds: float) -> None:
         if not self.group.first:
@@ -280,8 +314,7 @@ class Trainer:
         widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, self.cfg.widths.min, self.cfg.widths.max])
         calibrate_on(self.student.encoder, widths, self.source, self.cfg)
         self._save()
-        spent = self.run.provenance().get("train_seconds", 0.0) + seconds
-        self.run.add_provenance(train_seconds=spent, finished=now())
+        self._add_train_seconds(seconds, finished=now())
         self.run.set_status("done", trained=True)
 
     # -- state ----------------------------------------------------------------------------------------------------------------

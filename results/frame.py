@@ -1,82 +1,82 @@
 """Run directories -> tidy pandas frames.
 
-The only place of this room that knows how a run lies on the disk (run-directory format 1): config.yaml, status.json,
-result.json, provenance.json and metrics.jsonl. Everything else works on the three frames made here.
+    from results.frame import load
+    scores = load("runs")                 # one row a score of every run below runs/
+
+Everything else of this room works on the three frames made here. What a call has read it keeps (:mod:`results.store`), so that the
+next one reads only runs that changed.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
+import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-FORMAT = 1
+from results import store
+from results.reading import (
+    FACTOR_NUMBERS,
+    FACTORS,
+    FILES,
+    FORMAT,
+    METHODS,
+    METRIC_COLUMNS,
+    RECORD_COLUMNS,
+    RECORD_NUMBERS,
+    InputError,
+    guidelines,
+    read_metrics,
+    read_records,
+    read_run,
+)
+
+__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "InputError", "current", "guidelines", "load", "load_metrics",
+           "load_runs", "run_directories", "save"]
 
 # What names an experiment; these columns are the same in all three frames.
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
                 "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
-RUN_COLUMNS = [*CELL_COLUMNS, "why", "started", "finished", "train_seconds", "train_flops", "path"]
-RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
-                  "flops", "parameters"]
-# What a record means that does not say so: top-1 accuracy, trained on all labels.
-RECORD_DEFAULTS = {"score": "top1", "label_fraction": 1.0}
-METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
+COST_COLUMNS = ["train_seconds", "train_flops"]
+ORIGIN_COLUMNS = ["commit", "hardware", "command", "place"]
+RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path"]
+SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, "commit", "place"]
+_RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS]
+_HASHED = re.compile(r"-[0-9a-f]{8}$")
 
-METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
-           ("infonce", "online"): "SimCLR", ("infonce", "momentum"): "momentum SimCLR"}
-
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Places = Path | str | Sequence[Path | str]
 
 
-class InputError(Exception):
-    """Run directories that cannot be read. The message is one line: what is wrong, and what to do about it."""
+def load(runs: Places, keep: bool = True) -> pd.DataFrame:
+    """One row per result record of every run under ``runs`` (a run, a grid's directory, a directory of grids, or several).
 
-
-def load(runs: Path) -> pd.DataFrame:
-    """One row per result record of every run under ``runs`` (a run, a grid's directory, or a directory of grids).
-
-    Columns: ``CELL_COLUMNS``, ``RECORD_COLUMNS``, ``train_seconds`` and ``train_flops``. ``value`` and ``chance`` are
-    fractions in 0..1, ``flops`` counts 2 x multiply-adds of one image; what is missing or undefined is NaN. A run
-    without results has no rows here; :func:`load_runs` knows it. Raises :class:`InputError`.
+    Columns: ``SCORE_COLUMNS``. ``value`` and ``chance`` are fractions in 0..1, ``flops`` counts 2 x multiply-adds of one image;
+    what is missing or undefined is NaN (numbers), None or "" (texts). A run without results has no rows here; :func:`load_runs`
+    knows it. ``keep=False`` neither reads nor writes what is kept between calls. Raises :class:`InputError`.
     """
-    rows = []
-    for run in _read_runs(runs):
-        for record in _records(Path(run["path"]) / "result.json"):
-            # The record's own seed is the evaluation's; the run's is the one that tables average over.
-            scores = {name: record.get(name, RECORD_DEFAULTS.get(name)) for name in RECORD_COLUMNS}
-            rows.append({**{name: run[name] for name in CELL_COLUMNS}, **scores,
-                         "train_seconds": run["train_seconds"], "train_flops": run["train_flops"]})
-    columns = [*CELL_COLUMNS, *RECORD_COLUMNS, "train_seconds", "train_flops"]
-    return _numbers(pd.DataFrame(rows, columns=columns),
-                    ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters",
-                     "train_seconds", "train_flops"])
+    known, records = _read(runs, keep)
+    table = records.merge(known, on="path", how="inner", sort=False)
+    return table[SCORE_COLUMNS]
 
 
-def load_runs(runs: Path) -> pd.DataFrame:
+def load_runs(runs: Places, keep: bool = True) -> pd.DataFrame:
     """One row per run directory under ``runs``, finished or not: ``RUN_COLUMNS``. Raises :class:`InputError`."""
-    return _numbers(pd.DataFrame(_read_runs(runs), columns=RUN_COLUMNS), ["train_seconds", "train_flops"])
+    return _read(runs, keep)[0]
 
 
-def load_metrics(runs: Path) -> pd.DataFrame:
+def load_metrics(runs: Places, keep: bool = True) -> pd.DataFrame:
     """The logged values of every run under ``runs`` in long form: ``CELL_COLUMNS`` and ``METRIC_COLUMNS``.
 
     ``width`` is NaN where a value belongs to no width. Where a resumed run logged the same (step, name, width) again,
     the last line counts. A line cut short by a killed job is skipped. Raises :class:`InputError`.
     """
-    frames = []
-    for run in _read_runs(runs):
-        lines = _lines(Path(run["path"]) / "metrics.jsonl")
-        if lines:
-            values = pd.DataFrame(lines, columns=METRIC_COLUMNS)
-            values = values.drop_duplicates(["step", "name", "width"], keep="last")
-            frames.append(values.assign(**{name: run[name] for name in CELL_COLUMNS}))
-    columns = [*CELL_COLUMNS, *METRIC_COLUMNS]
-    table = pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
-    return _numbers(table, ["step", "epoch", "width", "value"])
+    known = _read(runs, keep)[0]
+    parts = [_kept(root, "metrics", ["metrics.jsonl"], {"values": _metrics_table}, keep)["values"] for root in _roots(runs)]
+    table = pd.concat(parts, ignore_index=True).merge(known[["path", *CELL_COLUMNS]], on="path", how="inner", sort=False)
+    return table[[*CELL_COLUMNS, *METRIC_COLUMNS]]
 
 
 def current(runs: pd.DataFrame) -> pd.DataFrame:
@@ -85,134 +85,137 @@ def current(runs: pd.DataFrame) -> pd.DataFrame:
     The same cell may lie there twice, run with other options under another hash. Averaging both as if they were seeds
     would be wrong, so the newest counts, a finished one before an unfinished one.
     """
-    order = runs.assign(_done=runs["state"].eq("done"), _when=runs["finished"].fillna(runs["started"]).fillna(""))
-    order = order.sort_values(["_done", "_when"], kind="stable")
-    keep = order.drop_duplicates(["grid", "cell", "setting", "seed"], keep="last").index
+    keep = _by_age(runs).drop_duplicates(["grid", "cell", "setting", "seed"], keep="last").index
     return runs.loc[runs.index.isin(keep)]
 
 
+def save(scores: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write a frame as ``stem``.parquet and ``stem``.csv; :func:`pandas.read_parquet` gives the same frame back."""
+    paths = [stem.with_suffix(".parquet"), stem.with_suffix(".csv")]
+    scores.to_parquet(paths[0], index=False)
+    scores.to_csv(paths[1], index=False)
+    return paths
+
+
 def run_directories(runs: Path) -> list[Path]:
-    """The directories at ``runs`` or up to two levels below that hold a config.yaml. Raises :class:`InputError`."""
+    """The directories at ``runs`` or up to two levels below that hold a config.yaml. Nothing is sought inside of them.
+
+    Raises :class:`InputError`.
+    """
     runs = Path(runs)
     if not runs.is_dir():
         raise InputError(f"no directory {runs}; give the directory that holds a grid's runs, such as runs/guidelines")
-    return sorted(path.parent for depth in ("", "*/", "*/*/") for path in runs.glob(f"{depth}config.yaml"))
+    return sorted(map(Path, _holding_a_config(str(runs), 2)))
 
 
-def _read_runs(runs: Path) -> list[dict[str, Any]]:
-    return [_read_run(path) for path in run_directories(runs)]
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    config = _config(path / "config.yaml")
-    status = _json(path / "status.json") or {}
-    provenance = _json(path / "provenance.json") or {}
-    return {"run": path.name, **_factors(config, path / "config.yaml"), "state": status.get("state", "pending"),
-            "why": status.get("why") or "", "started": status.get("started"),
-            "finished": status.get("finished") or provenance.get("finished"),
-            "train_seconds": provenance.get("train_seconds"), "train_flops": provenance.get("train_flops"),
-            "path": str(path)}
-
-
-def _factors(config: dict[str, Any], source: Path) -> dict[str, Any]:
-    def get(key: str) -> Any:
-        value: Any = config
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise InputError(f"{source} has no {key}; it is not the resolved configuration of a run")
-            value = value[part]
-        return value
-
-    def optional(key: str) -> Any:
-        section, name = key.split(".")
-        return config[section].get(name) if isinstance(config.get(section), dict) else None
-
-    base, distill, teacher = get("objective.base_loss"), get("objective.distill_loss"), get("objective.teacher")
-    low, high = float(get("widths.min")), float(get("widths.max"))
-    kind = "individual" if low == high else "naive" if distill == "none" else "us3l"
-    limit = optional("data.limit")
-    trained = (f"{get('data.name')}{f' ({limit} images)' if limit else ''} at {get('data.size')} pixels, "
-               f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
-    # A run started by hand belongs to no grid: its place names it.
-    place = source.parent.resolve()
-    return {"grid": get("experiment.grid") or place.parent.name, "cell": get("experiment.cell") or place.name,
-            "base_loss": base, "distill_loss": distill, "teacher": teacher,
-            "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
-            "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
-            "arch": get("model.arch"), "width_min": low, "width_max": high,
-            # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
-            "setting": optional("experiment.setting") or trained, "trained": trained, "preset": get("experiment.preset"),
-            "needs": _run_of(optional("objective.seed_teacher") or ""), "seed": int(get("seed"))}
-
-
-def _run_of(checkpoint: str) -> str:
-    """The name of the run directory that a checkpoint lies in, which may be given by the directory itself; "" for none."""
-    path = Path(checkpoint)
-    return path.parent.name if path.suffix == ".pt" else path.name
-
-
-def guidelines(base_loss: str, distill_loss: str, teacher: str) -> str:
-    """Which of the three guidelines (US3L, arXiv 2303.06870) a cell satisfies: ``none``, ``G2``, ``G1+G3``, …"""
-    satisfied = {"G1": base_loss == "infonce", "G2": distill_loss == "infonce", "G3": teacher == "momentum"}
-    return "+".join(name for name, holds in satisfied.items() if holds) or "none"
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    result = _json(path)
-    if result is None:
+def _holding_a_config(place: str, depth: int) -> list[str]:
+    if os.path.isfile(f"{place}{os.sep}config.yaml"):
+        return [place]
+    if not depth:
         return []
-    records = result.get("records")
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InputError(f"{path} has no list of records; delete it and evaluate the run again")
-    return records
+    with os.scandir(place) as entries:
+        folders = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return [path for folder in folders for path in _holding_a_config(folder, depth - 1)]
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML_LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({_first_line(error)}); delete the run and start it again") from None
-    return _known_format(config, path)
+def _roots(runs: Places) -> list[Path]:
+    """The given directories, each once."""
+    given = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    return list(dict.fromkeys(Path(place).resolve() for place in given))
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """The object in ``path``; None where there is no such file (the run has not come that far)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({_first_line(error)}); delete it and run the cell again") from None
-    return _known_format(content, path)
+def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs, each experiment once, and the records of all of them, both with ``path``."""
+    read = [_kept(root, "scores", FILES, {"runs": _runs_table, "records": _records_table}, keep) for root in _roots(runs)]
+    known = pd.concat([tables["runs"] for tables in read], ignore_index=True)
+    records = pd.concat([tables["records"] for tables in read], ignore_index=True)
+    known = known.drop_duplicates("path", ignore_index=True)  # one directory given may lie in another
+    return _distinct(known), records.drop_duplicates(ignore_index=True)
 
 
-def _known_format(content: Any, path: Path) -> dict[str, Any]:
-    number = content.get("format") if isinstance(content, dict) else None
-    if number != FORMAT:
-        raise InputError(f"{path} has format {number!r}, this version reads format {FORMAT}; "
-                         f"use the version that wrote it, or run the cell again")
-    return content
+def _distinct(known: pd.DataFrame) -> pd.DataFrame:
+    """The same experiment may lie in several places: the newest finished one counts. Others of one name are named by place."""
+    twice = known["run"].duplicated(keep=False)
+    if not twice.any():
+        return known
+    hashed = known["run"].str.contains(_HASHED)
+    known = known.assign(run=known["run"].where(~twice | hashed, known["place"]))
+    keep = _by_age(known).drop_duplicates(["run"], keep="last").index
+    return known.loc[known.index.isin(keep)].reset_index(drop=True)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    values = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values.append(json.loads(line))
-        except ValueError:
-            # The last line may be cut short at any time. Inside the file it means a job was killed and appended to.
-            if number < len(lines) and line.strip():
-                warnings.warn(f"{path}, line {number} is not readable and is left out", stacklevel=2)
-    return [value for value in values if isinstance(value, dict)]
+def _by_age(runs: pd.DataFrame) -> pd.DataFrame:
+    order = runs.assign(_done=runs["state"].eq("done"), _when=runs["finished"].fillna(runs["started"]).fillna(""))
+    return order.sort_values(["_done", "_when"], kind="stable")
 
 
-def _numbers(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    return frame.astype(dict.fromkeys(columns, "float64"))
+def _kept(root: Path, kind: str, files: Sequence[str], make: dict[str, Callable[[list[str]], pd.DataFrame]],
+          keep: bool) -> dict[str, pd.DataFrame]:
+    """The tables of all runs below ``root``: those of runs that have not changed from the store, the others read.
+
+    The first table of ``make`` has a row for each run that has been looked at, with its ``stamp``.
+    """
+    folder = root / store.FOLDER if keep else None
+    stamps = {path: store.stamp(path, files) for path in map(str, run_directories(root))}
+    found = store.load(folder, kind, ["stamps", *make])
+    stored = dict(zip(["stamps", *make], found, strict=True)) if found else {}
+    old = dict(zip(stored["stamps"]["path"], stored["stamps"]["stamp"], strict=True)) if found else {}
+    changed = [path for path, seen in stamps.items() if old.get(path) != seen]
+    fresh = {name: build(changed) for name, build in make.items()}
+    if found and not changed and old.keys() == stamps.keys():
+        return {name: _typed(stored[name].drop(columns="token"), fresh[name]) for name in make}
+    changed_names, tables = set(changed), {}
+    for name in make:
+        parts = [fresh[name]]
+        if found:
+            kept = stored[name].drop(columns="token")
+            same = kept["path"].isin([path for path in stamps if path not in changed_names])
+            parts.insert(0, _typed(kept[same], fresh[name]))
+        parts = [part for part in parts if len(part)] or [fresh[name]]
+        table = pd.concat(parts, ignore_index=True)
+        order = {path: place for place, path in enumerate(stamps)}
+        tables[name] = table.sort_values("path", key=lambda paths, order=order: paths.map(order), kind="stable", ignore_index=True)
+    table = pd.DataFrame({"path": list(stamps), "stamp": list(stamps.values())}, dtype=object)
+    if stamps:
+        store.save(folder, kind, {"stamps": table, **tables})
+    return tables
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _runs_table(paths: list[str]) -> pd.DataFrame:
+    rows = [row for path in paths if (row := read_run(path)) is not None]
+    return _columns(rows, RUN_COLUMNS, _RUN_NUMBERS, integers=("seed",))
+
+
+def _records_table(paths: list[str]) -> pd.DataFrame:
+    rows = [{**row, "path": path} for path in paths for row in read_records(path)]
+    return _columns(rows, [*RECORD_COLUMNS, "path"], RECORD_NUMBERS)
+
+
+def _metrics_table(paths: list[str]) -> pd.DataFrame:
+    parts = []
+    for path in paths:
+        lines = read_metrics(path)
+        if lines:
+            values = _columns(lines, METRIC_COLUMNS, ["step", "epoch", "width", "value"])
+            parts.append(values.drop_duplicates(["step", "name", "width"], keep="last").assign(path=path))
+    empty = _columns([], [*METRIC_COLUMNS, "path"], ["step", "epoch", "width", "value"])
+    return pd.concat(parts, ignore_index=True).astype({"path": object}) if parts else empty
+
+
+def _columns(rows: list[dict[str, Any]], columns: Sequence[str], numbers: Sequence[str],
+             integers: Sequence[str] = ()) -> pd.DataFrame:
+    """A frame of these columns: numbers float64, integers int64, all others texts (object, None where missing)."""
+    found = {}
+    for name in columns:
+        values = [row.get(name) for row in rows]
+        kind = "float64" if name in numbers else "int64" if name in integers else object
+        found[name] = pd.Series(values, dtype=kind)
+    return pd.DataFrame(found)
+
+
+def _typed(stored: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    """A stored table with the types of a fresh one: Parquet has its own idea of texts and of missing ones."""
+    table = stored.astype(like.dtypes.to_dict())
+    for name in like.select_dtypes(object).columns:
+        table[name] = table[name].where(table[name].notna(), None)
+    return table[like.columns].reset_index(drop=True)

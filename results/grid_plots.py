@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,12 +16,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
-from results.plots import Look, NothingToPlot, points, style
+from results.plots import INTERVAL, Look, NothingToPlot, decades, draw_front, points, style
 from results.tables import METRICS, RowSpec
 
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
          Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
 COLUMNS = 4  # panels in a line
+# Label of an abscissa, and what it is multiplied by.
+ACROSS = {"flops": ("MFLOPs per image, log scale", 1e-6), "latency_ms": ("Latency of one image (ms), log scale", 1.0)}
 
 
 def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -30,23 +33,55 @@ def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         NothingToPlot: no row of the grid's table has a score.
     """
     scores, rows = _scored(scores, runs)
+    with style():
+        figure, panels = _panels(rows)
+        for axis, section in panels:
+            for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
+                points(axis, row.select(scores), "width", 1.0, look, row.short)
+            axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
+            axis.set_xlabel("Width (fraction of channels)")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
+        _label_left(figure, [axis for axis, _ in panels], scores)
+    return figure
+
+
+def _panels(rows: Sequence[RowSpec]) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """A panel a section, with room for its own legend below."""
     sections = list(dict.fromkeys(row.section for row in rows))
     lines = math.ceil(len(sections) / COLUMNS)
     longest = max(sum(row.section == section for row in rows) for section in sections)
+    figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
+    grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
+    for axis in grid.flat[len(sections):]:
+        axis.set_visible(False)
+    panels = list(zip(grid.flat, sections, strict=False))
+    for axis, section in panels:
+        axis.set_title(section)
+        axis.tick_params(labelbottom=True)
+    return figure, panels
+
+
+def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure:
+    """Accuracy (percent) against ``flops`` or ``latency_ms`` of one image, with 95 % bootstrap intervals and the Pareto front.
+
+    The front (grey) is that of all rows and widths, the same in each panel.
+
+    Raises:
+        NothingToPlot: no row has a score and such a cost.
+    """
+    scores, rows = _scored(scores[scores[across].gt(0)], runs)
+    label, scale = ACROSS[across]
     with style():
-        figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
-        grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
-        for axis, section in zip(grid.flat, sections, strict=False):
+        figure, panels = _panels(rows)
+        for axis, section in panels:
             for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
-                points(axis, row.select(scores), "width", 1.0, look, row.short)
-            axis.set_title(section)
-            axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
-            axis.set_xlabel("Width (fraction of channels)")
-            axis.tick_params(labelbottom=True)
+                points(axis, row.select(scores), across, scale, look, row.short, interval=True)
+            draw_front(axis, scores, across, scale)
+            axis.set_xscale("log")
+            decades(axis.xaxis, scores[across] * scale)
+            axis.set_xlabel(label)
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
-        for axis in grid.flat[len(sections):]:
-            axis.set_visible(False)
-        _label_left(grid[:, 0], scores)
+        _label_left(figure, [axis for axis, _ in panels], scores, INTERVAL, "; dashed: Pareto front of all panels")
     return figure
 
 
@@ -69,7 +104,7 @@ def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axis.set_title(f"Width {width:g}")
             axis.set_xscale("log")
             axis.set_xlabel("Training FLOPs to serve all widths, log scale")
-        _label_left(axes[:1], scores)
+        _label_left(figure, axes, scores)
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
     return figure
@@ -78,13 +113,17 @@ def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
 def _cost_points(axis: Axes, costs: Sequence[tuple[RowSpec, Cost]], scores: pd.DataFrame) -> None:
     alone = len({row.short for row, _ in costs}) == len(costs)
     for place, (row, cost) in enumerate(costs):
-        look = LOOKS[place % len(LOOKS)]
-        # Beyond one round of looks the marker's size tells rows apart.
-        size = 8 + 3 * (place // len(LOOKS))
+        look, size = marker(place)
         per_seed = row.select(scores).groupby("seed")["value"].mean()
         spread = 0.0 if len(per_seed) < 2 else float(per_seed.std())
         axis.errorbar([cost.flops], [100 * per_seed.mean()], yerr=[100 * spread], markersize=size,
-                       label=row.short if alone else f"{row.section}: {row.short}", **look.options() | {"linestyle": "none"})
+                       label=row.short if alone else f"{row.section}: {row.short}", **look.options())
+
+
+def marker(place: int) -> tuple[Look, float]:
+    """Look and size of the marker of a picture's ``place``-th row: beyond one round of looks larger, filled where it was not."""
+    again, look = place // len(LOOKS), LOOKS[place % len(LOOKS)]
+    return replace(look, line="none", filled=look.filled != bool(again % 2)), 5 + 2.5 * again
 
 
 def _scored(scores: pd.DataFrame, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[RowSpec]]:
@@ -102,8 +141,12 @@ def _looks() -> Iterable[Look]:
         yield from LOOKS
 
 
-def _label_left(axes: Sequence[Axes], scores: pd.DataFrame) -> None:
+def _label_left(figure: Figure, axes: Sequence[Axes], scores: pd.DataFrame, spread: str = "one standard deviation",
+                more: str = "") -> None:
+    """What the ordinate is, at the leftmost panels; over all of them what the points and bars are."""
     metric, seeds = scores["metric"].iloc[0], scores["seed"].nunique()
-    note = f"\nmean and one std of {seeds} seeds" if seeds > 1 else "\none seed"
+    note = f"mean over up to {seeds} seeds, bars: {spread}" if seeds > 1 else "one seed"
+    figure.suptitle(note + more, fontsize="small")
     for axis in axes:
-        axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%){note}")
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(f"Accuracy on {scores['dataset'].iloc[0]},\n{METRICS.get(metric, metric)} (%)")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from results.frame import METHODS
 from results.render import BLANK, MISSING, Column, Table
-from results.tables import LOSSES, RowSpec, guidelines, score_table
+from results.tables import LOSSES, RowSpec, guideline_rows, guidelines, score_table
 
 UPDATES = {"per_width": "one step a width", "accumulate": "one step for all widths"}
 WARMUPS = {"": "none", "-warmup-quarter": "quarter of training", "-warmup-half": "half of training"}
@@ -123,6 +123,21 @@ def rows_of(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
     return known + [RowSpec("other", (cell, *blank), {"cell": cell}, cell) for cell in sorted(set(others["cell"]))]
 
 
+def named_rows(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
+    """The rows of the grid's table with one text each, its whole name; of a grid without a table of its own, its cells."""
+    if grid == "guidelines":
+        rows = [replace(row, labels=(row.labels[-1],)) for row in guideline_rows(runs)]
+    elif grid in ROWS:
+        rows = [replace(row, labels=(_name(row),)) for row in rows_of(grid, runs)]
+    else:
+        rows = [RowSpec("", (cell,), {"cell": cell}) for cell in sorted(set(runs["cell"]))]
+    return [replace(row, short=row.labels[0]) for row in rows]
+
+
+def _name(row: RowSpec) -> str:
+    return row.labels[0] if len(row.labels) == 1 else ", ".join(filter(None, row.labels))
+
+
 def with_family(frame: pd.DataFrame) -> pd.DataFrame:
     """``frame`` with a column ``family``: the cell's name without the width at its end."""
     return frame.assign(family=frame["cell"].str.replace(r"-w[\d.]+$", "", regex=True))
@@ -155,7 +170,13 @@ def update(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "update") -> Ta
 
 def comparison(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "comparison") -> Table:
     """Methods by width, with the cost of all trainings that serving all asked widths takes."""
-    return _table("comparison", "Comparison", ["Method"], scores, runs, name, cost=True)
+    kinds = " and ".join(sorted({architecture(arch) for arch in runs["arch"]}))
+    return _table("comparison", f"Comparison of methods, {kinds}", ["Method"], scores, runs, name, cost=True)
+
+
+def architecture(arch: str) -> str:
+    """``CNN (resnet18_cifar)``, ``ViT (vit_tiny)``."""
+    return f"{'ViT' if 'vit' in arch else 'CNN'} ({arch})"
 
 
 TABLES: dict[str, Callable[..., Table]] = {"guidelines": guidelines, "head": head, "sampling": sampling,
@@ -200,14 +221,14 @@ def training_cost(row: RowSpec, scores: pd.DataFrame, runs: pd.DataFrame) -> Cos
 
 def _cost_texts(costs: Sequence[Cost]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """Trainings, FLOPs and time of each cost as text, and the names of these columns with the units that fit the largest."""
-    flop, flop_name = _unit([cost.flops for cost in costs], FLOP_UNITS)
-    time, time_name = _unit([cost.seconds for cost in costs], TIME_UNITS)
+    flop, flop_name = unit([cost.flops for cost in costs], FLOP_UNITS)
+    time, time_name = unit([cost.seconds for cost in costs], TIME_UNITS)
     texts = [(_number(cost.trainings, ".0f"), _number(cost.flops / flop, ".1f"), _number(cost.seconds / time, ".1f"))
              for cost in costs]
     return texts, ("Trainings", f"Training {flop_name}", f"Training {time_name}")
 
 
-def _unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+def unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
     """The largest unit of which the largest value has at least ten; the smallest where there is none."""
     largest = max((value for value in values if not math.isnan(value)), default=0.0)
     return next((unit for unit in reversed(units) if largest >= 10 * unit[0]), units[0])

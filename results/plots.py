@@ -8,6 +8,7 @@ A function that finds nothing to draw raises :class:`NothingToPlot` with the rea
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +18,21 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from results.frame import METHODS
+from results.statistics import bootstrap_interval
 from results.tables import LOSSES, metric_name, score_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")
 BAND_ALPHA = 0.18
+KINDS = ("png", "svg")
+# Coordinates; not what stands in a name or in a text.
+_LONG_NUMBER = re.compile(r"(?<=[ \"(,])-?\d+\.\d{3,}(?=[ \"),\n])")
+STD, INTERVAL = "one standard deviation", "95 % bootstrap interval"
 
 
 class NothingToPlot(Exception):
@@ -69,8 +76,38 @@ def accuracy_by_width(scores: pd.DataFrame) -> Figure:
 
 
 def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
-    """Accuracy (percent) against the encoder's MFLOPs of one image (2 x multiply-adds), logarithmic."""
+    """Accuracy (percent) against the encoder's MFLOPs of one image (2 x multiply-adds), logarithmic.
+
+    Error bars: 95 % bootstrap intervals; a grey line: the Pareto front of all networks and widths.
+    """
     return _accuracy(scores, "flops", "MFLOPs per image (2 × MACs), log scale", 1e-6)
+
+
+def accuracy_by_latency(scores: pd.DataFrame) -> Figure:
+    """Accuracy (percent) against milliseconds for one image, where records have ``latency_ms``; else as by FLOPs."""
+    return _accuracy(scores, "latency_ms", "Latency of one image (ms), log scale", 1.0)
+
+
+def pareto_front(cost: Sequence[float], value: Sequence[float]) -> list[int]:
+    """Positions of the points that no other one beats: none is as cheap or cheaper and better, or cheaper and as good.
+
+    By cost, rising. Of equal points the first counts.
+    """
+    front, best = [], -math.inf
+    for position in sorted(range(len(cost)), key=lambda i: (cost[i], -value[i], i)):
+        if value[position] > best:
+            best = value[position]
+            front.append(position)
+    return front
+
+
+def draw_front(axis: Axes, scores: pd.DataFrame, across: str, scale: float) -> Line2D:
+    """The Pareto front of the means over seeds of all cells and widths, as steps; returns its legend handle."""
+    means = scores.groupby(["cell", "width"])[["value", across]].mean()
+    front = pareto_front(means[across].tolist(), means["value"].tolist())
+    options = {"color": "0.55", "linewidth": 1.0, "linestyle": (0, (4, 1)), "zorder": 1}
+    axis.step(means[across].iloc[front] * scale, 100 * means["value"].iloc[front], where="post", **options)
+    return Line2D([], [], label="Pareto front", **options)
 
 
 def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:
@@ -79,21 +116,23 @@ def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Fi
     scores = scores[scores[across].gt(0)]
     _require(scores, f"no scores with a {across} in result.json")
     about = scores.iloc[0]
-    ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=across == "flops")
+    log = across != "width"
+    ticks = _apart(sorted(scores.groupby("width")[across].mean() * scale), log=log)
     with style():
         figure, axes = _method_axes(scores, share=True)
         for method, axis in axes.items():
             part = scores[scores["method"].eq(method)]
             for name, group in part.groupby(training_kind(part), sort=False):
-                points(axis, group, across, scale, TRAINING[name])
-            if across == "flops":
+                points(axis, group, across, scale, TRAINING[name], interval=log)
+            if log:
+                front = draw_front(axis, scores, across, scale)
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_locator(FixedLocator(ticks))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        extra = _draw_chance(axes, scores)
+        extra = [*_draw_chance(axes, scores), *([front] if log else [])]
         _label(axes.values(), label, f"{score_name(about)} on {about['dataset']},\n{metric_name(about)} (%)")
-        _legend(figure, TRAINING, training_kind(scores), extra, _note(scores, "bars"))
+        _legend(figure, TRAINING, training_kind(scores), extra, _note(scores, "bars", INTERVAL if log else STD))
     return figure
 
 
@@ -169,7 +208,7 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
                 part = rows[rows["name"].eq(name) & rows["method"].eq(method)]
                 _curves(axis, part, training_kind(part), TRAINING, log=log)
             if log:
-                _decades(line[0])
+                decades(line[0].yaxis, line[0].get_ylim())
             else:
                 line[0].set_ylim(bottom=min(0.0, line[0].get_ylim()[0]))
             _label(line, "Epoch" if name == list(names)[-1] else "", label)
@@ -182,18 +221,20 @@ def _quantities(metrics: pd.DataFrame, names: dict[str, str], width: float | Non
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Write ``stem``.png and ``stem``.svg; the same figure gives the same bytes."""
     with style():
-        for path in files(stem):
+        for path in files(stem, kinds):
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
             figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
-    return files(stem)
+            if path.suffix == ".svg":  # a hundredth of a point is finer than any screen or press
+                path.write_text(_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", path.read_text(encoding="utf-8")))
+    return files(stem, kinds)
 
 
-def files(stem: Path) -> list[Path]:
+def files(stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """The files that a picture of this name has."""
-    return [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    return [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
 
 
 @contextmanager
@@ -237,12 +278,20 @@ def _method_title(method: str) -> str:
     return f"{method}\n{LOSSES[base]} base, {teacher} teacher"
 
 
-def points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look, label: str | None = None) -> None:
-    """Mean over seeds at each width, with error bars of one standard deviation; ``across`` (times ``scale``) is the abscissa."""
+def points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look, label: str | None = None,
+           interval: bool = False) -> None:
+    """Mean over seeds at each width, with error bars of one standard deviation, or of the 95 % bootstrap ``interval``.
+
+    ``across`` (times ``scale``) is the abscissa.
+    """
     per_seed = group.assign(x=group[across]).groupby(["width", "seed"])[["value", "x"]].mean()
     summary = per_seed.groupby("width").agg(mean=("value", "mean"), std=("value", "std"), x=("x", "mean"))
-    axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=100 * summary["std"].fillna(0.0), label=label,
-                  **look.options())
+    spread = 100 * summary["std"].fillna(0.0)
+    if interval:
+        ends = [bootstrap_interval(part.tolist()) for _, part in per_seed.groupby("width")["value"]]
+        low, high = np.nan_to_num(100 * (summary["mean"].to_numpy() - np.array(ends).T) * [[1], [-1]])
+        spread = np.maximum([low, high], 0.0)
+    axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=spread, label=label, **look.options())
 
 
 def _curves(axis: Axes, rows: pd.DataFrame, keys: pd.Series, looks: dict[str, Look], line: str | None = None,
@@ -295,12 +344,12 @@ def _epochs(axes: Iterable[Axes]) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _decades(axis: Axes) -> None:
+def decades(axis: Axis, values: Sequence[float]) -> None:
     """Plain numbers on a logarithmic axis, between the powers of ten too where these alone would be too few."""
-    low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    low, high = min(values), max(values)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _label(axes: Iterable[Axes], across: str, up: str) -> None:
@@ -313,9 +362,9 @@ def _label(axes: Iterable[Axes], across: str, up: str) -> None:
             axis.set_xlabel(across)
 
 
-def _note(rows: pd.DataFrame, spread: str) -> str:
+def _note(rows: pd.DataFrame, spread: str, what: str = STD) -> str:
     seeds = rows["seed"].nunique()
-    return f"mean over up to {seeds} seeds, {spread}: one standard deviation" if seeds > 1 else "one seed"
+    return f"mean over up to {seeds} seeds, {spread}: {what}" if seeds > 1 else "one seed"
 
 
 def _legend(figure: Figure, looks: dict[str, Look], used: pd.Series, extra: Sequence[Line2D], note: str) -> None:

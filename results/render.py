@@ -1,4 +1,4 @@
-"""A table of scores, and how it looks in Markdown, CSV, LaTeX and the terminal.
+"""A table of scores, and how it looks in Markdown, CSV and the terminal (LaTeX, HTML: beside this file).
 
 The object holds plain text and numbers; each renderer does its own escaping.
 """
@@ -19,6 +19,15 @@ YES, BLANK, MISSING = "✓", "", "—"
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where one number comes from: the run's name, its seed, the value (a fraction)."""
+
+    run: str
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True)
 class Score:
     """One number of a table: mean and sample standard deviation (fractions, NaN for n = 1) over ``n`` seeds."""
 
@@ -32,6 +41,13 @@ class Score:
     best: bool = False
     at_chance: bool = False
     collapsed: bool = False
+    low: float = math.nan  # 95 % bootstrap interval of the mean over seeds
+    high: float = math.nan
+    sources: tuple[Source, ...] = ()
+
+    def interval(self) -> str:
+        """``[94.1, 95.6]`` in percent; "" where there is none (one seed)."""
+        return "" if math.isnan(self.low) else f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def parts(self, seeds: int) -> tuple[str, str, str]:
         """(mean, spread, marks) in percent, as text; ``seeds`` is what the caption says, another number is shown."""
@@ -57,6 +73,7 @@ class Row:
     section: str
     labels: tuple[str, ...]
     scores: tuple[Score | None, ...]
+    width: float | None = None  # where a row is of one width only
 
 
 @dataclass(frozen=True)
@@ -74,8 +91,8 @@ class Table:
     keys: tuple[dict[str, object], ...] = field(default=())  # what each value column is, for the CSV: {"width": 0.25}
 
 
-def markdown(table: Table) -> str:
-    """GitHub Markdown: the title, the caption and a pipe table, best scores in bold."""
+def markdown(table: Table, intervals: bool = False) -> str:
+    """GitHub Markdown: the title, the caption and a pipe table, best scores in bold; ``intervals`` of the means behind them."""
     def cells(texts: list[str]) -> str:
         return "| " + " | ".join(texts) + " |"
 
@@ -84,7 +101,7 @@ def markdown(table: Table) -> str:
     rules += ["--:"] * len(table.value_names)
     lines = [f"**{_md(table.title)}**", "", _md(table.caption), "", cells(names), cells(rules)]
     for row in table.rows:
-        scores = [_md_score(score, table.seeds) for score in row.scores]
+        scores = [_md_score(score, table.seeds, intervals) for score in row.scores]
         lines.append(cells([_md(label) for label in row.labels] + scores))
     return "\n".join(lines) + "\n"
 
@@ -95,28 +112,35 @@ def _md(text: str) -> str:
     return text.replace("\n", " ")
 
 
-def _md_score(score: Score | None, seeds: int) -> str:
+def _md_score(score: Score | None, seeds: int, intervals: bool) -> str:
     if score is None:
         return MISSING
     mean, spread, marks = score.parts(seeds)
-    return (f"**{mean}**" if score.best else mean) + spread + (f" {marks}" if marks else "")
+    text = (f"**{mean}**" if score.best else mean) + spread + (f" {marks}" if marks else "")
+    return " ".join(filter(None, [text, score.interval() if intervals else ""]))
 
 
 def comma_separated(table: Table) -> str:
-    """CSV with one line a score: the row's labels, the column's key, raw mean and std (fractions), n, chance and cost.
+    """CSV with one line a score: the row's labels, the column's key, raw mean, std and 95 % interval (fractions), n, chance,
+    cost and runs.
 
     A missing score is a line with n = 0 and empty numbers.
     """
     keys = list(table.keys[0]) if table.keys else []
-    numbers = ["mean", "std", "n", "chance", "count", "flops", "parameters", "best", "at_chance", "collapsed"]
+    numbers = ["mean", "std", "n", "low", "high", "chance", "count", "flops", "parameters", "best", "at_chance", "collapsed"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["section", *(_identifier(column.name) for column in table.columns), *keys, *numbers])
+    if not table.keys:  # a table of texts
+        writer.writerow(["section", *(_identifier(column.name) for column in table.columns)])
+        writer.writerows([row.section, *row.labels] for row in table.rows)
+        return text.getvalue()
+    writer.writerow(["section", *(_identifier(column.name) for column in table.columns), *keys, *numbers, "runs"])
     for row in table.rows:
         for key, score in zip(table.keys, row.scores, strict=True):
             labels = [1 if label == YES else label for label in row.labels]
-            values = ["", "", 0, *[""] * 7] if score is None else [_raw(getattr(score, name)) for name in numbers]
-            writer.writerow([row.section, *labels, *key.values(), *values])
+            values = ["", "", 0, *[""] * 9] if score is None else [_raw(getattr(score, name)) for name in numbers]
+            runs = "" if score is None else " ".join(source.run for source in score.sources)
+            writer.writerow([row.section, *labels, *key.values(), *values, runs])
     return text.getvalue()
 
 
@@ -128,51 +152,6 @@ def _raw(value: float | int | bool) -> object:
     if isinstance(value, float) and math.isnan(value):
         return ""
     return int(value) if isinstance(value, bool) or float(value).is_integer() else repr(float(value))
-
-
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", AT_CHANCE: r"\dag{}", COLLAPSED: r"\ddag{}",
-          YES: r"$\checkmark$", MISSING: "---", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "λ": r"$\lambda$",
-          "α": r"$\alpha$", "→": r"$\rightarrow$", "\n": " "}
-
-
-def latex_escape(text: str) -> str:
-    """``text`` for LaTeX's text mode."""
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-def latex(table: Table) -> str:
-    """A booktabs ``table`` environment to \\input; the packages it needs are named in its first line."""
-    left, right, header = len(table.columns), len(table.value_names), latex_escape(table.value_header)
-    align = "".join(column.align[0] for column in table.columns) + "r" * right
-    names = [*(column.name for column in table.columns), *table.value_names]
-    lines = [r"% \usepackage{booktabs,amssymb,graphicx}", r"\begin{table*}[t]", r"  \centering",
-             rf"  \caption{{{latex_escape(table.title + '. ' + table.caption)}}}", rf"  \label{{tab:{table.name}}}",
-             r"  \smallskip\setlength{\tabcolsep}{4pt}",
-             # Shrinks only a table that is too wide for the page.
-             r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", rf"  \begin{{tabular}}{{{align}}}",
-             r"    \toprule",
-             rf"    \multicolumn{{{left}}}{{c}}{{}} & \multicolumn{{{right}}}{{c}}{{{header}}} \\",
-             rf"    \cmidrule(l){{{left + 1}-{left + right}}}",
-             "    " + " & ".join(latex_escape(name) for name in names) + r" \\", r"    \midrule"]
-    for index, row in enumerate(table.rows):
-        if index and row.section != table.rows[index - 1].section:
-            lines.append(r"    \midrule")
-        cells = [latex_escape(label) for label in row.labels]
-        cells += [_latex_score(score, table.seeds) for score in row.scores]
-        lines.append("    " + " & ".join(cells) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table*}"]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_score(score: Score | None, seeds: int) -> str:
-    if score is None:
-        return latex_escape(MISSING)
-    mean, spread, marks = score.parts(seeds)
-    # \rlap: a mark takes no room, so that the numbers stay aligned.
-    mark = rf"\rlap{{\textsuperscript{{{latex_escape(marks)}}}}}" if marks else ""
-    return (rf"\textbf{{{mean}}}" if score.best else mean) + latex_escape(spread) + mark
 
 
 def terminal(table: Table, width: int | None = None) -> rich.table.Table:

@@ -1,50 +1,64 @@
-"""``python results/report.py --runs DIR``: all tables and pictures of the runs under DIR."""
+"""``python results/report.py --runs DIR [DIR ...]``: everything the runs say, as files to publish and as one page to read.
+
+The frame (Parquet, CSV), tables (Markdown, CSV, LaTeX, HTML), pictures (PNG, SVG), verdicts on the paper's claims (Markdown, JSON),
+and index.html.
+"""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import hashlib
 import json
-import os
-import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":  # as a script, results/ is on the path, not the directory above it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import matplotlib
 import pandas as pd
 import rich.console
-from matplotlib.figure import Figure
 
-from results import frame, grid_plots, grid_tables, plots, render, tables
+from results import claims, contents, frame, output, paper, plots, render, tables
+from results.html import html
+from results.latex import latex
+from results.output import MANIFEST
+from results.page import Made, Picture, page
+from results.reading import portable
 
-FORMAT = 1
-MANIFEST = "report.json"
-SCORED = ["grid", "setting", "dataset", "metric", "score", "label_fraction"]  # scores of one table or picture have these equal
-RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated,
-                                                       "tex": render.latex}
+__all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
+
+RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated, "tex": latex,
+                                                       "html": html}
+WITH_INTERVALS = RENDERERS | {"md": partial(render.markdown, intervals=True), "tex": partial(latex, intervals=True)}
+PAGE = "index.html"
 
 
 @dataclass
 class Report:
-    """What was written: paths by file name, why pictures were skipped by their name, main table first."""
+    """What was written: paths by file name, why pictures were skipped by their name, main table first, the verdicts."""
 
     out: Path
     paths: dict[str, Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     tables: list[render.Table] = field(default_factory=list)
+    verdicts: list[claims.Verdict] = field(default_factory=list)
 
 
-def report(runs: Path, out: Path | None = None) -> dict[str, Path]:
-    """Write all tables and pictures of a grid's directory; the path of each file by its name.
+@dataclass(frozen=True)
+class Loaded:
+    """The frames of the runs that count."""
+
+    scores: pd.DataFrame
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+
+
+def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
+    """Write everything about the runs; the path of each file by its name.
 
     ``out`` defaults to report/ in the grid's directory. Each file is replaced in one move, and what an earlier report
     wrote there and this one does not is removed. Raises :class:`results.frame.InputError`.
@@ -52,33 +66,88 @@ def report(runs: Path, out: Path | None = None) -> dict[str, Path]:
     return build(runs, out).paths
 
 
-def build(runs: Path, out: Path | None = None) -> Report:
-    """:func:`report` with the tables themselves and the reasons for pictures that were skipped."""
-    runs = Path(runs)
-    known = frame.load_runs(runs)
-    if known.empty:
-        raise frame.InputError(f"{runs} holds no runs (directories with a config.yaml); give the directory of a grid")
-    result = Report(Path(out) if out is not None else _default_out(runs))
-    counted = frame.current(known)
-    metrics = frame.load_metrics(runs)
-    metrics = metrics[metrics["run"].isin(counted["run"])]
-    scores = frame.load(runs)
-    scores = tables.mark_collapse(scores[scores["run"].isin(counted["run"])], metrics)
-    texts, pictures = _tables(scores, counted, result), _pictures(scores, metrics, counted)
+def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
+          small: bool = False) -> Report:
+    """:func:`report` with the tables themselves, the verdicts and the reasons for pictures that were skipped.
+
+    ``intervals``: with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the
+    page says it was made by. ``small``: pictures as SVG only, and of each data set's best protocol only.
+    """
+    roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    loaded = _load(roots, keep)
+    result = Report(Path(out) if out is not None else _default_out(roots))
+    items = contents.all_tables(loaded.scores, loaded.runs)
+    pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs, small)}
+    known, level = claims.load_claims()
+    result.verdicts = claims.judge(known, loaded.scores, loaded.runs, loaded.metrics, level)
+    result.tables = [item.table for item in items]
+    made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", _commit())
+    renderers = WITH_INTERVALS if intervals else RENDERERS
+    numbers = paper.published()
+    beside = paper.beside(numbers, loaded.scores)
+    writers = {f"{table.name}.{suffix}": output.text(write(table))
+               for table in [*result.tables, beside] for suffix, write in renderers.items()}
+    writers |= _frame_writers(loaded) | _claim_writers(result.verdicts, made)
+
+    def last(folder: Path) -> dict[str, Callable[[Path], None]]:
+        drawn = [Picture(item.title, (folder / f"{name}.svg").read_text(encoding="utf-8"), item.facets)
+                 for name, item in pictures.items() if (folder / f"{name}.svg").is_file()]
+        return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made))}
+
     try:
-        _write(result, texts, pictures)
+        written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
+                               {"command": made.command, "commit": made.commit}, ("svg",) if small else plots.KINDS)
     except FileExistsError:
         raise frame.InputError(f"{result.out} is a file; give another directory to write the report to") from None
+    result.paths, result.skipped = written.paths, written.skipped
     return result
 
 
+def _load(roots: Sequence[Path], keep: bool) -> Loaded:
+    known = frame.load_runs(roots, keep)
+    if known.empty:
+        raise frame.InputError(f"{' '.join(map(str, roots))} holds no runs (directories with a config.yaml); "
+                               "give the directory of a grid")
+    runs = frame.current(known).reset_index(drop=True)
+    scores, metrics = frame.load(roots, keep), frame.load_metrics(roots, keep)
+    metrics = metrics[metrics["run"].isin(runs["run"])]
+    scores = tables.mark_collapse(scores[scores["run"].isin(runs["run"])], metrics)
+    return Loaded(scores, runs, metrics)
+
+
+def _frame_writers(loaded: Loaded) -> dict[str, Callable[[Path], None]]:
+    scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns="path")
+    return {"frame.parquet": lambda path: scores.to_parquet(path, index=False),
+            "frame.csv": lambda path: scores.to_csv(path, index=False),
+            "runs.csv": lambda path: runs.to_csv(path, index=False)}
+
+
+def _claim_writers(verdicts: Sequence[claims.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
+    content = {"format": output.FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
+    return {"claims.md": output.text(claims.markdown(verdicts)), "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
+
+
+def _commit() -> str:
+    """The commit of this project's code, ``-dirty`` where it was changed since; "" where it is not known."""
+    root = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root,
+                              capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def show(result: Report, console: rich.console.Console | None = None) -> None:
-    """Print the main table, what was skipped and where the files are."""
+    """Print the main table, the verdicts in short, what was skipped and where the files are."""
     console = console or rich.console.Console()
     for table in result.tables[:1]:
         console.print(render.terminal(table, console.width))
     if not result.tables:
         console.print("no scores yet: no run has a result.json")
+    counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in claims.STYLES}
+    console.print(f"claims: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count)} (claims.md; "
+                  "python results/claims.py shows them)", markup=False, highlight=False)
     for name, reason in result.skipped.items():
         console.print(f"skipped {name}: {reason}", markup=False, highlight=False)
     console.print(f"in {result.out}:", markup=False, highlight=False)
@@ -86,123 +155,10 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
         console.print(f"  {stem}: {', '.join(names)}", markup=False, highlight=False)
 
 
-def _tables(scores: pd.DataFrame, runs: pd.DataFrame, result: Report) -> dict[str, str]:
-    """File name -> content. The table with most scores is the main one; linear evaluation before k-NN."""
-    made = []
-    preference = list(tables.METRICS)
-    for name, part in _parts(scores, SCORED, ["dataset", "metric"]):
-        first = part.iloc[0]
-        own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
-        make = grid_tables.TABLES.get(first["grid"], tables.by_cell)
-        metric = first["metric"]
-        rank = preference.index(metric) if metric in preference else len(preference)
-        made.append((-len(part), rank, make(part, own, f"table-{name}")))
-    made.sort(key=lambda entry: entry[:2])
-    result.tables = [table for *_, table in made]
-    return {f"{table.name}.{suffix}": renderer(table)
-            for table in result.tables for suffix, renderer in RENDERERS.items()}
-
-
-def _pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -> dict[str, partial[Figure]]:
-    """Name -> what draws it.
-
-    The pictures of the guidelines tell runs apart by method and kind of training; where a grid varies something else they would
-    mix its cells, and its own pictures follow the rows of its table instead.
-    """
-    todo: dict[str, partial[Figure]] = {}
-    for name, part in _parts(scores, SCORED, ["dataset", "metric"]) or [("", scores)]:
-        first = part.iloc[0] if len(part) else None
-        if first is not None and first["grid"] in grid_tables.ROWS:
-            own = runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"])]
-            todo[_join("accuracy-width", name)] = partial(grid_plots.accuracy_by_width, part, own)
-            todo[_join("accuracy-cost", name)] = partial(grid_plots.accuracy_by_cost, part, own)
-            continue
-        todo[_join("accuracy-width", name)] = partial(plots.accuracy_by_width, part)
-        todo[_join("accuracy-flops", name)] = partial(plots.accuracy_by_flops, part)
-    if len(runs) and runs["grid"].isin(list(grid_tables.ROWS)).all():
-        return todo
-    for name, part in _parts(metrics, ["grid", "setting"], []) or [("", metrics)]:
-        if len(part) and part["grid"].iloc[0] in grid_tables.ROWS:
-            continue
-        todo[_join("training-base-loss", name)] = partial(plots.training_base, part)
-        todo[_join("training-distillation-loss", name)] = partial(plots.training_distillation, part)
-        todo[_join("drift", name)] = partial(plots.drift, part)
-        widths = part.loc[part["name"].eq("effective_rank"), "width"].dropna()
-        for width in sorted({widths.min(), widths.max()}) if len(widths) else [1.0]:
-            todo[_join(f"collapse-width-{width:g}", name)] = partial(plots.collapse, part, width)
-    return todo
-
-
-def _parts(rows: pd.DataFrame, by: Sequence[str], keep: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """``rows`` cut by the columns ``by``, each with a file name made of ``keep`` and of what tells the parts apart."""
-    said = [name for name in by if name in keep or rows[name].nunique() > 1]
-    groups = rows.groupby(list(by), sort=True) if len(rows) else []
-    return [("-".join(_slug(str(part[name].iloc[0])) for name in said), part) for _, part in groups]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
-
-
-def _join(*parts: str) -> str:
-    return "-".join(filter(None, parts))
-
-
-def _write(result: Report, texts: dict[str, str], pictures: dict[str, partial[Figure]]) -> None:
-    """Everything is made beside its place first: a report that fails half-way leaves the old one as it was.
-
-    Drawing takes most of the time, so a picture whose numbers and code are those of the earlier report is kept.
-    """
-    result.out.mkdir(parents=True, exist_ok=True)
-    earlier, drawn, kept = _earlier(result.out), {}, []
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=result.out) as made:
-        for name, text in texts.items():
-            (Path(made) / name).write_text(text, encoding="utf-8")
-        for name, draw in pictures.items():
-            drawn[name], files = _fingerprint(draw), plots.files(Path(name))
-            if earlier.get("pictures", {}).get(name) == drawn[name] and all((result.out / f).is_file() for f in files):
-                kept += map(str, files)
-                continue
-            try:
-                plots.save(draw(), Path(made) / name)
-            except plots.NothingToPlot as reason:
-                result.skipped[name] = str(reason)
-        fresh = [path.name for path in Path(made).iterdir()]
-        names = sorted([*fresh, *kept])
-        manifest = {"format": FORMAT, "files": names, "skipped": result.skipped, "pictures": drawn}
-        (Path(made) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        for name in (*fresh, MANIFEST):
-            os.replace(Path(made) / name, result.out / name)
-    for name in set(earlier.get("files", [])) - set(names):
-        (result.out / Path(name).name).unlink(missing_ok=True)
-    result.paths = {name: result.out / name for name in names}
-
-
-def _earlier(out: Path) -> dict[str, Any]:
-    """The manifest of the report that lies in ``out``; empty where there is none that can be read."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else {}
-
-
-def _fingerprint(draw: partial[Figure]) -> str:
-    """Of all that decides a picture: the rows and options it is drawn from, this package's code, matplotlib."""
-    frames = [value for value in draw.args if isinstance(value, pd.DataFrame)]
-    options = [value for value in draw.args if not isinstance(value, pd.DataFrame)]
-    known = hashlib.sha256(f"{matplotlib.__version__} {draw.func.__name__} {options}".encode())
-    for rows in frames:
-        known.update(pd.util.hash_pandas_object(rows.drop(columns="state"), index=False).to_numpy().tobytes())
-    for source in sorted([*Path(__file__).parent.glob("*.py"), plots.STYLE]):
-        known.update(source.read_bytes())
-    return known.hexdigest()[:16]
-
-
-def _default_out(runs: Path) -> Path:
-    """The report directory of the grid that ``runs`` is or holds; of ``runs`` itself where it holds several."""
-    parents = {path.parent for path in frame.run_directories(runs) if path != runs}
-    return (parents.pop() if len(parents) == 1 else runs) / "report"
+def _default_out(roots: Sequence[Path]) -> Path:
+    """The report directory of the grid that the runs are of; where there are several, of the first directory given."""
+    parents = {path.parent for root in roots for path in frame.run_directories(root) if path != root}
+    return (parents.pop() if len(parents) == 1 else roots[0]) / "report"
 
 
 def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
@@ -215,12 +171,16 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; exit code 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(description="Write all tables and pictures of a grid's runs.")
-    parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="directory of a grid's runs")
+    parser = argparse.ArgumentParser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
+    parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/report)")
+    parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
+    parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
+    parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
+    words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
     try:
-        show(build(arguments.runs, arguments.out))
+        show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small))
     except frame.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

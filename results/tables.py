@@ -15,7 +15,8 @@ from scipy import stats
 
 from results.frame import METHODS
 from results.frame import guidelines as satisfied_guidelines
-from results.render import AT_CHANCE, BLANK, COLLAPSED, YES, Column, Row, Score, Table
+from results.render import AT_CHANCE, BLANK, COLLAPSED, YES, Column, Row, Score, Source, Table
+from results.statistics import bootstrap_interval
 
 # A score at or below what guessing reaches with this probability is not above chance.
 CHANCE_LEVEL = 0.05
@@ -25,8 +26,12 @@ COLLAPSE_STD = 0.1
 COLLAPSE_RANK = 2.0
 
 LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "none": "none"}
-METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
+METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning",
+           **{f"{kind}_AP{what}": f"{kind} AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")},
+           "mIoU": "mIoU", "mAcc": "mean class accuracy", "aAcc": "pixel accuracy"}
 SCORES = {"top1": "Accuracy", "mean_per_class": "Mean per-class accuracy"}
+# Scores of one table have these equal.
+SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial"]
 GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G3")
 
 
@@ -38,6 +43,7 @@ class RowSpec:
     labels: tuple[str, ...]
     where: dict[str, object] = field(default_factory=dict)
     short: str = ""
+    width: float | None = None  # where the row is of one width only
 
     def select(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows of ``frame`` that belong here."""
@@ -72,6 +78,11 @@ def guidelines(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "guidelines
     """
     columns = [Column("G1", "center"), Column("G2", "center"), Column("G3", "center"), Column("Base loss", detail=True),
                Column("Distillation loss", detail=True), Column("Teacher", detail=True), Column("Method")]
+    return score_table(name, "Guidelines grid", scores, runs, columns, guideline_rows(runs))
+
+
+def guideline_rows(runs: pd.DataFrame) -> list[RowSpec]:
+    """The 8 cells by which guidelines they satisfy, then the naive and individually trained networks that ``runs`` knows."""
     cells = sorted(product(("mse", "infonce"), ("mse", "infonce"), ("online", "momentum")),
                    key=lambda cell: GUIDELINE_ORDER.index(satisfied_guidelines(*cell)))
     rows = []
@@ -88,7 +99,7 @@ def guidelines(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "guidelines
         for base, teacher in (pair for pair in METHODS if pair in known):
             labels = (*[BLANK] * 3, LOSSES[base], "none", teacher, f"{METHODS[base, teacher]}, {text}")
             rows.append(RowSpec(kind, labels, {"kind": kind, "base_loss": base, "teacher": teacher}))
-    return score_table(name, "Guidelines grid", scores, runs, columns, rows)
+    return rows
 
 
 def by_cell(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "cells") -> Table:
@@ -107,18 +118,34 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     """
     scores = scores[scores["value"].notna()]
     widths = sorted(set(scores["width"].round(6)), reverse=True)
-    selected = [spec.select(scores) for spec in specs]
-    grid = [[summarize(part[part["width"].round(6).eq(width)]) for width in widths] for part in selected]
-    for position in range(len(widths)):
-        _mark_best(grid, position)
-    rows = tuple(Row(spec.section, spec.labels, tuple(line)) for spec, line in zip(specs, grid, strict=True))
-    found = [score for line in grid for score in line if score is not None]
-    seeds = max((score.n for score in found), default=0)
     about = scores.iloc[0] if len(scores) else None
     header = "Accuracy (%) at width" if about is None else f"{score_name(about)} (%) at width"
     place = "" if about is None else f" on {about['dataset']}, {metric_name(about)}"
-    return Table(name, title + place, _caption(found, seeds, runs), tuple(columns), header,
-                 tuple(width_name(width) for width in widths), rows, seeds, tuple({"width": width} for width in widths))
+    return value_table(name, title + place, scores, runs, columns, specs, [{"width": width} for width in widths],
+                       [width_name(width) for width in widths], header)
+
+
+def value_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
+                specs: Sequence[RowSpec], keys: Sequence[dict[str, object]], names: Sequence[str], header: str) -> Table:
+    """``specs`` x ``keys`` (what the frame's columns have in a value column, called ``names``): mean and std over seeds.
+
+    The best of each column is marked. Rows of one width only take that width's scores.
+    """
+    scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
+    parts = [RowSpec("", (), key).select(scores) for key in keys]
+    grid = [[summarize(_at_width(spec.select(part), spec.width)) for part in parts] for spec in specs]
+    for width in {spec.width for spec in specs}:  # scores of different widths do not compete
+        rivals = [line for spec, line in zip(specs, grid, strict=True) if spec.width == width]
+        for position in range(len(keys)):
+            _mark_best(rivals, position)
+    rows = tuple(Row(spec.section, spec.labels, tuple(line), spec.width) for spec, line in zip(specs, grid, strict=True))
+    found = [score for line in grid for score in line if score is not None]
+    seeds = max((score.n for score in found), default=0)
+    return Table(name, title, _caption(found, seeds, runs), tuple(columns), header, tuple(names), rows, seeds, tuple(keys))
+
+
+def _at_width(rows: pd.DataFrame, width: float | None) -> pd.DataFrame:
+    return rows if width is None else rows[rows["width"].eq(round(width, 6))]
 
 
 def metric_name(about: pd.Series) -> str:
@@ -144,11 +171,15 @@ def summarize(part: pd.DataFrame) -> Score | None:
         return None
     per_seed = part.groupby("seed")["value"].mean()
     mean, n = float(per_seed.mean()), len(per_seed)
+    low, high = bootstrap_interval(per_seed.tolist())
+    names = part.groupby("seed")["run"].first()
+    sources = tuple(Source(str(names[seed]), int(seed), float(value)) for seed, value in per_seed.items())
     chance, count = float(part["chance"].max()), float(part["count"].min())
     return Score(mean, float(per_seed.std(ddof=1)) if n > 1 else math.nan, n, chance, count,
                  float(part["flops"].mean()), float(part["parameters"].mean()),
                  at_chance=not above_chance(mean, chance, count),
-                 collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False)
+                 collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False,
+                 low=low, high=high, sources=sources)
 
 
 def above_chance(value: float, chance: float, count: float) -> bool:
@@ -173,11 +204,10 @@ def _mark_best(grid: list[list[Score | None]], position: int) -> None:
 
 
 def _caption(found: list[Score], seeds: int, runs: pd.DataFrame) -> str:
-    text = [" and ".join(f"Trained on {setting}" if not index else setting
-                         for index, setting in enumerate(sorted(set(runs["trained"])))) + "."]
+    text = ["Trained on " + " and ".join(sorted(set(runs["trained"]))) + "."]
     if seeds > 1:
         text.append(f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); "
-                    f"best of a column in bold.")
+                    f"best of a column in bold (no test).")
     elif seeds == 1:
         text.append("One seed; best of a column in bold.")
     chances = sorted({round(100 * score.chance, 1) for score in found if not math.isnan(score.chance)})

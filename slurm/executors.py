@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slurm.jobs import Job, Outcome, attempt
+from slurm.jobs import Job, Outcome, attempt, check_names
+from slurm.settings import Cluster
 
-EXECUTORS = ("inline", "local")
+EXECUTORS = ("inline", "local", "slurm")
 
 
 def run_all(
@@ -17,45 +18,50 @@ def run_all(
     parallel: int = 1,
     gpus: int = 0,
     on_update: Callable[[Outcome], object] | None = None,
+    cluster: Cluster | None = None,
+    wait: bool = True,
 ) -> list[Outcome]:
-    """Run every job and return their outcomes in the order of ``jobs``. A job that fails does not stop the others.
+    """Run every job and return their outcomes in the order of ``jobs``. A job that fails stops only those that need it.
 
-    executor: ``inline`` (one after another in this process; output stays on the terminal) or ``local`` (processes of
-        their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``).
+    executor: ``inline`` (one after another in this process; output stays on the terminal), ``local`` (processes of
+        their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``) or ``slurm`` (arrays in
+        Slurm's queue through submitit; output goes there too). The ledger of ``slurm`` lies in ``slurm/`` beside ``log_dir``.
     log_dir: made if missing. A second launch appends to the logs of the first.
     parallel: ``local``: at most this many jobs at once, each with an equal share of the processor's cores.
     gpus: ``local``: how many GPUs this process sees (``torch.cuda.device_count()``). Each running job then sees one of
         them, in turn; with 0 it sees what this process sees.
-    on_update: called in this thread when a job starts (state ``running``) and when it ends.
+    on_update: called in this thread when a job starts (state ``running``) and when it ends; of ``slurm`` first when it is
+        ``submitted``.
+    cluster: ``slurm``: its settings, with the kinds of all jobs.
+    wait: ``slurm``: watch the jobs until all have ended, else return as soon as they are in the queue. Ctrl-C while
+        waiting leaves them there.
 
-    Raises ValueError for an unknown executor, a ``parallel`` below 1 or a name that two jobs share (also where the
-    names give the same log). Ctrl-C and SIGTERM stop every job of ``local`` before they take effect here.
+    Raises ValueError for an unknown executor, a ``parallel`` below 1, jobs that come before one they need, or a name that two jobs
+    share (also where the names give the same log); :class:`slurm.jobs.InputError` for what Slurm refuses. Ctrl-C and SIGTERM stop
+    every job of ``local`` before they take effect here.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor {executor!r}; choose one of {', '.join(EXECUTORS)}")
     if parallel < 1:
         raise ValueError(f"parallel is {parallel}; at least one job must run at a time")
+    if executor == "slurm" and cluster is None:
+        raise ValueError("the executor slurm needs settings of a cluster")
     log_dir = Path(log_dir).absolute()
-    _check_names(jobs, log_dir)
+    check_names(jobs, log_dir)
     if not jobs:
         return []
-    log_dir.mkdir(parents=True, exist_ok=True)
     on_update = on_update or (lambda outcome: None)
+    if executor == "slurm":
+        from slurm.watch import launch
+
+        return launch(jobs, cluster, log_dir, on_update, wait)
+    log_dir.mkdir(parents=True, exist_ok=True)
     if executor == "inline":
         return [_run_inline(job, log_dir, on_update) for job in jobs]
 
     from slurm.local import LocalLaunch  # submitit is not needed to run inline
 
     return LocalLaunch(jobs, log_dir, parallel, gpus, on_update).run()
-
-
-def _check_names(jobs: Sequence[Job], log_dir: Path) -> None:
-    seen: dict[Path, str] = {}
-    for job in jobs:
-        log = job.log(log_dir)
-        if log in seen:
-            raise ValueError(f"jobs {seen[log]!r} and {job.name!r} would share the log {log.name}; name them apart")
-        seen[log] = job.name
 
 
 def _run_inline(job: Job, log_dir: Path, on_update: Callable[[Outcome], object]) -> Outcome:

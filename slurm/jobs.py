@@ -10,32 +10,61 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 
+class InputError(Exception):
+    """Bad settings, a cluster that refuses, names that do not exist. One line: what is wrong, and what to write instead."""
+
+
+class Unfinished(Exception):
+    """A job's function was asked to stop, has left what it did on the disk, and goes on from there when called again."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One call, ``function(*args)``, under a name that is unique in its launch.
 
     The function and its arguments must be picklable, since most executors run them in another process. What a job
-    produces it writes to a directory: its return value is dropped.
+    produces it writes to a directory: its return value is dropped. It may be called again after a kill at any moment.
+
+    The rest is what a cluster wants to know; ``inline`` and ``local`` heed only the order in which jobs are given.
+
+    Attributes:
+        kind: which of the cluster's resources it gets (``Cluster.kinds``).
+        after: names of jobs that must have succeeded before; if one has not, this one never starts.
+        last: starts when all other jobs of the launch have ended, however they ended.
+        directory: where its progress stands in a ``status.json`` (docs/formats.md), if anywhere.
+        stop: called by a signal handler when the job has to end soon; ``function`` should then soon save and raise
+            :class:`Unfinished`. Without one, :class:`Unfinished` is raised at once, wherever the function is.
     """
 
     name: str
     function: Callable[..., object]
     args: tuple = ()
+    kind: str = "job"
+    after: tuple[str, ...] = ()
+    last: bool = False
+    directory: Path | None = None
+    stop: Callable[[], object] | None = None
 
     def log(self, log_dir: Path) -> Path:
         """Where this job's output goes: ``<log_dir>/<name>.log``, with characters unfit for a file name replaced."""
-        return log_dir / (re.sub(r"[^\w.=+-]+", "_", self.name) + ".log")
+        return log_dir / (file_name(self.name) + ".log")
+
+
+def file_name(name: str) -> str:
+    """A job's name with characters unfit for a file name replaced."""
+    return re.sub(r"[^\w.=+-]+", "_", name)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a job stands. Only ``on_update`` sees ``running``: what an executor returns is ``done`` or ``failed``.
+    """Where a job stands. Only ``on_update`` sees ``running``: what an executor returns is ``done`` or ``failed``, or
+    ``submitted`` where nobody waited for it.
 
     ``error`` is one line, empty unless failed; the whole traceback is in ``log`` (None where nothing was written).
     """
 
     name: str
-    state: Literal["running", "done", "failed"]
+    state: Literal["submitted", "running", "done", "failed"]
     error: str = ""
     log: Path | None = None
 
@@ -43,10 +72,13 @@ class Outcome:
 def attempt(function: Callable[..., object], args: tuple, log: Callable[[], TextIO]) -> str:
     """Call ``function(*args)``; return "" or, where it raised, one line that says what.
 
-    The traceback goes to the stream that ``log()`` opens. ``sys.exit`` in a job is a failure too; Ctrl-C is not caught.
+    The traceback goes to the stream that ``log()`` opens. ``sys.exit`` in a job is a failure too; Ctrl-C is not caught, nor is
+    :class:`Unfinished`.
     """
     try:
         function(*args)
+    except Unfinished:
+        raise
     except (Exception, SystemExit) as error:
         with log() as stream:
             traceback.print_exc(file=stream)
@@ -57,3 +89,13 @@ def attempt(function: Callable[..., object], args: tuple, log: Callable[[], Text
 def describe(error: BaseException) -> str:
     """The exception in one line: ``ValueError: what it said``."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+
+
+def check_names(jobs, log_dir: Path) -> None:
+    """ValueError where two of ``jobs`` share a name, or a log."""
+    seen: dict[Path, str] = {}
+    for job in jobs:
+        log = job.log(log_dir)
+        if log in seen:
+            raise ValueError(f"jobs {seen[log]!r} and {job.name!r} would share the log {log.name}; name them apart")
+        seen[log] = job.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,15 @@ from pretrain.export import main as export_main
 from pretrain.models import build
 from pretrain.run import main as pretrain_main
 from results.report import main as report_main
+from slurm.status import main as status_main
 from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README_FILE = Path(__file__).parents[1] / "README.md"
+README = README_FILE.read_text()
 MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
-         "results/report.py": report_main, "pretrain/export.py": export_main}
+         "results/report.py": report_main, "pretrain/export.py": export_main, "slurm/status.py": status_main}
 SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
          "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",
          "calibration.images=32"]
@@ -60,6 +63,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
     assert ablations_main(tiny_grid) == 0  # what the report command reads
     students = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors
+    shutil.copy(README_FILE.parent / "slurm" / "example.yaml", "cluster.yaml")
     for script, *words in shown:
         if {"flowers102", "coco_1x", "voc_24k"} & set(words):  # has to be downloaded: its options are read, no more
             transfer_parser().parse_args(words)

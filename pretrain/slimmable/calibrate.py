@@ -7,25 +7,16 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pretrain.slimmable.layers import MomentAverage, _SlimmableBatchNorm
-from pretrain.slimmable.width import at_width, width_key
+from pretrain.slimmable.extract import extract
+from pretrain.slimmable.layers import _SlimmableBatchNorm, wide
+from pretrain.slimmable.width import width_key
 
 
 def batch_norms(model: nn.Module) -> dict[str, _SlimmableBatchNorm]:
     """Every slimmable BatchNorm of ``model`` by its name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _SlimmableBatchNorm)}
-
-
-@contextmanager
-def _collecting(norms: Iterable[_SlimmableBatchNorm], accumulators: dict) -> Iterator[None]:
-    try:
-        for norm in norms:
-            norm.accumulator = accumulators[norm]
-        yield
-    finally:
-        for norm in norms:
-            norm.accumulator = None
 
 
 @contextmanager
@@ -52,19 +43,36 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
     Raises:
         ValueError: ``batches`` is empty, so that nothing can be computed.
     """
-    norms = list(batch_norms(model).values())
+    norms = batch_norms(model)
     if not norms:
         return
-    collected = {width_key(w): {norm: MomentAverage() for norm in norms} for w in widths}
-    for images in batches:
-        for width, accumulators in collected.items():
-            with at_width(model, width), local_statistics(model), _collecting(norms, accumulators):
-                model(images)
-    for width, accumulators in collected.items():
-        for norm, average in accumulators.items():
-            if not average.images:
+    # Dense networks, channels last: nothing is sliced, and their BatchNorms average what they compute anyway.
+    like = next(model.parameters())
+    networks = {width_key(w): extract(model, w).to(memory_format=torch.channels_last) for w in widths}
+    averages = {width: [_average(network.get_submodule(name), like) for name in norms] for width, network in networks.items()}
+    images = 0
+    for x in batches:
+        images += len(x)
+        for width, network in networks.items():
+            for average in averages[width]:
+                average.momentum = len(x) / images
+            network(x)
+    for width, layers in averages.items():
+        for norm, average in zip(norms.values(), layers, strict=True):
+            if not average.num_batches_tracked:
                 raise ValueError("calibration needs at least one batch of images that passes through every BatchNorm")
-            norm.statistics[width] = (average.mean, average.variance)
+            norm.statistics[width] = (average.running_mean, average.running_var)
+
+
+def _average(norm: _BatchNorm, like: Tensor) -> _BatchNorm:
+    """``norm`` normalising by batch statistics, whatever it had before, and moving its running ones by ``momentum``.
+
+    They are on the device of ``like``, float32 or as wide as it is.
+    """
+    norm.track_running_stats = True
+    norm.running_mean, norm.running_var = (wide(like.new_zeros(norm.num_features)) for _ in range(2))
+    norm.num_batches_tracked = torch.zeros((), dtype=torch.int64)
+    return norm.train()
 
 
 def is_calibrated(model: nn.Module, width: float) -> bool:

@@ -245,3 +245,14 @@ def test_the_rows_of_a_grids_table_are_its_cells(expanded, name):
     cells = grid_tables.with_family(cells)
     selected = [list(row.select(cells)["cell"]) for row in grid_tables.ROWS[name]()]
     assert all(selected) and sorted(cell for row in selected for cell in row) == sorted(cells["cell"])
+
+
+def test_cells_that_a_network_or_a_launch_cannot_have_are_left_out_unless_asked_for(tmp_path):
+    def names(profile, widths, only=()):
+        return {run.cell for run in grid.expand("comparison", profile, only, [100], widths, [], tmp_path)}
+
+    every = names("digits", [1.0, 0.5])
+    assert every - names("digits_vit", [1.0, 0.5]) == {"slimmable-switchable"}
+    assert names("digits", [0.5]) & {"slimmable", "slimmable-switchable", "slimclr"} == set()
+    with pytest.raises(UserError, match="vit_micro has no BatchNorm"):
+        names("digits_vit", [1.0, 0.5], ["slimmable-switchable"])

@@ -37,6 +37,12 @@ def record(width, value, metric="knn", **changes):
             "parameters": int(7e5 * width**2)} | changes
 
 
+# What every report has, whatever the runs are.
+ALWAYS = ["claims.json", "claims.md", "frame.csv", "frame.parquet", "index.html", "runs.csv",
+          *(f"table-published.{suffix}" for suffix in ("csv", "html", "md", "tex"))]
+FORMATS = ("csv", "html", "md", "tex")  # of a table
+
+
 def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", name=None, finished="2026-01-02", cost=(60.0, 1e12)):
     """Write one run directory and return it. No result.json where there are no records. ``cost``: seconds and FLOPs of training."""
     cell, seed = cfg["experiment"]["cell"], cfg["seed"]

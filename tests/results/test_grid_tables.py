@@ -10,9 +10,10 @@ import pytest
 
 from results import grid_plots, grid_tables, plots, report
 from results.frame import load, load_runs
-from results.render import MISSING, comma_separated, latex, markdown
+from results.latex import latex
+from results.render import MISSING, comma_separated, markdown
 from results.tables import RowSpec
-from tests.results.synthetic import WIDTHS, config, record, write_run
+from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, record, write_run
 
 GUIDED = ("infonce", "infonce", "momentum")
 
@@ -132,7 +133,7 @@ def test_distillation_from_a_teacher_that_is_not_known_has_no_cost(compared):
 @pytest.mark.parametrize(("values", "unit"), [([5e12], "GFLOPs"), ([2e13, 1e11], "TFLOPs"), ([9e18, math.nan], "PFLOPs"),
                                               ([3e19], "EFLOPs"), ([], "GFLOPs"), ([math.nan], "GFLOPs")])
 def test_units_fit_the_largest_cost(values, unit):
-    assert grid_tables._unit(values, grid_tables.FLOP_UNITS)[1] == unit
+    assert grid_tables.unit(values, grid_tables.FLOP_UNITS)[1] == unit
 
 
 def test_formats_have_the_cost(compared):
@@ -150,8 +151,9 @@ def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
         if "cell" in row.where:
             add(tmp_path / grid, grid, row.where["cell"], all_widths(), base=GUIDED)
     made = report.build(tmp_path / grid)
-    pictures = [f"accuracy-{what}-digits-knn.{kind}" for what in ("cost", "width") for kind in ("png", "svg")]
-    assert sorted(made.paths) == sorted([*(f"table-digits-knn.{kind}" for kind in ("csv", "md", "tex")), *pictures])
+    pictures = [f"{what}-digits-knn.{kind}" for what in ("accuracy-cost", "accuracy-flops", "accuracy-width", "heat-map")
+                for kind in ("png", "svg")]
+    assert sorted(made.paths) == sorted([*ALWAYS, *(f"table-digits-knn.{kind}" for kind in FORMATS), *pictures])
     assert not made.skipped and len(made.tables) == 1
 
 

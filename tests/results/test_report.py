@@ -13,7 +13,7 @@ from PIL import Image
 
 from results import plots, report
 from results.frame import InputError, load
-from tests.results.synthetic import WIDTHS, config, metric, record, write_run
+from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,21 +28,21 @@ def drawn():
 def built(grid, drawn, tmp_path_factory):
     save = plots.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda figure, stem: drawn.update({stem.name: figure}) or save(figure, stem))
+        patch.setattr(plots, "save", lambda figure, stem, kinds: drawn.update({stem.name: figure}) or save(figure, stem, kinds))
         return report.build(grid, tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
-    monkeypatch.setattr(plots, "save", lambda _, stem: [path.touch() for path in plots.files(stem)])
+    monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
 
 
 def test_every_table_and_picture_is_written(built):
     stems = ["accuracy-flops-digits-knn", "accuracy-width-digits-knn", "collapse-width-0.25", "collapse-width-1",
-             "drift", "training-base-loss", "training-distillation-loss"]
-    tables = [f"table-digits-knn.{suffix}" for suffix in ("csv", "md", "tex")]
-    assert sorted(built.paths) == sorted([f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")] + tables)
+             "drift", "drift-accuracy-digits-knn", "heat-map-digits-knn", "training-base-loss", "training-distillation-loss"]
+    tables = [f"{table}.{suffix}" for table in ("table-digits-knn", "table-serving") for suffix in FORMATS]
+    assert sorted(built.paths) == sorted([f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")] + tables + ALWAYS)
     assert not built.skipped
     assert sorted(path.name for path in built.out.iterdir()) == sorted([*built.paths, report.MANIFEST])
 
@@ -107,7 +107,8 @@ def test_nothing_is_drawn_from_nothing_and_the_reason_is_said(tmp_path):
     lines = [metric("drift/absolute", 2, 0.1, 1.0)]
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5, flops=None)], lines)
     result = report.build(tmp_path / "guidelines")
-    assert [name for name in result.paths if name.endswith(".png")] == ["accuracy-width-digits-knn.png"]
+    assert [name for name in result.paths if name.endswith(".png")] == [
+        "accuracy-width-digits-knn.png", "heat-map-digits-knn.png"]
     assert "flops" in result.skipped["accuracy-flops-digits-knn"]
     assert "no drift/relative in metrics.jsonl" in result.skipped["drift"]
     assert {"training-base-loss", "training-distillation-loss", "collapse-width-1"} < set(result.skipped)
@@ -151,7 +152,7 @@ def test_settings_are_not_mixed_in_one_table(tmp_path, undrawn):
     write_run(tmp_path / "guidelines", config(optimizer={"epochs": 3}), [record(1.0, 0.3)])
     result = report.build(tmp_path)
     assert result.out == tmp_path / "guidelines" / "report"
-    texts = [result.paths[name].read_text() for name in result.paths if name.endswith(".md")]
+    texts = [result.paths[name].read_text() for name in result.paths if name.startswith("table-digits") and name.endswith(".md")]
     assert len(texts) == 2 and sorted("3 epochs" in text for text in texts) == [False, True]
 
 
@@ -159,7 +160,7 @@ def test_the_main_table_is_the_fullest_then_the_linear_one(tmp_path, undrawn):
     write_run(tmp_path, config(), [record(w, 0.5, m) for w in (1.0, 0.5) for m in ("knn", "linear_fast")]
               + [record(1.0, 0.5, "linear")])
     assert [table.name for table in report.build(tmp_path).tables] == [
-        "table-digits-linear_fast", "table-digits-knn", "table-digits-linear"]
+        "table-digits-linear_fast", "table-digits-knn", "table-digits-linear", "table-transfer"]
 
 
 def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
@@ -184,7 +185,7 @@ def test_as_a_script_from_anywhere(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "results" / "report.py"), "--runs", "guidelines"], cwd=tmp_path,
                           capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
-    assert "momentum SimCLR + InfoNCE distillation" in done.stdout and "table-digits-knn: csv, md, tex" in done.stdout
+    assert "momentum SimCLR + InfoNCE distillation" in done.stdout and "table-digits-knn: csv, html, md, tex" in done.stdout
     assert (tmp_path / "guidelines" / "report" / "table-digits-knn.md").is_file()
 
 
@@ -195,7 +196,9 @@ def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path, 
         record(1.0, 0.6, label_fraction=0.1, **{**few, "label_seed": 1}),
         record(1.0, 0.8, dataset="pets", score="mean_per_class", label_fraction=1.0, label_seed=None)])
     made = report.build(tmp_path / "guidelines", tmp_path / "out")
-    by_title = {table.title.split(" on ", 1)[1]: table for table in made.tables}
+    *single, across = made.tables
+    assert across.title == "Linear evaluation and transfer classification" and [len(row.scores) for row in across.rows] == [4]
+    by_title = {table.title.split(" on ", 1)[1]: table for table in single}
     assert set(by_title) == {"digits, fine-tuning", "digits, fine-tuning with 1 % of the labels",
                              "digits, fine-tuning with 10 % of the labels", "pets, k-NN"}
     means = {title: [score.mean for row in table.rows for score in row.scores if score] for title, table in by_title.items()}
@@ -203,4 +206,4 @@ def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path, 
     assert means["digits, fine-tuning with 10 % of the labels"] == [pytest.approx(0.65)]  # the mean over choices of labels
     assert by_title["pets, k-NN"].value_header == "Mean per-class accuracy (%) at width"
     assert by_title["digits, fine-tuning"].value_header == "Accuracy (%) at width"
-    assert len({table.name for table in made.tables}) == 4
+    assert len({table.name for table in made.tables}) == 5

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from results.frame import load, load_metrics, load_runs
+from results.latex import latex, latex_escape
 from results.render import (
     MISSING,
     YES,
@@ -20,8 +21,6 @@ from results.render import (
     Score,
     Table,
     comma_separated,
-    latex,
-    latex_escape,
     markdown,
     terminal,
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from slurm.jobs import Unfinished
 
 
 def write(path: Path, text: str) -> None:
@@ -69,3 +72,65 @@ def sleep_with_child(pids: Path, seconds: float, deaf: bool) -> None:
 def read_value(argument: object) -> None:
     """Use an argument, so that it has to travel."""
     repr(argument)
+
+
+_stop = False
+
+
+def ask_to_stop() -> None:
+    global _stop
+    _stop = True
+
+
+def count(path: Path, total: int, seconds: float) -> None:
+    """Count to ``total``, going on from what ``path`` says; when asked to stop, leave it there."""
+    done = int(path.read_text()) if path.exists() else 0
+    while done < total:
+        if _stop:
+            raise Unfinished(f"stopped at {done}")
+        time.sleep(seconds)
+        done += 1
+        path.write_text(str(done))
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    """Return when ``path`` appears."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not come")
+        time.sleep(0.05)
+
+
+def survive_one_node(here: Path, seconds: float) -> None:
+    """Say that it runs and wait; the second time end at once."""
+    if here.exists():
+        return
+    here.write_text(os.environ["SLURMD_NODENAME"])
+    time.sleep(seconds)
+
+
+def hang_once(directory: Path, seconds: float) -> None:
+    """The first time say in the directory's status that it trains, as of long ago, and do nothing; the second time end at once."""
+    directory.mkdir(parents=True, exist_ok=True)
+    status = directory / "status.json"
+    if status.exists():
+        return
+    status.write_text('{"format": 1, "state": "running", "epoch": 3, "epochs": 9, "images_per_second": 55.0, "seconds_left": 600, '
+                      '"heartbeat": "2020-01-01T00:00:00+00:00"}')
+    time.sleep(seconds)
+
+
+def write_ranks(folder: Path) -> None:
+    """Leave what a process is told about itself and the others."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK",
+             "SLURMD_NODENAME")
+    said = {name: os.environ.get(name, "") for name in names}
+    (folder / f"rank{said['RANK']}").write_text("\n".join(f"{name}={value}" for name, value in said.items()))
+
+
+def fill(path: Path, size: int, limit: int = 0) -> None:
+    """Write a file of ``size`` bytes, where none may grow beyond ``limit``."""
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    path.write_bytes(b"x" * size)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.data import ImageSource, evaluation_batches, load, subsets
 from pretrain.errors import UserError
 from transfer.backbone import Backbone, Cost
 from transfer.classification.features import extract_features
+from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
 from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
@@ -154,18 +155,16 @@ class Task:
         batches = self.batches(self.train, chosen, min(CALIBRATION_BATCH, count))
         return (x for x, _ in batches if len(x) > 1)  # one image has no variance
 
-    def _dense(self, width: float) -> nn.Module:
-        # Channels last is the faster layout of convolutions on CPUs and on GPUs with tensor cores.
-        return self.backbone.at(width).to(memory_format=torch.channels_last)
-
     def classifier(self, width: float, frozen: bool) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
-        return Classifier(self._dense(width), self.backbone.feature_dim(width), self.classes, self.seed, frozen)
+        dense = self.backbone.at(width)
+        encoder = Frozen(dense) if frozen else dense.to(memory_format=torch.channels_last)
+        return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen)
 
     @cached_property
     def features(self) -> Features:
         """Features of both splits at all prepared widths."""
-        networks = {width: self._dense(width) for width in self._widths}
+        networks = {width: Frozen(self.backbone.at(width)) for width in self._widths}
         train, train_labels = extract_features(networks, self.batches(self.train))
         val, val_labels = extract_features(networks, self.batches(self.val))
         return Features(train, train_labels, val, val_labels)

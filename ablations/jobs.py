@@ -1,0 +1,87 @@
+"""A grid as a graph of jobs: pretraining, then its evaluations in parallel, then the report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ablations.cell import finished, missing_scores, score, train, trained
+from ablations.grid import Run
+from pretrain.stopping import request_stop
+from results import report
+from results.frame import InputError
+from slurm.jobs import Job
+from slurm.overview import overview
+from transfer.classification.evaluation import TRAINING_PROTOCOLS
+
+# Kinds of jobs and their sizes, where the settings of the cluster say nothing.
+KINDS: dict[str, dict[str, Any]] = {
+    "pretrain": {"gpus": 1, "cpus": 8, "time": "24:00:00"},
+    "transfer": {"gpus": 1, "cpus": 8, "time": "4:00:00"},
+    "report": {"cpus": 2, "time": "0:30:00"},
+}
+
+
+def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path) -> list[Job]:
+    """Jobs for what is ``missing`` of ``every`` run of the grid in ``folder``, each behind those it needs; the report last."""
+    made = [job for run in missing for job in stages(run)]
+    return [*made, Job("report", write_report, (folder, list(every)), "report", last=True)]
+
+
+def stages(run: Run) -> list[Job]:
+    """Jobs for what ``run`` still lacks: its training, and the evaluations, protocols that share features in one job."""
+    made, after = [], ()
+    if not trained(run.directory):
+        needs = () if run.needs is None or trained(run.needs) else (training(run.needs),)
+        made.append(Job(training(run.directory), train, (run,), "pretrain", needs, directory=run.directory, stop=request_stop))
+        after = (training(run.directory),)
+    asked = {protocol for protocol, _ in missing_scores(run)}
+    protocols = [name for name in run.cfg.evaluation.protocols if name in asked]
+    together = [name for name in protocols if name not in TRAINING_PROTOCOLS]
+    for group in [together, *([name] for name in protocols if name in TRAINING_PROTOCOLS)]:
+        if group:
+            name = f"{run.directory.name}.{'+'.join(group)}"
+            made.append(Job(name, score, (run, group), "transfer", after, directory=run.directory))
+    return made
+
+
+def training(directory: Path) -> str:
+    """The name of the job that trains this run directory."""
+    return f"{directory.name}.pretrain"
+
+
+def write_report(folder: Path, runs: Sequence[Run]) -> None:
+    """Tables and pictures of what there is, and on stdout and in ``report/missing.txt`` what there is not, and why."""
+    lines = missing_lines(folder, runs)
+    for line in lines:
+        print(line)
+    try:
+        made = report.build(folder)
+    except InputError as error:
+        sys.exit(str(error))
+    target = made.out / "missing.txt"
+    if lines:
+        target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        target.unlink(missing_ok=True)
+    report.show(made)
+
+
+def missing_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """One line for each run that is not finished: its name and why."""
+    left = [run for run in runs if not finished(run)]
+    if not left:
+        return []
+    jobs: dict[str, list] = {}
+    for row in overview(folder):
+        if row.state != "done":
+            jobs.setdefault(Path(row.directory).name, []).append(row)
+    lines = []
+    for run in left:
+        # The first in the order of the stages is the reason for the others.
+        rows = sorted(jobs.get(run.directory.name, []), key=lambda row: (row.kind != "pretrain", row.state == "blocked"))
+        why = f"{rows[0].state}: {rows[0].why}".rstrip(": ") if rows else "not started"
+        lines.append(f"missing: {run.name}: {why}")
+    return lines

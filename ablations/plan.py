@@ -1,0 +1,114 @@
+"""The dry run for Slurm: the graph of jobs, what sbatch gets, and what it may cost."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ablations.estimate import duration
+from ablations.grid import Run
+from ablations.jobs import graph
+from pretrain.cost import training_flops
+from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
+from slurm import squeue
+from slurm.arrays import Array, plan, spec
+from slurm.jobs import InputError
+from slurm.ledger import Ledger
+from slurm.settings import Cluster
+from slurm.submit import MAX_INDEX, batch_lines, in_queue
+
+
+def show_graph(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, images: int, folder: Path) -> None:
+    """Print arrays with what each waits for, sbatch's parameters by kind of job, and GPU-hours. Submits and writes nothing."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    queued, largest = _from_slurm(folder)
+    new = [job for job in graph(missing, runs, folder) if job.name not in queued]
+    if not missing or all(job.last for job in new):
+        console.print("nothing to submit" if not missing else "all of it is in the queue already; nothing to submit")
+        return
+    arrays = plan(new, queued, largest)
+    table = Table("array", "kind", "tasks", "at once", "waits for", "first task", title=f"{len(new)} jobs in {len(arrays)} arrays")
+    for number, array in enumerate(arrays):
+        first = next(iter(array.jobs.values()))
+        table.add_row(str(number), array.kind, spec(list(array.jobs)), str(cluster.kinds[array.kind].array_parallelism),
+                      _waits(array), first.name)
+    console.print(table)
+    for kind in dict.fromkeys(array.kind for array in arrays):
+        console.print(f"sbatch parameters of {kind} jobs:", markup=False, highlight=False)
+        for line in batch_lines(cluster, kind, folder.name, folder / "slurm"):
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    for line in cost_lines(missing, arrays, cluster, images, folder):
+        console.print(line, markup=False, highlight=False)
+
+
+def _from_slurm(folder: Path) -> tuple[dict[str, str], int]:
+    """What is in the queue already and how large an array may be; Slurm's defaults where it cannot be asked."""
+    ledger = Ledger(folder / "slurm")
+    if not squeue.available():
+        return {}, MAX_INDEX
+    try:
+        return in_queue(ledger) if ledger.path.exists() else {}, squeue.largest_array()
+    except InputError:
+        return {}, MAX_INDEX
+
+
+def _waits(array: Array) -> str:
+    if array.last:
+        return "the end of all, however they end"
+    if array.behind is None:
+        return ""
+    behind = f"array {array.behind}" if isinstance(array.behind, int) else f"array {array.behind} in the queue"
+    return f"the same task of {behind}" + (f" and {', '.join(array.also)}" if array.also else "")
+
+
+def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster, images: int, folder: Path) -> list[str]:
+    """The most that the time limits allow, and what training will take by the rate of a finished run or of the settings."""
+    tasks = Counter()
+    for array in arrays:
+        tasks[array.kind] += len(array.jobs)
+    lines = []
+    for unit, each in (("GPU", lambda own: own.nodes * own.gpus), ("CPU", lambda own: own.processes * own.cpus)):
+        hours = {kind: count * each(cluster.kinds[kind]) * cluster.kinds[kind].minutes / 60 for kind, count in tasks.items()}
+        parts = ", ".join(f"{kind} {value:,.1f}" for kind, value in hours.items() if value)
+        lines.append(f"at most {sum(hours.values()):,.1f} {unit}-hours without requeues, by the time limits"
+                     + (f" ({parts})" if parts else ""))
+    flops = {}
+    for run in missing:
+        if run.cell not in flops:
+            flops[run.cell] = training_flops(run.cfg, images)
+    total = sum(flops[run.cell] for run in missing)
+    rate, source = _rate(cluster, folder)
+    if rate:
+        seconds = total / rate
+        unit = "GPU-hours" if cluster.gpu_tflops else "hours"
+        lines.append(f"training itself: {total:.2e} FLOPs, about {seconds / 3600:,.2f} {unit} ({duration(seconds)}) at "
+                     f"{rate / 1e12:,.3g} TFLOP/s, {source}")
+    else:
+        lines.append(f"training itself: {total:.2e} FLOPs; --slurm gpu_tflops=N, what a GPU reaches here, makes hours of them")
+    return lines
+
+
+def _rate(cluster: Cluster, folder: Path) -> tuple[float, str]:
+    """FLOP/s of one training, and where it is known from; 0 where it is not."""
+    if cluster.gpu_tflops:
+        return cluster.gpu_tflops * 1e12, "as gpu_tflops says"
+    for path in sorted(folder.glob("*/provenance.json")):
+        try:
+            known = RunDirectory(path.parent).provenance()
+        except UserError:
+            continue
+        if known.get("finished") and known.get("train_seconds"):
+            return known["train_flops"] / known["train_seconds"], f"as {path.parent.name} reached on {_hardware(known)}"
+    return 0.0, ""
+
+
+def _hardware(known: dict) -> str:
+    hardware = known.get("hardware", {})
+    gpus = Counter(hardware.get("gpus") or [])
+    return ", ".join(f"{count} {name}" for name, count in gpus.items()) or f"{hardware.get('cores', '?')} CPU cores"

@@ -1,0 +1,65 @@
+"""How long it takes to expand a grid of 1,000 cells, check it against the run directories and submit it, on a real Slurm.
+
+    python benchmarks/submit.py [--cells 1000]
+
+Starts a throw-away Slurm (slurm/throwaway.py), in which the jobs are held, and stops it at the end. Two launches, each a process of
+its own: the first submits everything, the second nothing. Prints seconds of wall time and of CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from slurm.throwaway import ThrowAwayCluster, missing
+
+ROOT = Path(__file__).resolve().parents[1]
+CELLS = 20  # of the guidelines grid at its four widths
+
+
+def launch(runs: Path, seeds: int) -> tuple[float, float, str]:
+    """Seconds of wall time and CPU of one launch, and what it said."""
+    command = [sys.executable, str(ROOT / "ablations" / "run.py"), "--grid", "guidelines", "--profile", "digits", "--seeds",
+               str(seeds), "--runs", str(runs), "--executor", "slurm", "--slurm", "pretrain.gpus=0", "--slurm", "transfer.gpus=0",
+               "--slurm", "pretrain.cpus=1", "--slurm", "transfer.cpus=1", "--slurm", "extra.hold=true"]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu, next(line for line in done.stdout.splitlines() if "submitted" in line)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=1000, help="at least so many; default 1000")
+    arguments = parser.parse_args()
+    if need := missing(accounting=False):
+        print(f"error: Slurm is not installed: {need}", file=sys.stderr)
+        return 2
+    seeds = math.ceil(arguments.cells / CELLS)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="submit-") as folder, ThrowAwayCluster(Path(folder) / "slurm") as cluster:
+        os.environ.update(cluster.environment)
+        for name in ("first launch", "second launch"):
+            wall, cpu, said = launch(Path(folder) / "runs", seeds)
+            print(f"{name}: {CELLS * seeds} cells, {wall:.1f} s, {cpu:.1f} s of them CPU: {said}", flush=True)
+        jobs = subprocess.run(["squeue", "-h", "-r"], capture_output=True, text=True, check=True).stdout.count("\n")
+        start = time.monotonic()
+        subprocess.run([sys.executable, str(ROOT / "slurm" / "status.py"), "--runs", str(Path(folder) / "runs")], check=True,
+                       capture_output=True)
+        print(f"in the queue: {jobs} jobs; their table took {time.monotonic() - start:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""``python results/claims.py --runs DIR``: which of the paper's claims these runs support.
+
+A claim is data (claims.yaml): a comparison, its direction, the smallest effect that counts, the test. The unit of observation is
+the seed. Supported: the effect exceeds the minimum, p < 0.05; contradicted: it falls short of it, p < 0.05; undecided otherwise. A
+p value is two-sided and Holm-corrected over all claims judged on one profile's runs, so that all verdicts of a profile together are
+wrong with a probability of at most 5 % (as far as the test's assumptions hold).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # as a script, results/ is on the path, not the directory above it
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import pandas as pd
+import rich.box
+import rich.console
+import rich.table
+import yaml
+
+from results import frame
+from results.effects import UNITS, Effect, effect
+from results.statistics import TESTS, bootstrap_interval, holm
+from results.tables import METRICS
+
+CLAIMS = Path(__file__).with_name("claims.yaml")
+SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
+MEASURES = set(UNITS)
+_REQUIRED = {"score": {"better", "than", "at"}, "train_flops": {"better", "than"}, "train_seconds": {"better", "than"},
+             "diagnostic": {"better", "than", "better_name", "than_name"}, "correlation": {"name", "cells"}}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement; ``how`` holds what its measure needs (better, than, at, task, dataset, metric, names, cells)."""
+
+    id: str
+    statement: str
+    grid: str
+    measure: str
+    minimum: float
+    test: str
+    command: str
+    how: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs of one profile and setting say of a claim. ``effect`` and the interval are in ``unit``; NaN without runs."""
+
+    claim: Claim
+    profile: str
+    setting: str
+    dataset: str
+    metric: str
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    n: int
+    p: float
+    p_holm: float
+    unit: str
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    command: str
+    why: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """As plain types, for JSON; NaN as None."""
+        plain = asdict(self) | {"claim": self.claim.id, "statement": self.claim.statement, "grid": self.claim.grid,
+                                "minimum": self.claim.minimum, "test": self.claim.test}
+        return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
+
+
+def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
+    """The claims and the level of the tests. Raises :class:`results.frame.InputError` where the file is not as documented."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content["format"] != 1:
+            raise frame.InputError(f"{path} has format {content['format']!r}, this version reads format 1")
+        found = [_claim(dict(entry), path) for entry in content["claims"]]
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise frame.InputError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
+    twice = [claim.id for claim in found if sum(other.id == claim.id for other in found) > 1]
+    if twice:
+        raise frame.InputError(f"{path}: the id {twice[0]} is there twice; give each claim its own")
+    return found, float(content["level"])
+
+
+def _claim(entry: dict[str, Any], path: Path) -> Claim:
+    plain = {name: entry.pop(name) for name in ("id", "statement", "grid", "measure", "test", "command")}
+    minimum = float(entry.pop("minimum"))
+    if plain["measure"] not in MEASURES:
+        raise frame.InputError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
+    if plain["test"] not in {*TESTS, "exact"}:
+        raise frame.InputError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, 'exact'])}")
+    missing = _REQUIRED[plain["measure"]] - set(entry)
+    if missing:
+        raise frame.InputError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
+    return Claim(**plain, minimum=minimum, how=entry)
+
+
+def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
+          level: float = 0.05) -> list[Verdict]:
+    """A verdict for each claim, profile and setting; frames of the runs that count (:func:`results.frame.current`).
+
+    Claims of one profile are one family of Holm's correction.
+    """
+    found: list[Verdict] = []
+    profiles = sorted(set(runs["preset"])) or ["digits"]
+    for profile in profiles:
+        own = runs[runs["preset"].eq(profile)]
+        family = [verdict for claim in claims for verdict in _of_profile(claim, profile, scores, own, metrics)]
+        for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True):
+            found.append(_decided(verdict, p, level))
+    return found
+
+
+def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> list[Verdict]:
+    """The claim tested on each setting of the profile that has its runs; one verdict without numbers where none has."""
+    own = runs[runs["grid"].eq(claim.grid)]
+    tested, why = [], f"no runs of grid {claim.grid}"
+    for setting in sorted(set(own["setting"])):
+        here = own[own["setting"].eq(setting)]
+        mine, logged = (rows[rows["run"].isin(set(here["run"]))] for rows in (scores, metrics))
+        try:
+            measured = effect(claim.measure, claim.how, mine, here, logged)
+        except LookupError as error:
+            why = str(error.args[0])
+            continue
+        tested.append(_tested(claim, profile, setting, measured))
+    command = claim.command.format(profile=profile or "PRESET.yaml")
+    empty = Verdict(claim, profile, "", "", "", NO_RUNS, *[math.nan] * 3, 0, math.nan, math.nan, UNITS[claim.measure], (), (),
+                    command, why)
+    return [replace(verdict, command=command) for verdict in tested] or [empty]
+
+
+def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdict:
+    differences = list(measured.by_seed.values())
+    mean, interval = sum(differences) / len(differences), bootstrap_interval(differences)
+    p = math.nan
+    if claim.test != "exact":
+        p = float(np.minimum(1.0, 2 * np.min(TESTS[claim.test](differences, claim.minimum))))  # NaN stays NaN
+    return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, len(differences), p,
+                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "")
+
+
+def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
+    if verdict.verdict == NO_RUNS:
+        return verdict
+    above = verdict.effect > verdict.claim.minimum
+    if verdict.claim.test == "exact":
+        return replace(verdict, verdict=SUPPORTED if above else CONTRADICTED, why="counted, no chance involved")
+    if math.isnan(p):
+        why = "one seed" if verdict.n < 2 else "all seeds have the same difference"
+        return replace(verdict, p_holm=p, why=f"{why}: there is no spread to test against")
+    decided = (SUPPORTED if above else CONTRADICTED) if p < level else UNDECIDED
+    return replace(verdict, p_holm=p, verdict=decided)
+
+
+def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
+    """The verdicts of the runs below these directories. Raises :class:`results.frame.InputError`."""
+    known = frame.current(frame.load_runs(runs, keep))
+    scores, metrics = frame.load(runs, keep), frame.load_metrics(runs, keep)
+    claims, level = load_claims()
+    return judge(claims, scores[scores["run"].isin(known["run"])], known, metrics[metrics["run"].isin(known["run"])], level)
+
+
+def number(value: float, form: str) -> str:
+    """``value`` in ``form``, or a dash for NaN."""
+    return "—" if math.isnan(value) else format(value, form)
+
+
+def texts(verdict: Verdict) -> dict[str, str]:
+    """A verdict in words and figures, by column."""
+    interval = "" if math.isnan(verdict.low) else f"[{verdict.low:.2f}, {verdict.high:.2f}]"
+    measured = ", ".join(filter(None, [verdict.dataset, METRICS.get(verdict.metric, verdict.metric)]))
+    return {"claim": verdict.claim.id, "statement": verdict.claim.statement, "profile": verdict.profile, "verdict": verdict.verdict,
+            "effect": f"{verdict.effect:+.2f} {verdict.unit}" if not math.isnan(verdict.effect) else "—", "interval": interval,
+            "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": number(verdict.p, ".3f"),
+            "Holm p": number(verdict.p_holm, ".3f"), "measured": measured,
+            "note": verdict.why + (f"; make them with: {verdict.command}" if verdict.verdict == NO_RUNS else "")}
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """All verdicts as a Markdown table, with what the words mean."""
+    columns = ["claim", "statement", "profile", "verdict", "effect", "interval", "n", "p", "Holm p", "measured", "note"]
+    rows = [[texts(verdict)[name].replace("|", "\\|") for name in columns] for verdict in verdicts]
+    lines = [MEANING, "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
+             *("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval. p: two-sided paired t-test over seeds against the claim's "
+           "minimum effect; Holm p: corrected over all claims tested on the profile. Supported or contradicted: Holm p below 0.05; "
+           "undecided: these runs do not tell.")
+STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}
+
+
+def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool = False) -> None:
+    """Print the verdicts, then what is missing with the commands that make it. ``runs``: with the runs each verdict used."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, caption=MEANING, caption_justify="left")
+    for name in ("profile", "claim", "verdict", "effect", "interval", "n", "p", "Holm p"):
+        table.add_column(name, justify="right" if name in ("effect", "n", "p", "Holm p") else "left")
+    for verdict in verdicts:
+        said, word = texts(verdict), rich.text.Text(verdict.verdict, style=STYLES[verdict.verdict])
+        table.add_row(said["profile"], said["claim"], word, said["effect"], said["interval"], said["n"], said["p"], said["Holm p"])
+    console.print(table)
+    if runs:
+        for verdict in verdicts:
+            console.print(f"{verdict.claim.id} ({verdict.profile}): {' '.join(verdict.runs) or 'no runs'}", soft_wrap=True,
+                          markup=False, highlight=False)
+    missing = sorted({verdict.command for verdict in verdicts if verdict.verdict == NO_RUNS})
+    if missing:
+        console.print("claims without runs need:", *(f"  {command}" for command in missing), sep="\n", markup=False,
+                      highlight=False, soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit code 0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(description="Say which of the paper's claims the runs support.")
+    parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
+    parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
+    arguments = parser.parse_args(argv)
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        show(of_runs(arguments.runs), console, arguments.show_runs)
+    except frame.InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""What a claim compares, as one number a seed. A comparison whose runs are missing raises LookupError, which says what is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from results.tables import METRICS
+
+UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)"}
+MIN_CELLS = 4  # a rank correlation over fewer cells says nothing
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The effect at each seed, what it was measured on and with, and the runs it used."""
+
+    by_seed: dict[int, float]
+    runs: tuple[str, ...]
+    dataset: str = ""
+    metric: str = ""
+
+
+def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+    """The effect of ``how`` (an entry of claims.yaml) on the runs of one grid and setting.
+
+    Raises:
+        LookupError: no seed has all the runs.
+    """
+    if measure == "score":
+        return _score(how, scores)
+    if measure == "diagnostic":
+        return _diagnostic(how, metrics)
+    if measure == "correlation":
+        return _correlation(how, scores, metrics)
+    return _cost(measure, how, runs)
+
+
+def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
+    """The scores that a claim is about: its task, data set and metric.
+
+    Classification is judged on the pretraining data, with all labels, by the best protocol there is: linear evaluation, else the
+    linear probe, else k-NN.
+    """
+    found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")]
+    if "task" not in how:
+        found = found[found["dataset"].eq(found["pretrained_on"]) & found["label_fraction"].eq(1) & found["score"].eq("top1")]
+    if "dataset" in how:
+        found = found[found["dataset"].str.startswith(how["dataset"])]
+    known = list(dict.fromkeys([how["metric"]] if "metric" in how else [*METRICS, *found["metric"]]))
+    metric = next((name for name in known if found["metric"].eq(name).any()), None)
+    if metric is None:
+        wanted = " ".join(filter(None, [how.get("dataset"), how.get("metric"), how.get("task", "classification")]))
+        raise LookupError(f"no scores of {wanted}")
+    return found[found["metric"].eq(metric)]
+
+
+def of_cells(rows: pd.DataFrame, patterns: Iterable[str]) -> pd.DataFrame:
+    """The rows of cells that match one of the patterns."""
+    known = {cell: any(fnmatchcase(cell, pattern) for pattern in patterns) for cell in set(rows["cell"])}
+    return rows[rows["cell"].map(known).astype(bool)]
+
+
+def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
+    scores = primary(scores, how)
+    scores = scores.assign(width=scores["width"].round(6))
+    ahead, behind = (_by_seed_and_width(scores, how[side]) for side in ("better", "than"))
+    widths = sorted(set(ahead.columns) & set(behind.columns), reverse=True)
+    gain = 100 * (ahead - behind).reindex(columns=widths)
+    at = how["at"]
+    if at in ("narrower", "growth") and len(widths) < 2:
+        raise LookupError("no two widths that both sides have")
+    if at == "growth":
+        gain = (gain[widths[-1]] - gain[widths[0]]).to_frame()
+    elif at != "all":
+        gain = gain[widths[1:] if at == "narrower" else widths[-1:]]
+    complete = gain.dropna(how="any")
+    if complete.empty or not len(widths):
+        raise LookupError(f"no seed has {' and '.join([*how['better'], *how['than']])} at the same widths")
+    used = of_cells(scores, [*how["better"], *how["than"]])
+    used = used[used["seed"].isin(complete.index)]
+    first = scores.iloc[0]
+    return Effect({int(seed): float(value) for seed, value in complete.mean(axis=1).items()}, _names(used), first["dataset"],
+                  first["metric"])
+
+
+def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
+    """Seeds x widths: the mean over the patterns; NaN where one of them has no score."""
+    parts = [of_cells(scores, [pattern]).groupby(["seed", "width"])["value"].mean() for pattern in patterns]
+    if any(part.empty for part in parts):
+        missing = [pattern for pattern, part in zip(patterns, parts, strict=True) if part.empty]
+        raise LookupError(f"no scores of {' and '.join(missing)}")
+    return pd.concat(parts, axis=1).mean(axis=1, skipna=False).unstack("width")
+
+
+def _cost(name: str, how: dict[str, Any], runs: pd.DataFrame) -> Effect:
+    """% saved: all trainings of ``better`` against all of ``than``, each as many as its cells."""
+    done = runs[runs["state"].eq("done")]
+    totals = []
+    for side in ("better", "than"):
+        own, wanted = of_cells(done, how[side]), set(of_cells(runs, how[side])["cell"])
+        per_seed = own.groupby("seed").agg(cells=("cell", "nunique"), total=(name, lambda values: values.sum(skipna=False)))
+        totals.append(per_seed.loc[per_seed["cells"].eq(len(wanted)) & per_seed["total"].gt(0), "total"])
+    both = pd.concat(totals, axis=1, join="inner")
+    if both.empty:
+        raise LookupError(f"no seed has the {name} of {' and '.join([*how['better'], *how['than']])}")
+    saved = 100 * (1 - both.iloc[:, 0] / both.iloc[:, 1])
+    used = of_cells(done, [*how["better"], *how["than"]])
+    return Effect({int(seed): float(value) for seed, value in saved.items()}, _names(used[used["seed"].isin(saved.index)]))
+
+
+def diagnostic(metrics: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Mean over epochs of a logged value of each run's widest network: columns cell, run, seed, value."""
+    rows = metrics[metrics["name"].eq(name) & metrics["value"].notna()]
+    rows = rows[rows["width"].isna() | rows["width"].sub(rows["width_max"]).abs().lt(1e-6)]
+    return rows.groupby(["cell", "run", "seed"], as_index=False)["value"].mean()
+
+
+def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
+    sides = [of_cells(diagnostic(metrics, how[f"{side}_name"]), how[side]) for side in ("better", "than")]
+    if any(side.empty for side in sides):
+        raise LookupError(f"no {how['better_name']} or {how['than_name']} of {' and '.join([*how['better'], *how['than']])}")
+    both = pd.concat([side.groupby("seed")["value"].mean() for side in sides], axis=1, join="inner").dropna()
+    lower = 100 * (1 - both.iloc[:, 0] / both.iloc[:, 1])
+    if lower.empty:
+        raise LookupError(f"no seed has {' and '.join([*how['better'], *how['than']])}")
+    used = pd.concat(sides)
+    return Effect({int(seed): float(value) for seed, value in lower.items()}, _names(used[used["seed"].isin(lower.index)]), "",
+                  how["better_name"])
+
+
+def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+    scores = primary(scores, how)
+    narrowest = scores[scores["width"].round(6).eq(scores["width"].round(6).min())]
+    drift = of_cells(diagnostic(metrics, how["name"]), how["cells"])
+    both = drift.merge(narrowest[["run", "value"]], on="run", suffixes=("", "_score"))
+    both = both[both.groupby("seed")["run"].transform("size").ge(MIN_CELLS)] if len(both) else both
+    found = {int(seed): -float(stats.spearmanr(part["value"], part["value_score"]).statistic)
+             for seed, part in both.groupby("seed") if part["value"].nunique() > 1 and part["value_score"].nunique() > 1}
+    if not found:
+        raise LookupError(f"no seed has {how['name']} and a score of at least {MIN_CELLS} cells")
+    first = scores.iloc[0]
+    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"])
+
+
+def _names(rows: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(sorted(set(rows["run"])))

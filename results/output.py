@@ -1,0 +1,97 @@
+"""Files of a report, all or none: made beside their place, moved there at the end, what is no longer made removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results import plots
+
+FORMAT = 1
+MANIFEST = "report.json"
+
+
+@dataclass
+class Written:
+    """Paths by file name, why pictures were skipped by their name."""
+
+    paths: dict[str, Path] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
+          after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
+          kinds: Sequence[str] = plots.KINDS) -> Written:
+    """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
+
+    A report that fails half-way leaves the old one as it was. Drawing takes most of the time, so a picture whose numbers and code
+    are those of the earlier report is kept. ``about`` goes into the manifest.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    earlier, drawn, result = _earlier(out), {}, Written()
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as folder:
+        made = Path(folder)
+        for name, draw in pictures.items():
+            drawn[name], files = fingerprint(draw), plots.files(Path(name), kinds)
+            if earlier.get("pictures", {}).get(name) == drawn[name] and all((out / file).is_file() for file in files):
+                for file in files:
+                    shutil.copyfile(out / file, made / file)
+                continue
+            try:
+                plots.save(draw(), made / name, kinds)
+            except plots.NothingToPlot as reason:
+                result.skipped[name] = str(reason)
+        for name, put in {**writers, **after(made)}.items():
+            put(made / name)
+        names = sorted(path.name for path in made.iterdir())
+        manifest = {"format": FORMAT, **about, "files": names, "skipped": result.skipped, "pictures": drawn}
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for name in (*names, MANIFEST):
+            os.replace(made / name, out / name)
+    for name in set(earlier.get("files", [])) - set(names):
+        (out / Path(name).name).unlink(missing_ok=True)
+    result.paths = {name: out / name for name in names}
+    return result
+
+
+def text(content: str) -> Callable[[Path], None]:
+    """What writes ``content``."""
+    return lambda path: path.write_text(content, encoding="utf-8")
+
+
+def _earlier(out: Path) -> dict[str, Any]:
+    """The manifest of the report that lies in ``out``; empty where there is none that can be read."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else {}
+
+
+def fingerprint(draw: partial[Figure]) -> str:
+    """Of all that decides a picture: the rows and options it is drawn from, this package's code, matplotlib."""
+    frames = [value for value in draw.args if isinstance(value, pd.DataFrame)]
+    options = [value for value in draw.args if not isinstance(value, pd.DataFrame)]
+    known = hashlib.sha256(f"{matplotlib.__version__} {draw.func.__name__} {options}".encode())
+    for rows in frames:
+        same = rows.drop(columns=["state", "path", "place", "command"], errors="ignore")
+        known.update(pd.util.hash_pandas_object(same, index=False).to_numpy().tobytes())
+    known.update(_code())
+    return known.hexdigest()[:16]
+
+
+def _code() -> bytes:
+    sources = sorted([*Path(__file__).parent.glob("*.py"), plots.STYLE])
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()

@@ -1,0 +1,94 @@
+"""Published numbers with their sources, and ours beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from results.effects import of_cells
+from results.frame import InputError
+from results.render import MISSING, Column, Row, Score, Table
+from results.tables import METRICS, summarize, width_name
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that can be opened and read."""
+
+    title: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Number:
+    """One published number (percent; None: not filled in) and the cells of ours that are compared with it."""
+
+    method: str
+    arch: str
+    task: str
+    dataset: str
+    metric: str
+    width: float
+    value: float | None
+    std: float | None
+    n: int | None
+    source: Source
+    place: str
+    cells: tuple[str, ...]
+    epochs: int | None = None
+
+
+def published(path: Path = PUBLISHED) -> list[Number]:
+    """All numbers of the file. Raises :class:`results.frame.InputError` for one that names no source, or no place in it."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if content.get("format") != 1:
+        raise InputError(f"{path} has format {content.get('format')!r}, this version reads format 1")
+    sources = {name: Source(**entry) for name, entry in content["sources"].items()}
+    known, found = {field.name for field in fields(Number)}, []
+    for entry in content["numbers"]:
+        entry = content["defaults"] | entry
+        name = f"{path}, {entry.get('method')} on {entry.get('dataset')}"
+        if set(entry) - known:
+            raise InputError(f"{name}: unknown key {sorted(set(entry) - known)[0]}; keys are {', '.join(sorted(known))}")
+        if entry.get("source") not in sources:
+            raise InputError(f"{name}: no source {entry.get('source')!r}; write one under sources, with title and url")
+        if entry["value"] is not None and not entry.get("place"):
+            raise InputError(f"{name}: place is empty; say in which table of the source the number stands, or write value: null")
+        found.append(Number(**entry | {"source": sources[entry["source"]], "cells": tuple(entry["cells"])}))
+    return found
+
+
+def beside(numbers: list[Number], scores: pd.DataFrame, name: str = "table-published") -> Table:
+    """The published numbers, and the mean of our runs of the same network, data set, metric and width where there are any."""
+    scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
+    rows, ours = [], []
+    for number in numbers:
+        own = _ours(number, scores)
+        ours.append(own)
+        value = MISSING if number.value is None else f"{number.value:.1f}" + (f" ± {number.std:.1f}" if number.std else "")
+        where = ", ".join(filter(None, [number.source.url, number.place]))
+        labels = (number.method, number.arch, number.dataset, METRICS.get(number.metric, number.metric), width_name(number.width),
+                  MISSING if number.epochs is None else str(number.epochs), value, where)
+        rows.append(Row(f"{number.task}, {number.dataset}", labels, (own,), number.width))
+    seeds = max((score.n for score in ours if score), default=0)
+    columns = tuple(Column(text, "right" if text in ("Width", "Epochs", "Published") else "left")
+                    for text in ("Method", "Network", "Data", "Metric", "Width", "Epochs", "Published", "Source"))
+    caption = ("Numbers as their sources give them (percent). A dash: no number with a source that was at hand (published), or no "
+               "runs of that network, data set, metric and width (ours, mean over seeds; epochs may differ and stand in the runs).")
+    return Table(name, "Published numbers and ours", caption, columns, "Ours (%)", ("ours",), tuple(rows), seeds,
+                 ({"whose": "ours"},))
+
+
+def _ours(number: Number, scores: pd.DataFrame) -> Score | None:
+    found = of_cells(scores, number.cells) if len(scores) and number.cells else scores[:0]
+    for column in ("arch", "task", "dataset", "metric"):
+        found = found[found[column].eq(getattr(number, column))]
+    found = found[found["width"].sub(number.width).abs().lt(1e-6) & found["label_fraction"].eq(1) & found["initial"].ne("random")]
+    score = summarize(found)
+    return None if score is None or math.isnan(score.mean) else score

@@ -1,0 +1,81 @@
+"""Statistics over seeds: bootstrap intervals, paired tests, and Holm's correction.
+
+The unit is the seed: a run's score at one seed is one observation, however many images it was measured on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+# With so few observations all resamples can be listed, and the interval depends on no random numbers.
+ENUMERATED = 6
+
+
+def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13); NaN, NaN for fewer than two values.
+
+    Exact, over all n^n resamples, up to n = 6; above, 10,000 resamples from a fixed seed. With three or four values it
+    covers the true mean less often than ``level`` says: it cannot reach beyond the values themselves.
+    """
+    found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
+    n = len(found)
+    if n < 2:
+        return math.nan, math.nan
+    if n <= ENUMERATED:
+        means = np.sort(found[np.array(list(product(range(n), repeat=n)))].mean(axis=1))
+    else:
+        picks = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+        means = np.sort(found[picks].mean(axis=1))
+    tail = (1 - level) / 2
+    return float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))
+
+
+def paired_t(differences: Sequence[float], minimum: float = 0.0) -> tuple[float, float]:
+    """One-sided p values of a paired t-test: (that the mean difference exceeds ``minimum``, that it falls short of it).
+
+    NaN, NaN for fewer than two differences, or where all are the same: the spread is then unknown.
+    """
+    shifted = np.asarray(differences, dtype=float) - minimum
+    if len(shifted) < 2 or np.ptp(shifted) <= 1e-12 * max(1.0, float(np.abs(shifted).max())):
+        return math.nan, math.nan
+    greater = float(stats.ttest_1samp(shifted, 0.0, alternative="greater").pvalue)
+    return greater, float(stats.ttest_1samp(shifted, 0.0, alternative="less").pvalue)
+
+
+def sign_flip(differences: Sequence[float], minimum: float = 0.0) -> tuple[float, float]:
+    """As :func:`paired_t`, by the exact permutation test over all 2^n signs (Fisher 1935): no distribution assumed.
+
+    Its smallest p value is 2^-n, so it decides nothing below five seeds. Above 16 seeds 2^16 random signs stand for all.
+    """
+    shifted = np.asarray(differences, dtype=float) - minimum
+    n = len(shifted)
+    if n < 2:
+        return math.nan, math.nan
+    signs = (np.array(list(product((-1.0, 1.0), repeat=n))) if n <= 16
+             else np.random.default_rng(0).choice((-1.0, 1.0), (2**16, n)))
+    sums, seen = signs @ shifted, shifted.sum()
+    room = 1e-12 * max(1.0, float(np.abs(shifted).sum()))
+    return float(np.mean(sums >= seen - room)), float(np.mean(sums <= seen + room))
+
+
+TESTS = {"paired_t": paired_t, "sign_flip": sign_flip}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p values, in the order given: below 0.05 all at once with at most 5 % risk of any error.
+
+    NaN stays NaN and is not counted as a test.
+    """
+    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, (p, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = largest
+    return adjusted

@@ -1,0 +1,212 @@
+"""Where every job of a grid stands, from four witnesses: the ledger (what was submitted), each job's own state file, the
+``status.json`` of the directory it works in, and Slurm's squeue and sacct where this machine has them.
+
+Without Slurm's commands (another machine that shares the disk) the files alone must do: a job that has been silent for long is
+then shown as ``silent``. Without accounting, a job that left the queue without a word is shown as ``dead`` all the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from slurm import squeue
+from slurm.jobs import InputError, file_name
+from slurm.ledger import Entry, Ledger
+from slurm.squeue import Said
+
+# In the order in which they are shown. Those of the second list will not become done by themselves.
+STATES = ("running", "stalled", "silent", "requeued", "pending", "failed", "dead", "cancelled", "blocked", "not started", "done")
+NEED_RETRY = ("failed", "dead", "cancelled", "blocked", "stalled")
+# Slurm's words for the ends that a job could not report itself.
+ENDS = {
+    "OUT_OF_MEMORY": "out of memory", "TIMEOUT": "out of time before it had saved", "NODE_FAIL": "its node failed",
+    "PREEMPTED": "preempted, and not queued again by Slurm", "BOOT_FAIL": "its node did not start", "DEADLINE": "past its deadline",
+    "FAILED": "ended without saying why", "COMPLETED": "ended without saying how",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job. ``age`` and ``seconds_left`` are seconds; None where unknown or of no meaning in its state."""
+
+    name: str
+    kind: str
+    state: str
+    why: str = ""
+    task: str = ""
+    where: str = ""
+    epoch: float | None = None
+    epochs: float | None = None
+    rate: float | None = None  # images a second
+    seconds_left: float | None = None
+    age: float | None = None  # since it last said something
+    restarts: int = 0
+    directory: str = ""
+    log: str = ""
+
+
+def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
+    """Every job of the grid in ``folder`` (whose ledger lies in ``slurm/``), and runs of which no ledger knows, in the order of
+    their names.
+
+    stalled_minutes: overrides that of the last launch.
+    """
+    folder = Path(folder)
+    ledger = Ledger(folder / "slurm")
+    entries = ledger.entries()
+    if stalled_minutes is None:
+        stalled_minutes = ledger.cluster()["stalled_minutes"] if entries else 15.0
+    queued, accounted = _ask(entries.values())
+    patience = 60 * stalled_minutes
+    rows = [_row(entry, _read(ledger.state_file(entry.name)), queued, accounted, patience) for entry in entries.values()]
+    states = {row.name: row.state for row in rows}
+    rows = [_blocked(row, entries[row.name], states) for row in rows]
+    known = {entry.directory for entry in entries.values()}
+    rows += [_of_directory(path, patience) for path in _directories(folder) if str(path.absolute()) not in known]
+    return sorted(rows, key=lambda row: row.name)
+
+
+def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Said] | None]:
+    """What squeue says, None where it cannot be asked; what sacct says of the rest, None where there is no accounting."""
+    arrays = {entry.array: entry for entry in entries}
+    if not squeue.available():
+        return None, None
+    try:
+        queued = squeue.queue(arrays)
+    except (InputError, OSError, ValueError):  # no cluster is configured, or it does not answer: the files must do
+        return None, None
+    rest = {entry.array for entry in entries if entry.task not in queued or not queued[entry.task].alive}
+    try:
+        return queued, squeue.accounted(rest)
+    except OSError:
+        return queued, None
+
+
+def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> Row:
+    own = said if said.get("job") == entry.task else {}  # not the word of an earlier launch
+    row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=own.get("host", ""),
+              restarts=own.get("restarts", 0))
+    in_queue = (queued or {}).get(entry.task)
+    if own.get("state") in ("done", "failed") and not (in_queue and in_queue.state == "PENDING"):
+        return replace(row, state=own["state"], why=own.get("why", ""))
+    if in_queue is not None and in_queue.alive:
+        return _alive(row, entry, own, in_queue, patience)
+    if queued is None:
+        return _silent(row, entry, own, patience)
+    ended = (accounted or {}).get(entry.task) or in_queue
+    if ended is not None and ended.alive:  # accounting lags behind
+        ended = None
+    return _ended(row, own, ended)
+
+
+def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> Row:
+    if slurm.state != "RUNNING" and slurm.state != "COMPLETING":
+        again = own.get("state") in ("requeued", "stopped", "running")
+        waits = f"waits for {', '.join(entry.after)}" if slurm.reason == "Dependency" and entry.after else slurm.reason
+        return replace(row, state="requeued" if again else "pending", why=waits, where="")
+    if own.get("state") in ("requeued", "stopped"):
+        return replace(row, state="requeued", why=own.get("why", ""), where="")
+    row = _progress(replace(row, state="running", where=slurm.node or row.where), own)
+    if row.age is not None and row.age > patience:
+        return replace(row, state="stalled", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+    return row if own else replace(row, why="starting")
+
+
+def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
+    """Without Slurm to ask."""
+    if own.get("state") in ("requeued", "stopped"):
+        return replace(row, state="requeued", why=own.get("why", ""), where="")
+    if not own:
+        return replace(row, state="pending", why=f"submitted {entry.submitted}")
+    row = _progress(replace(row, state="running"), own)
+    if row.age is not None and row.age > patience:
+        return replace(row, state="silent", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+    return row
+
+
+def _ended(row: Row, own: dict, slurm: Said | None) -> Row:
+    """Left the queue without having said done or failed."""
+    if slurm is not None and slurm.reason == "DependencyNeverSatisfied":
+        return replace(row, state="blocked")
+    if slurm is not None and slurm.state == "CANCELLED":
+        return replace(row, state="cancelled", why="cancelled" if own else "cancelled before it started")
+    if slurm is not None:
+        detail = f" ({slurm.reason})" if slurm.reason and slurm.reason != "NonZeroExitCode" else ""
+        return replace(row, state="dead", why=ENDS.get(slurm.state, slurm.state.lower()) + detail, where=slurm.node or row.where)
+    if own:
+        age = _age(own.get("heartbeat"))
+        return replace(row, state="dead", why="left the queue without a word" + (f" {age / 60:.0f} min ago" if age else ""))
+    return replace(row, state="cancelled", why="left the queue before it started")
+
+
+def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
+    """Say which of the jobs before it is the reason that this one did not start."""
+    broken = [name for name in entry.after if states.get(name) in NEED_RETRY]
+    if row.state == "blocked" or (row.state == "cancelled" and broken and not row.where):
+        return replace(row, state="blocked", why=f"needs {', '.join(broken or entry.after)}")
+    return row
+
+
+def _progress(row: Row, own: dict) -> Row:
+    """With epoch, rate and time left from the directory's status, and how long ago the job or its training last spoke."""
+    status = _read(Path(row.directory) / "status.json") if row.directory else {}
+    ages = [age for age in (_age(own.get("started")), _age(own.get("heartbeat"))) if age is not None]
+    if status.get("state") != "running":
+        return replace(row, age=min(ages, default=None))
+    # The process may live while the training in it hangs: the training's own word counts, once it had time to speak.
+    heard = _age(status.get("heartbeat"))
+    since_start = _age(own.get("started"))
+    spoken = [age for age in (heard, since_start) if age is not None]
+    age = min(spoken) if spoken else min(ages, default=None)
+    left = status.get("seconds_left")
+    return replace(row, epoch=status.get("epoch"), epochs=status.get("epochs"), rate=status.get("images_per_second"), age=age,
+                   seconds_left=max(0.0, left - (heard or 0)) if left is not None else None)
+
+
+def _of_directory(path: Path, patience: float) -> Row:
+    """A run that no launch to Slurm knows: its own status is all there is."""
+    status = _read(path / "status.json")
+    state = {"running": "running", "done": "done", "failed": "failed"}.get(status.get("state", ""), "not started")
+    row = Row(path.name, "run", state, why=status.get("why", ""), where=status.get("host", ""), directory=str(path.absolute()))
+    if state != "running":
+        return row
+    row = _progress(row, {})
+    if row.age is not None and row.age > patience:
+        return replace(row, state="silent", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+    return row
+
+
+def _directories(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/status.json"))
+
+
+def _read(path: Path) -> dict:
+    """The JSON object in ``path``; {} where there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _age(time: object) -> float | None:
+    try:
+        return (datetime.now(timezone.utc) - datetime.fromisoformat(str(time))).total_seconds()
+    except ValueError:
+        return None
+
+
+def matching(rows: Iterable[Row], words: Iterable[str]) -> list[Row]:
+    """Rows whose job or directory has one of ``words`` in its name (all without any). Raises :class:`InputError`."""
+    rows, found = list(rows), {}
+    words = list(words)
+    for word in words:
+        hits = [row for row in rows if word in row.name or file_name(word) in file_name(row.name)]
+        if not hits:
+            raise InputError(f"{word} is in no job's name; python slurm/status.py --runs DIR --all shows them")
+        found.update({row.name: row for row in hits})
+    return list(found.values()) if words else rows

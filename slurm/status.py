@@ -1,0 +1,210 @@
+"""Where a grid's jobs stand: a table, live in a terminal; try again, cancel, read logs.
+
+    python slurm/status.py --runs runs/guidelines
+    python slurm/status.py --runs runs/guidelines retry
+    python slurm/status.py --runs runs/guidelines logs mse-mse-online-s100
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from slurm import squeue
+from slurm.jobs import InputError, Job
+from slurm.ledger import Ledger
+from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
+from slurm.settings import from_dict
+from slurm.submit import in_queue, resubmitted, submit
+
+SHOWN = 40  # rows without --all
+TAIL = 40  # lines of a log
+GONE_SECONDS = 120  # for a cancelled job to leave the queue
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    own = argparse.ArgumentParser(prog="slurm/status.py", description="Where the jobs of a grid stand, on Slurm or anywhere else.")
+    own.add_argument("--runs", type=Path, required=True, metavar="DIR", help="directory of a grid, or of several")
+    own.add_argument("--all", action="store_true", help="show every job, also what is done")
+    own.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds between two looks in a terminal; default 10")
+    own.add_argument("--once", action="store_true", help="show the table once and end (as always where the output is no terminal)")
+    own.add_argument("--stalled-minutes", type=float, metavar="M", help="after how long a silent job counts as stalled")
+    actions = own.add_subparsers(dest="action", metavar="ACTION")
+    for name, text in (("retry", "submit again what failed, died, was cancelled or has stalled, and what waited for it"),
+                       ("cancel", "cancel jobs that wait or run"), ("logs", "what jobs printed")):
+        action = actions.add_parser(name, help=text, description=text)
+        many = "+" if name == "logs" else "*"
+        action.add_argument("cells", nargs=many, metavar="CELL", help="a part of their names" + "; default all" * (many == "*"))
+        if name == "logs":
+            action.add_argument("--lines", type=int, default=TAIL, metavar="N", help=f"the last N of each; default {TAIL}")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; exit code 0, or 2 with one line on stderr."""
+    arguments = parser().parse_args(argv)
+    try:
+        grids = grid_folders(arguments.runs)
+        if arguments.action:
+            act = {"retry": retry, "cancel": cancel, "logs": logs}[arguments.action]
+            for folder in grids:
+                act(folder, arguments)
+            return 0
+        watch(grids, arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        pass  # the way to end a live table
+    return 0
+
+
+def grid_folders(runs: Path) -> list[Path]:
+    """The grids that ``runs`` is or holds. Raises :class:`InputError`."""
+    if not runs.is_dir():
+        raise InputError(f"there is no directory {runs}; give the directory of a grid, as in --runs runs/guidelines")
+    found = [path for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
+             if Ledger(path / "slurm").path.exists() or next(path.glob("*/status.json"), None)]
+    if not found:
+        raise InputError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
+    return found
+
+
+def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
+    """Show the table, and in a terminal keep it up to date until Ctrl-C."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+
+    def look() -> Table:
+        rows = [row for folder in grids for row in overview(folder, arguments.stalled_minutes)]
+        return table(rows, arguments.all)
+
+    if arguments.once or not console.is_terminal:
+        console.print(look())
+        return
+    with Live(look(), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(arguments.every)
+            live.update(look(), refresh=True)
+
+
+def table(rows: Sequence[Row], everything: bool) -> Table:
+    """Jobs by state, what needs attention first; what is done is only counted unless ``everything`` is asked for."""
+    counts = Counter(row.state for row in rows)
+    shown = Table("job", "state", "epoch", "images/s", "left", "where", "why",
+                  title=", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs")
+    chosen = sorted((row for row in rows if everything or row.state != "done"), key=lambda row: (STATES.index(row.state), row.name))
+    limit = len(chosen) if everything else SHOWN
+    for row in chosen[:limit]:
+        epoch = f"{row.epoch}/{row.epochs}" if row.epochs else ""
+        rate = f"{row.rate:.0f}" if row.rate else ""
+        again = f"start {row.restarts + 1}. " if row.restarts and row.state in ("running", "stalled") else ""
+        where = f"{row.where} {row.task}".strip() if row.state not in ("done", "not started") else row.where
+        shown.add_row(row.name, row.state, epoch, rate, duration(row.seconds_left), where, again + row.why)
+    if len(chosen) > limit:
+        shown.caption = f"and {len(chosen) - limit} more; --all shows them"
+    return shown
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them; "" for None."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def retry(folder: Path, arguments: argparse.Namespace) -> None:
+    """Submit again what will not end well by itself, with what waits for it, as it was submitted the first time."""
+    rows = overview(folder, arguments.stalled_minutes)
+    chosen = {row.name for row in matching(rows, arguments.cells) if row.state in NEED_RETRY}
+    ledger = Ledger(folder / "slurm")
+    entries = ledger.entries()
+    chosen &= entries.keys()
+    states = {row.name: row.state for row in rows}
+    while more := {name for name, entry in entries.items() if name not in chosen and states[name] in NEED_RETRY
+                   and (set(entry.after) & chosen or any(name in entries[other].after for other in chosen))}:
+        chosen |= more  # followers, and what a follower cannot do without
+    if not chosen:
+        print(f"{folder}: nothing to retry")
+        return
+    squeue.cancel([entries[name].task for name in chosen if states[name] == "stalled"])
+    _wait_until_gone(ledger, chosen)
+    chosen |= {name for name, entry in entries.items() if entry.last}
+    jobs = [resubmitted(entries[name]) for name in entries if name in chosen]
+    done = {name for name, state in states.items() if state == "done"}
+    jobs = [_without(job, done) for job in jobs]
+    log_dir = Path(next(iter(entries.values())).log).parent
+    made = submit(jobs, from_dict(ledger.cluster()), ledger.folder, log_dir, folder.name)
+    print(f"{folder}: submitted {len(made.tasks)} jobs again: {', '.join(sorted(made.tasks)[:10])}"
+          f"{', ...' if len(made.tasks) > 10 else ''}")
+
+
+def _wait_until_gone(ledger: Ledger, names: set[str]) -> None:
+    """Wait for jobs to leave the queue: what is in there is not submitted again. Raises :class:`InputError`."""
+    end = time.monotonic() + GONE_SECONDS
+    while True:
+        with ledger.lock():
+            left = names & in_queue(ledger).keys()
+        if not left:
+            return
+        if time.monotonic() > end:
+            raise InputError(f"{sorted(left)[0]} does not leave the queue; look at it with squeue, and try again when it has ended")
+        time.sleep(1)
+
+
+def _without(job: Job, done: set[str]) -> Job:
+    """``job`` that no longer waits for what is done."""
+    return replace(job, after=tuple(name for name in job.after if name not in done))
+
+
+def cancel(folder: Path, arguments: argparse.Namespace) -> None:
+    """Cancel the chosen jobs that wait or run; what they did stays, and a new launch goes on from there."""
+    ledger = Ledger(folder / "slurm")
+    if not squeue.available():
+        raise InputError("there is no Slurm here; cancel where the jobs were submitted")
+    with ledger.lock():
+        alive = in_queue(ledger)
+    chosen = [row.name for row in matching(overview(folder, arguments.stalled_minutes), arguments.cells) if row.name in alive]
+    squeue.cancel([alive[name] for name in chosen])
+    print(f"{folder}: cancelled {len(chosen)} jobs" if chosen else f"{folder}: nothing to cancel")
+
+
+def logs(folder: Path, arguments: argparse.Namespace) -> None:
+    """The end of what the chosen jobs printed; of one that never came to print, what Slurm kept."""
+    entries = Ledger(folder / "slurm").entries()
+    for row in matching(overview(folder, arguments.stalled_minutes), arguments.cells):
+        files = log_files(folder, row, entries)
+        for path in files:
+            print(f"==> {row.name} ({row.state}): {path}")
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            print("\n".join(lines[-arguments.lines:]))
+        if not files:
+            print(f"==> {row.name} ({row.state}): nothing printed yet")
+
+
+def log_files(folder: Path, row: Row, entries: dict) -> list[Path]:
+    """Logs of a job: its own, those of its other processes, else Slurm's."""
+    own = Path(row.log) if row.log else folder / "logs" / f"{row.name}.log"
+    found = [path for path in (own, *sorted(own.parent.glob(f"{own.stem}.rank*.log"))) if path.is_file()]
+    if not found and row.name in entries:
+        found = sorted(Path(entries[row.name].pickled).parent.glob(f"{entries[row.name].task}_*_log.out"))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
