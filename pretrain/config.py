@@ -144,6 +144,8 @@ class TrainConfig:
     synchronized_bn: bool = False
     channels_last: bool = True
     threads: int = 0  # CPU threads; 0: torch's own choice
+    compile: bool = False  # torch.compile for the passes at the widest and the narrowest width, and the teacher's
+    recompute: bool = False  # of ViTs: activations within blocks are computed again in the backward pass, to save memory
     checkpoint_minutes: float = 10.0  # within an epoch; one is always written at its end
     checkpoint_epochs: int = 1
     tensorboard: bool = True
@@ -237,8 +239,8 @@ CHOSEN = {"by_base_loss": ("objective", "base_loss", ObjectiveConfig.base_loss),
           "by_baseline": ("experiment", "baseline", ExperimentConfig.baseline)}
 # What decides neither the data nor the mathematics of a run is left out of its hash.
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.checkpoint_minutes", "train.checkpoint_epochs", "train.tensorboard", "diagnostics",
-              "evaluation")
+              "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
+              "train.tensorboard", "diagnostics", "evaluation")
 
 
 def presets() -> list[str]:
@@ -426,6 +428,8 @@ def _validate_widths(cfg: Config) -> None:
 
 def _validate_switchable(cfg: Config) -> None:
     widths = cfg.widths
+    if cfg.train.recompute and not hasattr(skeleton(cfg.model.arch), "recompute"):
+        raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; write train.recompute=false")
     if not cfg.model.switchable_bn:
         return
     if widths.sampling != "fixed" or widths.min == widths.max:

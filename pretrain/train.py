@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain import checkpoint
+from pretrain.compiled import compile_ends
 from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, evaluation_batches, load
@@ -127,8 +128,12 @@ class Trainer:
         self.regularizer = Regularizer(cfg.regularizer, self.student)
         # Only float16 has too small a range for gradients.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.train.precision == "fp16")
-        self.objective = Objective(cfg.objective, self.student, self.network, self.teacher, cfg.widths.max, self.autocast,
-                                   self.queue)
+        forward = self.network
+        if cfg.train.compile:
+            forward = compile_ends(self.network, self.student, (cfg.widths.min, cfg.widths.max))
+            if self.teacher is not None:
+                self.teacher.compile(dynamic=False)
+        self.objective = Objective(cfg.objective, self.student, forward, self.teacher, cfg.widths.max, self.autocast, self.queue)
 
     def _make_teacher(self) -> Teacher | FrozenTeacher | None:
         if self.cfg.objective.teacher == "momentum":

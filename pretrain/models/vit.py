@@ -19,8 +19,9 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from pretrain.slimmable import ChannelRule, SlimmableConv2d, SlimmableLayerNorm, SlimmableLinear, slimmable_layers
+from pretrain.slimmable import ChannelRule, SlimmableConv2d, SlimmableLayerNorm, SlimmableLinear, at_width, slimmable_layers
 
 TEMPERATURE = 10000.0  # of the position embedding
 MLP_RATIO = 4
@@ -147,6 +148,8 @@ class VisionTransformer(nn.Module):
         slimming: ``input`` or ``heads``.
     """
 
+    recompute = False  # see recomputed
+
     def __init__(self, size: int, patch_size: int, dim: int, depth: int, heads: int, slimming: str = "input"):
         super().__init__()
         if dim % (4 * heads) or depth % 4 or size % patch_size:
@@ -224,7 +227,23 @@ class VisionTransformer(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.blocks(self._tokens(x)[0])[:, 0])
+        tokens = self._tokens(x)[0]
+        for block in self.blocks:
+            tokens = recomputed(block, tokens) if self.recompute and torch.is_grad_enabled() else block(tokens)
+        return self.norm(tokens[:, 0])
+
+
+def recomputed(block: Block, tokens: Tensor) -> Tensor:
+    """``block`` of tokens (B, N, C(w)), whose activations are not kept but computed again in the backward pass, at the same width
+    (activation checkpointing, arXiv 1604.06174).
+    """
+    width = block.norm1.width
+
+    def run(x: Tensor) -> Tensor:
+        with at_width(block, width):  # the backward pass comes when the network is at another one
+            return block(x)
+
+    return checkpoint(run, tokens, use_reentrant=False)
 
 
 # dim, depth and heads. The small ones have heads of 32 channels, as MoCo v3 and the authors of US3L have them (timm: 64).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -25,6 +26,8 @@ class Student(nn.Module):
         model, objective = cfg.model, cfg.objective
         last_norm = model.heads == "mocov3"
         self.encoder = build(model.arch)
+        if cfg.train.recompute:
+            self.encoder.recompute = True
         if model.freeze_patch_projection:
             self.encoder.freeze_patch_projection()
         self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
@@ -49,7 +52,8 @@ class Student(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor, distill: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Projections and outputs of both views; outputs pass the distillation head if ``distill``, else the predictor."""
         head = self.sub_head if distill else self.predictor
-        with sliced_once(self):
+        # The compiler finds by itself that both views use the same slices.
+        with nullcontext() if torch.compiler.is_compiling() else sliced_once(self):
             z = self.project(x1), self.project(x2)
             return z, (z if head is None else (head(z[0]), head(z[1])))
 

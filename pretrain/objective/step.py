@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
@@ -21,12 +20,13 @@ Backward = Callable[[Tensor], None]
 class Objective:
     """The method: which outputs learn from which targets under which loss.
 
-    ``network`` is ``student`` itself or its data-parallel wrapper; ``teacher`` is None for an online teacher; ``teacher_width`` is
-    the width of the momentum teacher's targets (1.0 but for an individually trained network); ``autocast`` makes the
-    context that the forward passes run in; ``queue`` keeps the widest network's targets of past steps, where losses use them.
+    ``network`` is ``student`` itself, its data-parallel wrapper or either compiled; ``teacher`` is None for an online teacher;
+    ``teacher_width`` is the width of the momentum teacher's targets (1.0 but for an individually trained network); ``autocast``
+    makes the context that the forward passes run in; ``queue`` keeps the widest network's targets of past steps, where losses use
+    them.
     """
 
-    def __init__(self, cfg: ObjectiveConfig, student: Student, network: torch.nn.Module, teacher: Teacher | FrozenTeacher | None,
+    def __init__(self, cfg: ObjectiveConfig, student: Student, network: Callable, teacher: Teacher | FrozenTeacher | None,
                  teacher_width: float, autocast: Callable[[], AbstractContextManager], queue: Queue | None = None):
         self.cfg, self.student, self.network, self.teacher = cfg, student, network, teacher
         self.teacher_width, self.autocast, self.queue = teacher_width, autocast, queue
