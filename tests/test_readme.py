@@ -18,6 +18,7 @@ from pretrain.run import main as pretrain_main
 from results.claims import main as claims_main
 from results.report import main as report_main
 from slurm.status import main as status_main
+from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
@@ -50,7 +51,13 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
+@pytest.fixture(scope="module")
+def street_scenes(tmp_path_factory) -> Path:
+    """Six small images in CamVid's layout."""
+    return camvid(tmp_path_factory.mktemp("streets"))
+
+
+def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = commands()
     assert {words[0] for words in shown} == set(MAINS)
@@ -60,7 +67,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors
     shutil.copy(README_FILE.parent / "slurm" / "example.yaml", "cluster.yaml")
     for script, *words in shown:
-        if "flowers102" in words:  # has to be downloaded: its options are read, no more
+        if {"flowers102", "coco_1x", "voc_24k"} & set(words):  # has to be downloaded: its options are read, no more
             transfer_parser().parse_args(words)
             continue
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
@@ -71,8 +78,16 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words += SMALL
         elif "label-lists" in words:
             words = ["digits" if word == "cifar10" else word for word in words]
+        elif words[0] == "scenes":
+            words += ["--train", "4", "--test", "2", "--size", "40"]
+        elif words[0] == "detection":
+            words = [word for word in words if word not in ("1.0", "0.75", "0.5")]  # one width
+            words += ["--iterations", "2", "--batch-size", "2", "--pictures", "1"]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
+        elif words[0] == "segmentation":
+            words = [str(street_scenes) if word == "CAMVID" else word for word in words if word not in ("1.0", "0.75", "0.5")]
+            words += ["--iterations", "1", "--batch-size", "2", "--pictures", "1"]
         elif script == "pretrain/export.py":
             words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)

@@ -33,8 +33,7 @@ class Trunk(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        if getattr(network, "fixed_size", False):
-            raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
+        check_trunk(network)
         self.network, self.patch_size = network, getattr(network, "patch_size", 0)
         side = 4 * self.patch_size or PROBE_SIDE
         with torch.enable_grad():
@@ -51,6 +50,12 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return dict(zip(MAPS, self.network.stages(x), strict=True))
+
+
+def check_trunk(network: nn.Module) -> None:
+    """:class:`UserError` if an encoder cannot be a trunk, whatever the width."""
+    if getattr(network, "fixed_size", False):
+        raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
 
 
 class ChannelNorm(nn.Module):

@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -68,7 +69,7 @@ class DetectionData:
     flip: bool
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Equal for equal data, wherever it lies."""
         digest = hashlib.sha256(json.dumps([self.classes, self.metric]).encode())

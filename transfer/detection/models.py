@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretrain.errors import UserError
 from transfer.backbone import Backbone as Checkpoint
-from transfer.dense.trunk import MAPS, ChannelNorm, Pyramid, Trunk, set_norm
+from transfer.dense.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
 from transfer.dense.weights import WeightsReport, weights_report
 
 CONFIGS = {("faster_rcnn", "fpn"): "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
@@ -61,6 +61,7 @@ class Model:
             UserError: it cannot be built on this checkpoint.
         """
         network = network_name(checkpoint)
+        check_trunk(checkpoint.encoder)
         if self.network and self.network != network and not (self.network == "vit" and network.startswith("vit")):
             raise UserError(f"--model {self} is for another network than {checkpoint.arch}; write --model "
                             f"{self.detector}_{self.neck}")

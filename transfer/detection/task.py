@@ -36,7 +36,7 @@ QUICK = {"MODEL.FPN.OUT_CHANNELS": 32, "MODEL.ROI_BOX_HEAD.FC_DIM": 128, "MODEL.
          "MODEL.ROI_MASK_HEAD.NUM_CONV": 2, "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 500, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 200,
          "MODEL.RPN.PRE_NMS_TOPK_TEST": 500, "MODEL.RPN.POST_NMS_TOPK_TEST": 200, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
          "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 128}
-QUICK_C4 = {"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32, "MODEL.RPN.POST_NMS_TOPK_TEST": 50, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}
+QUICK_C4 = {"MODEL.RPN.POST_NMS_TOPK_TEST": 50, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}  # the last stage runs on every region
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,16 @@ class Task:
     @property
     def side(self) -> int:
         """Shorter side of the images that are scored."""
-        quick = min(self.data.test.records[0]["height"], QUICK_SIDE)
+        first = self.data.test.records[0]
+        quick = min(first["height"], first["width"], QUICK_SIDE)
         return self.size or (TEST_SIDE if self.schedule in SIZES else quick)
+
+    @property
+    def small(self) -> dict[str, int]:
+        """What schedule quick changes in detectron2's config."""
+        if self.schedule != "quick":
+            return {}
+        return QUICK | QUICK_C4 if self.model.neck == "c4" else QUICK
 
     def config(self, device: torch.device) -> CfgNode:
         """detectron2's config of every width; the levels are entered when the model is built."""
@@ -81,8 +89,7 @@ class Task:
         cfg.INPUT.MIN_SIZE_TRAIN = (self.size,) if self.size else SIZES.get(self.schedule, (self.side,))
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST = self.side, LONGEST, LONGEST
         cfg.INPUT.RANDOM_FLIP = "horizontal" if self.data.flip else "none"
-        if self.schedule == "quick":
-            cfg.merge_from_list([word for pair in (QUICK | (QUICK_C4 if self.model.neck == "c4" else {})).items() for word in pair])
+        cfg.merge_from_list([word for pair in self.small.items() for word in pair])
         try:
             cfg.merge_from_list(list(self.overrides))
         except (AssertionError, KeyError, ValueError) as error:
@@ -100,7 +107,8 @@ class Task:
         settings = {"arch": backbone.arch, "weights": backbone.fingerprint() if self.initial == "pretrained" else None,
                     "data": self.data.fingerprint, "metric": self.data.metric, "norm": self.norm, "size": self.side,
                     "schedule": dataclasses.asdict(setup.schedule) | {"milestones": list(setup.schedule.milestones)},
-                    "adamw": adamw_rate(setup.schedule, self.lr) if self.vit else None, "overrides": list(self.overrides)}
+                    "adamw": adamw_rate(setup.schedule, self.lr) if self.vit else None,
+                    "config": {**self.small}, "overrides": list(self.overrides)}
         return Job(TASK, self.data.name, str(self.model), self.schedule, self.initial, width, setup.seed, cost.flops,
                    cost.parameters, settings)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.solver import build_lr_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from transfer.dense.schedules import DETECTION
 from transfer.detection import data
 from transfer.detection.models import Model
 from transfer.detection.task import Task
-from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations
+from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations, set_schedule
 
 CPU = Processes(0, 1, torch.device("cpu"))
 SMALL = ["MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
@@ -112,6 +113,19 @@ def test_a_vit_is_tuned_by_adamw(scenes, tmp_path):
 def test_a_loss_that_is_not_finite_is_one_line(small, scenes, tmp_path):
     with pytest.raises(UserError, match="lower --lr"):
         trained(task(small, scenes, tmp_path, lr=1e30), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "changes"), [("coco_1x", {}), ("voc_24k", {"batch_size": 8}), ("quick", {"iterations": 50})])
+def test_detectron2_makes_the_rates_of_the_schedule(name, changes):
+    from detectron2.config import get_cfg
+
+    schedule, cfg = DETECTION[name].changed(**changes), get_cfg()
+    set_schedule(cfg, schedule)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], cfg.SOLVER.BASE_LR)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    for iteration in {0, 1, schedule.warmup // 2, schedule.warmup, *schedule.steps, *(step - 1 for step in schedule.steps)}:
+        scheduler.last_epoch = iteration
+        assert scheduler.get_lr()[0] == pytest.approx(schedule.lr_at(iteration))
 
 
 @settings(deadline=None, max_examples=60)
