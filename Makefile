@@ -5,17 +5,22 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 DEMO_ARGS ?=
+RUNS ?= runs
+OUT ?= $(firstword $(RUNS))/report
+REPORT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench lint clean
+.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench report lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
 	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
+	@echo "make report     tables, pictures, verdicts on the paper's claims and a page of stored runs"
+	@echo "                (RUNS=\"DIR ...\" says which, default runs; OUT=DIR where to; REPORT_ARGS adds options)"
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
@@ -49,6 +54,9 @@ detectron2: setup
 # Two processes of one thread: layers this small gain little from a second thread.
 demo: setup
 	$(PY) ablations/run.py --grid guidelines --profile digits --seeds 1 --executor local --parallel 2 $(DEMO_ARGS)
+
+report: setup
+	$(PY) results/report.py --runs $(RUNS) --out $(OUT) $(REPORT_ARGS)
 
 test: lint
 	$(PYTEST) -m "not slow and not slurm"

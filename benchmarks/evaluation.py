@@ -120,9 +120,8 @@ def against_forward_passes(preset: str, run: Path, images: int, rounds: int) -> 
                             spent["plain calibration"] + spent["plain features"], 1.3)]
 
 
-def plain_linear(run: Path, images: int, recipe: dict, width: float) -> None:
+def plain_linear(task: Task, width: float) -> None:
     """Linear evaluation of one width as torchvision's examples do it: each image augmented by itself, as a PIL image."""
-    task = fresh(run, images)
     cfg = task.recipe("linear")
     encoder, size = task.backbone.at(width), task.size
     each = v2.Compose([v2.RandomResizedCrop(size, tuple(cfg.crop_scale), interpolation=v2.InterpolationMode.BICUBIC),
@@ -130,8 +129,8 @@ def plain_linear(run: Path, images: int, recipe: dict, width: float) -> None:
     pictures = [v2.functional.to_pil_image(image) for image in task.train.images]
     head = nn.Linear(task.backbone.feature_dim(width), task.classes)
     optimizer = torch.optim.SGD(head.parameters(), cfg.lr, cfg.momentum)
-    for _ in range(recipe["epochs"]):
-        for index in torch.randperm(len(pictures)).split(recipe["batch_size"]):
+    for _ in range(cfg.epochs):
+        for index in torch.randperm(len(pictures)).split(cfg.batch_size):
             x = torch.stack([each(pictures[i]) for i in index])
             with torch.no_grad():
                 features = encoder(x)
@@ -157,7 +156,7 @@ def linear_rows(preset: str, run: Path, images: int, rounds: int, epochs: int) -
 
     def plain() -> None:
         for width in WIDTHS:
-            plain_linear(run, images, recipe, width)
+            plain_linear(ready, width)
 
     spent = interleaved({"one pass": lambda: linear(ready, WIDTHS), "four runs": separate, "four plain runs": plain}, rounds,
                         f"{preset} linear protocol")

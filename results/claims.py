@@ -34,6 +34,7 @@ from results.tables import METRICS
 CLAIMS = Path(__file__).with_name("claims.yaml")
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
 MEASURES = set(UNITS)
+OTHER_TESTS = ("exact", "over_cells")  # counted, no chance involved; of a correlation over cells
 _REQUIRED = {"score": {"better", "than", "at"}, "train_flops": {"better", "than"}, "train_seconds": {"better", "than"},
              "diagnostic": {"better", "than", "better_name", "than_name"}, "correlation": {"name", "cells"}}
 
@@ -101,8 +102,8 @@ def _claim(entry: dict[str, Any], path: Path) -> Claim:
     minimum = float(entry.pop("minimum"))
     if plain["measure"] not in MEASURES:
         raise frame.InputError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
-    if plain["test"] not in {*TESTS, "exact"}:
-        raise frame.InputError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, 'exact'])}")
+    if plain["test"] not in {*TESTS, *OTHER_TESTS}:
+        raise frame.InputError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, *OTHER_TESTS])}")
     missing = _REQUIRED[plain["measure"]] - set(entry)
     if missing:
         raise frame.InputError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
@@ -147,11 +148,11 @@ def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataF
 def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdict:
     differences = list(measured.by_seed.values())
     mean, interval = sum(differences) / len(differences), bootstrap_interval(differences)
-    p = math.nan
-    if claim.test != "exact":
+    p = measured.p
+    if claim.test in TESTS:
         p = float(np.minimum(1.0, 2 * np.min(TESTS[claim.test](differences, claim.minimum))))  # NaN stays NaN
     return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, len(differences), p,
-                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "")
+                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "", measured.note)
 
 
 def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
@@ -175,9 +176,9 @@ def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
     return judge(claims, scores[scores["run"].isin(known["run"])], known, metrics[metrics["run"].isin(known["run"])], level)
 
 
-def number(value: float, form: str) -> str:
-    """``value`` in ``form``, or a dash for NaN."""
-    return "—" if math.isnan(value) else format(value, form)
+def p_text(p: float) -> str:
+    """A p value with three decimals, or a dash for NaN."""
+    return "—" if math.isnan(p) else "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def texts(verdict: Verdict) -> dict[str, str]:
@@ -186,8 +187,8 @@ def texts(verdict: Verdict) -> dict[str, str]:
     measured = ", ".join(filter(None, [verdict.dataset, METRICS.get(verdict.metric, verdict.metric)]))
     return {"claim": verdict.claim.id, "statement": verdict.claim.statement, "profile": verdict.profile, "verdict": verdict.verdict,
             "effect": f"{verdict.effect:+.2f} {verdict.unit}" if not math.isnan(verdict.effect) else "—", "interval": interval,
-            "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": number(verdict.p, ".3f"),
-            "Holm p": number(verdict.p_holm, ".3f"), "measured": measured,
+            "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": p_text(verdict.p),
+            "Holm p": p_text(verdict.p_holm), "measured": measured,
             "note": verdict.why + (f"; make them with: {verdict.command}" if verdict.verdict == NO_RUNS else "")}
 
 
@@ -201,8 +202,8 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 
 MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval. p: two-sided paired t-test over seeds against the claim's "
-           "minimum effect; Holm p: corrected over all claims tested on the profile. Supported or contradicted: Holm p below 0.05; "
-           "undecided: these runs do not tell.")
+           "minimum effect, of correlations over cells; Holm p: corrected over all claims tested on the profile. Supported or "
+           "contradicted: Holm p below 0.05; undecided: these runs do not tell.")
 STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +25,8 @@ class Effect:
     runs: tuple[str, ...]
     dataset: str = ""
     metric: str = ""
+    p: float = math.nan  # two-sided, where the test is not one over seeds
+    note: str = ""
 
 
 def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
@@ -144,8 +147,11 @@ def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFram
              for seed, part in both.groupby("seed") if part["value"].nunique() > 1 and part["value_score"].nunique() > 1}
     if not found:
         raise LookupError(f"no seed has {how['name']} and a score of at least {MIN_CELLS} cells")
-    first = scores.iloc[0]
-    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"])
+    # Seeds repeat the same cells, so they cannot say whether other cells would do the same: the cells are the sample.
+    cells, first = both.groupby("cell")[["value", "value_score"]].mean(), scores.iloc[0]
+    p = float(stats.spearmanr(cells["value"], cells["value_score"]).pvalue)
+    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"], p,
+                  f"p over {len(cells)} cells, their means over seeds")
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

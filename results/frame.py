@@ -139,7 +139,8 @@ def _distinct(known: pd.DataFrame) -> pd.DataFrame:
     if not twice.any():
         return known
     hashed = known["run"].str.contains(_HASHED)
-    known = known.assign(run=known["run"].where(~twice | hashed, known["place"]))
+    place = known["path"].str.split(os.sep).str[-3:].str.join("/")
+    known = known.assign(run=known["run"].where(~twice | hashed, place))
     keep = _by_age(known).drop_duplicates(["run"], keep="last").index
     return known.loc[known.index.isin(keep)].reset_index(drop=True)
 

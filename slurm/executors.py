@@ -36,8 +36,8 @@ def run_all(
     wait: ``slurm``: watch the jobs until all have ended, else return as soon as they are in the queue. Ctrl-C while
         waiting leaves them there.
 
-    Raises ValueError for an unknown executor, a ``parallel`` below 1, jobs that come before one they need, or a name that two jobs
-    share (also where the names give the same log); :class:`slurm.jobs.InputError` for what Slurm refuses. Ctrl-C and SIGTERM stop
+    Raises ValueError for an unknown executor, a ``parallel`` below 1, or a name that two jobs share (also where the
+    names give the same log); :class:`slurm.jobs.InputError` for what Slurm refuses. Ctrl-C and SIGTERM stop
     every job of ``local`` before they take effect here.
     """
     if executor not in EXECUTORS:

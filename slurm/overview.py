@@ -106,7 +106,8 @@ def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: di
 def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> Row:
     if slurm.state != "RUNNING" and slurm.state != "COMPLETING":
         again = own.get("state") in ("requeued", "stopped", "running")
-        waits = f"waits for {', '.join(entry.after)}" if slurm.reason == "Dependency" and entry.after else slurm.reason
+        names = [name.removeprefix(f"{Path(entry.directory).name}.") for name in entry.after]  # mostly of the same run
+        waits = f"waits for {', '.join(names)}" if slurm.reason == "Dependency" and names else slurm.reason
         return replace(row, state="requeued" if again else "pending", why=waits, where="")
     if own.get("state") in ("requeued", "stopped"):
         return replace(row, state="requeued", why=own.get("why", ""), where="")
@@ -147,7 +148,8 @@ def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
     """Say which of the jobs before it is the reason that this one did not start."""
     broken = [name for name in entry.after if states.get(name) in NEED_RETRY]
     if row.state == "blocked" or (row.state == "cancelled" and broken and not row.where):
-        return replace(row, state="blocked", why=f"needs {', '.join(broken or entry.after)}")
+        names = [name.removeprefix(f"{Path(entry.directory).name}.") for name in broken or entry.after]
+        return replace(row, state="blocked", why=f"needs {', '.join(names)}")
     return row
 
 

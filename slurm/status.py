@@ -20,7 +20,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from slurm import squeue
 from slurm.jobs import InputError, Job
@@ -103,7 +103,7 @@ def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
 def table(rows: Sequence[Row], everything: bool) -> Table:
     """Jobs by state, what needs attention first; what is done is only counted unless ``everything`` is asked for."""
     counts = Counter(row.state for row in rows)
-    shown = Table("job", "state", "epoch", "images/s", "left", "where", "why",
+    shown = Table(Column("job", overflow="fold", min_width=40), "state", "epoch", "images/s", "left", "where", "why",
                   title=", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs")
     chosen = sorted((row for row in rows if everything or row.state != "done"), key=lambda row: (STATES.index(row.state), row.name))
     limit = len(chosen) if everything else SHOWN

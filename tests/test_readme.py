@@ -15,15 +15,18 @@ from ablations.run import main as ablations_main
 from pretrain.export import main as export_main
 from pretrain.models import build
 from pretrain.run import main as pretrain_main
+from results.claims import main as claims_main
 from results.report import main as report_main
 from slurm.status import main as status_main
+from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text()
 MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
-         "results/report.py": report_main, "pretrain/export.py": export_main, "slurm/status.py": status_main}
+         "results/report.py": report_main, "results/claims.py": claims_main, "pretrain/export.py": export_main,
+         "slurm/status.py": status_main}
 SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
          "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",
          "calibration.images=32"]
@@ -48,7 +51,13 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
+@pytest.fixture(scope="module")
+def street_scenes(tmp_path_factory) -> Path:
+    """Six small images in CamVid's layout."""
+    return camvid(tmp_path_factory.mktemp("streets"))
+
+
+def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = commands()
     assert {words[0] for words in shown} == set(MAINS)
@@ -76,6 +85,9 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, monkeypatch):
             words += ["--iterations", "2", "--batch-size", "2", "--pictures", "1"]
         elif "--label-fraction" in words:
             words += ["--set", "linear.epochs=1", "finetune.epochs=1"]
+        elif words[0] == "segmentation":
+            words = [str(street_scenes) if word == "CAMVID" else word for word in words if word not in ("1.0", "0.75", "0.5")]
+            words += ["--iterations", "1", "--batch-size", "2", "--pictures", "1"]
         elif script == "pretrain/export.py":
             words += ["--format", "safetensors"]  # ONNX has tests of its own
         assert MAINS[script](words) == 0, (script, words)
@@ -97,3 +109,8 @@ def test_every_preset_and_profile_of_the_readme_exists():
     assert named <= {*presets(), "auto"}
     for name in named - {"auto"}:
         load(name)
+
+
+def test_every_picture_and_page_the_readme_links_is_there():
+    linked = [target for target in re.findall(r"\]\(([^)#]+)", README) if "://" not in target]
+    assert [target for target in linked if not (README_FILE.parent / target).exists()] == []

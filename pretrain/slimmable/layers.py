@@ -191,7 +191,6 @@ class _SlimmableBatchNorm(Slimmable):
         self.switch: dict[float, int] = {}  # width -> index in weights and biases
         self.synchronized = False
         self.statistics: dict[float, tuple[Tensor, Tensor]] = {}
-        self.accumulator: MomentAverage | None = None
 
     def make_switchable(self, widths: Sequence[float]) -> None:
         """Give each of ``widths`` a scale and a shift (C(w),) of its own, started as the present ones; no other width works then.
@@ -227,9 +226,7 @@ class _SlimmableBatchNorm(Slimmable):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.sliced()
-        if self.accumulator is not None:
-            self.accumulator.add(x)
-        if not self.training and self.accumulator is None:
+        if not self.training:
             mean, variance = self.statistics_at(self.width)
             return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=self.eps)
         if self.synchronized and several():
@@ -272,24 +269,6 @@ class SlimmableBatchNorm1d(_SlimmableBatchNorm):
     """BatchNorm over (B, C(w))."""
 
     dense_type = nn.BatchNorm1d
-
-
-class MomentAverage:
-    """Cumulative mean of per-batch means and unbiased variances, each batch weighted by its number of images."""
-
-    def __init__(self):
-        self.images = 0
-        self.mean: Tensor | float = 0.0
-        self.variance: Tensor | float = 0.0
-
-    def add(self, x: Tensor) -> None:
-        """Take in one batch x (B, C, ...)."""
-        x = wide(x.detach())
-        variance, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], unbiased=True)
-        self.images += len(x)
-        share = len(x) / self.images
-        self.mean = self.mean + share * (mean - self.mean)
-        self.variance = self.variance + share * (variance - self.variance)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -310,7 +310,6 @@ def test_calibration_is_the_cumulative_average_of_torch(width, training):
     dense.eval()
     with at_width(model, width), torch.no_grad():
         torch.testing.assert_close(model(images(3, 9)), dense(images(3, 9)), rtol=1e-5, atol=1e-5)
-    assert all(norm.accumulator is None for norm in model.modules() if isinstance(norm, SlimmableBatchNorm2d))
 
 
 @settings(max_examples=20, deadline=None)
@@ -353,7 +352,6 @@ def test_an_error_in_calibration_leaves_the_network_usable():
     model = mixed()
     with pytest.raises(RuntimeError):
         calibrate(model, [0.5], [images(4, 0), torch.zeros(4, 5, 9, 9)])
-    assert all(m.accumulator is None for m in model.modules() if hasattr(m, "accumulator"))
     assert widths_of(model) == [1.0] * len(widths_of(model)) and calibrated_widths(model) == []
 
 

@@ -2,10 +2,14 @@
 
 import json
 import math
+import shutil
 
+import pandas as pd
 import pytest
+import yaml
 
-from results.frame import CELL_COLUMNS, InputError, current, guidelines, load, load_metrics, load_runs
+from results import frame, reading
+from results.frame import CELL_COLUMNS, InputError, current, guidelines, load, load_metrics, load_runs, save
 from tests.results.synthetic import config, metric, record, write_run
 
 
@@ -129,3 +133,74 @@ def test_of_one_cell_and_seed_run_twice_the_newest_finished_counts(tmp_path):
     write_run(tmp_path, config(seed=101), name="other-seed")
     write_run(tmp_path, config(optimizer={"epochs": 1}), name="other-setting", finished="2026-01-04")
     assert set(current(load_runs(tmp_path))["run"]) == {"new", "other-seed", "other-setting"}
+
+
+def test_what_was_read_is_kept_and_only_changed_runs_are_read_again(tmp_path, monkeypatch):
+    paths = [write_run(tmp_path / "guidelines", config(seed=seed), [record(1.0, 0.1 * seed)], [metric("lr", 1, 0.1 * seed)])
+             for seed in range(5)]
+    read, seen = frame.read_run, []
+    monkeypatch.setattr(frame, "read_run", lambda path: seen.append(path.rpartition("/")[2]) or read(path))
+    first = load(tmp_path), load_runs(tmp_path), load_metrics(tmp_path)
+    assert sorted(seen) == sorted(path.name for path in paths)
+    seen.clear()
+    again = load(tmp_path), load_runs(tmp_path), load_metrics(tmp_path)
+    assert seen == []
+    for one, other in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    (paths[2] / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.99), record(0.5, 0.98)]}))
+    shutil.rmtree(paths[0])
+    write_run(tmp_path / "guidelines", config(seed=9), [record(1.0, 0.9)])
+    changed = load(tmp_path)
+    assert sorted(name.split("-s")[1][0] for name in seen) == ["2", "9"]
+    pd.testing.assert_frame_equal(changed, load(tmp_path, keep=False))
+    assert sorted(changed["value"]) == pytest.approx([0.1, 0.3, 0.4, 0.9, 0.98, 0.99])
+
+
+def test_a_damaged_or_foreign_store_counts_as_none(tmp_path):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    load(tmp_path)
+    for file in (tmp_path / ".frame").iterdir():
+        file.write_bytes(b"PAR1 nonsense")
+    assert load(tmp_path)["value"].tolist() == [0.5]
+
+
+def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(tmp_path):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    load(tmp_path, keep=False)
+    assert not (tmp_path / ".frame").exists()
+    (tmp_path / ".frame").write_text("a file where the folder would be")
+    assert load(tmp_path)["value"].tolist() == [0.5]
+
+
+def test_parquet_and_csv_give_the_frame_back(tmp_path):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5), record(0.5, None, label_fraction=0.1)])
+    scores = load(tmp_path)
+    parquet, text = save(scores, tmp_path / "frame")
+    assert pd.read_parquet(parquet)["value"].tolist()[:1] == pd.read_csv(text)["value"].tolist()[:1] == [0.5]
+    assert list(pd.read_parquet(parquet)) == list(pd.read_csv(text)) == list(scores)
+
+
+def test_several_directories_and_the_same_run_in_two_of_them(tmp_path):
+    cfg = config()
+    for root, value, when in (("a", 0.5, "2026-01-02"), ("b", 0.6, "2026-01-03")):
+        write_run(tmp_path / root / "guidelines", cfg, [record(1.0, value)], finished=when)
+        write_run(tmp_path / root / "hand", config(experiment={"grid": "", "cell": ""}), [record(1.0, value)], name="mine")
+    table = load([tmp_path / "a", tmp_path / "b", tmp_path / "b"])
+    assert table.loc[table["grid"].eq("guidelines"), "value"].tolist() == [0.6]  # one experiment: the newest counts
+    assert sorted(table.loc[table["grid"].eq("hand"), "value"]) == [0.5, 0.6]  # two runs that happen to have one name
+
+
+def test_the_directory_of_a_fine_tuning_job_is_no_run(tmp_path):
+    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    for place in (tmp_path / "jobs" / "voc-w1", path / "detection" / "voc-w1"):
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text("format: 1\ntask: detection\ndataset: voc\n")
+        (place / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.3, "box_AP", task="detection")]}))
+    assert load(tmp_path)["value"].tolist() == [0.5] and len(load_runs(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "format: 1\na: {b: 1}\n", "a:\n- 1\n- 2\nb: &x {c: 1}\nd: *x\n", "# top\na: |\n  two\n  lines\nb: 'x: y'\n", "{a: 1, b: 2}",
+    "a: 1\na: 2\n", ""])
+def test_parsing_by_sections_is_parsing(text):
+    assert (reading._yaml(text) or None) == (yaml.safe_load(text) or None)

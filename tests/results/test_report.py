@@ -11,8 +11,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from results import plots, report
+from results import contents, plots, report
 from results.frame import InputError, load
+from tests.results.conftest import undraw
 from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,8 @@ def built(grid, drawn, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
+    whole = contents.all_pictures
+    monkeypatch.setattr(contents, "all_pictures", lambda *args: list(map(undraw, whole(*args))))
     monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
 
 

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +30,10 @@ HELP = "semantic segmentation (mmsegmentation) fine-tuned and scored at every wi
 # Named here too because mmsegmentation, which the rest imports, takes seconds to import and is not needed to show the help.
 MODELS = ("fcn", "upernet", "deeplabv3", "segmenter")
 DATASETS = ("digits", "voc", "ade20k", "cityscapes", "camvid")
+CLASSES = "classes.json"
 METRICS = ("mIoU", "mAcc", "aAcc")
 STRIDES = (1, 2, 4, 8, 16, 32)
+MOST_CLASSES_SHOWN = 30
 SMALLEST_CROP = 32  # pixels: less leaves nothing of the last feature map
 
 
@@ -54,9 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
         from transfer.segmentation.training import train  # slow, see above
 
-        records = run_jobs(plan.jobs(setup.widths), setup.home, group, partial(train, plan), arguments.force)
+        jobs = plan.jobs(setup.widths)
+        records = run_jobs(jobs, setup.home, group, partial(train, plan), arguments.force)
         if group.first:
             show(records)
+            show_classes({job.width: job.directory(setup.home) / CLASSES for job in jobs})
             print(f"scores: {setup.home / 'result.json'}; by class, with pictures: {setup.home / 'transfer' / 'segmentation'}")
     return 0
 
@@ -126,7 +131,24 @@ def show(records: Sequence[dict]) -> None:
         table.add_column(heading, justify="right")
     for width in dict.fromkeys(record["width"] for record in records):
         mine = {record["metric"]: record for record in records if record["width"] == width}
-        values = (mine[name]["value"] for name in METRICS)
-        table.add_row(f"{width:g}", *("-" if value is None else f"{100 * value:.1f}" for value in values),
+        table.add_row(f"{width:g}", *(_percent(mine[name]["value"]) for name in METRICS),
                       f"{mine['mIoU']['flops'] / 1e9:,.2f}", f"{mine['mIoU']['parameters']:,}")
     Console().print(table)
+
+
+def show_classes(files: Mapping[float, Path]) -> None:
+    """Print IoU by class, a row a class and a column a width, from the ``files`` of scores by class; not of very many classes."""
+    columns = {width: json.loads(path.read_text())["classes"] for width, path in files.items()}
+    names = [entry["class"] for entry in next(iter(columns.values()))]
+    if len(names) > MOST_CLASSES_SHOWN:
+        return
+    table = Table("IoU in %")
+    for width in columns:
+        table.add_column(f"{width:g}", justify="right")
+    for index, name in enumerate(names):
+        table.add_row(name, *(_percent(classes[index]["IoU"]) for classes in columns.values()))
+    Console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -11,7 +11,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import mmcv
+import mmengine
 import mmengine.device.utils as mmdevice
+import mmseg
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -26,6 +29,7 @@ from transfer.dense.schedules import Schedule
 from transfer.dense.trunk import dense_network
 from transfer.dense.weights import weights_report
 from transfer.segmentation import data
+from transfer.segmentation.command import CLASSES
 from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook
 from transfer.segmentation.metric import SCORES
 from transfer.segmentation.plan import Plan
@@ -43,6 +47,9 @@ def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
     undefined) and ``predictions.png``.
     """
     folder = run.path / FOLDER
+    if group.first:
+        used = {package.__name__: package.__version__ for package in (mmengine, mmcv, mmseg)}
+        run.add_provenance(packages={**run.provenance()["packages"], **used})
     found = latest_checkpoint(folder)
     source = pretrained_network(plan, job.width)
     weights = {name: tensor.clone() for name, tensor in source.state_dict().items()}
@@ -92,7 +99,7 @@ def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str |
     if several():
         gpu = group.device.type == "cuda"
         config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False,
-                                       "find_unused_parameters": True, "device_ids": [group.device.index] if gpu else None}
+                                       "find_unused_parameters": True, "device_ids": [torch.cuda.current_device()] if gpu else None}
         config["sync_bn"] = "torch" if gpu and plan.norm in ("auto", "syncbn") else None
     return config
 
@@ -106,7 +113,7 @@ def optimizer_config(schedule: Schedule) -> dict:
 
 def scheduler_config(schedule: Schedule) -> list[dict]:
     """mmengine's polynomial decay, after a linear warm-up if there is one."""
-    begin = schedule.warmup
+    begin = min(schedule.warmup, schedule.iterations - 1)  # mmengine wants one iteration of decay at least
     decay = {"type": "PolyLR", "power": schedule.power, "eta_min": schedule.lr_min, "begin": begin, "end": schedule.iterations,
              "by_epoch": False}
     if not begin:
@@ -138,7 +145,7 @@ def _settings(device: torch.device) -> Iterator[None]:
     before, variable = mmdevice.DEVICE, "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     kept = os.environ.get(variable)
     mmdevice.DEVICE, os.environ[variable] = device.type, "1"
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)
     try:
         yield
@@ -174,6 +181,6 @@ def _finish(plan: Plan, job: Job, run: RunDirectory, runner: Runner, pictures: P
     scores = runner.test_loop.evaluator.metrics[0].scores
     by_class = [{"class": name, "IoU": iou, "accuracy": accuracy}
                 for name, iou, accuracy in zip(plan.val.classes, scores["IoU"], scores["Acc"], strict=True)]
-    write_json(run, "classes.json", {"format": 1, "classes": by_class})
+    write_json(run, CLASSES, {"format": 1, "classes": by_class})
     pictures.write(run.path / "predictions.png", job.title)
     return Scores({name: scores[name] for name in SCORES}, scores["count"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -76,8 +77,10 @@ def test_scores_equal_those_of_scikit_learn_on_the_saved_network(finished, scene
         iou, accuracy = right / (matrix.sum(0) + matrix.sum(1) - right), right / matrix.sum(1)
     values = {r["metric"]: r["value"] for r in RunDirectory(run).records()}
     assert values == pytest.approx({"mIoU": np.nanmean(iou), "mAcc": np.nanmean(accuracy), "aAcc": right.sum() / matrix.sum()})
-    by_class = [entry["IoU"] for entry in read(run / "classes.json")["classes"]]
-    assert np.isnan(iou).any() and [value is None for value in by_class] == np.isnan(iou).tolist()  # undefined, not 0
+    by_class = read(run / "classes.json")["classes"]
+    for name, expected in (("IoU", iou), ("accuracy", accuracy)):  # undefined is null, not 0
+        assert [math.nan if entry[name] is None else entry[name] for entry in by_class] == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(accuracy).any()
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(finished, trained, scenes, tmp_path, monkeypatch):

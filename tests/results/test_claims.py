@@ -1,0 +1,217 @@
+"""Claims on made-up runs whose truth is known, the tests worked out by hand, and the file of claims itself."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from results import claims, effects
+from results.frame import InputError, current, load, load_metrics, load_runs
+from results.grid_tables import ROWS
+from tests.results.synthetic import config, metric, record, write_grid, write_run
+
+KNOWN, LEVEL = claims.load_claims()
+
+
+def add(root, cell, seed, values, grid="guidelines", widths=(0.25, 1.0), base=("infonce", "infonce", "momentum"), cost=(60.0, 1e12),
+        metrics=(), **changes):
+    cfg = config(*base, seed, widths, cell, grid)
+    return write_run(root / grid, cfg, [record(width, value, "linear_fast", **changes) for width, value in dict(values).items()],
+                     metrics, cost=cost)
+
+
+def judge(root, *ids):
+    """The verdicts on ``root`` by claim; of the named claims only, if any are named."""
+    chosen = [claim for claim in KNOWN if not ids or claim.id in ids]
+    verdicts = claims.judge(chosen, load(root), current(load_runs(root)), load_metrics(root), LEVEL)
+    return {verdict.claim.id: verdict for verdict in verdicts}
+
+
+def pair(root, gains, at=(1.0, 0.5, 0.25), ahead="infonce-mse-online", behind="mse-mse-online"):
+    """Two cells of the guidelines grid; ``gains`` of the first by seed, the same at all widths."""
+    for seed, gain in enumerate(gains):
+        level = 0.8 + 0.01 * seed
+        add(root, ahead, seed, dict.fromkeys(at, level + gain), base=("infonce", "mse", "online"))
+        add(root, behind, seed, dict.fromkeys(at, level), base=("mse", "mse", "online"))
+
+
+def test_every_claim_names_cells_that_its_grid_has(tmp_path):
+    write_grid(tmp_path / "guidelines", seeds=(1,), epochs=1)
+    cells = {"guidelines": set(load_runs(tmp_path)["cell"])}
+    for grid, rows in ROWS.items():
+        cells[grid] = {row.where.get("cell") or f"{row.where['family']}-w0.5" for row in rows()}
+    for claim in KNOWN:
+        for side in ("better", "than", "cells"):
+            for pattern in claim.how.get(side, []):
+                assert any(effects.fnmatchcase(cell, pattern) for cell in cells[claim.grid]), (claim.id, pattern)
+        assert f"--grid {claim.grid} " in claim.command and "{profile}" in claim.command
+
+
+def test_a_large_and_steady_gain_is_supported_with_the_right_numbers(tmp_path):
+    gains = [0.050, 0.052, 0.049, 0.051]
+    pair(tmp_path, gains)
+    verdict = judge(tmp_path, "guideline-1-is-enough")["guideline-1-is-enough"]
+    assert verdict.verdict == claims.SUPPORTED and verdict.n == 4 and verdict.unit == "points"
+    assert verdict.effect == pytest.approx(100 * np.mean(gains))
+    assert verdict.p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue) == verdict.p_holm  # the only test of its family
+    assert verdict.low <= verdict.effect <= verdict.high and (verdict.dataset, verdict.metric) == ("digits", "linear_fast")
+    assert len(verdict.runs) == 8 and verdict.command.endswith("--profile digits --seeds 3")
+
+
+def test_the_opposite_is_contradicted_and_noise_is_undecided(tmp_path):
+    pair(tmp_path / "a", [-0.050, -0.052, -0.049, -0.051])
+    pair(tmp_path / "b", [0.05, -0.04, 0.01, -0.03])
+    assert judge(tmp_path / "a", "guideline-1-is-enough")["guideline-1-is-enough"].verdict == claims.CONTRADICTED
+    assert judge(tmp_path / "b", "guideline-1-is-enough")["guideline-1-is-enough"].verdict == claims.UNDECIDED
+
+
+def test_one_seed_and_equal_differences_decide_nothing(tmp_path):
+    pair(tmp_path / "one", [0.2])
+    pair(tmp_path / "same", [0.25, 0.25, 0.25])
+    for folder, why in (("one", "one seed"), ("same", "same difference")):
+        verdict = judge(tmp_path / folder, "guideline-1-is-enough")["guideline-1-is-enough"]
+        assert verdict.verdict == claims.UNDECIDED and math.isnan(verdict.p) and why in verdict.why
+
+
+def test_only_seeds_that_both_sides_have_are_compared_and_the_widest_is_left_out(tmp_path):
+    for seed in (0, 1, 2):
+        add(tmp_path, "infonce-mse-online", seed, {1.0: 0.1, 0.5: 0.9, 0.25: 0.8 + 0.01 * seed})
+    for seed in (1, 2, 3):
+        add(tmp_path, "mse-mse-online", seed, {1.0: 0.9, 0.5: 0.8, 0.25: 0.6})
+    verdict = judge(tmp_path, "guideline-1-is-enough")["guideline-1-is-enough"]
+    assert verdict.seeds == (1, 2) and verdict.effect == pytest.approx(100 * ((0.10 + 0.21) / 2 + (0.10 + 0.22) / 2) / 2)
+    assert {run.rpartition("-s")[2][0] for run in verdict.runs} == {"1", "2"}
+
+
+def test_holm_counts_the_claims_of_one_profile(tmp_path):
+    pair(tmp_path, [0.050, 0.052, 0.044, 0.051])
+    pair(tmp_path, [0.01, -0.02, 0.02, 0.005], ahead="mse-infonce-online", behind="naive-mse-online")
+    verdicts = judge(tmp_path)
+    tested = [verdict for verdict in verdicts.values() if not math.isnan(verdict.p)]
+    first = verdicts["guideline-1-is-enough"]
+    assert len(tested) >= 2 and first.p == min(verdict.p for verdict in tested)
+    assert first.p_holm == pytest.approx(first.p * len(tested))
+
+
+def test_networks_of_one_width_are_put_together(tmp_path):
+    for seed in (0, 1):
+        add(tmp_path, "infonce-infonce-momentum", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, cost=(50.0, 5e12))
+        for width, value in ((1.0, 0.9), (0.5, 0.85), (0.25, 0.75)):
+            add(tmp_path, f"individual-infonce-momentum-w{width}", seed, {width: value}, widths=(width, width),
+                base=("infonce", "none", "momentum"), cost=(20.0, 4e12 * width))
+    verdicts = judge(tmp_path)
+    assert verdicts["one-network-beats-individual"].effect == pytest.approx(100 * (0.03 + 0.105) / 2)
+    assert verdicts["gains-grow"].effect == pytest.approx(10.5)  # 10 and 11 points at 0.25, none at 1.0
+    cheaper = verdicts["one-training-is-cheaper"]  # 5 against 4 + 2 + 1
+    assert cheaper.effect == pytest.approx(100 * (1 - 5 / 7)) and cheaper.verdict == claims.SUPPORTED and math.isnan(cheaper.p)
+
+
+def test_a_cost_is_not_compared_while_a_network_is_missing(tmp_path):
+    add(tmp_path, "infonce-infonce-momentum", 0, {1.0: 0.9, 0.25: 0.85}, cost=(50.0, 5e12))
+    for width, done in ((1.0, True), (0.25, False)):
+        cell = f"individual-infonce-momentum-w{width}"
+        cfg = config("infonce", "none", "momentum", 0, (width, width), cell)
+        write_run(tmp_path / "guidelines", cfg, [record(width, 0.8)] if done else [], state="done" if done else "running")
+    assert judge(tmp_path)["one-training-is-cheaper"].verdict == claims.NO_RUNS
+
+
+def test_comparable_means_no_more_than_the_margin_behind(tmp_path):
+    for seed, behind in enumerate((0.001, 0.002, 0.0015, 0.0005)):
+        add(tmp_path, "us3l", seed, {1.0: 0.9 - behind, 0.25: 0.8 - behind}, "comparison")
+        for width, value in ((1.0, 0.9), (0.25, 0.8)):
+            add(tmp_path, f"seed-w{width}", seed, {width: value}, "comparison", (width, width), ("seed", "none", "online"))
+    verdict = judge(tmp_path, "us3l-comparable-to-seed")["us3l-comparable-to-seed"]
+    assert verdict.effect < 0 and verdict.verdict == claims.SUPPORTED and verdict.claim.minimum == -1
+
+
+def test_detection_is_judged_by_its_own_records_at_the_narrowest_width(tmp_path):
+    dense = {"task": "detection", "dataset": "voc", "chance": None, "model": "faster_rcnn_r50_c4", "schedule": "24k",
+             "initial": "pretrained"}
+    for seed, extra in enumerate((0.001, -0.001, 0.0)):
+        for cell, ap in (("us3l", 0.5), ("individual-momentum-simclr-w0.25", 0.3)):
+            records = [record(0.25, ap + extra * (cell == "us3l"), "box_AP", **dense),
+                       record(0.25, 0.9, "box_AP", **dense | {"initial": "random"})]
+            write_run(tmp_path / "comparison", config(seed=seed, cell=cell, grid="comparison"), records)
+    found = judge(tmp_path)
+    assert found["detection-voc"].effect == pytest.approx(20.0) and found["detection-voc"].verdict == claims.SUPPORTED
+    assert (found["detection-voc"].dataset, found["detection-voc"].metric) == ("voc", "box_AP")
+    assert found["detection-coco"].verdict == claims.NO_RUNS and "no scores of coco box_AP detection" in found["detection-coco"].why
+
+
+def drifts(seed, absolute, relative):
+    return [metric(name, epoch, value * epoch, 1.0) for epoch in (1, 3)
+            for name, value in (("drift/absolute", absolute), ("drift/relative", relative))]
+
+
+def test_diagnostics_are_averaged_over_epochs_at_the_widest(tmp_path):
+    for seed, (slow, fast) in enumerate(((0.1, 0.2), (0.1, 0.4))):
+        add(tmp_path, "mse-mse-momentum", seed, {1.0: 0.5}, metrics=drifts(seed, slow, slow), base=("mse", "mse", "momentum"))
+        narrower = metric("drift/absolute", 1, 9.0, 0.5)
+        add(tmp_path, "mse-mse-online", seed, {1.0: 0.5}, metrics=[*drifts(seed, fast, fast / 4), narrower],
+            base=("mse", "mse", "online"))
+    found = judge(tmp_path)
+    assert found["momentum-slows-drift"].effect == pytest.approx((50 + 75) / 2)
+    assert found["relative-drifts-less"].effect == pytest.approx(75)
+
+
+def test_correlation_is_spearmans_over_the_cells_of_a_seed(tmp_path):
+    values = {"mse-mse-online": (0.4, 0.5), "mse-infonce-online": (0.3, 0.7), "infonce-mse-online": (0.2, 0.6),
+              "infonce-infonce-momentum": (0.1, 0.9)}
+    for seed in (0, 1):
+        for cell, (drift, value) in values.items():
+            add(tmp_path, cell, seed, {1.0: 0.99, 0.25: value}, metrics=drifts(seed, drift, drift))
+    verdict = judge(tmp_path)["drift-predicts-accuracy"]
+    # Ranks of drift 4 3 2 1, of accuracy 1 3 2 4: squared differences 9 0 0 9
+    assert verdict.effect == pytest.approx(-(1 - 6 * 18 / (4 * 15)))
+    # Two seeds of the same four cells are four observations: of 24 orders, a rho this far from 0 is nothing rare.
+    assert verdict.p > 0.1 and verdict.verdict == claims.UNDECIDED and "4 cells" in verdict.why
+
+
+def test_missing_runs_say_which_command_makes_them(tmp_path, capsys):
+    pair(tmp_path, [0.05, 0.06])
+    assert claims.main(["--runs", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "python ablations/run.py --grid sampling --profile digits --seeds 3" in printed
+    verdict = judge(tmp_path)["dynamic-sampling-helps"]
+    assert verdict.verdict == claims.NO_RUNS and verdict.why == "no runs of grid sampling"
+    assert claims.main(["--runs", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.startswith("error: no directory")
+
+
+def test_verdicts_as_text_and_json(tmp_path):
+    pair(tmp_path, [0.050, 0.052, 0.049, 0.051])
+    verdicts = list(judge(tmp_path).values())
+    lines = claims.markdown(verdicts).splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {12}
+    back = json.loads(json.dumps([verdict.record() for verdict in verdicts]))
+    assert back[0]["claim"] == "naive-degrades" and back[0]["p"] is None
+    assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]
+    console = Console(width=150, record=True)
+    claims.show(verdicts, console, runs=True)
+    assert verdicts[1].runs[0] in console.export_text()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"measure": "taste"}, "write one of"), ({"test": "feeling"}, "write one of"), ({"at": None}, "needs at"),
+    ({"minimum": None}, "is no list of claims")])
+def test_a_claim_that_is_not_as_documented_is_refused(tmp_path, change, message):
+    entry = {"id": "a", "statement": "s", "grid": "g", "measure": "score", "better": ["x"], "than": ["y"], "at": "all",
+             "minimum": 0, "test": "paired_t", "command": "c"} | change
+    path = tmp_path / "claims.yaml"
+    path.write_text(json.dumps({"format": 1, "level": 0.05, "claims": [{k: v for k, v in entry.items() if v is not None}]}))
+    with pytest.raises(InputError, match=message) as error:
+        claims.load_claims(path)
+    assert "\n" not in str(error.value)
+
+
+def test_ids_are_given_once(tmp_path):
+    entry = {"id": "a", "statement": "s", "grid": "g", "measure": "train_flops", "better": ["x"], "than": ["y"], "minimum": 0,
+             "test": "exact", "command": "c"}
+    (tmp_path / "claims.yaml").write_text(json.dumps({"format": 1, "level": 0.05, "claims": [entry, entry]}))
+    with pytest.raises(InputError, match="twice"):
+        claims.load_claims(tmp_path / "claims.yaml")
+
+

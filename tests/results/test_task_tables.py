@@ -1,0 +1,135 @@
+"""Tables and pictures across tasks: dense records, transfer, serving cost, published numbers; on made-up runs."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from results import cell_plots, contents, paper, plots, task_tables
+from results.frame import InputError, load, load_metrics, load_runs
+from results.latex import latex
+from results.pareto import pareto_front
+from results.render import comma_separated, markdown
+from tests.results.synthetic import config, record, write_run
+
+DENSE = {"chance": None, "model": "mask_rcnn_r50_fpn", "schedule": "quick"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """US3L and networks of one width, at two widths and two seeds: classification on two data sets, detection, segmentation."""
+    root = tmp_path_factory.mktemp("runs") / "comparison"
+    for seed in (100, 101):
+        alone = [(f"individual-momentum-simclr-w{w}", (w,), ("infonce", "none", "momentum")) for w in (1.0, 0.25)]
+        for cell, widths, base in (("us3l", (1.0, 0.25), ("infonce", "infonce", "momentum")), *alone):
+            level = 0.9 if cell == "us3l" else 0.8
+            records = [record(w, level - 0.1 * (1 - w), metric, dataset=name, latency_ms=10 * w, seed=7)
+                       for w in widths for name, metric in (("digits", "linear"), ("pets", "linear"), ("pets", "finetune"))]
+            for initial, drop in (("pretrained", 0.0), ("random", 0.2)):
+                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial, **DENSE)
+                            for w in widths for metric in ("box_AP", "box_AP50", "mask_AP")]
+            records += [record(w, None if w < 1 else 0.5, "mIoU", task="segmentation", dataset="ade", initial="pretrained", **DENSE)
+                        for w in widths]
+            cfg = config(*base, seed, (min(widths), max(widths)) if cell == "us3l" else (widths[0],) * 2, cell, "comparison")
+            write_run(root, cfg, records, cost=(30.0, 3e12) if cell == "us3l" else (20.0 * widths[0], 4e12 * widths[0]))
+    return root
+
+
+def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
+    tables = {item.table.name: item.table for item in contents.all_tables(load(root), load_runs(root))}
+    voc = tables["table-detection-voc"]
+    assert voc.value_names == ("box AP", "box AP50", "mask AP") and "mask_rcnn_r50_fpn, schedule quick" in voc.title
+    rows = {row.labels: row for row in voc.rows}
+    assert set(rows) == {(name, weights, width) for name in ("US3L", "momentum SimCLR, individually trained")
+                         for weights in ("pretrained", "random weights") for width in ("1.0×", "0.25×")}
+    score = rows["US3L", "random weights", "0.25×"].scores[0]
+    assert (score.mean, score.n) == (pytest.approx(0.25 * 0.7), 2) and [source.seed for source in score.sources] == [100, 101]
+    assert rows["US3L", "pretrained", "0.25×"].scores[0].best  # of its width
+    ade = tables["table-segmentation-ade"]
+    assert [row.labels for row in ade.rows] == [("US3L", "1.0×"), ("momentum SimCLR, individually trained", "1.0×")]
+
+
+def test_transfer_has_a_column_a_data_set_and_protocol_own_data_first(root):
+    table = next(item.table for item in contents.all_tables(load(root), load_runs(root)) if item.table.name == "table-transfer")
+    assert table.value_names == ("digits, linear evaluation", "pets, linear evaluation", "pets, fine-tuning")
+    assert [row.labels for row in table.rows if row.labels[0] == "US3L"] == [("US3L", "1.0×"), ("US3L", "0.25×")]
+    assert table.rows[1].scores[2].mean == pytest.approx(0.9 - 0.075)
+
+
+def test_serving_adds_a_network_a_width(root):
+    table = task_tables.serving(load(root), load_runs(root))
+    labels = [row.labels for row in table.rows]
+    assert [label[:3] for label in labels] == [("momentum SimCLR", "1", "1"), ("momentum SimCLR", "1 0.25", "2")]
+    # One training of 3e12; networks of 4e12 and 1e12; parameters of the synthetic records: 7e5 w^2
+    assert labels[1][3:6] == ("3000.0", "5000.0", "1.67") and labels[1][8:] == ("700,000", "743,750")
+    assert "| momentum SimCLR | 1 0.25 | 2 |" in markdown(table)
+    assert comma_separated(table).splitlines()[0].startswith("section,method,widths,k")
+    assert task_tables.serving(load(root), load_runs(root)[lambda runs: runs["kind"].eq("individual")]) is None
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here; apt-get install texlive-latex-base")
+def test_every_kind_of_table_compiles(root, tmp_path):
+    scores = load(root)
+    tables = [item.table for item in contents.all_tables(scores, load_runs(root))]
+    body = "\n".join(latex(table, intervals=True) for table in [*tables, paper.beside(paper.published(), scores)])
+    (tmp_path / "main.tex").write_text("\n".join([r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}",
+                                                  r"\begin{document}", body, r"\end{document}"]), encoding="utf-8")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True,
+                          text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_pictures_of_dense_tasks_and_of_latency(root):
+    scores, runs = load(root), load_runs(root)
+    items = {item.name: item for item in contents.all_pictures(scores, load_metrics(root), runs)}
+    assert {"width-detection-voc", "width-segmentation-ade", "accuracy-latency-digits-linear"} <= set(items)
+    assert items["width-detection-voc"].facets.task == "detection"
+    figure = cell_plots.dense_by_width(scores[scores["task"].eq("detection")], runs)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["box AP on voc (%)", "mask AP on voc (%)"]
+    lines = {box.get_label(): list(box.lines[0].get_ydata()) for box in figure.axes[0].containers}
+    assert lines["US3L"] == pytest.approx([22.5, 90.0])
+    assert lines["US3L, from random weights"] == pytest.approx([17.5, 70.0])
+    with pytest.raises(plots.NothingToPlot):
+        cell_plots.dense_by_width(scores[:0], runs)
+
+
+def test_heat_map_shows_the_means(root):
+    scores = load(root)
+    part = scores[scores["metric"].eq("linear") & scores["dataset"].eq("digits")]
+    figure = cell_plots.heat_map(part, load_runs(root))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["90.0", "82.5", "80.0", "72.5"]
+
+
+def test_pareto_front_is_what_nothing_beats():
+    cost, value = [3, 1, 2, 2, 4, 1], [0.7, 0.5, 0.6, 0.65, 0.7, 0.4]
+    beaten = {i for i in range(6) for j in range(6) if (cost[j] <= cost[i] and value[j] > value[i])
+              or (cost[j] < cost[i] and value[j] >= value[i])}
+    assert sorted(pareto_front(cost, value)) == sorted(set(range(6)) - beaten) == [0, 1, 3]
+
+
+def test_every_published_number_has_a_source_and_a_place_in_it():
+    numbers = paper.published()
+    assert numbers and all(number.source.url.startswith("https://") for number in numbers)
+    assert all(number.place for number in numbers if number.value is not None)
+    assert all(0 < number.value < 100 for number in numbers if number.value is not None)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: none, place: p}", "no source 'none'"),
+    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: ''}", "place is empty"),
+    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: p, extra: 1}", "unknown key extra")])
+def test_a_number_without_a_source_is_refused(tmp_path, line, message):
+    (tmp_path / "p.yaml").write_text("format: 1\nsources: {s: {title: t, url: 'https://example.org'}}\n"
+                                     "defaults: {task: classification, width: 1.0, std: null, n: null, cells: []}\n"
+                                     f"numbers: [{line}]\n")
+    with pytest.raises(InputError, match=message):
+        paper.published(tmp_path / "p.yaml")
+
+
+def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
+    same = paper.Number("US3L", "resnet_small", "classification", "digits", "linear", 0.25, 80.0, None, None,
+                        paper.Source("t", "https://example.org"), "Table 1", ("us3l",))
+    other = paper.Number(**{**same.__dict__, "arch": "resnet50"})
+    table = paper.beside([same, other], load(root))
+    assert [row.scores[0] and round(row.scores[0].mean, 4) for row in table.rows] == [0.825, None]
+    assert table.rows[0].labels[6:] == ("80.0", "https://example.org, Table 1")
