@@ -14,11 +14,7 @@ BENCH_ARGS ?=
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo report test test-slow lint clean
-=======
-.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench lint clean
->>>>>>> 0e7f1efdb59498ded820476d6eef2cf6bb0ca7d8
+.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench report lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
-from results.plots import INTERVAL, Look, NothingToPlot, decades, draw_front, points, style
+from results.pareto import draw_front
+from results.plots import INTERVAL, Look, NothingToPlot, decades, points, style
 from results.tables import METRICS, RowSpec
 
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),

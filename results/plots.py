@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from results.frame import METHODS
+from results.pareto import draw_front
 from results.statistics import bootstrap_interval
 from results.tables import LOSSES, metric_name, score_name
 
@@ -86,28 +87,6 @@ def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
 def accuracy_by_latency(scores: pd.DataFrame) -> Figure:
     """Accuracy (percent) against milliseconds for one image, where records have ``latency_ms``; else as by FLOPs."""
     return _accuracy(scores, "latency_ms", "Latency of one image (ms), log scale", 1.0)
-
-
-def pareto_front(cost: Sequence[float], value: Sequence[float]) -> list[int]:
-    """Positions of the points that no other one beats: none is as cheap or cheaper and better, or cheaper and as good.
-
-    By cost, rising. Of equal points the first counts.
-    """
-    front, best = [], -math.inf
-    for position in sorted(range(len(cost)), key=lambda i: (cost[i], -value[i], i)):
-        if value[position] > best:
-            best = value[position]
-            front.append(position)
-    return front
-
-
-def draw_front(axis: Axes, scores: pd.DataFrame, across: str, scale: float) -> Line2D:
-    """The Pareto front of the means over seeds of all cells and widths, as steps; returns its legend handle."""
-    means = scores.groupby(["cell", "width"])[["value", across]].mean()
-    front = pareto_front(means[across].tolist(), means["value"].tolist())
-    options = {"color": "0.55", "linewidth": 1.0, "linestyle": (0, (4, 1)), "zorder": 1}
-    axis.step(means[across].iloc[front] * scale, 100 * means["value"].iloc[front], where="post", **options)
-    return Line2D([], [], label="Pareto front", **options)
 
 
 def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:

@@ -83,3 +83,9 @@ def test_interrupted_installation_is_taken_up_and_a_finished_one_is_not_repeated
     os.utime(pins, (later, later))
     assert make_setup(project, python).returncode == 0
     assert calls.read_text().split()[5:] == ["install", "install", "detectron2"]
+
+
+def test_report_is_made_of_the_runs_named(project):
+    shown = subprocess.run(["make", "-n", "report", "RUNS=runs/a runs/b", "REPORT_ARGS=--small"], cwd=project, capture_output=True,
+                           text=True, timeout=60)
+    assert "results/report.py --runs runs/a runs/b --out runs/a/report --small" in shown.stdout

@@ -145,7 +145,7 @@ def test_formats_have_the_cost(compared):
     assert "all trainings that serving all these widths takes" in made.caption
 
 
-@pytest.mark.parametrize("grid", ["comparison", "regularization"])
+@pytest.mark.parametrize("grid", ["regularization"])
 def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
     for row in grid_tables.ROWS[grid]():
         if "cell" in row.where:

@@ -8,7 +8,7 @@ import pytest
 from results import cell_plots, contents, paper, plots, task_tables
 from results.frame import InputError, load, load_metrics, load_runs
 from results.latex import latex
-from results.plots import pareto_front
+from results.pareto import pareto_front
 from results.render import comma_separated, markdown
 from tests.results.synthetic import config, record, write_run
 

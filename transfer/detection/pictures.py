@@ -15,12 +15,15 @@ from torch import nn
 from transfer.dense.pictures import chosen_images, write_panels
 from transfer.detection.data import DetectionData
 
-SURE = 0.5  # score from which a prediction is drawn
 SIDE = 480  # pixels that a small image is enlarged to, so that what is written on it can be read
 
 
 def draw(cfg: CfgNode, model: nn.Module, data: DetectionData, count: int, title: str, path: Path) -> None:
-    """Write image, truth and prediction of ``count`` test images to ``path``; the same images for every model."""
+    """Write image, truth and prediction of ``count`` test images to ``path``; the same images for every model.
+
+    As many predictions are drawn as there are objects, those of the highest scores: so a detector that is not sure of anything yet
+    can be looked at too.
+    """
     metadata, mapper = MetadataCatalog.get(data.registered("test")), DatasetMapper(cfg, is_train=False)
     rows = []
     for index in chosen_images(len(data.test.records), count):
@@ -30,9 +33,10 @@ def draw(cfg: CfgNode, model: nn.Module, data: DetectionData, count: int, title:
             instances = model.eval()([mapper(record)])[0]["instances"].to("cpu")
         scale = max(1.0, SIDE / max(image.shape[:2]))
         truth = Visualizer(image, metadata, scale).draw_dataset_dict(record).get_image()
-        found = Visualizer(image, metadata, scale).draw_instance_predictions(instances[instances.scores >= SURE]).get_image()
+        best = instances[instances.scores.argsort(descending=True)[:len(record["annotations"])]]
+        found = Visualizer(image, metadata, scale).draw_instance_predictions(best).get_image()
         rows.append((_enlarged(image, truth.shape), truth, found))
-    write_panels(path, rows, f"{title} (scores from {SURE:g})")
+    write_panels(path, rows, title)
 
 
 def _enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -113,7 +113,7 @@ def optimizer_config(schedule: Schedule) -> dict:
 
 def scheduler_config(schedule: Schedule) -> list[dict]:
     """mmengine's polynomial decay, after a linear warm-up if there is one."""
-    begin = schedule.warmup
+    begin = min(schedule.warmup, schedule.iterations - 1)  # mmengine wants one iteration of decay at least
     decay = {"type": "PolyLR", "power": schedule.power, "eta_min": schedule.lr_min, "begin": begin, "end": schedule.iterations,
              "by_epoch": False}
     if not begin:

@@ -63,4 +63,5 @@ def test_schedules_are_mmsegmentations():
     vit = for_vit("ade20k_80k", SEGMENTATION["ade20k_80k"], "upernet")
     assert optimizer_config(vit)["type"] == "AdamW" and vit.lr == pytest.approx(6e-5)
     assert [part["type"] for part in scheduler_config(vit)] == ["LinearLR", "PolyLR"]
+    assert [part["type"] for part in scheduler_config(vit.changed(iterations=1))] == ["PolyLR"]
     assert for_vit("cityscapes_40k", SEGMENTATION["cityscapes_40k"], "segmenter").lr == pytest.approx(0.001)
