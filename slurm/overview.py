@@ -91,7 +91,9 @@ def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: di
     row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=own.get("host", ""),
               restarts=own.get("restarts", 0))
     in_queue = (queued or {}).get(entry.task)
-    if own.get("state") in ("done", "failed") and not (in_queue and in_queue.state == "PENDING"):
+    # The first process has the word; while others still run, its done is not yet the job's.
+    again = ("PENDING", "RUNNING") if own.get("state") == "done" else ("PENDING",)
+    if own.get("state") in ("done", "failed") and not (in_queue and in_queue.state in again):
         return replace(row, state=own["state"], why=own.get("why", ""))
     if in_queue is not None and in_queue.alive:
         return _alive(row, entry, own, in_queue, patience)
