@@ -326,12 +326,12 @@ def config_hash(cfg: Config) -> str:
     if content["objective"]["seed_teacher"]:  # by name: a moved tree of runs is the same; its weights are checked in training
         teacher = Path(content["objective"]["seed_teacher"])
         content["objective"]["seed_teacher"] = (teacher.parent if teacher.suffix == ".pt" else teacher).name
-    return hashlib.sha256(json.dumps(_difference(content, _defaults()), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_difference(content, _defaults(Config)), sort_keys=True).encode()).hexdigest()[:8]
 
 
 @functools.cache
-def _defaults() -> dict:
-    return to_dict(Config())
+def _defaults(kind: type[Config]) -> dict:
+    return to_dict(kind())
 
 
 def _difference(content: dict, default: dict) -> dict:

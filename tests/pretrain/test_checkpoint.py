@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import random
 import subprocess
 import sys
 import textwrap
@@ -197,3 +198,11 @@ def test_a_file_size_limit(two):
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ") and NEW in done.stderr
     assert files(two) == sorted([NEW, OLD]) and (step_of(two / NEW), step_of(two / OLD)) == (2, 1)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_random_bytes_end_with_one_line(tmp_path, seed):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(random.Random(seed).randbytes(64))
+    with pytest.raises(UserError, match=r"checkpoint\.pt is (truncated or )?not a"):
+        checkpoint.read(path)
