@@ -26,6 +26,16 @@ GENERATED = ("array", "dependency", "kill-on-invalid-dep", "signal", "requeue", 
              "job-name", "comment", "open-mode")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML, but for numbers to the base 60: ``1:00:00`` is a text, not 3600."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, re.compile(r"(?!.*:)(?:" + pattern.pattern + ")", re.X) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+
 @dataclass
 class Resources:
     """What one kind of job gets. Empty texts and zeros leave a thing to the cluster's own default."""
@@ -147,7 +157,7 @@ def from_dict(raw: Mapping[str, Any]) -> Cluster:
 
 def _read(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; copy slurm/example.yaml, or leave out --slurm-config") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -162,10 +172,15 @@ def _merge_override(raw: dict, text: str, kinds: Mapping[str, Any]) -> None:
     if not sign:
         raise InputError(f"--slurm {text} is not of the form key=value, for example partition=gpu or pretrain.gpus=4")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise InputError(f"--slurm {text}: {value} is not YAML; quote it") from None
     *sections, last = key.split(".")
+    if not sections:
+        if last in kinds or last == "kinds":
+            kind = last if last in kinds else next(iter(kinds))
+            raise InputError(f"--slurm {text}: {last} is not a setting but holds some; write for example {kind}.gpus=4")
+        _check_keys({last: parsed}, [*COMMON, *(f.name for f in dataclasses.fields(Cluster))], "--slurm", list(kinds))
     if sections and sections[0] in kinds:
         sections = ["kinds", *sections]
     target = raw

@@ -7,6 +7,7 @@ together), ``val`` the published test images: table 1 of *Do Better ImageNet Mod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ def _first_line(error: Exception) -> str:
 
 def _download(source: PublishedSet, root: str, expected: str) -> None:
     """Download beside the goal and rename, so that an interruption or a second process leaves no half-made folder."""
+    new = not os.path.isdir(root)
     try:
         os.makedirs(root, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root) as scratch:
@@ -97,6 +99,9 @@ def _download(source: PublishedSet, root: str, expected: str) -> None:
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         if os.path.isdir(expected):  # another process was faster
             return
+        if new:  # a mistyped root should not be there afterwards
+            with contextlib.suppress(OSError):
+                os.rmdir(root)
         raise UserError(f"no folder {expected}, and downloading it failed ({_first_line(error)}); "
                         f"{_by_hand(source, root)}, or write data.root=DIR where {source.folder} lies") from error
 

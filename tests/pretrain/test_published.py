@@ -106,7 +106,7 @@ def test_a_failing_download_names_the_folder_and_the_projects_page(name, tmp_pat
     message = str(error.value)
     assert "\n" not in message and "no route to host" in message and "write data.root=DIR" in message
     assert f"no folder {tmp_path / 'data' / FOLDERS[name]}" in message and published.SETS[name].page in message
-    assert os.listdir(tmp_path / "data") == []
+    assert not (tmp_path / "data").exists()
 
 
 def test_every_page_is_the_one_that_torchvision_names():

@@ -104,3 +104,24 @@ def test_files_that_are_wrong(text, said, tmp_path):
         return
     with pytest.raises(InputError, match=said):
         load(path, [], KINDS)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1:00:00", 60), ("30:00", 30), ("0:30:00", 30), ("12:00:00", 720), ("90", 90)])
+def test_times_without_quotes_are_times(text, expected, tmp_path):
+    """YAML 1.1 takes 1:00:00 for 3600."""
+    kind = next(iter(KINDS))
+    assert load(None, [f"{kind}.time={text}"], KINDS).kinds[kind].minutes == expected
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"requeues: 7\nkinds:\n  {kind}: {{time: {text}, cpus: 3, mem_gb: 1.5}}\n")
+    cluster = load(file, [], KINDS)
+    assert cluster.kinds[kind].minutes == expected
+    assert (cluster.requeues, cluster.kinds[kind].cpus, cluster.kinds[kind].mem_gb) == (7, 3, 1.5)
+
+
+def test_a_mistake_in_an_option_is_not_put_on_the_file(tmp_path):
+    file = tmp_path / "cluster.yaml"
+    file.write_text("partition: main\n")
+    with pytest.raises(InputError, match=r"^--slurm: unknown key partion; did you mean partition\?"):
+        load(file, ["partion=main"], KINDS)
+    with pytest.raises(InputError, match=r"^--slurm pretrain=4: pretrain is not a setting"):
+        load(file, ["pretrain=4"], KINDS)

@@ -104,6 +104,7 @@ def write_scenes(directory: str | Path, config: SceneConfig = SceneConfig()) -> 
             if directory.is_dir():
                 directory.rmdir()  # empty, as _are_there has seen
             os.replace(part, directory)
+            print(f"wrote {config.train} + {config.test} scenes of {config.size} pixels to {directory}", flush=True)
         except OSError:
             shutil.rmtree(part, ignore_errors=True)
             raise
