@@ -11,7 +11,6 @@ the training, rounded down.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import itertools
 import pickle
@@ -24,7 +23,7 @@ import yaml
 
 from pretrain import config
 from pretrain.config import Config
-from pretrain.errors import UserError
+from pretrain.errors import UserError, suggestion
 
 GRIDS = Path(__file__).parent / "grids"
 NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory, is known
@@ -72,9 +71,7 @@ def cells(grid: str, widths: Sequence[float], epochs: int) -> list[Cell]:
         UserError: there is no such grid.
     """
     if grid not in grids():
-        near = difflib.get_close_matches(grid, grids(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(grids())}"
-        raise UserError(f"unknown grid {grid!r}; {hint}")
+        raise UserError(f"unknown grid {grid!r}; {suggestion(grid, grids())}")
     content = yaml.safe_load((GRIDS / f"{grid}.yaml").read_text())
     expanded = [cell for entry in content["cells"] for cell in _expand(entry, list(widths), epochs)]
     return list({cell.name: cell for cell in expanded}.values())
@@ -117,9 +114,8 @@ def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     names = [cell.name for cell in every]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the cells are {', '.join(names)}"
-            raise UserError(f"--only {pattern} matches no cell; {hint}")
+            otherwise = f"the cells are {', '.join(names)}"
+            raise UserError(f"--only {pattern} matches no cell; {suggestion(pattern, names, otherwise=otherwise)}")
     chosen = {cell.name for cell in every if any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)}
     while missing := {cell.needs for cell in every if cell.name in chosen and cell.needs} - chosen:
         chosen |= missing

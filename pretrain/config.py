@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -27,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, suggestion
 from pretrain.models import build
 from pretrain.slimmable import channel_signature, has_batch_norm, width_key
 
@@ -561,9 +560,8 @@ def _preset_path(preset: str, folder: Path = Path()) -> Path:
     """The file of a preset's name, or of a path (from ``folder``)."""
     path = (folder / preset if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml").resolve()
     if not path.is_file():
-        near = difflib.get_close_matches(preset, presets(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(presets())}, or give a .yaml file"
-        raise UserError(f"unknown preset {preset!r}; {hint}")
+        otherwise = f"choose one of {', '.join(presets())}, or give a .yaml file"
+        raise UserError(f"unknown preset {preset!r}; {suggestion(preset, presets(), otherwise=otherwise)}")
     return path
 
 
@@ -622,9 +620,8 @@ def _check_keys(raw: dict, schema: type = Config, prefix: str = "") -> None:
     known = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in raw.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(prefix + k for k in known)}"
-            raise UserError(f"unknown key {prefix}{key}; {hint}")
+            otherwise = f"known here: {', '.join(prefix + k for k in known)}"
+            raise UserError(f"unknown key {prefix}{key}; {suggestion(key, known, prefix, otherwise)}")
         section = known[key].default_factory
         if dataclasses.is_dataclass(section):
             if not isinstance(value, dict):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -116,6 +116,12 @@ class RunDirectory:
         status.setdefault("started", now())
         status["finished"] = now() if state in ("done", "failed") else None
         write_atomically(self.path / "status.json", json.dumps(status, indent=1))
+
+    def set_failed(self, error: Exception) -> None:
+        """Write the reason of a failure to ``status.json``; a full disk must not hide it, so nothing is raised where that fails."""
+        reason = str(error).splitlines()[0] if str(error) else ""
+        with suppress(OSError):
+            self.set_status("failed", why=f"{type(error).__name__}: {reason}")
 
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""

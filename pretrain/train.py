@@ -10,7 +10,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -72,9 +72,7 @@ def _record_failure(run: RunDirectory, error: Exception) -> None:
     if isinstance(error, UserError) and run.read_config() is None:
         run.remove_if_unused()
         return
-    reason = str(error).splitlines()[0] if str(error) else ""
-    with suppress(OSError):  # a full disk must not hide the first error
-        run.set_status("failed", why=f"{type(error).__name__}: {reason}")
+    run.set_failed(error)
 
 
 def _check_same_experiment(run: RunDirectory, cfg: Config) -> None:

@@ -131,10 +131,11 @@ def _of_scores(name: str, part: pd.DataFrame, metrics: pd.DataFrame, runs: pd.Da
     grid = first["grid"] in grid_tables.ROWS
     made = [item("accuracy-width", "Accuracy by width", partial(grid_plots.accuracy_by_width, part, own) if grid
                  else partial(plots.accuracy_by_width, part))]
-    for kind, across, draw in (("FLOPs", "flops", plots.accuracy_by_flops), ("latency", "latency_ms", plots.accuracy_by_latency)):
-        if across == "flops" or part[across].notna().any():
-            drawn = partial(grid_plots.accuracy_by, part, own, across) if grid else partial(draw, part)
-            made.append(item(f"accuracy-{kind.lower()}", f"Accuracy by {kind}", drawn))
+    made.append(item("accuracy-flops", "Accuracy by FLOPs", partial(grid_plots.accuracy_by, part, own, "flops") if grid
+                     else partial(plots.accuracy_by_flops, part)))
+    for device, timed in parts(part[part["latency_ms"].notna()], ["latency_on"], []):  # times of two devices have nothing in common
+        drawn = partial(grid_plots.accuracy_by, timed, own, "latency_ms") if grid else partial(plots.accuracy_by_latency, timed)
+        made.append(item(join("accuracy-latency", device), "Accuracy by latency", drawn))
     if grid:
         made.append(item("accuracy-cost", "Accuracy by training cost", partial(grid_plots.accuracy_by_cost, part, own)))
     made.append(item("heat-map", "All cells and widths", partial(cell_plots.heat_map, part, own)))

@@ -17,14 +17,14 @@ from matplotlib.ticker import FixedLocator
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
 from results.pareto import draw_front
-from results.plots import INTERVAL, Look, NothingToPlot, decades, points, style
+from results.plots import INTERVAL, Look, NothingToPlot, decades, latency_label, points, style
 from results.tables import METRICS, RowSpec
 
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
          Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
 COLUMNS = 4  # panels in a line
 # Label of an abscissa, and what it is multiplied by.
-ACROSS = {"flops": ("MFLOPs per image, log scale", 1e-6), "latency_ms": ("Latency of one image (ms), log scale", 1.0)}
+ACROSS = {"flops": (lambda scores: "MFLOPs per image, log scale", 1e-6), "latency_ms": (latency_label, 1.0)}
 
 
 def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
@@ -80,7 +80,7 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
             draw_front(axis, scores, across, scale)
             axis.set_xscale("log")
             decades(axis.xaxis, scores[across] * scale)
-            axis.set_xlabel(label)
+            axis.set_xlabel(label(scores))
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
         _label_left(figure, [axis for axis, _ in panels], scores, INTERVAL, "; dashed: Pareto front of all panels")
     return figure

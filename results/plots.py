@@ -85,8 +85,14 @@ def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
 
 
 def accuracy_by_latency(scores: pd.DataFrame) -> Figure:
-    """Accuracy (percent) against milliseconds for one image, where records have ``latency_ms``; else as by FLOPs."""
-    return _accuracy(scores, "latency_ms", "Latency of one image (ms), log scale", 1.0)
+    """Accuracy (percent) against milliseconds for one image on one device, where records have ``latency_ms``; else as by FLOPs."""
+    return _accuracy(scores, "latency_ms", latency_label(scores), 1.0)
+
+
+def latency_label(scores: pd.DataFrame) -> str:
+    """The label of an abscissa of latencies, with what they were measured on where that is known."""
+    devices = ", ".join(sorted(set(scores["latency_on"]) - {"", None}))
+    return f"Latency of one image{f' on {devices}' if devices else ''} (ms), log scale"
 
 
 def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:

@@ -23,9 +23,9 @@ METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
 FILES = ("config.yaml", "status.json", "result.json", "provenance.json")
 
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
-                  "flops", "parameters", "latency_ms", "model", "schedule", "initial"]
+                  "flops", "parameters", "latency_ms", "latency_on", "model", "schedule", "initial"]
 # What a record means that does not say so: top-1 accuracy, trained on all labels, of the bare encoder.
-RECORD_DEFAULTS = {"label_fraction": 1.0, "model": "", "schedule": "", "initial": ""}
+RECORD_DEFAULTS = {"label_fraction": 1.0, "latency_on": "", "model": "", "schedule": "", "initial": ""}
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters", "latency_ms"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 # Settings that experiments vary, by the column's name. Older runs lack some of them.

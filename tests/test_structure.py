@@ -120,5 +120,5 @@ def test_no_file_names_a_path_of_one_machine():
 def test_a_machine_path_would_be_found():
     for path in ("/" + "work/main", "/" + "home/someone/data", "/" + "tmp/w/venv"):
         assert MACHINE_PATH.search(f"see {path}/x")
-    for text in ("https://example.org/work/paper", "$SCRATCH/work/runs", "~/work/data"):
-        assert not MACHINE_PATH.search(text)
+    for before in ("https://example.org", "$SCRATCH", "~"):
+        assert not MACHINE_PATH.search(before + "/" + "work/runs")

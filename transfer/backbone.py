@@ -67,6 +67,19 @@ class Backbone:
         """Whether pretraining came to its end; of others' it is not known and taken for granted."""
         return self.foreign or self.epoch >= self.config.optimizer.epochs
 
+    def home(self, out: str | Path | None = None) -> Path:
+        """Where scores go: ``out``, else the run directory of the checkpoint. :class:`UserError` if there is none, or it has not
+        finished."""
+        if out is not None:
+            return Path(out)
+        if self.run_dir is None:
+            raise UserError(f"{self.path} does not lie in the run directory it was trained in, or is its teacher; "
+                            "write --out DIR for its scores")
+        if not self.finished:
+            raise UserError(f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
+                            f"{self.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
+        return self.run_dir
+
     def default_widths(self) -> list[float]:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
         return self.calibrated or usable_widths(self.config, [*self.config.calibration.widths, self.low, self.high])

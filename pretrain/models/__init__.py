@@ -7,13 +7,12 @@ width's D in ``out_channels`` (its rule in ``feature_rule``), gives four feature
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import nn
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, suggestion
 from pretrain.models import vit
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -43,9 +42,7 @@ def build(arch: str, switchable: Sequence[float] = ()) -> nn.Module:
         UserError: there is no architecture of that name.
     """
     if arch not in ARCHITECTURES:
-        near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(ARCHITECTURES)}"
-        raise UserError(f"unknown architecture {arch!r}; {hint}")
+        raise UserError(f"unknown architecture {arch!r}; {suggestion(arch, ARCHITECTURES)}")
     encoder = ARCHITECTURES[arch]()
     if switchable:
         make_switchable(encoder, switchable)

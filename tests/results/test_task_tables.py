@@ -93,6 +93,17 @@ def test_pictures_of_dense_tasks_and_of_latency(root):
         cell_plots.dense_by_width(scores[:0], runs)
 
 
+def test_latencies_of_two_devices_are_two_pictures(root):
+    scores, runs = load(root), load_runs(root)
+    scores = scores[scores["task"].eq("classification")]
+    scores["latency_on"] = scores["seed"].map({100: "NVIDIA A100", 101: "x86_64 AVX2, 1 thread"})
+    names = {item.name: item for item in contents.all_pictures(scores, load_metrics(root), runs)}
+    pictures = [names[f"accuracy-latency-{device}-digits-linear"] for device in ("NVIDIA-A100", "x86_64-AVX2-1-thread")]
+    labels = [axis.get_xlabel() for picture in pictures for axis in picture.draw().axes]
+    assert set(labels) == {"Latency of one image on NVIDIA A100 (ms), log scale",
+                           "Latency of one image on x86_64 AVX2, 1 thread (ms), log scale"}
+
+
 def test_heat_map_shows_the_means(root):
     scores = load(root)
     part = scores[scores["metric"].eq("linear") & scores["dataset"].eq("digits")]

@@ -6,11 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from pretrain.data.sources import NAMES
 from pretrain.rundir import record_value
+from transfer import width_table
 from transfer.backbone import BRANCHES
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
 from transfer.classification.options import LINEAR_RECIPES, parse_overrides
@@ -72,26 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
 def show(records: Sequence[dict]) -> None:
     """Print ``records`` of one data set as a table: a row a width, a column a protocol and share of labels, in per cent."""
     first = records[0]
-    columns = list(dict.fromkeys(map(column, records)))
     print(f"{first['dataset']}: {SCORE_NAMES[record_value(first, 'score')]} in % of {first['count']} images "
           f"(chance {100 * first['chance']:.1f})")
-    table = Table()
-    for heading in ("width", *columns, "MFLOPs", "parameters"):
-        table.add_column(heading, justify="right")
-    for width in dict.fromkeys(record["width"] for record in records):
-        mine = {column(record): record for record in records if record["width"] == width}
-        cost = next(iter(mine.values()))
-        table.add_row(f"{width:g}", *(percent(mine[c]["value"]) for c in columns), f"{cost['flops'] / 1e6:,.1f}",
-                      f"{cost['parameters']:,}")
-    Console().print(table)
+    width_table.show(records, column)
 
 
 def column(record: dict) -> str:
     """The heading of a score: its protocol and, where not all were used, the share of the labels."""
     fraction = record_value(record, "label_fraction")
     return record["metric"] if fraction == 1 else f"{record['metric']} {100 * fraction:g} %"
-
-
-def percent(value: float | None) -> str:
-    """A fraction as per cent with one decimal; undefined as a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"

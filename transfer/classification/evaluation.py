@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
-from pretrain.errors import UserError
+from pretrain.errors import UserError, check_choice
 from pretrain.rundir import RunDirectory, record_value
-from transfer.backbone import Backbone, load_backbone
+from transfer.backbone import load_backbone
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
@@ -22,6 +21,7 @@ from transfer.classification.linear import linear
 from transfer.classification.options import Options
 from transfer.classification.scores import SCORES
 from transfer.classification.task import Task, check_data
+from transfer.latency import device_name
 
 TASK = "classification"
 Scores = dict[float, float | None]
@@ -83,6 +83,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
     ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
+    ``latency_ms`` is the median time of one image through the extracted network on ``latency_on``;
     ``seed`` is that of the evaluation; ``settings`` says what the score depends on beside the record's key.
 
     Returns:
@@ -100,7 +101,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         raise UserError(f"{backbone.path} does not say which data it was trained on; write --dataset NAME")
     widths = [float(w) for w in (backbone.default_widths() if widths is None else widths)]
     backbone.check_widths(widths)
-    where = _destination(backbone, out)
+    where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
     backbone.check_size(task.size)
     asked = [(p, f, w) for p in protocols for f in options.label_fractions for w in widths]
@@ -123,34 +124,15 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
 
 
 def _check_names(dataset: str | None, protocols: Sequence[str], options: Options) -> None:
-    if dataset is not None and dataset not in NAMES:
-        raise UserError(_unknown("data set", dataset, NAMES, "--dataset"))
+    if dataset is not None:
+        check_choice("--dataset", dataset, NAMES, "data set")
     if not protocols:
         raise UserError(f"--protocol names none; choose from {', '.join(PROTOCOLS)}")
     for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise UserError(_unknown("protocol", protocol, PROTOCOLS, "--protocol"))
+        check_choice("--protocol", protocol, PROTOCOLS, "protocol")
         if protocol not in TRAINING_PROTOCOLS and options.label_fractions != [1.0]:
             raise UserError(f"--label-fraction is for {' and '.join(TRAINING_PROTOCOLS)}, not for {protocol}; "
                             f"write --protocol {' '.join(TRAINING_PROTOCOLS)}")
-
-
-def _unknown(kind: str, name: str, known: Sequence[str], option: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {option} {near[0]}?" if near else f"write {option} with one of {', '.join(known)}"
-    return f"unknown {kind} {name!r}; {hint}"
-
-
-def _destination(backbone: Backbone, out: str | Path | None) -> Path:
-    if out is not None:
-        return Path(out)
-    if backbone.run_dir is None:
-        raise UserError(f"{backbone.path} does not lie in the run directory it was trained in, or is its teacher; "
-                        "write --out DIR for its scores")
-    if not backbone.finished:
-        raise UserError(f"pretraining of {backbone.path} has not finished (epoch {backbone.epoch} of "
-                        f"{backbone.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
-    return backbone.run_dir
 
 
 def _made(where: Path) -> RunDirectory:
@@ -198,4 +180,5 @@ def _record(task: Task, protocol: str, width: float, value: float | None) -> dic
     cost = task.cost(width)
     return {**_place(task), "metric": protocol, "width": width, "value": value, "chance": task.chance,
             "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
+            "latency_ms": round(task.latency(width), 4), "latency_on": device_name(task.device),
             "settings": _settings(task, protocol)}

@@ -20,6 +20,7 @@ from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
 from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
+from transfer.latency import latency_ms
 
 CALIBRATION_BATCH = 256
 
@@ -48,6 +49,8 @@ class Task:
         self.fraction = 1.0
         self._widths: list[float] = []
         self._costs: dict[float, Cost] = {}
+        self._frozen: dict[float, Frozen] = {}
+        self._latencies: dict[float, float] = {}
 
     @property
     def dataset(self) -> str:
@@ -130,6 +133,18 @@ class Task:
             self._costs[width] = self.backbone.cost(width, self.size)
         return self._costs[width]
 
+    def latency(self, width: float) -> float:
+        """Median milliseconds of one image through the network of ``width``, for which ``prepare`` has been called."""
+        if width not in self._latencies:
+            self._latencies[width] = latency_ms(self.frozen(width), self.size)
+        return self._latencies[width]
+
+    def frozen(self, width: float) -> Frozen:
+        """The network of ``width`` as it is served, for which ``prepare`` has been called."""
+        if width not in self._frozen:
+            self._frozen[width] = Frozen(self.backbone.at(width))
+        return self._frozen[width]
+
     def batches(self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
                 ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images without augmentation, and labels."""
@@ -164,7 +179,7 @@ class Task:
     @cached_property
     def features(self) -> Features:
         """Features of both splits at all prepared widths."""
-        networks = {width: Frozen(self.backbone.at(width)) for width in self._widths}
+        networks = {width: self.frozen(width) for width in self._widths}
         train, train_labels = extract_features(networks, self.batches(self.train))
         val, val_labels = extract_features(networks, self.batches(self.val))
         return Features(train, train_labels, val, val_labels)

@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool
                 _train(job, run, group, train, force)
             except Exception as error:
                 if group.first:
-                    _record_failure(run, error)
+                    run.set_failed(error)
                 raise
         records = run.records()
         if group.first and done:
@@ -137,12 +137,6 @@ def _empty(run: RunDirectory) -> None:
     for entry in run.path.iterdir():
         if entry.name != ".lock":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _record_failure(run: RunDirectory, error: Exception) -> None:
-    reason = str(error).splitlines()[0] if str(error) else ""
-    with suppress(OSError):  # a full disk must not hide the first error
-        run.set_status("failed", why=f"{type(error).__name__}: {reason}")
 
 
 def finite(value: float | None) -> float | None:

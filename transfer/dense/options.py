@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, check_choice
 from transfer.backbone import BRANCHES, Backbone, load_backbone
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
@@ -65,10 +64,9 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     Raises:
         UserError: anything about them that makes fine-tuning impossible.
     """
-    choose("--model", arguments.model, models)
-    choose("--dataset", arguments.dataset, datasets)
-    choose("--initial", arguments.initial, INITIALS)
-    choose("--norm", arguments.norm, NORMS)
+    check_choice("--model", arguments.model, models)
+    check_choice("--dataset", arguments.dataset, datasets)
+    check_choice("--initial", arguments.initial, INITIALS)
     for option, value in (("--workers", arguments.workers), ("--pictures", arguments.pictures), ("--seed", arguments.seed or 0)):
         if value < 0:
             raise UserError(f"{option} {value} must be at least 0")
@@ -77,34 +75,18 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     if schedule.batch_size % processes:
         raise UserError(f"--batch-size {schedule.batch_size} cannot be shared by {processes} processes; write "
                         f"--batch-size {math.ceil(schedule.batch_size / processes) * processes}")
-    if arguments.norm == "syncbn" and torch.device(device).type != "cuda":
-        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
     backbone = load_backbone(arguments.checkpoint, device, branch=arguments.branch, arch=arguments.arch)
     widths = [float(w) for w in (backbone.default_widths() if arguments.widths is None else arguments.widths)]
     backbone.check_widths(widths)
     seed = backbone.seed if arguments.seed is None else arguments.seed
-    return Setup(backbone, widths, schedule, seed, home_of(backbone, arguments.out))
+    return Setup(backbone, widths, schedule, seed, backbone.home(arguments.out))
 
 
-def choose(option: str, value: str, known: Sequence[str]) -> None:
-    """:class:`UserError` if ``value`` of ``option`` is not ``known``."""
-    if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
-        hint = f"did you mean {option} {near[0]}?" if near else f"write {option} with one of {', '.join(known)}"
-        raise UserError(f"unknown {option} {value!r}; {hint}")
-
-
-def home_of(backbone: Backbone, out: str | None) -> Path:
-    """Where scores go: ``out``, else the run directory of the checkpoint."""
-    if out is not None:
-        return Path(out)
-    if backbone.run_dir is None:
-        raise UserError(f"{backbone.path} does not lie in the run directory it was trained in, or is its teacher; "
-                        "write --out DIR for its scores")
-    if not backbone.finished:
-        raise UserError(f"pretraining of {backbone.path} has not finished (epoch {backbone.epoch} of "
-                        f"{backbone.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
-    return backbone.run_dir
+def check_norm(norm: str, device: torch.device) -> None:
+    """:class:`UserError` if ``norm`` is none, or cannot be had on the ``device`` of training."""
+    check_choice("--norm", norm, NORMS)
+    if norm == "syncbn" and device.type != "cuda":
+        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
 
 
 def digits_scenes(data_dir: str | None, home: Path) -> tuple[Path, SceneConfig]:

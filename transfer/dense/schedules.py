@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, replace
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, check_choice
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,5 @@ SEGMENTATION = {
 
 def named(name: str, table: dict[str, Schedule]) -> Schedule:
     """The schedule called ``name``; :class:`UserError` names the others."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"did you mean --schedule {near[0]}?" if near else f"write --schedule with one of {', '.join(table)}"
-        raise UserError(f"unknown schedule {name!r}; {hint}")
+    check_choice("--schedule", name, table, "schedule")
     return table[name]

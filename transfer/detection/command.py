@@ -7,14 +7,12 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from pretrain.distributed import processes
 from pretrain.errors import UserError
+from transfer import width_table
 from transfer.dense.job import run_jobs
 from transfer.dense.options import add_arguments as add_shared_arguments
-from transfer.dense.options import digits_scenes, prepare
+from transfer.dense.options import check_norm, digits_scenes, prepare
 from transfer.dense.schedules import DETECTION as SCHEDULES
 from transfer.detection import DATASETS, MODELS
 
@@ -41,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from transfer.detection.task import Task
 
     with processes(arguments.device) as group:
+        check_norm(arguments.norm, group.device)
         setup = prepare(arguments, MODELS, DATASETS, SCHEDULES, group.device)
         model = Model.named(arguments.model).on(setup.backbone)
         where = digits_scenes(arguments.data_dir, setup.home)[0] if arguments.dataset == "digits" else arguments.data_dir
@@ -67,18 +66,6 @@ def show(records: Sequence[dict]) -> None:
     for kind in ("box", "mask"):
         own = [record for record in records if record["metric"].startswith(kind)]
         if own:
-            _show(kind, own)
-
-
-def _show(kind: str, records: Sequence[dict]) -> None:
-    metrics = list(dict.fromkeys(record["metric"] for record in records))
-    table = Table(f"{kind}, width", *(metric.removeprefix(f"{kind}_") for metric in metrics), "MFLOPs", "parameters")
-    for column in table.columns:
-        column.justify = "right"
-    for width in dict.fromkeys(record["width"] for record in records):
-        row = {record["metric"]: record for record in records if record["width"] == width}
-        some = next(iter(row.values()))
-        values = [row[m]["value"] if m in row else None for m in metrics]
-        table.add_row(f"{width:g}", *("–" if value is None else f"{100 * value:.1f}" for value in values),
-                      f"{some['flops'] / 1e6:.1f}", f"{some['parameters']:,}")
-    Console().print(table)
+            width_table.show(own, lambda record, kind=kind: record["metric"].removeprefix(f"{kind}_"), f"{kind}, width")
+    if any(record["value"] is None for record in records):
+        print(f"{width_table.MISSING}: the images hold no object of that size (COCO's small, medium and large)")

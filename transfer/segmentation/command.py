@@ -18,6 +18,7 @@ from rich.table import Table
 
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
+from transfer import width_table
 from transfer.dense import options
 from transfer.dense.job import run_jobs
 from transfer.dense.schedules import SEGMENTATION, named
@@ -51,10 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune and score each width, print a table and say where the scores are."""
     with processes(arguments.device) as group:
+        options.check_norm(arguments.norm, group.device)
         setup = options.prepare(arguments, MODELS, DATASETS, SEGMENTATION)
         plan = _plan(arguments, setup, group)
-        if arguments.norm == "syncbn" and group.device.type != "cuda":
-            raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
         from transfer.segmentation.training import train  # slow, see above
 
         jobs = plan.jobs(setup.widths)
@@ -126,14 +126,7 @@ def show(records: Sequence[dict]) -> None:
     first = records[0]
     print(f"{first['dataset']}: {first['model']}, {first['schedule']}, {first['initial']} backbone; "
           f"scores in % over {first['count']} images")
-    table = Table()
-    for heading in ("width", *METRICS, "GFLOPs", "parameters"):
-        table.add_column(heading, justify="right")
-    for width in dict.fromkeys(record["width"] for record in records):
-        mine = {record["metric"]: record for record in records if record["width"] == width}
-        table.add_row(f"{width:g}", *(_percent(mine[name]["value"]) for name in METRICS),
-                      f"{mine['mIoU']['flops'] / 1e9:,.2f}", f"{mine['mIoU']['parameters']:,}")
-    Console().print(table)
+    width_table.show([record for record in records if record["metric"] in METRICS], lambda record: record["metric"])
 
 
 def show_classes(files: Mapping[float, Path]) -> None:
@@ -146,9 +139,5 @@ def show_classes(files: Mapping[float, Path]) -> None:
     for width in columns:
         table.add_column(f"{width:g}", justify="right")
     for index, name in enumerate(names):
-        table.add_row(name, *(_percent(classes[index]["IoU"]) for classes in columns.values()))
+        table.add_row(name, *(width_table.percent(classes[index]["IoU"]) for classes in columns.values()))
     Console().print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

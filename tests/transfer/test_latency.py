@@ -1,0 +1,97 @@
+"""Latency: a median of single images, and what records say of it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from transfer.classification import Options, evaluate
+from transfer.latency import FEWEST, WARM_UP, device_name, latency_ms
+from transfer.run import main
+
+QUICK = Options(limit=200)
+
+
+class Sleeper(nn.Module):
+    """Sleeps for the next of ``seconds`` on each pass, the last one again and again."""
+
+    def __init__(self, *seconds: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seconds, self.seen = list(seconds), []
+
+    def forward(self, x):
+        self.seen.append(x)
+        time.sleep(self.seconds[min(len(self.seen), len(self.seconds)) - 1])
+        return x
+
+
+def test_the_median_leaves_out_the_warm_up_and_delayed_passes():
+    network = Sleeper(*[0.3] * WARM_UP, 0.2, 0.02, 0.02, 0.2, 0.02, 0.02, 0.02)
+    assert 20 <= latency_ms(network, 8, passes=7) < 150
+    assert len(network.seen) == WARM_UP + 7
+    assert {tuple(x.shape) for x in network.seen} == {(1, 3, 8, 8)}
+
+
+def test_a_slow_network_gets_few_passes():
+    network = Sleeper(0.05)
+    latency_ms(network, 8, seconds=0.1)
+    assert len(network.seen) == WARM_UP + FEWEST
+
+
+def test_measuring_draws_no_random_numbers():
+    torch.manual_seed(3)
+    latency_ms(Sleeper(0.0), 8, passes=5)
+    after = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(4), after)
+
+
+def test_the_device_is_named_with_its_threads():
+    assert device_name(torch.device("cpu")).endswith(("thread", "threads"))
+    assert str(torch.get_num_threads()) in device_name(torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_is_waited_for():
+    wide = nn.Sequential(*[nn.Conv2d(3, 3, 31, padding=15) for _ in range(20)]).cuda()
+    device = torch.device("cuda")
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    image = torch.randn(1, 3, 256, 256, device=device)
+    with torch.no_grad():
+        for _ in range(5):
+            wide(image)
+        start.record()
+        wide(image)
+        end.record()
+    torch.cuda.synchronize()
+    assert latency_ms(wide, 256) > 0.5 * start.elapsed_time(end)
+    assert device_name(device) == torch.cuda.get_device_name(device)
+
+
+def test_records_say_how_long_an_image_takes_and_on_what(run_directory):
+    records = evaluate(run_directory, widths=[1.0, 0.5], options=QUICK)
+    by_width = {width: {r["latency_ms"] for r in records if r["width"] == width} for width in (1.0, 0.5)}
+    assert all(len(values) == 1 for values in by_width.values())  # measured once, for both protocols
+    assert all(0 < value < 1000 for values in by_width.values() for value in values)
+    assert {r["latency_on"] for r in records} == {device_name(torch.device("cpu"))}
+
+
+def test_records_without_latency_stay_as_they_are(run_directory, capsys):
+    evaluate(run_directory, widths=[0.5], protocols=["knn"], options=QUICK)
+    path = run_directory / "result.json"
+    content = json.loads(path.read_text())
+    for record in content["records"]:
+        del record["latency_ms"], record["latency_on"]
+    path.write_text(json.dumps(content))
+    command = ["classification", "--checkpoint", str(run_directory), "--widths", "0.5", "--protocol", "knn", "--limit", "200"]
+    assert main(command) == 0
+    assert json.loads(path.read_text()) == content
+    assert "ms an image" in capsys.readouterr().out
+    assert main([*command, "--force"]) == 0
+    assert json.loads(path.read_text())["records"][0]["latency_ms"] > 0

@@ -1,0 +1,40 @@
+"""The table that every task prints: a row a width, a column a score, and what the network of that width costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+MISSING = "–"
+
+
+def show(records: Sequence[dict], column: Callable[[dict], str], corner: str = "width") -> None:
+    """Print ``records``, whose scores are fractions, in per cent, each in its width's row and in the ``column`` it is given.
+
+    FLOPs of one image, parameters and, where records have it, the latency of one image are those of the encoder.
+    """
+    columns = list(dict.fromkeys(map(column, records)))
+    scale, unit = (1e9, "GFLOPs") if max(record["flops"] for record in records) >= 1e9 else (1e6, "MFLOPs")
+    timed = any("latency_ms" in record for record in records)
+    table = Table()
+    for heading in (corner, *columns, unit, "parameters", *["ms an image"][:timed]):
+        table.add_column(heading, justify="right")
+    for width in dict.fromkeys(record["width"] for record in records):
+        mine = {column(record): record for record in records if record["width"] == width}
+        cost = next(iter(mine.values()))
+        latency = next((record["latency_ms"] for record in mine.values() if "latency_ms" in record), None)
+        table.add_row(f"{width:g}", *(percent(mine[name]["value"]) if name in mine else MISSING for name in columns),
+                      f"{cost['flops'] / scale:,.1f}", f"{cost['parameters']:,}", *[milliseconds(latency)][:timed])
+    Console().print(table)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent with one decimal; undefined as a dash."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency with three digits; a dash where it was not measured."""
+    return MISSING if value is None else f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
