@@ -28,12 +28,13 @@ import yaml
 
 from results import frame
 from results.effects import UNITS, Effect, effect
-from results.statistics import TESTS, bootstrap_interval, holm
+from results.statistics import TESTS, bootstrap_interval, holm, seeds_needed
 from results.tables import METRICS
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
 MEASURES = set(UNITS)
+MOST_SEEDS = 100
 OTHER_TESTS = ("exact", "over_cells")  # counted, no chance involved; of a correlation over cells
 _REQUIRED = {"score": {"better", "than", "at"}, "train_flops": {"better", "than"}, "train_seconds": {"better", "than"},
              "diagnostic": {"better", "than", "better_name", "than_name"}, "correlation": {"name", "cells"}}
@@ -74,6 +75,8 @@ class Verdict:
     runs: tuple[str, ...]
     command: str
     why: str = ""
+    differences: tuple[float, ...] = ()  # by seed, in the order of ``seeds``
+    seeds_needed: int = 0  # of an undecided claim; 0: not known
 
     def record(self) -> dict[str, Any]:
         """As plain types, for JSON; NaN as None."""
@@ -121,8 +124,9 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
     for profile in profiles:
         own = runs[runs["preset"].eq(profile)]
         family = [verdict for claim in claims for verdict in _of_profile(claim, profile, scores, own, metrics)]
+        tests = sum(not math.isnan(verdict.p) for verdict in family)
         for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True):
-            found.append(_decided(verdict, p, level))
+            found.append(_with_seeds(_decided(verdict, p, level), level / max(1, tests)))
     return found
 
 
@@ -152,7 +156,7 @@ def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdi
     if claim.test in TESTS:
         p = float(np.minimum(1.0, 2 * np.min(TESTS[claim.test](differences, claim.minimum))))  # NaN stays NaN
     return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, len(differences), p,
-                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "", measured.note)
+                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "", measured.note, tuple(differences))
 
 
 def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
@@ -168,6 +172,13 @@ def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
     return replace(verdict, p_holm=p, verdict=decided)
 
 
+def _with_seeds(verdict: Verdict, level: float) -> Verdict:
+    """An undecided verdict with the seeds that would decide it at ``level``, that of the strictest step of Holm's correction."""
+    if verdict.verdict != UNDECIDED or verdict.claim.test not in TESTS:
+        return verdict
+    return replace(verdict, seeds_needed=seeds_needed(verdict.differences, verdict.claim.minimum, level, most=MOST_SEEDS))
+
+
 def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
     """The verdicts of the runs below these directories. Raises :class:`results.frame.InputError`."""
     known = frame.current(frame.load_runs(runs, keep))
@@ -181,6 +192,13 @@ def p_text(p: float) -> str:
     return "—" if math.isnan(p) else "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
+def seeds_text(verdict: Verdict) -> str:
+    """How many seeds would decide an undecided claim; nothing where that is not known or asked."""
+    if not verdict.seeds_needed:
+        return ""
+    return f"> {MOST_SEEDS}" if verdict.seeds_needed > MOST_SEEDS else f"≈ {verdict.seeds_needed}"
+
+
 def texts(verdict: Verdict) -> dict[str, str]:
     """A verdict in words and figures, by column."""
     interval = "" if math.isnan(verdict.low) else f"[{verdict.low:.2f}, {verdict.high:.2f}]"
@@ -188,13 +206,13 @@ def texts(verdict: Verdict) -> dict[str, str]:
     return {"claim": verdict.claim.id, "statement": verdict.claim.statement, "profile": verdict.profile, "verdict": verdict.verdict,
             "effect": f"{verdict.effect:+.2f} {verdict.unit}" if not math.isnan(verdict.effect) else "—", "interval": interval,
             "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": p_text(verdict.p),
-            "Holm p": p_text(verdict.p_holm), "measured": measured,
+            "Holm p": p_text(verdict.p_holm), "seeds needed": seeds_text(verdict), "measured": measured,
             "note": verdict.why + (f"; make them with: {verdict.command}" if verdict.verdict == NO_RUNS else "")}
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """All verdicts as a Markdown table, with what the words mean."""
-    columns = ["claim", "statement", "profile", "verdict", "effect", "interval", "n", "p", "Holm p", "measured", "note"]
+    columns = ["claim", "statement", *COLUMNS[:1], *COLUMNS[2:], "measured", "note"]
     rows = [[texts(verdict)[name].replace("|", "\\|") for name in columns] for verdict in verdicts]
     lines = [MEANING, "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
              *("| " + " | ".join(row) + " |" for row in rows)]
@@ -203,18 +221,21 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval. p: two-sided paired t-test over seeds against the claim's "
            "minimum effect, of correlations over cells; Holm p: corrected over all claims tested on the profile. Supported or "
-           "contradicted: Holm p below 0.05; undecided: these runs do not tell.")
+           "contradicted: Holm p below 0.05; undecided: these runs do not tell. Seeds needed: to decide with a probability of 80 "
+           "%, were mean and spread over many seeds those of these few; a rough guide.")
+COLUMNS = ("profile", "claim", "verdict", "effect", "interval", "n", "p", "Holm p", "seeds needed")
+RIGHT = {"effect", "n", "p", "Holm p", "seeds needed"}
 STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}
 
 
 def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool = False) -> None:
     """Print the verdicts, then what is missing with the commands that make it. ``runs``: with the runs each verdict used."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, caption=MEANING, caption_justify="left")
-    for name in ("profile", "claim", "verdict", "effect", "interval", "n", "p", "Holm p"):
-        table.add_column(name, justify="right" if name in ("effect", "n", "p", "Holm p") else "left")
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name in RIGHT else "left")
     for verdict in verdicts:
         said, word = texts(verdict), rich.text.Text(verdict.verdict, style=STYLES[verdict.verdict])
-        table.add_row(said["profile"], said["claim"], word, said["effect"], said["interval"], said["n"], said["p"], said["Holm p"])
+        table.add_row(*(word if name == "verdict" else said[name] for name in COLUMNS))
     console.print(table)
     if runs:
         for verdict in verdicts:

@@ -119,6 +119,7 @@ def _claim(verdict: Verdict, order: dict[str, str]) -> str:
     else:
         numbers = [f"effect {said['effect']}", said["interval"], f"n = {verdict.n}"]
         numbers += [f"p = {said['p']}", f"Holm p = {said['Holm p']}"] if verdict.p == verdict.p else []
+        numbers += [f"seeds needed {said['seeds needed']}"] if verdict.seeds_needed else []
         numbers += [f"at least {said['minimum']} claimed"] if verdict.claim.minimum else []
         lines.append(f"<p class=soft>{escape(', '.join(filter(None, [*numbers, said['measured'], verdict.why])))}</p>")
         links = "".join(f'<li><a href="#run-{order[run]}">{escape(run)}</a></li>' for run in verdict.runs if run in order)

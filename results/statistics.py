@@ -66,6 +66,24 @@ def sign_flip(differences: Sequence[float], minimum: float = 0.0) -> tuple[float
     return float(np.mean(sums >= seen - room)), float(np.mean(sums <= seen + room))
 
 
+def seeds_needed(differences: Sequence[float], minimum: float, level: float, power: float = 0.8, most: int = 100) -> int:
+    """How many seeds a two-sided paired t-test at ``level`` needs to decide with probability ``power``, were the true mean and
+    spread those of ``differences`` (the noncentral t distribution; Cohen 1988, section 2.3). ``most`` + 1: more than ``most``.
+
+    With few differences their spread, and so this number, is itself uncertain. 0 where nothing can be said: fewer than two
+    differences, or no spread.
+    """
+    if math.isnan(paired_t(differences, minimum)[0]):
+        return 0
+    found = np.asarray(differences, dtype=float) - minimum
+    size = abs(found.mean()) / found.std(ddof=1)
+    for n in range(2, most + 1):
+        critical = stats.t.ppf(1 - level / 2, n - 1)
+        if stats.nct.sf(critical, n - 1, size * math.sqrt(n)) >= power:
+            return n
+    return most + 1
+
+
 TESTS = {"paired_t": paired_t, "sign_flip": sign_flip}
 
 

@@ -11,6 +11,7 @@ from scipy import stats
 from results import claims, effects
 from results.frame import InputError, current, load, load_metrics, load_runs
 from results.grid_tables import ROWS
+from results.statistics import seeds_needed
 from tests.results.synthetic import config, metric, record, write_grid, write_run
 
 KNOWN, LEVEL = claims.load_claims()
@@ -94,6 +95,11 @@ def test_holm_counts_the_claims_of_one_profile(tmp_path):
     first = verdicts["guideline-1-is-enough"]
     assert len(tested) >= 2 and first.p == min(verdict.p for verdict in tested)
     assert first.p_holm == pytest.approx(first.p * len(tested))
+    undecided = next(verdict for verdict in tested if verdict.verdict == claims.UNDECIDED and verdict.claim.test == "paired_t")
+    assert undecided.seeds_needed == seeds_needed(undecided.differences, undecided.claim.minimum, 0.05 / len(tested), most=100) > 4
+    assert claims.texts(undecided)["seeds needed"] in (f"≈ {undecided.seeds_needed}", "> 100")
+    decided = [verdict for verdict in tested if verdict.verdict != claims.UNDECIDED]
+    assert decided and {claims.texts(verdict)["seeds needed"] for verdict in decided} == {""}
 
 
 def test_networks_of_one_width_are_put_together(tmp_path):
@@ -185,7 +191,7 @@ def test_verdicts_as_text_and_json(tmp_path):
     pair(tmp_path, [0.050, 0.052, 0.049, 0.051])
     verdicts = list(judge(tmp_path).values())
     lines = claims.markdown(verdicts).splitlines()
-    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {12}
+    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {13}
     back = json.loads(json.dumps([verdict.record() for verdict in verdicts]))
     assert back[0]["claim"] == "naive-degrades" and back[0]["p"] is None
     assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import TESTS, bootstrap_interval, holm, paired_t, sign_flip
+from results.statistics import TESTS, bootstrap_interval, holm, paired_t, seeds_needed, sign_flip
 
 P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=6)
 
@@ -85,6 +85,25 @@ def test_sign_flip_counts_the_signs_that_do_as_well():
     many = rng.normal(0.2, 1, 30)
     theirs = stats.permutation_test((many,), np.mean, permutation_type="samples", alternative="greater", n_resamples=20_000, rng=5)
     assert sign_flip(many)[0] == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+@pytest.mark.parametrize(("mean", "level"), [(1.2, 0.05), (0.7, 0.05), (-1.2, 0.005), (3.0, 0.005)])
+def test_with_the_seeds_needed_four_simulated_studies_of_five_decide_and_with_fewer_not(mean, level):
+    observed = np.array([-1.0, 0.0, 1.0]) + mean  # of standard deviation 1
+    needed = seeds_needed(observed + 0.5, 0.5, level)
+    rng = np.random.default_rng(1)
+
+    def power(n: int) -> float:
+        studies = rng.normal(mean, 1, (20_000, n))
+        p = stats.ttest_1samp(studies, 0, axis=1).pvalue
+        return float(np.mean((p < level) & (np.sign(studies.mean(axis=1)) == np.sign(mean))))
+    assert power(needed) > 0.8 - 0.01
+    assert needed == 2 or power(needed - 1) < 0.8 + 0.01
+
+
+def test_seeds_needed_has_its_limits():
+    assert seeds_needed([0.1], 0, 0.05) == seeds_needed([0.1, 0.1, 0.1], 0, 0.05) == 0
+    assert seeds_needed([-1.0, 0.0, 1.0001], 0, 0.05, most=50) == 51
 
 
 @pytest.mark.parametrize("name", list(TESTS))
