@@ -121,7 +121,7 @@ def _cell(config: dict[str, Any], source: str) -> dict[str, Any]:
     low, high = float(get("widths.min")), float(get("widths.max"))
     kind = "individual" if low == high else "naive" if distill == "none" else "us3l"
     limit = _optional(config, "data.limit")
-    trained = (f"{get('data.name')}{f' ({limit} images)' if limit else ''} at {get('data.size')} pixels, "
+    trained = (f"{_pretrained_on(config)}{f' ({limit:,} images)' if limit else ''} at {get('data.size')} pixels, "
                f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
     # A run started by hand belongs to no grid: its place names it.
     folder, name = source.split(os.sep)[-3:-1]

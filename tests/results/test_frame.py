@@ -29,6 +29,12 @@ def test_one_row_a_record_with_the_cells_factors(tmp_path):
     assert first["setting"] == "digits at 16 pixels, resnet_small, 20 epochs, batch 128"
 
 
+def test_images_in_a_folder_are_called_by_it(tmp_path):
+    data = {"name": "folder", "root": "data/cifar10", "limit": 5000}
+    write_run(tmp_path, config(data=data, experiment={"cell": "us3l"}), [record(1.0, 0.5)])
+    assert load_runs(tmp_path)["trained"].item() == "cifar10 (5,000 images) at 16 pixels, resnet_small, 20 epochs, batch 128"
+
+
 @pytest.mark.parametrize(("changes", "kind", "satisfied"), [
     ({"distill": "none"}, "naive", ""), ({"distill": "none", "widths": (0.5, 0.5)}, "individual", ""),
     ({"widths": (0.5, 0.5)}, "individual", ""),

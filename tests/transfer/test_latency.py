@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from transfer.classification import Options, evaluate
+from transfer.classification.task import Task
 from transfer.latency import FEWEST, WARM_UP, device_name, latency_ms
 from transfer.run import main
 
@@ -82,16 +83,18 @@ def test_records_say_how_long_an_image_takes_and_on_what(run_directory):
     assert {r["latency_on"] for r in records} == {device_name(torch.device("cpu"))}
 
 
-def test_records_without_latency_stay_as_they_are(run_directory, capsys):
-    evaluate(run_directory, widths=[0.5], protocols=["knn"], options=QUICK)
+def test_older_records_get_a_latency_and_keep_their_scores(run_directory, monkeypatch, capsys):
+    records = evaluate(run_directory, widths=[0.5], protocols=["knn"], options=QUICK)
     path = run_directory / "result.json"
     content = json.loads(path.read_text())
     for record in content["records"]:
         del record["latency_ms"], record["latency_on"]
+        record["value"] = 0.4321
     path.write_text(json.dumps(content))
-    command = ["classification", "--checkpoint", str(run_directory), "--widths", "0.5", "--protocol", "knn", "--limit", "200"]
-    assert main(command) == 0
-    assert json.loads(path.read_text()) == content
-    assert "ms an image" in capsys.readouterr().out
-    assert main([*command, "--force"]) == 0
-    assert json.loads(path.read_text())["records"][0]["latency_ms"] > 0
+    monkeypatch.setattr(Task, "prepare", None)  # no score is computed
+    where = ["--checkpoint", str(run_directory)]
+    assert main(["classification", *where, "--widths", "0.5", "--protocol", "knn", "--limit", "200"]) == 0
+    [timed] = json.loads(path.read_text())["records"]
+    assert timed == records[0] | {"value": 0.4321, "latency_ms": timed["latency_ms"]} and timed["latency_ms"] > 0
+    shown = capsys.readouterr().out
+    assert "ms an image" in shown and "43.2" in shown

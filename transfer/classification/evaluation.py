@@ -83,7 +83,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
     ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
-    ``latency_ms`` is the median time of one image through the extracted network on ``latency_on``;
+    ``latency_ms`` is the median time of one image through the extracted network on ``latency_on``; older records without it get it;
     ``seed`` is that of the evaluation; ``settings`` says what the score depends on beside the record's key.
 
     Returns:
@@ -120,6 +120,11 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         fresh = {(protocol, fraction, w): _record(part, protocol, w, value) for w, value in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
+    untimed = {key: record for key, record in records.items() if "latency_ms" not in record}
+    if untimed:  # they are from before this was measured
+        timed = {key: record | _latency(task, record["width"]) for key, record in untimed.items()}
+        _made(where).add_records(timed.values())
+        records |= timed
     return [records[key] for key in asked]
 
 
@@ -180,5 +185,8 @@ def _record(task: Task, protocol: str, width: float, value: float | None) -> dic
     cost = task.cost(width)
     return {**_place(task), "metric": protocol, "width": width, "value": value, "chance": task.chance,
             "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
-            "latency_ms": round(task.latency(width), 4), "latency_on": device_name(task.device),
-            "settings": _settings(task, protocol)}
+            **_latency(task, width), "settings": _settings(task, protocol)}
+
+
+def _latency(task: Task, width: float) -> dict:
+    return {"latency_ms": round(task.latency(width), 4), "latency_on": device_name(task.device)}

@@ -134,9 +134,10 @@ class Task:
         return self._costs[width]
 
     def latency(self, width: float) -> float:
-        """Median milliseconds of one image through the network of ``width``, for which ``prepare`` has been called."""
+        """Median milliseconds of one image through the network of ``width``; weights make no difference to it."""
         if width not in self._latencies:
-            self._latencies[width] = latency_ms(self.frozen(width), self.size)
+            network = self._frozen.get(width) or Frozen(self.backbone.random_at(width, 0))
+            self._latencies[width] = latency_ms(network, self.size)
         return self._latencies[width]
 
     def frozen(self, width: float) -> Frozen:
