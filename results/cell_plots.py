@@ -116,6 +116,7 @@ def dense_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axis.set_xlabel("Width (fraction of channels)")
             axis.set_ylabel(f"{METRICS.get(metric, metric)} on {about['dataset']} (%)")
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         seeds = scores["seed"].nunique()
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=1 if len(metrics) == 1 else 2, fontsize="small",

@@ -40,6 +40,7 @@ def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
                 points(axis, row.select(scores), "width", 1.0, look, row.short)
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_xlabel("Width (fraction of channels)")
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
         _label_left(figure, [axis for axis, _ in panels], scores)

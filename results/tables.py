@@ -141,7 +141,8 @@ def value_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     rows = tuple(Row(spec.section, spec.labels, tuple(line), spec.width) for spec, line in zip(specs, grid, strict=True))
     found = [score for line in grid for score in line if score is not None]
     seeds = max((score.n for score in found), default=0)
-    return Table(name, title, _caption(found, seeds, runs), tuple(columns), header, tuple(names), rows, seeds, tuple(keys))
+    best = "a column" if all(spec.width is None for spec in specs) else "a column at each width"
+    return Table(name, title, _caption(found, seeds, runs, best), tuple(columns), header, tuple(names), rows, seeds, tuple(keys))
 
 
 def _at_width(rows: pd.DataFrame, width: float | None) -> pd.DataFrame:
@@ -203,13 +204,13 @@ def _mark_best(grid: list[list[Score | None]], position: int) -> None:
             line[position] = replace(score, best=True)
 
 
-def _caption(found: list[Score], seeds: int, runs: pd.DataFrame) -> str:
+def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> str:
     text = ["Trained on " + " and ".join(sorted(set(runs["trained"]))) + "."]
     if seeds > 1:
         text.append(f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); "
-                    f"best of a column in bold (no test).")
+                    f"best of {best} in bold (no test).")
     elif seeds == 1:
-        text.append("One seed; best of a column in bold.")
+        text.append(f"One seed; best of {best} in bold.")
     chances = sorted({round(100 * score.chance, 1) for score in found if not math.isnan(score.chance)})
     if chances:
         text.append(f"Chance is {' or '.join(f'{chance:.1f}' for chance in chances)} %.")

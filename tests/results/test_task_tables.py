@@ -45,6 +45,7 @@ def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
     score = rows["US3L", "random weights", "0.25×"].scores[0]
     assert (score.mean, score.n) == (pytest.approx(0.25 * 0.7), 2) and [source.seed for source in score.sources] == [100, 101]
     assert rows["US3L", "pretrained", "0.25×"].scores[0].best  # of its width
+    assert "best of a column at each width in bold" in voc.caption
     ade = tables["table-segmentation-ade"]
     assert [row.labels for row in ade.rows] == [("US3L", "1.0×"), ("momentum SimCLR, individually trained", "1.0×")]
 
