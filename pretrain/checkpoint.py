@@ -55,9 +55,9 @@ def read(path: str | Path) -> object:
         raise UserError(f"{path} is not a checkpoint that can be read safely (tensors and plain types only)") from None
     except MemoryError:
         raise
-    except Exception as error:  # the unpickler takes random bytes for instructions, and each ends in another way
-        reason = (str(error) or "it is empty").splitlines()[0][:120]
-        raise UserError(f"{path} is truncated or not a torch file ({reason})") from None
+    except Exception:  # the unpickler takes random bytes for instructions, and each ends in another way
+        raise UserError(f"{path} ({path.stat().st_size:,} bytes) is truncated or not a torch file; copy it again, "
+                        "or take the checkpoint before it") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

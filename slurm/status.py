@@ -115,6 +115,8 @@ def table(rows: Sequence[Row], everything: bool) -> Table:
         shown.add_row(row.name, row.state, epoch, rate, duration(row.seconds_left), where, again + row.why)
     if len(chosen) > limit:
         shown.caption = f"and {len(chosen) - limit} more; --all shows them"
+    elif rows and not chosen:
+        shown.caption = "all done; --all shows them"
     return shown
 
 

@@ -136,6 +136,9 @@ def test_the_table_is_short_unless_all_is_asked_for():
     rows = [looking.Row(f"cell{i}", "pretrain", "pending") for i in range(1000)]
     assert status.table(rows, False).row_count == status.SHOWN and "960 more" in status.table(rows, False).caption
     assert status.table(rows, True).row_count == 1000
+    done = [looking.Row("cell", "pretrain", "done")]
+    assert status.table(done, False).row_count == 0 and "all done" in status.table(done, False).caption
+    assert status.table(done, True).row_count == 1 and status.table(done, True).caption is None
 
 
 def test_mistakes_end_in_one_line_and_code_2(tmp_path, capsys):
