@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
 from results.pareto import draw_front
-from results.plots import INTERVAL, Look, NothingToPlot, decades, latency_label, points, style
+from results.plots import INTERVAL, Look, NothingToPlot, decades, latencies, latency_label, points, style
 from results.tables import METRICS, RowSpec
 
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
@@ -73,6 +73,7 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
     """
     scores, rows = _scored(scores[scores[across].gt(0)], runs)
     label, scale = ACROSS[across]
+    scores = latencies(scores) if across == "latency_ms" else scores
     with style():
         figure, panels = _panels(rows)
         for axis, section in panels:

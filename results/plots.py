@@ -85,14 +85,23 @@ def accuracy_by_flops(scores: pd.DataFrame) -> Figure:
 
 
 def accuracy_by_latency(scores: pd.DataFrame) -> Figure:
-    """Accuracy (percent) against milliseconds for one image on one device, where records have ``latency_ms``; else as by FLOPs."""
-    return _accuracy(scores, "latency_ms", latency_label(scores), 1.0)
+    """Accuracy (percent) against milliseconds for one image on one device, of :func:`latencies`; else as by FLOPs."""
+    return _accuracy(latencies(scores), "latency_ms", latency_label(scores), 1.0)
+
+
+def latencies(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores with ``latency_ms`` the median over all of a device's measurements of networks of one shape.
+
+    Time depends on a network's shape, not on its weights: that two runs' measurements differ is what else the machine was doing.
+    """
+    shape = scores.groupby(["latency_on", "arch", "flops", "parameters"], dropna=False)
+    return scores.assign(latency_ms=shape["latency_ms"].transform("median"))
 
 
 def latency_label(scores: pd.DataFrame) -> str:
     """The label of an abscissa of latencies, with what they were measured on where that is known."""
     devices = ", ".join(sorted(set(scores["latency_on"]) - {"", None}))
-    return f"Latency of one image{f' on {devices}' if devices else ''} (ms), log scale"
+    return "Latency of one image (ms), log scale" + (f"\n{devices}" if devices else "")
 
 
 def _accuracy(scores: pd.DataFrame, across: str, label: str, scale: float) -> Figure:

@@ -101,8 +101,20 @@ def test_latencies_of_two_devices_are_two_pictures(root):
     names = {item.name: item for item in contents.all_pictures(scores, load_metrics(root), runs)}
     pictures = [names[f"accuracy-latency-{device}-digits-linear"] for device in ("NVIDIA-A100", "x86_64-AVX2-1-thread")]
     labels = [axis.get_xlabel() for picture in pictures for axis in picture.draw().axes]
-    assert set(labels) == {"Latency of one image on NVIDIA A100 (ms), log scale",
-                           "Latency of one image on x86_64 AVX2, 1 thread (ms), log scale"}
+    assert set(labels) == {"Latency of one image (ms), log scale\nNVIDIA A100",
+                           "Latency of one image (ms), log scale\nx86_64 AVX2, 1 thread"}
+
+
+def test_networks_of_one_shape_are_drawn_at_one_latency(root):
+    scores = load(root)
+    scores = scores[scores["metric"].eq("linear") & scores["dataset"].eq("digits")].reset_index(drop=True)
+    scores["latency_ms"] = 10 * scores["width"] + [0.0, 0.0, 0.1, 3.0, 0.0, 0.0, 0.1, 3.0]  # what else the machine did
+    drawn = plots.latencies(scores)
+    assert drawn.groupby("width")["latency_ms"].nunique().eq(1).all()
+    for width, part in scores.groupby("width"):
+        assert drawn.loc[drawn["width"].eq(width), "latency_ms"].iloc[0] == part["latency_ms"].median()
+    other = scores.assign(latency_on=["one device", "another"] * 4)
+    assert plots.latencies(other).groupby(["width", "latency_on"])["latency_ms"].nunique().eq(1).all()
 
 
 def test_heat_map_shows_the_means(root):
