@@ -9,30 +9,38 @@ import time
 import torch
 from torch import nn
 
-WARM_UP, PASSES = 3, 50
-SECONDS = 1.0  # of measuring one network; a slow one gets fewer passes, five at least
-FEWEST = 5
+WARM_UP, ROUNDS, PASSES = 3, 5, 20
+SECONDS = 1.0  # of measuring one network; a slow one gets shorter rounds, then fewer of them
 
 
 @torch.no_grad()
-def latency_ms(network: nn.Module, size: int, *, passes: int = PASSES, seconds: float = SECONDS) -> float:
-    """Median milliseconds of one image (1, 3, ``size``, ``size``) through ``network``, in the process's own number of threads.
+def latency_ms(network: nn.Module, size: int, *, rounds: int = ROUNDS, passes: int = PASSES, seconds: float = SECONDS) -> float:
+    """Milliseconds of one image (1, 3, ``size``, ``size``) through ``network``, in the process's own number of threads.
 
-    The median of up to ``passes`` passes after a warm-up: single passes that something else on the machine delayed do not count.
+    The fastest round's median over its ``passes``, after a warm-up: neither single passes nor whole rounds that something else on
+    the machine slowed down count. Ends early, after at least three passes, when ``seconds`` have been measured.
     """
     device = next(network.parameters()).device
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    times: list[float] = []
-    for number in range(WARM_UP + passes):
-        _wait(device)
-        start = time.perf_counter()
-        network(image)
-        _wait(device)
-        if number >= WARM_UP:
-            times.append(time.perf_counter() - start)
-        if len(times) >= FEWEST and sum(times) > seconds:
-            break
-    return 1e3 * statistics.median(times)
+    for _ in range(WARM_UP):
+        _pass(network, image)
+    found: list[list[float]] = []
+    left = seconds
+    while len(found) < rounds and (left > 0 or not found):
+        found.append([])
+        while len(found[-1]) < passes and (left > 0 or sum(map(len, found)) < WARM_UP):
+            found[-1].append(_pass(network, image))
+            left -= found[-1][-1]
+    whole = [times for times in found if len(times) == passes] or found[:1]
+    return 1e3 * min(statistics.median(times) for times in whole)
+
+
+def _pass(network: nn.Module, image: torch.Tensor) -> float:
+    _wait(image.device)
+    start = time.perf_counter()
+    network(image)
+    _wait(image.device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

@@ -83,7 +83,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
     ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
-    ``latency_ms`` is the median time of one image through the extracted network on ``latency_on``; older records without it get it;
+    ``latency_ms`` is the time of one image through the extracted network on ``latency_on``; older records without it get it;
     ``seed`` is that of the evaluation; ``settings`` says what the score depends on beside the record's key.
 
     Returns:

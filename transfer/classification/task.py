@@ -134,7 +134,7 @@ class Task:
         return self._costs[width]
 
     def latency(self, width: float) -> float:
-        """Median milliseconds of one image through the network of ``width``; weights make no difference to it."""
+        """Milliseconds of one image through the network of ``width``; weights make no difference to it."""
         if width not in self._latencies:
             network = self._frozen.get(width) or Frozen(self.backbone.random_at(width, 0))
             self._latencies[width] = latency_ms(network, self.size)
