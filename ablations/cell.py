@@ -53,6 +53,7 @@ def execute(run: Run) -> None:
     try:
         with directory.lock():
             pretrain(run.cfg, directory)
+            _record_command(run, directory)
             if missing_scores(run):
                 _evaluate(run, directory, run.cfg.evaluation.protocols)
     except Busy as busy:
@@ -72,6 +73,8 @@ def train(run: Run) -> None:
     try:
         with directory.lock(wait=LOCK_SECONDS) if first else nullcontext():
             pretrain(run.cfg, directory)
+            if first:
+                _record_command(run, directory)
     except Interrupted as stopped:
         raise Unfinished(str(stopped)) from None
 
@@ -85,6 +88,11 @@ def _check_needed(run: Run) -> None:
     if run.needs is not None and not trained(run.needs):
         raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
                         "run the same command again when it is done")
+
+
+def _record_command(run: Run, directory: RunDirectory) -> None:
+    if run.command:  # not that of the job, which says nothing of how to make the run
+        directory.add_provenance(command=list(run.command))
 
 
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:

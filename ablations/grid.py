@@ -47,6 +47,7 @@ class Run:
     cfg: Config = field(repr=False)
     directory: Path
     needs: Path | None = None
+    command: tuple[str, ...] = ()  # that launched it, for its provenance
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: the rooms lie beside this one
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
                         arguments.runs)
+    launched = ("ablations/run.py", *(sys.argv[1:] if argv is None else argv))
+    runs = [replace(run, command=launched) for run in runs]
     images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
     missing = [run for run in runs if not finished(run)]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)

@@ -35,7 +35,9 @@ def heat_map(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
         axis = figure.subplots()
         image = axis.imshow(100 * table, aspect="auto", cmap="viridis")
         for (line, column), value in np.ndenumerate(table):
-            if not math.isnan(value):
+            if math.isnan(value):
+                axis.text(column, line, "—", ha="center", va="center", fontsize=7.5, color="0.5")
+            else:
                 color = "white" if image.norm(100 * value) < 0.6 else "black"
                 axis.text(column, line, f"{100 * value:.1f}", ha="center", va="center", fontsize=7.5, color=color)
         axis.set_xticks(range(len(widths)), [width_name(width) for width in widths])
@@ -76,8 +78,9 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.Data
             axis.set_xscale("log")
             decades(axis.xaxis, part["value_drift"])
             axis.set_xlabel(f"{DRIFTS[name]},\nmean over epochs, log scale")
-            rho = stats.spearmanr(part["value_drift"], part["value"])
-            axis.set_title(f"Spearman's ρ = {rho.statistic:.2f} over {len(part)} runs")
+            cells = part.groupby("cell")[["value_drift", "value"]].mean()  # seeds repeat the same cells
+            rho = stats.spearmanr(cells["value_drift"], cells["value"])
+            axis.set_title(f"Spearman's ρ = {rho.statistic:.2f} over {len(cells)} cells")
         axes[0].set_ylabel(f"{score_name(about)} on {about['dataset']} at width {narrow:g},\n{metric_name(about)} (%)")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize="small")

@@ -27,7 +27,7 @@ import rich.table
 import yaml
 
 from results import frame
-from results.effects import UNITS, Effect, effect
+from results.effects import AT, UNITS, Effect, effect
 from results.statistics import TESTS, bootstrap_interval, holm, seeds_needed
 from results.tables import METRICS
 
@@ -92,7 +92,7 @@ def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
         if content["format"] != 1:
             raise frame.InputError(f"{path} has format {content['format']!r}, this version reads format 1")
         found = [_claim(dict(entry), path) for entry in content["claims"]]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise frame.InputError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
     twice = [claim.id for claim in found if sum(other.id == claim.id for other in found) > 1]
     if twice:
@@ -101,7 +101,7 @@ def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
 
 
 def _claim(entry: dict[str, Any], path: Path) -> Claim:
-    plain = {name: entry.pop(name) for name in ("id", "statement", "grid", "measure", "test", "command")}
+    plain = {name: str(entry.pop(name)) for name in ("id", "statement", "grid", "measure", "test", "command")}
     minimum = float(entry.pop("minimum"))
     if plain["measure"] not in MEASURES:
         raise frame.InputError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
@@ -110,7 +110,30 @@ def _claim(entry: dict[str, Any], path: Path) -> Claim:
     missing = _REQUIRED[plain["measure"]] - set(entry)
     if missing:
         raise frame.InputError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
+    _check_how(plain, minimum, entry, f"{path}, {plain['id']}")
     return Claim(**plain, minimum=minimum, how=entry)
+
+
+def _check_how(plain: dict[str, str], minimum: float, how: dict[str, Any], where: str) -> None:
+    known = _REQUIRED[plain["measure"]] | ({"task", "dataset", "metric"} if plain["measure"] in ("score", "correlation") else set())
+    unknown = sorted(set(how) - known)
+    if unknown:
+        raise frame.InputError(f"{where}: unknown key {unknown[0]}; a claim about {plain['measure']} has "
+                               f"{', '.join(sorted(known))}")
+    for name in {"better", "than", "cells"} & set(how):
+        if not isinstance(how[name], list) or not how[name]:
+            raise frame.InputError(f"{where}: {name} is a list of cells; write {name}: [{how[name]}]")
+    if "at" in how and how["at"] not in AT:
+        raise frame.InputError(f"{where}: at {how['at']}; write one of {', '.join(AT)}")
+    if (plain["measure"] == "correlation") != (plain["test"] == "over_cells"):
+        raise frame.InputError(f"{where}: test {plain['test']} does not fit a claim about {plain['measure']}; over_cells is the "
+                               f"test of correlations, {' and '.join(TESTS)} are those of others")
+    if plain["test"] == "over_cells" and minimum:
+        raise frame.InputError(f"{where}: over_cells tests a correlation against none; write minimum: 0")
+    try:
+        plain["command"].format(profile="digits")
+    except (KeyError, IndexError, ValueError):
+        raise frame.InputError(f"{where}: of what stands in braces in command only {{profile}} is known") from None
 
 
 def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
@@ -151,11 +174,12 @@ def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataF
 
 def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdict:
     differences = list(measured.by_seed.values())
-    mean, interval = sum(differences) / len(differences), bootstrap_interval(differences)
-    p = measured.p
+    mean, interval, n, p = sum(differences) / len(differences), bootstrap_interval(differences), len(differences), math.nan
     if claim.test in TESTS:
         p = float(np.minimum(1.0, 2 * np.min(TESTS[claim.test](differences, claim.minimum))))  # NaN stays NaN
-    return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, len(differences), p,
+    elif measured.over is not None:
+        mean, interval, n, p = measured.over.value, measured.over.interval, measured.over.n, measured.over.p
+    return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, n, p,
                    math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "", measured.note, tuple(differences))
 
 
@@ -164,7 +188,10 @@ def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
         return verdict
     above = verdict.effect > verdict.claim.minimum
     if verdict.claim.test == "exact":
-        return replace(verdict, verdict=SUPPORTED if above else CONTRADICTED, why="counted, no chance involved")
+        sides = {difference > verdict.claim.minimum for difference in verdict.differences}
+        if len(sides) > 1:
+            return replace(verdict, why="counted; seeds lie on both sides of the minimum")
+        return replace(verdict, verdict=SUPPORTED if above else CONTRADICTED, why="counted; so at every seed")
     if math.isnan(p):
         why = "one seed" if verdict.n < 2 else "all seeds have the same difference"
         return replace(verdict, p_holm=p, why=f"{why}: there is no spread to test against")
@@ -182,6 +209,9 @@ def _with_seeds(verdict: Verdict, level: float) -> Verdict:
 def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
     """The verdicts of the runs below these directories. Raises :class:`results.frame.InputError`."""
     known = frame.current(frame.load_runs(runs, keep))
+    if known.empty:
+        raise frame.InputError(f"{' '.join(map(str, runs))} holds no runs; give the directory of a grid's runs, such as "
+                               "runs/guidelines")
     scores, metrics = frame.load(runs, keep), frame.load_metrics(runs, keep)
     claims, level = load_claims()
     return judge(claims, scores[scores["run"].isin(known["run"])], known, metrics[metrics["run"].isin(known["run"])], level)
@@ -196,7 +226,8 @@ def seeds_text(verdict: Verdict) -> str:
     """How many seeds would decide an undecided claim; nothing where that is not known or asked."""
     if not verdict.seeds_needed:
         return ""
-    return f"> {MOST_SEEDS}" if verdict.seeds_needed > MOST_SEEDS else f"≈ {verdict.seeds_needed}"
+    many = f"> {MOST_SEEDS}" if verdict.seeds_needed > MOST_SEEDS else f"≈ {verdict.seeds_needed}"
+    return many if verdict.effect > verdict.claim.minimum else f"{many} (against)"
 
 
 def texts(verdict: Verdict) -> dict[str, str]:
@@ -219,12 +250,12 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval. p: two-sided paired t-test over seeds against the claim's "
-           "minimum effect, of correlations over cells; Holm p: corrected over all claims tested on the profile. Supported or "
-           "contradicted: Holm p below 0.05; undecided: these runs do not tell. Seeds needed: to decide with a probability of 80 "
-           "%, were mean and spread over many seeds those of these few; a rough guide.")
-COLUMNS = ("profile", "claim", "verdict", "effect", "interval", "n", "p", "Holm p", "seeds needed")
-RIGHT = {"effect", "n", "p", "Holm p", "seeds needed"}
+MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval (of three seeds that is their range, and too short). p: "
+           "two-sided paired t-test over seeds against the claim's minimum effect, of correlations over cells; Holm p: corrected "
+           "over all claims of the profile. Supported or contradicted: Holm p below 0.05; undecided: these runs do not tell. "
+           "Seeds needed: to decide with a probability of 80 %, were mean and spread over many seeds as here; a rough guide.")
+COLUMNS = ("profile", "claim", "verdict", "effect", "interval", "minimum", "n", "p", "Holm p", "seeds needed")
+RIGHT = {"effect", "minimum", "n", "p", "Holm p", "seeds needed"}
 STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}
 
 
@@ -245,6 +276,10 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
     if missing:
         console.print("claims without runs need:", *(f"  {command}" for command in missing), sep="\n", markup=False,
                       highlight=False, soft_wrap=True)
+    reasons = sorted({f"  {verdict.claim.id} ({verdict.profile}): {verdict.why}" for verdict in verdicts
+                      if verdict.verdict == NO_RUNS and not verdict.why.startswith("no runs of grid")})
+    if reasons:
+        console.print("of which these have runs, but", *reasons, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -259,6 +294,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except frame.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

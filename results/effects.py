@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,10 +10,22 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from results.statistics import spearman_interval
 from results.tables import METRICS
 
+AT = ("all", "narrowest", "narrower", "growth")
 UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)"}
 MIN_CELLS = 4  # a rank correlation over fewer cells says nothing
+
+
+@dataclass(frozen=True)
+class OverCells:
+    """An effect over ``n`` cells, their means over seeds: the value, its 95 % bootstrap interval over cells, and a two-sided p."""
+
+    value: float
+    interval: tuple[float, float]
+    n: int
+    p: float
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Effect:
     runs: tuple[str, ...]
     dataset: str = ""
     metric: str = ""
-    p: float = math.nan  # two-sided, where the test is not one over seeds
+    over: OverCells | None = None  # where the test is not one over seeds
     note: str = ""
 
 
@@ -149,9 +160,11 @@ def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFram
         raise LookupError(f"no seed has {how['name']} and a score of at least {MIN_CELLS} cells")
     # Seeds repeat the same cells, so they cannot say whether other cells would do the same: the cells are the sample.
     cells, first = both.groupby("cell")[["value", "value_score"]].mean(), scores.iloc[0]
-    p = float(stats.spearmanr(cells["value"], cells["value_score"]).pvalue)
-    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"], p,
-                  f"p over {len(cells)} cells, their means over seeds")
+    low, high = spearman_interval(cells["value"], cells["value_score"])
+    test = stats.spearmanr(cells["value"], cells["value_score"])
+    over = OverCells(-float(test.statistic), (-high, -low), len(cells), float(test.pvalue))
+    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"], over,
+                  f"over {len(cells)} cells, their means over {len(found)} seeds")
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from results import plots
 
 FORMAT = 1
+UNFINISHED, LEFT_SECONDS = ".report-", 3600.0
 MANIFEST = "report.json"
 
 
@@ -41,7 +43,10 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
     """
     out.mkdir(parents=True, exist_ok=True)
     earlier, drawn, result = _earlier(out), {}, Written()
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=out) as folder:
+    for left in out.glob(f"{UNFINISHED}*"):
+        if time.time() - left.stat().st_mtime > LEFT_SECONDS:  # of a process that was killed; a younger one may be at work
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as folder:
         made = Path(folder)
         for name, draw in pictures.items():
             drawn[name], files = fingerprint(draw), plots.files(Path(name), kinds)

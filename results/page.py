@@ -104,7 +104,13 @@ def _facets(facets: Facets, widths: Iterable[float] = ()) -> str:
 
 
 def _claims(verdicts: Sequence[Verdict], order: dict[str, str]) -> str:
-    return '<ul class="claims">\n' + "\n".join(_claim(verdict, order) for verdict in verdicts) + "\n</ul>"
+    lists = ["\n".join(_claim(verdict, order) for verdict in verdicts if (verdict.verdict == NO_RUNS) == missing)
+             for missing in (False, True)]
+    tested, untested = (f'<ul class="claims">\n{lines}\n</ul>' if lines else "" for lines in lists)
+    if not untested:
+        return tested
+    count = sum(verdict.verdict == NO_RUNS for verdict in verdicts)
+    return f"{tested}<details><summary>{count} claims without runs, and the commands that make them</summary>{untested}</details>"
 
 
 def _claim(verdict: Verdict, order: dict[str, str]) -> str:

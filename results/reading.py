@@ -76,9 +76,21 @@ def read_records(path: str) -> Iterator[dict[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise InputError(f"{source} has no list of records; delete it and evaluate the run again")
     for record in records:
+        _check_record(record, source)
         row = RECORD_DEFAULTS | record
         row.setdefault("score", "top1" if record.get("task") == "classification" else "")
         yield row
+
+
+def _check_record(record: dict[str, Any], source: str) -> None:
+    for name in RECORD_NUMBERS:
+        value = record.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"{source}: {name} of a record is {value!r}, not a number; delete the file and evaluate the run again")
+    if record.get("width") is None:
+        raise InputError(f"{source} has a record without a width; delete the file and evaluate the run again")
+    if not 0 <= (record.get("value") or 0) <= 1:
+        raise InputError(f"{source}: value {record['value']} is not between 0 and 1; scores are fractions, not per cent")
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:

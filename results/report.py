@@ -35,6 +35,8 @@ RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "c
                                                        "html": html}
 WITH_INTERVALS = RENDERERS | {"md": partial(render.markdown, intervals=True), "tex": partial(latex, intervals=True)}
 PAGE = "index.html"
+# What the disk or the place asked for refuses.
+NOT_OURS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 @dataclass
@@ -184,10 +186,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except frame.InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the report that was there is as it was", file=sys.stderr)
+        return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES):
+        if error.errno not in NOT_OURS:
             raise
-        print(f"error: {error.strerror} while writing the report; free space or give another --out", file=sys.stderr)
+        about = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{about} while making the report; free space or give another --out", file=sys.stderr)
         return 2
     return 0
 

@@ -66,6 +66,24 @@ def sign_flip(differences: Sequence[float], minimum: float = 0.0) -> tuple[float
     return float(np.mean(sums >= seen - room)), float(np.mean(sums <= seen + room))
 
 
+def spearman_interval(x: Sequence[float], y: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of Spearman's rho over pairs (2,000 resamples from a fixed seed); NaN, NaN for fewer than four.
+
+    Resamples without an order, all of one pair, are left out.
+    """
+    first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(first) < 4:
+        return math.nan, math.nan
+    picks = np.random.default_rng(0).integers(0, len(first), (2_000, len(first)))
+    ranks = [stats.rankdata(values[picks], axis=1) for values in (first, second)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    rhos = (centred[0] * centred[1]).sum(axis=1)[scale > 0] / scale[scale > 0]
+    tail = (1 - level) / 2
+    low, high = np.quantile(rhos, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def seeds_needed(differences: Sequence[float], minimum: float, level: float, power: float = 0.8, most: int = 100) -> int:
     """How many seeds a two-sided paired t-test at ``level`` needs to decide with probability ``power``, were the true mean and
     spread those of ``differences`` (the noncentral t distribution; Cohen 1988, section 2.3). ``most`` + 1: more than ``most``.

@@ -75,6 +75,8 @@ def test_local_executor_gives_the_same_scores(done, tmp_path, capsys):
         return {path.parent.name: sorted((r["metric"], r["width"], r["value"]) for r in json.loads(path.read_text())["records"]
                                          if r["width"] in (1.0, 0.5)) for path in runs.rglob("result.json")}
     assert scores(tmp_path) == scores(done)
+    commands = {tuple(json.loads(path.read_text())["command"][:3]) for path in tmp_path.rglob("provenance.json")}
+    assert commands == {("ablations/run.py", "--grid", "guidelines")}  # not that of the process they ran in
 
 
 def test_a_failing_cell_is_named_and_stops_nothing(tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_the_opposite_is_contradicted_and_noise_is_undecided(tmp_path):
 
 def test_one_seed_and_equal_differences_decide_nothing(tmp_path):
     pair(tmp_path / "one", [0.2])
-    pair(tmp_path / "same", [0.25, 0.25, 0.25])
+    pair(tmp_path / "same", [0.125, 0.125, 0.125])
     for folder, why in (("one", "one seed"), ("same", "same difference")):
         verdict = judge(tmp_path / folder, "guideline-1-is-enough")["guideline-1-is-enough"]
         assert verdict.verdict == claims.UNDECIDED and math.isnan(verdict.p) and why in verdict.why
@@ -174,6 +174,33 @@ def test_correlation_is_spearmans_over_the_cells_of_a_seed(tmp_path):
     assert verdict.effect == pytest.approx(-(1 - 6 * 18 / (4 * 15)))
     # Two seeds of the same four cells are four observations: of 24 orders, a rho this far from 0 is nothing rare.
     assert verdict.p > 0.1 and verdict.verdict == claims.UNDECIDED and "4 cells" in verdict.why
+    assert verdict.n == 4 and verdict.low <= verdict.effect <= verdict.high
+
+
+def test_effect_and_p_of_a_correlation_are_of_the_same_cells(tmp_path):
+    cells = ["mse-mse-online", "mse-infonce-online", "infonce-mse-online", "infonce-infonce-momentum", "mse-mse-momentum"]
+    noise, drift, value = np.random.default_rng(2).normal(0, 0.06, (3, 5, 2)), {}, {}
+    for seed in (0, 1, 2):
+        for place, cell in enumerate(cells):
+            first, second = [0.5 - 0.08 * place, 0.5 + 0.05 * place] + noise[seed, place]
+            drift[seed, cell], value[seed, cell] = first, second
+            add(tmp_path, cell, seed, {1.0: 0.99, 0.25: second}, metrics=drifts(seed, first, first))
+    verdict = judge(tmp_path)["drift-predicts-accuracy"]
+    means = [[np.mean([found[seed, cell] for seed in (0, 1, 2)]) for cell in cells] for found in (drift, value)]
+    expected = stats.spearmanr(*means)
+    assert (verdict.effect, verdict.p) == (pytest.approx(-expected.statistic), pytest.approx(expected.pvalue))
+    per_seed = [-stats.spearmanr([drift[s, c] for c in cells], [value[s, c] for c in cells]).statistic for s in (0, 1, 2)]
+    assert verdict.differences == pytest.approx(per_seed) and verdict.seeds == (0, 1, 2)
+
+
+def test_what_is_counted_is_decided_only_where_all_seeds_agree(tmp_path):
+    for seed, cost in ((0, 0.9), (1, 1.2)):
+        add(tmp_path, "infonce-infonce-momentum", seed, {1.0: 0.9, 0.25: 0.85}, cost=(50.0, cost * 1e12))
+        for width in (1.0, 0.25):
+            add(tmp_path, f"individual-infonce-momentum-w{width}", seed, {width: 0.8}, widths=(width, width),
+                base=("infonce", "none", "momentum"), cost=(20.0, 0.5e12))
+    verdict = judge(tmp_path)["one-training-is-cheaper"]
+    assert verdict.verdict == claims.UNDECIDED and "both sides" in verdict.why and verdict.effect == pytest.approx(-5)
 
 
 def test_missing_runs_say_which_command_makes_them(tmp_path, capsys):
@@ -191,7 +218,7 @@ def test_verdicts_as_text_and_json(tmp_path):
     pair(tmp_path, [0.050, 0.052, 0.049, 0.051])
     verdicts = list(judge(tmp_path).values())
     lines = claims.markdown(verdicts).splitlines()
-    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {13}
+    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {14}
     back = json.loads(json.dumps([verdict.record() for verdict in verdicts]))
     assert back[0]["claim"] == "naive-degrades" and back[0]["p"] is None
     assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]
@@ -202,7 +229,12 @@ def test_verdicts_as_text_and_json(tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"measure": "taste"}, "write one of"), ({"test": "feeling"}, "write one of"), ({"at": None}, "needs at"),
-    ({"minimum": None}, "is no list of claims")])
+    ({"minimum": None}, "is no list of claims"), ({"minimum": "half"}, "is no list of claims"),
+    ({"at": "smaller"}, "write one of all"),
+    ({"bettr": ["x"]}, "unknown key bettr"), ({"better": "x"}, r"better is a list of cells; write better: \[x\]"),
+    ({"test": "over_cells"}, "does not fit a claim about score"), ({"command": "run {prof}"}, "only {profile} is known"),
+    ({"measure": "correlation", "name": "drift", "cells": ["x"], "better": None, "than": None, "at": None, "test": "over_cells",
+      "minimum": 0.5}, "write minimum: 0")])
 def test_a_claim_that_is_not_as_documented_is_refused(tmp_path, change, message):
     entry = {"id": "a", "statement": "s", "grid": "g", "measure": "score", "better": ["x"], "than": ["y"], "at": "all",
              "minimum": 0, "test": "paired_t", "command": "c"} | change

@@ -210,3 +210,14 @@ def test_the_directory_of_a_fine_tuning_job_is_no_run(tmp_path):
     "a: 1\na: 2\n", ""])
 def test_parsing_by_sections_is_parsing(text):
     assert (reading._yaml(text) or None) == (yaml.safe_load(text) or None)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"value": 95.3}, "value 95.3 is not between 0 and 1"), ({"value": "abc"}, "value of a record is 'abc', not a number"),
+    ({"width": "narrow"}, "width of a record is 'narrow'"), ({"width": None}, "a record without a width"),
+    ({"value": True}, "not a number")])
+def test_a_record_that_is_none_is_refused_with_its_file(tmp_path, changes, message):
+    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.9), record(0.5, 0.8) | changes])
+    with pytest.raises(InputError, match=message) as error:
+        load(tmp_path)
+    assert str(path / "result.json") in str(error.value) and "\n" not in str(error.value)

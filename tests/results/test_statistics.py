@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import TESTS, bootstrap_interval, holm, paired_t, seeds_needed, sign_flip
+from results.statistics import TESTS, bootstrap_interval, holm, paired_t, seeds_needed, sign_flip, spearman_interval
 
 P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=6)
 
@@ -99,6 +99,17 @@ def test_with_the_seeds_needed_four_simulated_studies_of_five_decide_and_with_fe
         return float(np.mean((p < level) & (np.sign(studies.mean(axis=1)) == np.sign(mean))))
     assert power(needed) > 0.8 - 0.01
     assert needed == 2 or power(needed - 1) < 0.8 + 0.01
+
+
+def test_spearmans_interval_is_that_of_scipys_bootstrap():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=12)
+    y = x + rng.normal(0, 0.7, 12)
+    theirs = stats.bootstrap((x, y), lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=2000,
+                             method="percentile", rng=1).confidence_interval
+    assert spearman_interval(x, y) == pytest.approx((theirs.low, theirs.high), abs=0.06)
+    assert all(map(math.isnan, spearman_interval([1, 2, 3], [1, 2, 3])))
+    assert spearman_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == pytest.approx((1, 1))
 
 
 def test_seeds_needed_has_its_limits():

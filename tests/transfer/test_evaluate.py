@@ -166,7 +166,7 @@ def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_pa
     (["--dataset", "folder", "--data-dir", "/nowhere/at/all"], "no folder /nowhere/at/all/train; write --data-dir DIR"),
     (["--k", "0"], "--k 0 must be at least 1"),
     (["--size", "0"], "--size 0 must be at least 1"),
-    (["--k", "5000"], "--k 5000 is larger than the 1297 training images of digits"),
+    (["--k", "5000"], "--k 5000 is larger than the 256 training images of digits"),
     (["--device", "gpu9"], "--device gpu9 is not a device"),
     (["--set", "linear.epoch=3"], "linear.epoch"),
     (["--set", "linear.epochs=many"], "linear.epochs"),
@@ -203,3 +203,14 @@ def test_command_line_exits_with_2_and_one_line(tmp_path):
     assert done.stderr.startswith("error: foreign.pt is")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_as_many_images_are_used_as_in_pretraining_unless_asked(run_directory):
+    """conftest's run was trained on 256 images: what a grid records is what a hand-made call records."""
+    asked = {None: 256, 0: 0, 100: 100}
+    for limit, used in asked.items():
+        [record] = evaluate(run_directory, widths=[0.5], protocols=["knn"], options=Options(limit=limit))
+        assert record["settings"]["limit"] == used
+    [other] = evaluate(run_directory, widths=[0.5], protocols=["finetune"],
+                       options=parse_overrides(["finetune.epochs=1"], label_fractions=[0.1]))
+    assert other["settings"]["limit"] == 0

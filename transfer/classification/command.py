@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, metavar="N", help="pixels of an image; default: the size of pretraining")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="of feature extraction; default 256")
     parser.add_argument("--seed", type=int, metavar="N", help="of linear and finetune; default: that of pretraining")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="training images used, balanced; default all")
+    parser.add_argument("--limit", type=int, metavar="N",
+                        help="training images used, balanced; 0: all; default: as pretraining, of other data all")
     parser.add_argument("--k", type=int, metavar="N", help="neighbours of knn; default 20")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that decode files; default: as pretraining")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",

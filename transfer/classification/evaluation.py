@@ -177,7 +177,7 @@ def _settings(task: Task, protocol: str) -> dict:
     else:
         own = {"knn": {"k": task.options.k, "temperature": task.options.temperature},
                "linear_fast": {"C": task.options.C}}[protocol]
-    common = {"weights": task.fingerprint, "size": task.size, "limit": task.options.limit}
+    common = {"weights": task.fingerprint, "size": task.size, "limit": task.limit}
     return json.loads(json.dumps({**common, **own}))
 
 

@@ -112,7 +112,7 @@ class Options:
         k: neighbours of k-NN; None: 20, or all training images where there are fewer.
         temperature: of k-NN.
         C: inverse strength of the L2 penalty of linear_fast.
-        limit: training images used, balanced over classes; 0: all.
+        limit: training images used, balanced over classes; 0: all; None: as many as pretraining used, on other data all.
         workers: processes that decode image files; None: as in pretraining.
         score: one of ``scores.SCORES``; None: the one that is the data set's custom.
         label_fractions: shares of the training labels that linear and finetune train on, one after the other.
@@ -127,7 +127,7 @@ class Options:
     k: int | None = None
     temperature: float = 0.07
     C: float = 1.0
-    limit: int = 0
+    limit: int | None = None
     workers: int | None = None
     score: str | None = None
     label_fractions: list[float] = field(default_factory=lambda: [1.0])
@@ -154,7 +154,7 @@ class Options:
         for name, value in {"C": self.C, "temperature": self.temperature}.items():
             if not value > 0:  # nan too
                 raise UserError(f"{name}={value} must be above 0")
-        if self.limit < 0:
+        if self.limit is not None and self.limit < 0:
             raise UserError(f"--limit {self.limit} must be 0 (all images) or more")
         if self.recipe is not None and self.recipe not in LINEAR_RECIPES:
             raise UserError(f"unknown recipe {self.recipe!r}; write --recipe with one of {', '.join(LINEAR_RECIPES)}")

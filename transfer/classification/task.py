@@ -60,9 +60,19 @@ class Task:
     @property
     def as_pretrained(self) -> bool:
         """Whether the images are those of pretraining at its size, so that stored BatchNorm statistics are right."""
+        return self._same_data and self.size == self.backbone.config.data.size
+
+    @property
+    def _same_data(self) -> bool:
         data = self.backbone.config.data
-        same_place = self.name != "folder" or _resolved(self.root) == _resolved(data.root)
-        return self.name == data.name and same_place and self.size == data.size
+        return self.name == data.name and (self.name != "folder" or _resolved(self.root) == _resolved(data.root))
+
+    @property
+    def limit(self) -> int:
+        """Number of training images used, 0 for all: what was asked for, or on the images of pretraining as many as that used."""
+        if self.options.limit is not None:
+            return self.options.limit
+        return self.backbone.config.data.limit if self._same_data and self.options.label_fractions == [1.0] else 0
 
     @cached_property
     def train(self) -> ImageSource:
@@ -77,7 +87,7 @@ class Task:
     def _load(self, split: str) -> ImageSource:
         data = self.backbone.config.data
         store_size = data.store_size if self.name == data.name and self.size == data.size else 0
-        return load(self.name, split, self.root, self.size, self.device, limit=self.options.limit or None,
+        return load(self.name, split, self.root, self.size, self.device, limit=self.limit or None,
                     store_size=store_size or None)
 
     @cached_property
