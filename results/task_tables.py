@@ -94,7 +94,8 @@ def serving(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "serving") -> 
                  _text(line["k_parameters"], ",.0f"))
         rows.append(Row(line["method"], (line["method"], line["widths"], str(line["k"]), *texts), ()))
     caption = ("Training (forward and backward passes, mean over seeds, evaluation not included) and stored parameters of the "
-               "encoder: one slimmable network for all k widths, against k networks trained for one width each. "
+               "encoder: one slimmable network (US3L, else that with InfoNCE distillation) for all k widths, against k networks "
+               "trained for one width each. FLOPs are counted; seconds are those of the runs, whatever else their machine did. "
                f"Trained on {' and '.join(sorted(set(runs['trained'])))}.")
     return Table(name, "Cost of serving k widths", caption, tuple(columns), "", (), tuple(rows), 0)
 
