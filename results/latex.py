@@ -27,7 +27,8 @@ def latex(table: Table, intervals: bool = False) -> str:
     lines = [r"% \usepackage{booktabs,amssymb,graphicx}", r"\begin{table*}[t]", r"  \centering",
              rf"  \caption{{{latex_escape(table.title + '. ' + table.caption)}}}", rf"  \label{{tab:{table.name}}}",
              r"  \smallskip\setlength{\tabcolsep}{4pt}",
-             # Shrinks only a table that is too wide for the page.
+             # These shrink only a table that is too high or too wide for the page.
+             r"  \resizebox*{!}{\ifdim\totalheight>.8\textheight .8\textheight\else\totalheight\fi}{%",
              r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", rf"  \begin{{tabular}}{{{align}}}",
              r"    \toprule",
              *([rf"    \multicolumn{{{left}}}{{c}}{{}} & \multicolumn{{{right}}}{{c}}{{{header}}} \\",
@@ -39,7 +40,7 @@ def latex(table: Table, intervals: bool = False) -> str:
         cells = [latex_escape(label) for label in row.labels]
         cells += [_latex_score(score, table.seeds, intervals) for score in row.scores]
         lines.append("    " + " & ".join(cells) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table*}"]
+    lines += [r"    \bottomrule", r"  \end{tabular}}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
 
 
