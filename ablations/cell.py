@@ -15,7 +15,7 @@ from pretrain.rundir import Busy, RunDirectory, record_value
 from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
 from slurm.jobs import Unfinished
-from transfer.classification import Options, evaluate
+from transfer.classification import evaluate
 from transfer.classification.task import dataset_name
 
 LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
@@ -97,11 +97,10 @@ def _record_command(run: Run, directory: RunDirectory) -> None:
 
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
     try:
-        evaluate(directory.path, widths=run.widths, protocols=protocols, device=run.cfg.train.device,
-                 options=Options(limit=run.cfg.data.limit))
+        evaluate(directory.path, widths=run.widths, protocols=protocols, device=run.cfg.train.device)
     except Exception as error:
         if not isinstance(error, Unfinished):
-            directory.set_status("failed", why=f"evaluation: {type(error).__name__}: {error}".splitlines()[0])
+            directory.set_failed(error, "evaluation: ")
         raise
     if not missing_scores(run) or directory.status()["state"] != "failed":
         directory.set_status("done")

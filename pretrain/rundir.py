@@ -117,11 +117,14 @@ class RunDirectory:
         status["finished"] = now() if state in ("done", "failed") else None
         write_atomically(self.path / "status.json", json.dumps(status, indent=1))
 
-    def set_failed(self, error: Exception) -> None:
-        """Write the reason of a failure to ``status.json``; a full disk must not hide it, so nothing is raised where that fails."""
+    def set_failed(self, error: Exception, stage: str = "") -> None:
+        """Write the reason of a failure, after the ``stage`` it was in, to ``status.json``.
+
+        A full disk must not hide the error, so nothing is raised where that fails.
+        """
         reason = str(error).splitlines()[0] if str(error) else ""
         with suppress(OSError):
-            self.set_status("failed", why=f"{type(error).__name__}: {reason}")
+            self.set_status("failed", why=f"{stage}{type(error).__name__}: {reason}")
 
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""

@@ -156,7 +156,7 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
 def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> list[Verdict]:
     """The claim tested on each setting of the profile that has its runs; one verdict without numbers where none has."""
     own = runs[runs["grid"].eq(claim.grid)]
-    tested, why = [], f"no runs of grid {claim.grid}"
+    tested, why = [], _no_runs(claim)
     for setting in sorted(set(own["setting"])):
         here = own[own["setting"].eq(setting)]
         mine, logged = (rows[rows["run"].isin(set(here["run"]))] for rows in (scores, metrics))
@@ -170,6 +170,10 @@ def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataF
     empty = Verdict(claim, profile, "", "", "", NO_RUNS, *[math.nan] * 3, 0, math.nan, math.nan, UNITS[claim.measure], (), (),
                     command, why)
     return [replace(verdict, command=command) for verdict in tested] or [empty]
+
+
+def _no_runs(claim: Claim) -> str:
+    return f"no runs of grid {claim.grid}"
 
 
 def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdict:
@@ -243,7 +247,7 @@ def texts(verdict: Verdict) -> dict[str, str]:
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """All verdicts as a Markdown table, with what the words mean."""
-    columns = ["claim", "statement", *COLUMNS[:1], *COLUMNS[2:], "measured", "note"]
+    columns = ["claim", "statement", *(name for name in COLUMNS if name != "claim"), "measured", "note"]
     rows = [[texts(verdict)[name].replace("|", "\\|") for name in columns] for verdict in verdicts]
     lines = [MEANING, "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
              *("| " + " | ".join(row) + " |" for row in rows)]
@@ -277,7 +281,7 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
         console.print("claims without runs need:", *(f"  {command}" for command in missing), sep="\n", markup=False,
                       highlight=False, soft_wrap=True)
     reasons = sorted({f"  {verdict.claim.id} ({verdict.profile}): {verdict.why}" for verdict in verdicts
-                      if verdict.verdict == NO_RUNS and not verdict.why.startswith("no runs of grid")})
+                      if verdict.verdict == NO_RUNS and verdict.why != _no_runs(verdict.claim)})
     if reasons:
         console.print("of which these have runs, but", *reasons, sep="\n", markup=False, highlight=False, soft_wrap=True)
 

@@ -183,8 +183,7 @@ class Task:
 
     def classifier(self, width: float, frozen: bool) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
-        dense = self.backbone.at(width)
-        encoder = Frozen(dense) if frozen else dense.to(memory_format=torch.channels_last)
+        encoder = self.frozen(width) if frozen else self.backbone.at(width).to(memory_format=torch.channels_last)
         return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen)
 
     @cached_property

@@ -15,7 +15,7 @@ from pretrain.errors import UserError, check_choice
 from transfer.backbone import BRANCHES, Backbone, load_backbone
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
-from transfer.dense.trunk import INITIALS, NORMS
+from transfer.dense.trunk import INITIALS
 
 
 def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datasets: Sequence[str],
@@ -80,13 +80,6 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     backbone.check_widths(widths)
     seed = backbone.seed if arguments.seed is None else arguments.seed
     return Setup(backbone, widths, schedule, seed, backbone.home(arguments.out))
-
-
-def check_norm(norm: str, device: torch.device) -> None:
-    """:class:`UserError` if ``norm`` is none, or cannot be had on the ``device`` of training."""
-    check_choice("--norm", norm, NORMS)
-    if norm == "syncbn" and device.type != "cuda":
-        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
 
 
 def digits_scenes(data_dir: str | None, home: Path) -> tuple[Path, SceneConfig]:

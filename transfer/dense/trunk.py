@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from pretrain.distributed import several
-from pretrain.errors import UserError
+from pretrain.errors import UserError, check_choice
 from transfer.backbone import Backbone, Batches
 
 MAPS = ("res2", "res3", "res4", "res5")
@@ -105,20 +105,24 @@ def dense_network(backbone: Backbone, width: float, initial: str, seed: int, bat
     return backbone.random_at(width, seed) if initial == "random" else backbone.at(width, batches)
 
 
+def check_norm(norm: str, device: torch.device) -> None:
+    """:class:`UserError` if ``norm`` is none, or cannot be had on the ``device`` of training."""
+    check_choice("--norm", norm, NORMS)
+    if norm == "syncbn" and device.type != "cuda":
+        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
+
+
 def set_norm(module: nn.Module, norm: str) -> nn.Module:
     """``module`` with its BatchNorms frozen or tuned; names of tensors stay.
 
     ``frozen``: statistics, scale and shift are constant; ``bn``: tuned, with each process's own batch; ``syncbn``: tuned, with the
     batch of all processes; ``auto``: ``syncbn`` where there are several processes with GPUs, else ``bn``.
     """
-    if norm not in NORMS:
-        raise UserError(f"unknown --norm {norm!r}; write one of {', '.join(NORMS)}")
+    device = next(module.parameters()).device
+    check_norm(norm, device)
     if norm == "frozen":
         return _frozen(module)
-    gpu = next(module.parameters()).is_cuda
-    if norm == "syncbn" and not gpu:
-        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
-    if norm == "syncbn" or (norm == "auto" and gpu and several()):
+    if norm == "syncbn" or (norm == "auto" and device.type == "cuda" and several()):
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return module
 

@@ -12,8 +12,9 @@ from pretrain.errors import UserError
 from transfer import width_table
 from transfer.dense.job import run_jobs
 from transfer.dense.options import add_arguments as add_shared_arguments
-from transfer.dense.options import check_norm, digits_scenes, prepare
+from transfer.dense.options import digits_scenes, prepare
 from transfer.dense.schedules import DETECTION as SCHEDULES
+from transfer.dense.trunk import check_norm
 from transfer.detection import DATASETS, MODELS
 
 HELP = "fine-tune and score a detector (detectron2) on a checkpoint at every width: boxes, and masks with Mask R-CNN"

@@ -22,6 +22,7 @@ from transfer import width_table
 from transfer.dense import options
 from transfer.dense.job import run_jobs
 from transfer.dense.schedules import SEGMENTATION, named
+from transfer.dense.trunk import check_norm
 
 if TYPE_CHECKING:
     from transfer.segmentation.layouts import Layout
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune and score each width, print a table and say where the scores are."""
     with processes(arguments.device) as group:
-        options.check_norm(arguments.norm, group.device)
+        check_norm(arguments.norm, group.device)
         setup = options.prepare(arguments, MODELS, DATASETS, SEGMENTATION)
         plan = _plan(arguments, setup, group)
         from transfer.segmentation.training import train  # slow, see above

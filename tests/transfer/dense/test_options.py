@@ -9,8 +9,9 @@ import torch
 
 from pretrain.errors import UserError
 from tests.transfer.dense.networks import checkpoint
-from transfer.dense.options import add_arguments, check_norm, prepare
+from transfer.dense.options import add_arguments, prepare
 from transfer.dense.schedules import DETECTION
+from transfer.dense.trunk import check_norm
 
 
 def test_synchronised_batchnorm_is_for_gpus_wherever_the_checkpoint_is_loaded(tmp_path):
