@@ -24,10 +24,10 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 
 from pretrain.errors import UserError, suggestion
 from pretrain.models import build
+from pretrain.models.encoder import Encoder
 from pretrain.slimmable import channel_signature, has_batch_norm, width_key
 
 FORMAT = 1
@@ -394,7 +394,7 @@ def _value(cfg: Config, dotted: str):
 
 
 def _validate_size(cfg: Config) -> None:
-    patch, size = getattr(skeleton(cfg.model.arch), "patch_size", 1), cfg.data.size
+    patch, size = skeleton(cfg.model.arch).size_divisor, cfg.data.size
     if size % patch:
         near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
         raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
@@ -427,7 +427,7 @@ def _validate_widths(cfg: Config) -> None:
 
 def _validate_switchable(cfg: Config) -> None:
     widths = cfg.widths
-    if cfg.train.recompute and not hasattr(skeleton(cfg.model.arch), "recompute"):
+    if cfg.train.recompute and not skeleton(cfg.model.arch).can_recompute:
         raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; write train.recompute=false")
     if not cfg.model.switchable_bn:
         return
@@ -472,7 +472,7 @@ def check_widths(arch: str, widths: Sequence[float], low: float, high: float, wh
 
 
 @functools.cache
-def skeleton(arch: str) -> nn.Module:
+def skeleton(arch: str) -> Encoder:
     """The architecture without weights: only its channel counts are asked for."""
     with torch.device("meta"):
         return build(arch)
@@ -485,7 +485,7 @@ def _validate_objective(cfg: Config) -> None:
                         "objective.head=own or none")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
         raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; write objective.negatives=batch")
-    if cfg.model.freeze_patch_projection and not hasattr(skeleton(cfg.model.arch), "freeze_patch_projection"):
+    if cfg.model.freeze_patch_projection and not skeleton(cfg.model.arch).is_vit:
         raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; write train.precision=bf16 or fp32 on a CPU")

@@ -135,8 +135,8 @@ def _with_data(config: Config, dataset: str | None, root: str | None, size: int 
 
 
 def _check_size(found: Restored, size: int) -> None:
-    patch = getattr(found.encoder, "patch_size", 1) or 1
-    fixed = getattr(found.encoder, "fixed_size", False) and size != found.encoder.size
+    patch = found.encoder.size_divisor
+    fixed = found.encoder.fixed_size and size != found.encoder.size
     if size < 1 or size % patch or fixed:
         other = f", or another multiple of {patch}" if patch > 1 and not fixed else ""
         raise UserError(f"--size {size} does not suit {found.arch}; write --size {found.config.data.size}{other}")
@@ -180,7 +180,7 @@ def library_network(network: nn.Module) -> dict | None:
     """What to build in torchvision or timm so that :func:`library_weights` fit it; None where they have no such network."""
     if isinstance(network, ResNet):
         block = "BasicBlock" if isinstance(network.layer1[0], BasicBlock) else "Bottleneck"
-        depths = [len(network.get_submodule(f"layer{stage}")) for stage in range(1, len(network.stage_channels) + 1)]
+        depths = [len(network.get_submodule(f"layer{stage}")) for stage in range(1, len(network.stage_rules) + 1)]
         cifar = network.stem == "cifar"
         return {"library": "torchvision", "name": "ResNet", "block": block, "depths": depths, "max_pool": not cifar,
                 "strides": {"conv1": 1} if cifar else {}}

@@ -101,8 +101,8 @@ class Backbone:
         validate(replace(self.config, data=replace(self.config.data, size=size)))
 
     def _check_foreign_size(self, size: int) -> None:
-        made, patch = self.config.data.size, getattr(self.encoder, "patch_size", 0) or 1
-        fixed = getattr(self.encoder, "fixed_size", False)
+        made, patch = self.config.data.size, self.encoder.size_divisor
+        fixed = self.encoder.fixed_size
         if size % patch or (fixed and size != made):
             whole = "" if fixed else f", or another multiple of {patch}"
             raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "

@@ -1,41 +1,32 @@
-"""Encoders by name.
-
-An encoder maps normalised images (B, 3, H, W) to features (B, D), says D at a width with ``feature_dim(width)``, has its full
-width's D in ``out_channels`` (its rule in ``feature_rule``), gives four feature maps with ``stages(x)`` and their channels with
-``stage_dims(width)`` (full width: ``stage_channels``).
-"""
+"""Encoders by name. What an encoder offers: :class:`pretrain.models.encoder.Encoder`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import nn
-
 from pretrain.errors import UserError, suggestion
 from pretrain.models import vit
+from pretrain.models.encoder import Encoder
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
 from pretrain.slimmable import make_switchable
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
     "resnet_small": partial(ResNet, BasicBlock, (1, 1, 1, 1), base_channels=16),
     "resnet18_cifar": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
     "resnet34_cifar": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
     "resnet50_cifar": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
-    "resnet101_cifar": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
-    "resnet152_cifar": partial(ResNet, Bottleneck, (3, 8, 36, 3)),
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2), stem="imagenet"),
     "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3), stem="imagenet"),
     "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), stem="imagenet"),
-    "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3), stem="imagenet"),
     "mobilenetv2": MobileNetV2,
     "mobilenetv2_cifar": partial(MobileNetV2, cifar=True),
     **vit.architectures(),
 }
 
 
-def build(arch: str, switchable: Sequence[float] = ()) -> nn.Module:
+def build(arch: str, switchable: Sequence[float] = ()) -> Encoder:
     """A freshly initialised slimmable encoder; with BatchNorms for the widths of ``switchable`` only, if there are any.
 
     Raises:

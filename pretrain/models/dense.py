@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.lazy import Lazy
+from pretrain.models.encoder import Encoder
+from pretrain.slimmable import ChannelRule
 
 torchvision_models = Lazy("torchvision.models")
 State = dict[str, Tensor]
@@ -23,7 +25,7 @@ HEAD_DIM = 64  # of any other embedding
 CIFAR_SIZE, IMAGENET_SIZE = 32, 224
 
 
-class DenseEncoder(nn.Module):
+class DenseEncoder(Encoder):
     """Images (B, 3, H, W) to features (B, D) of an ordinary network, and its feature maps.
 
     Args:
@@ -38,17 +40,15 @@ class DenseEncoder(nn.Module):
     def __init__(self, network: nn.Module, features: int, stages: dict[str, int], size: int, patch_size: int = 0,
                  fixed_size: bool = False):
         super().__init__()
-        self.network, self.out_channels, self.stage_layers = network, features, list(stages)
-        self.stage_channels = list(stages.values())
+        self.network, self.stage_layers = network, list(stages)
+        self.feature_rule = ChannelRule(features, sliced=False)
+        self.stage_rules = [ChannelRule(channels, sliced=False) for channels in stages.values()]
         self.size, self.patch_size, self.fixed_size = size, patch_size, fixed_size
 
-    def feature_dim(self, width: float = 1.0) -> int:
-        """D."""
-        return self.out_channels
-
-    def stage_dims(self, width: float = 1.0) -> list[int]:
-        """Channels of each of the four feature maps."""
-        return list(self.stage_channels)
+    @property
+    def body(self) -> nn.Module:
+        """The library's network."""
+        return self.network
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Four feature maps (B, C_i, H_i, W_i); a ViT's after each quarter of its blocks, before the last LayerNorm."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d, channels_at
+from pretrain.models.encoder import Encoder
+from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d
 
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280
 # (expansion, channels, blocks, stride of the first block)
@@ -38,7 +39,7 @@ class InvertedResidual(nn.Module):
         return x + self.body(x) if self.residual else self.body(x)
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Encoder):
     """Images (B, 3, H, W) to pooled features (B, 1280) at every width. ``cifar`` chooses the strides of the CIFAR variant."""
 
     def __init__(self, cifar: bool = False):
@@ -56,17 +57,9 @@ class MobileNetV2(nn.Module):
             SlimmableConv2d(inputs, LAST_CHANNELS, 1, slice_out=False),
             SlimmableBatchNorm2d(LAST_CHANNELS, slice_channels=False), nn.ReLU6(inplace=True)))
         self.features = nn.Sequential(*layers)
-        self.stage_channels = [24, 32, 96, LAST_CHANNELS]
-        self.out_channels = LAST_CHANNELS
+        self.stage_layers = [f"features.{index}" for index in OUTPUTS]
         self.feature_rule = ChannelRule(LAST_CHANNELS, sliced=False)
-
-    def feature_dim(self, width: float) -> int:
-        """1280 at every ``width``."""
-        return self.feature_rule(width)
-
-    def stage_dims(self, width: float) -> list[int]:
-        """Channels of each of the four feature maps at ``width``; the last one's do not follow it."""
-        return [*(channels_at(channels, width) for channels in self.stage_channels[:-1]), LAST_CHANNELS]
+        self.stage_rules = [*(ChannelRule(channels, sliced=True) for channels in (24, 32, 96)), self.feature_rule]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """The last feature map at each of four resolutions, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 (1, 2, 4, 8 for CIFAR)."""
@@ -76,6 +69,3 @@ class MobileNetV2(nn.Module):
             if index in OUTPUTS:
                 maps.append(x)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[-1].mean((2, 3))

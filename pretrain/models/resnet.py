@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d, channels_at
+from pretrain.models.encoder import Encoder
+from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d
 
 
 class BasicBlock(nn.Module):
@@ -64,7 +65,7 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(SlimmableConv2d(inputs, outputs, 1, stride), SlimmableBatchNorm2d(outputs))
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Images (B, 3, H, W) to pooled features (B, D(w)).
 
     Args:
@@ -81,24 +82,16 @@ class ResNet(nn.Module):
         self.conv1 = (SlimmableConv2d(3, base_channels, 3, 1, 1, slice_in=False) if stem == "cifar"
                       else SlimmableConv2d(3, base_channels, 7, 2, 3, slice_in=False))
         self.bn1 = SlimmableBatchNorm2d(base_channels)
-        channels, self.stage_channels = base_channels, []
+        channels, self.stage_rules = base_channels, []
+        self.stage_layers = [f"layer{stage + 1}" for stage in range(len(depths))]
         for stage, depth in enumerate(depths):
             planes, blocks = base_channels * 2**stage, []
             for index in range(depth):
                 blocks.append(block(channels, planes, 2 if stage > 0 and index == 0 else 1))
                 channels = planes * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.stage_channels.append(channels)
-        self.out_channels = channels
-        self.feature_rule = ChannelRule(channels, sliced=True)
-
-    def feature_dim(self, width: float) -> int:
-        """D(w), the number of features at ``width``."""
-        return self.feature_rule(width)
-
-    def stage_dims(self, width: float) -> list[int]:
-        """Channels of each of the four feature maps at ``width``."""
-        return [channels_at(channels, width) for channels in self.stage_channels]
+            self.add_module(self.stage_layers[stage], nn.Sequential(*blocks))
+            self.stage_rules.append(ChannelRule(channels, sliced=True))
+        self.feature_rule = self.stage_rules[-1]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Feature maps after each of the four stages, (B, C_i(w), H_i, W_i)."""
@@ -106,10 +99,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
         maps = []
-        for stage in range(len(self.stage_channels)):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
+        for name in self.stage_layers:
+            x = self.get_submodule(name)(x)
             maps.append(x)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)[-1].mean((2, 3))

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.models.encoder import Encoder
 from pretrain.slimmable import ChannelRule, SlimmableConv2d, SlimmableLayerNorm, SlimmableLinear, at_width, slimmable_layers
 
 TEMPERATURE = 10000.0  # of the position embedding
@@ -135,7 +136,7 @@ def position_embedding(rows: Tensor, columns: Tensor, dim: int, interleaved: boo
     return F.pad(waves.flatten(1), (0, 0, 1, 0))[None]
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Encoder):
     """Images (B, 3, H, W), H and W multiples of the patch size, to the class token's features (B, D(w)).
 
     The position embedding is that of ``size`` pixels; for other sizes it is computed anew, its coordinates stretched over
@@ -148,7 +149,7 @@ class VisionTransformer(nn.Module):
         slimming: ``input`` or ``heads``.
     """
 
-    recompute = False  # see recomputed
+    can_recompute = True  # see recomputed
 
     def __init__(self, size: int, patch_size: int, dim: int, depth: int, heads: int, slimming: str = "input"):
         super().__init__()
@@ -159,7 +160,7 @@ class VisionTransformer(nn.Module):
         self.patch_size, self.grid_size, self.interleaved = patch_size, size // patch_size, slimming == "heads"
         self.patch_embed = PatchEmbed(rules.stream, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.out_channels, self.feature_rule, self.stage_channels = dim, rules.stream, [dim] * 4
+        self.feature_rule, self.stage_rules = rules.stream, [rules.stream] * 4
         side = self.grid_size
         self.pos_embed = nn.Parameter(self.positions(side, side, self.cls_token.device), requires_grad=False)
         self.blocks = nn.Sequential(*(Block(rules, dim // heads) for _ in range(depth)))
@@ -181,19 +182,9 @@ class VisionTransformer(nn.Module):
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1))
 
     def freeze_patch_projection(self) -> None:
-        """Leave the patch projection at its random start, which steadies training (MoCo v3, section 4.2)."""
         self.patch_embed.proj.requires_grad_(False)
 
-    def feature_dim(self, width: float) -> int:
-        """D(w), the number of features at ``width``."""
-        return self.feature_rule(width)
-
-    def stage_dims(self, width: float) -> list[int]:
-        """Channels of each of the four feature maps at ``width``."""
-        return [self.feature_rule(width)] * 4
-
     def parameters_at(self, width: float) -> dict[str, Tensor]:
-        """This module's own parameters at ``width``, for extraction."""
         channels = self.feature_rule(width)
         return {"cls_token": self.cls_token[..., :channels], "pos_embed": self.pos_embed[..., :channels]}
 
@@ -201,7 +192,7 @@ class VisionTransformer(nn.Module):
         """Position embedding (1, 1 + height * width, dim) of a grid of patches that spans the range of the configured one."""
         rows, columns = ((torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (self.grid_size / n) - 0.5
                          for n in (height, width))
-        return position_embedding(rows, columns, self.out_channels, self.interleaved)
+        return position_embedding(rows, columns, self.feature_rule.channels, self.interleaved)
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Embedded tokens (B, 1 + N, C(w)), the class token first, and the grid of the N patches."""

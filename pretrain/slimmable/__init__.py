@@ -22,12 +22,20 @@ from pretrain.slimmable.layers import (
     make_switchable,
 )
 from pretrain.slimmable.slices import sliced_once
-from pretrain.slimmable.width import at_width, channel_signature, channels_at, make_divisible, slimmable_layers, width_key
+from pretrain.slimmable.width import (
+    ParametersAtWidth,
+    at_width,
+    channel_signature,
+    channels_at,
+    make_divisible,
+    slimmable_layers,
+    width_key,
+)
 
 __all__ = [
-    "ChannelRule", "Cost", "NotCalibrated", "PrefixLinear", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d",
-    "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate", "calibrated_widths", "calibration_state",
-    "channel_signature", "channels_at", "cost", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
-    "load_calibration_state", "make_divisible", "make_switchable", "sliced_once",
+    "ChannelRule", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "SlimmableBatchNorm1d",
+    "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate",
+    "calibrated_widths", "calibration_state", "channel_signature", "channels_at", "cost", "dense_cost", "extract",
+    "has_batch_norm", "is_calibrated", "load_calibration_state", "make_divisible", "make_switchable", "sliced_once",
     "slimmable_layers", "width_key",
 ]

@@ -6,20 +6,20 @@ import copy
 
 from torch import nn
 
-from pretrain.slimmable.width import slimmable_layers
+from pretrain.slimmable.width import ParametersAtWidth, slimmable_layers
 
 
 def extract(model: nn.Module, width: float) -> nn.Module:
     """A dense copy of ``model`` at ``width``: plain ``torch.nn`` layers, weights sliced and copied, nothing shared.
 
     BatchNorms take the statistics calibrated for ``width``; where there are none they use those of each batch. The result is in
-    evaluation mode. A module that is neither slimmable nor contains a slimmable layer is copied as it is. A container with
-    parameters of its own that follow the width gives them by ``parameters_at(width)``, name to sliced tensor.
+    evaluation mode. A module that is neither slimmable nor contains a slimmable layer is copied as it is. Parameters outside of
+    layers follow the width where their module is a :class:`ParametersAtWidth`.
     """
     # A deep copy in which each slimmable layer is known already: as its dense counterpart.
     replaced = {id(layer): layer.extract_at(width) for layer in slimmable_layers(model)}
-    for module in model.modules():
-        for name, active in (module.parameters_at(width) if hasattr(module, "parameters_at") else {}).items():
+    for module in (m for m in model.modules() if isinstance(m, ParametersAtWidth)):
+        for name, active in module.parameters_at(width).items():
             own = module.get_parameter(name)
             replaced[id(own)] = nn.Parameter(active.detach().clone(), requires_grad=own.requires_grad)
     return copy.deepcopy(model, replaced).eval()

@@ -49,6 +49,14 @@ class Slimmable(nn.Module):
         raise NotImplementedError
 
 
+class ParametersAtWidth(nn.Module):
+    """Base of modules whose own parameters, beside those of their layers, may follow the width."""
+
+    def parameters_at(self, width: float) -> dict[str, Tensor]:
+        """The parts that ``width`` uses of this module's own parameters, by name; what is not named is used whole."""
+        return {}
+
+
 def _cast(part: Tensor | None) -> Tensor | None:
     """In the type of autocast, which would otherwise cast a slice at every use; vectors and whole parameters stay as they are."""
     if part is None or part.ndim < 2 or part.is_leaf or not torch.is_autocast_enabled(part.device.type):

@@ -163,7 +163,7 @@ def test_feature_maps(arch, size, sides, width):
     with at_width(model, width), torch.no_grad():
         maps, features = model.stages(x), model(x)
     assert [m.shape[1:] for m in maps] == [(c, s, s) for c, s in zip(model.stage_dims(width), sides, strict=True)]
-    assert model.stage_dims(1.0) == model.stage_channels and features.shape[1] == model.feature_dim(width) == 1280
+    assert model.stage_dims() == [24, 32, 96, 1280] and features.shape[1] == model.feature_dim(width) == 1280
     torch.testing.assert_close(maps[-1].mean((2, 3)), features)
 
 

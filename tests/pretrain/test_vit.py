@@ -300,7 +300,7 @@ def test_feature_maps_are_the_tokens_at_four_depths(slimming, width):
     assert [m.shape for m in maps] == [(2, c, 2, 6) for c in model.stage_dims(width)]
     for feature_map, tokens in zip(maps, seen, strict=True):
         assert torch.equal(feature_map[:, :, 1, 4], tokens[:, 1 + 6 + 4])
-    assert model.stage_dims(1.0) == model.stage_channels
+    assert model.stage_dims() == [model.feature_dim()] * 4
 
 
 @BOTH

@@ -34,7 +34,7 @@ class Trunk(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         check_trunk(network)
-        self.network, self.patch_size = network, getattr(network, "patch_size", 0)
+        self.network, self.patch_size = network, network.patch_size
         side = 4 * self.patch_size or PROBE_SIDE
         with torch.enable_grad():
             device = next(network.parameters()).device
@@ -54,7 +54,7 @@ class Trunk(nn.Module):
 
 def check_trunk(network: nn.Module) -> None:
     """:class:`UserError` if an encoder cannot be a trunk, whatever the width."""
-    if getattr(network, "fixed_size", False):
+    if network.fixed_size:
         raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
 
 

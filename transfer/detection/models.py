@@ -65,7 +65,7 @@ class Model:
         if self.network and self.network != network and not (self.network == "vit" and network.startswith("vit")):
             raise UserError(f"--model {self} is for another network than {checkpoint.arch}; write --model "
                             f"{self.detector}_{self.neck}")
-        if self.neck == "c4" and not hasattr(_resnet(checkpoint.encoder), "layer4"):
+        if self.neck == "c4" and "layer4" not in checkpoint.encoder.stage_layers:
             raise UserError(f"--model {self} needs a ResNet, whose last stage is its head, not {checkpoint.arch}; write --model "
                             f"{self.detector}_fpn")
         return Model(self.detector, network, self.neck)
@@ -84,11 +84,6 @@ def network_name(checkpoint: Checkpoint) -> str:
     if arch.startswith("mobilenetv2"):
         return "mbv2"
     return re.sub(r"^resnet_?(\d*)", lambda found: f"r{found[1]}" if found[1] else "", arch).lstrip("_")
-
-
-def _resnet(network: nn.Module) -> nn.Module:
-    """The module that holds ``layer1`` to ``layer4``, if it is a ResNet: a foreign one lies within its encoder."""
-    return getattr(network, "network", network)
 
 
 # -- parts in detectron2's registries -----------------------------------------------------------------------------------
@@ -254,7 +249,7 @@ def _fpn_places(maps: Trunk | Pyramid) -> dict[str, str]:
 
 def _split(trunk: Trunk, norm: str) -> tuple[Parts, dict[str, str]]:
     """A ResNet's trunk without its last stage, and that stage as a head, with an extra BatchNorm where they are tuned."""
-    resnet = _resnet(trunk.network)
+    resnet = trunk.network.body
     head, channels = nn.Sequential(resnet.layer4), trunk.channels["res5"]
     if norm != "frozen":
         head.append(set_norm(nn.Sequential(nn.BatchNorm2d(channels).to(next(resnet.parameters()).device)), norm))

@@ -64,7 +64,7 @@ class Task:
     @property
     def vit(self) -> bool:
         """Whether the network is a plain ViT."""
-        return bool(getattr(self.setup.backbone.encoder, "patch_size", 0))
+        return self.setup.backbone.encoder.is_vit
 
     @property
     def side(self) -> int:
@@ -102,7 +102,7 @@ class Task:
 
     def _job(self, width: float) -> Job:
         backbone, setup = self.setup.backbone, self.setup
-        patch = getattr(backbone.encoder, "patch_size", 0) or 1
+        patch = backbone.encoder.size_divisor
         cost = backbone.cost(width, -(-self.side // patch) * patch)
         settings = {"arch": backbone.arch, "weights": backbone.fingerprint() if self.initial == "pretrained" else None,
                     "data": self.data.fingerprint, "metric": self.data.metric, "norm": self.norm, "size": self.side,

@@ -36,8 +36,8 @@ class SlimmableTrunk(BaseModule):
         trunk = Trunk(set_norm(network, norm))
         self.reads, self.last_norm = reads, None
         if reads == "patches":
-            inner = getattr(network, "network", network)  # a ViT of timm stands behind this project's interface
-            self.last_norm = [inner.norm.requires_grad_(True)]  # no map depends on it, but the patches do; in a list: named once
+            # No map depends on it, but the patches do. In a list, so that it is named once in the state.
+            self.last_norm = [network.body.norm.requires_grad_(True)]
         self.trunk = Pyramid(trunk) if reads == "pyramid" else trunk
         self.patch_size = trunk.patch_size
         self.channels = tuple(self.trunk.channels.values())

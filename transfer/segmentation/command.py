@@ -74,7 +74,7 @@ def _plan(arguments: argparse.Namespace, setup: options.Setup, group: Processes)
     from transfer.segmentation.plan import Plan
     from transfer.segmentation.recipes import for_vit
 
-    is_vit = bool(getattr(setup.backbone.encoder, "patch_size", 0))
+    is_vit = setup.backbone.encoder.is_vit
     check_model(arguments.model, is_vit)
     schedule = setup.schedule
     if is_vit:

@@ -54,7 +54,7 @@ class Plan:
     @property
     def is_vit(self) -> bool:
         """Whether the backbone is a vision transformer."""
-        return bool(getattr(self.backbone.encoder, "patch_size", 0))
+        return self.backbone.encoder.is_vit
 
     @property
     def evaluated(self) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class Plan:
         """:class:`UserError` for what cannot be trained."""
         if self.inference not in INFERENCES:
             raise UserError(f"unknown --inference {self.inference!r}; write {' or '.join(INFERENCES)}")
-        patch = getattr(self.backbone.encoder, "patch_size", 0)
+        patch = self.backbone.encoder.patch_size
         if patch and any(side % patch for side in self.layout.crop):
             whole = [max(1, round(side / patch)) * patch for side in self.layout.crop]
             raise UserError(f"--crop {self.layout.crop[0]} {self.layout.crop[1]} is no whole number of patches of {patch} pixels; "
