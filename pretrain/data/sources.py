@@ -158,7 +158,7 @@ def _limited(labels: Sequence[int], limit: int | None) -> list[int]:
 
 
 def _digits(split: str, size: int, limit: int | None) -> TensorSource:
-    images, target = _scans()
+    images, target = digit_scans()
     order = balanced_order(target, SPLIT_SEED)
     chosen = np.sort(order[:DIGITS_VAL] if split == "val" else order[DIGITS_VAL:])
     labels = target[chosen]
@@ -168,7 +168,7 @@ def _digits(split: str, size: int, limit: int | None) -> TensorSource:
                         *_STATISTICS["digits"], _resized(scans, size, "bicubic"), names=_numbers(chosen[kept]))
 
 
-def _scans() -> tuple[np.ndarray, np.ndarray]:
+def digit_scans() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits, (1797, 8, 8) from 0 to 16, and their labels (1797,).
 
     It is not imported where its file is found: that takes as long as an epoch on these images.

@@ -310,8 +310,8 @@ def test_split_is_train_or_val():
 
 def test_the_scans_are_scikit_learns_whether_it_is_imported_or_not(monkeypatch):
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
-    imported = sources._scans()
+    imported = sources.digit_scans()
     monkeypatch.undo()
-    for ours, theirs in zip(sources._scans(), imported, strict=True):
+    for ours, theirs in zip(sources.digit_scans(), imported, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(imported[0], load_digits().images)

@@ -1,0 +1,155 @@
+"""Fingerprints of data: equal for equal data wherever it lies, another one where it was changed.
+
+What counts: names and classes, always; labels and annotation files, whole; sizes of files, up to ``SIZED`` of them; and contents of
+files, all of them up to ``WHOLE_BYTES`` together, else of ``SAMPLED`` spread evenly over the sorted names. So a million images cost
+seconds. Neither the root, the order of a listing nor times of change count.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pretrain.data import folder, published, sources
+from pretrain.errors import UserError
+
+DIGITS = 16  # hex digits of a fingerprint
+WHOLE_BYTES = 256 * 2**20  # files that together are no larger are read whole
+SIZED = 65536  # files at most whose size is asked for: of a million on a network file system that would take minutes
+SAMPLED = 256  # files at most that are read where all together are too large
+READERS = 8  # threads: files on a network file system are waited for
+
+
+def combined(**parts: object) -> str:
+    """The fingerprint of ``parts``, by name: plain values (as JSON has them) and other fingerprints."""
+    return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def of_array(array: np.ndarray) -> str:
+    """The fingerprint of an array's shape, type and values."""
+    array = np.ascontiguousarray(array)
+    return _digest(f"{array.dtype.str}{array.shape}".encode(), array.data.cast("B") if array.size else b"")
+
+
+def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES, sampled: int = SAMPLED) -> str:
+    """The fingerprint of ``files``: the name of each within its data set, and where it lies.
+
+    Their contents are read whole up to ``whole`` bytes together, else of ``sampled`` files.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    names = sorted(files, key=_bytes)
+    looked_at = _spread(names, SIZED)
+    with ThreadPoolExecutor(READERS) as pool:
+        sizes = list(pool.map(lambda name: _tried(_size, files[name]), looked_at))
+        small = len(looked_at) == len(names) and sum(sizes) <= whole
+        read = names if small or whole == float("inf") else _spread(names, sampled)
+        contents = list(pool.map(lambda name: _tried(_content, files[name]), read))
+    return _digest(*(_framed(_bytes(name)) for name in names), *(f"{size}\n".encode() for size in sizes), *contents)
+
+
+def of_dataset(name: str, split: str, root: str | None) -> str:
+    """The fingerprint of one split, "train" or "val", of a data set of :func:`pretrain.data.load`: images, classes and labels.
+
+    Raises:
+        UserError: what :func:`pretrain.data.load` raises of a data set that is not there or damaged.
+    """
+    if name == "digits":
+        return _of_digits(split)
+    if not root:
+        raise UserError(f"data set {name} needs to know where it lies; set data.root=DIR")
+    root = os.path.abspath(os.path.expanduser(root))
+    if name in ("cifar10", "cifar100"):
+        return _of_cifar(name, split, root)
+    if name == "folder":
+        home, (classes, paths, labels) = os.path.join(root, split), folder.scan(root, split)
+    else:
+        found = published.read(name, split, root)
+        home, classes, paths, labels = os.path.join(root, published.SETS[name].folder), found.classes, found.paths, found.labels
+    return of_images(home, classes, paths, [classes[label] for label in labels])
+
+
+def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str]) -> str:
+    """The fingerprint of image files below ``home``, the class of each by name, and all ``classes``, in order."""
+    names = names_below(home, paths)
+    labelled = sorted((_bytes(name), _bytes(label)) for name, label in zip(names, labels, strict=True))
+    return combined(classes=list(classes), labels=_digest(*(_framed(part) for pair in labelled for part in pair)),
+                    files=of_files(dict(zip(names, paths, strict=True))))
+
+
+def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> list[str]:
+    """What ``paths`` are called from ``home`` on, with slashes."""
+    start = os.path.join(home, "")
+    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in map(os.fspath, paths)]
+    return [name.replace(os.sep, "/") for name in names]
+
+
+def is_there(name: str, root: str | None) -> bool:
+    """Whether the data set lies in ``root``, without looking into it; nothing is downloaded."""
+    if name == "digits":
+        return True
+    inner = "train" if name == "folder" else published.SETS[name].folder
+    return bool(root) and os.path.isdir(os.path.join(os.path.expanduser(root), inner))
+
+
+@functools.cache
+def _of_digits(split: str) -> str:
+    images, labels = sources.digit_scans()  # not enlarged, which rounds differently on different machines
+    return combined(split=split, validation=sources.DIGITS_VAL, images=of_array(images), labels=of_array(labels))
+
+
+def _of_cifar(name: str, split: str, root: str) -> str:
+    published.read(name, split, root)  # downloaded, checked
+    kind, home = published.SETS[name].make, os.path.join(root, published.SETS[name].folder)
+    files = [file for file, _ in (kind.train_list if split == "train" else kind.test_list)] + [kind.meta["filename"]]
+    return of_files({file: os.path.join(home, file) for file in files})
+
+
+def _spread(names: Sequence[str], most: int) -> Sequence[str]:
+    """At most ``most`` of the names, the first among them, at equal distances."""
+    return names if len(names) <= most else [names[i * len(names) // most] for i in range(most)]
+
+
+def _tried(look: Callable, path: str | os.PathLike) -> object:
+    try:
+        return look(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); put it back, or take it out of the data set") from None
+
+
+def _size(path: str | os.PathLike) -> int:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+        raise UserError(f"{path} is not a regular file; take it out of the data set")
+    return found.st_size
+
+
+def _content(path: str | os.PathLike) -> bytes:
+    digest, _ = hashlib.sha256(), _size(path)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.digest()
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _framed(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
+
+
+def _digest(*parts: bytes | memoryview) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:DIGITS]
