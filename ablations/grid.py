@@ -24,6 +24,7 @@ import yaml
 from pretrain import config
 from pretrain.config import Config
 from pretrain.errors import UserError, suggestion
+from pretrain.slimmable import has_batch_norm
 
 GRIDS = Path(__file__).parent / "grids"
 NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory, is known
@@ -152,7 +153,7 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     _check_free(overrides, every, grid)
     setting = _setting(base)
     directories: dict[tuple[str, int], Path] = {}
-    given = {"batch_norm": config.has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
+    given = {"batch_norm": has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
     chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
     of_first_seed: dict[str, Config] = {}
     for cell, seed in itertools.product(_needed_first(chosen), seeds):

@@ -83,5 +83,5 @@ def test_recomputed_blocks_give_the_same_step_and_keep_less(tmp_path):
 
 
 def test_recomputing_is_refused_where_there_is_nothing_to_recompute():
-    with pytest.raises(UserError, match=r"write train\.recompute=false"):
+    with pytest.raises(UserError, match=r"set train\.recompute=false"):
         config.load("digits", ["train.recompute=true"])

@@ -1,6 +1,10 @@
 """Configs: what is accepted, what is refused and how, round trips and hashes."""
 
 import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain import config
+from pretrain.config import Config
+from pretrain.config.fields import Number, constraints, value_of
 from pretrain.data import sources
 from pretrain.errors import UserError
 
@@ -19,30 +25,47 @@ a.b.c=1 | unknown key a
 format=2 | format 2 is unknown
 optimizer=3 | optimizer is a section
 optimizer.lr=abc | optimizer.lr
-optimizer.lr=nan | optimizer.lr=nan must be above 0
+optimizer.lr=nan | optimizer.lr=nan must be finite and above 0
 optimizer.lr=inf | finite
 optimizer.lr=0 | above 0
 optimizer.lr=null | optimizer.lr
-optimizer.epochs=0 | at least 1
+optimizer.epochs=0 | in [1,
 optimizer.epochs=1.5 | Integer
-optimizer.batch_size=1 | at least 2
+optimizer.batch_size=1 | in [2,
 optimizer.momentum=1.5 | in [0, 1]
 optimizer.clip_norm=-1 | at least 0
 optimizer.warmup_epochs=16 | below optimizer.epochs
 optimizer.name=lars | one of sgd, adamw
 seed=-1 | in [0,
 seed=x | seed
+seed=??? | no value
+seed=true | seed
+seed=1e400 | seed
+optimizer.lr=${nonsense} | no value
+optimizer.lr=true | optimizer.lr
+optimizer.lr=1e400 | finite
+objective.distill_weight=inf | finite
+optimizer.clip_norm=inf | finite
+train.checkpoint_minutes=nan | finite
+train.compile=2 | true or false
+train.compile=perhaps | train.compile
+data.size=5000 | in [1, 4096]
+evaluation.protocols=[knnn] | set some of knn, linear_fast, linear, finetune
+evaluation.protocols=[knn,knn] | twice
+evaluation.protocols=[[knn]] | single values
+evaluation.protocols=knn | evaluation.protocols
+objective.predictor=maybe | one of auto, true, false
 objective.temperature=0 | above 0
-objective.distill_weight=nan | at least 0
+objective.distill_weight=nan | finite and at least 0
 objective.ema_momentum=1.1 | in [0, 1]
 objective.teacher=foo | one of online, momentum
 objective.base_loss=none | one of mse, infonce
-objective.head=shared objective.base_loss=infonce | write objective.head=own or none
-widths.min=0 | 0 < min <= max <= 1
-widths.max=1.5 | 0 < min <= max <= 1
+objective.head=shared objective.base_loss=infonce | set objective.head=own or none
+widths.min=0 | widths.min=0.0 must be in (0, 1]
+widths.max=1.5 | in (0, 1]
 widths.min=0.9 widths.max=0.5 | 0 < min <= max <= 1
 widths.per_step=1 | widths.per_step=2 or more
-widths.per_step=0 widths.sampling=uniform | at least 1
+widths.per_step=0 widths.sampling=uniform | in [1,
 widths.min=0.999 | same channels
 widths.sampling=fixed widths.fixed=[] | lacks widths.max
 widths.sampling=fixed widths.fixed=[0.5,0.25] | lacks widths.max
@@ -52,29 +75,34 @@ widths.sampling=fixed widths.fixed=[1.0,0.1] | outside the trained range
 widths.fixed=0.5 | widths.fixed
 widths=[1] | widths is a section
 model.arch=resnet | resnet
-model.projector_hidden=0 | at least 1
-model.predictor_hidden=-3 | at least 1
+model.projector_hidden=0 | in [1,
+model.predictor_hidden=-3 | in [1,
 regularizer.coefficient=-1 | at least 0
 regularizer.kind=group regularizer.alpha=0.2 | coefficient negative
 regularizer.kind=group regularizer.groups=1 | groups be at least 2
 regularizer.kind=group regularizer.warmup_epochs=9 | at most 8
 data.name=mnist | one of digits
-data.size=0 | at least 1
-data.limit=-1 | at least 0
+data.size=0 | in [1,
+data.limit=-1 | in [0,
 augment.crop_scale=[1,0.2] | smallest
 augment.crop_scale=[0.2] | 2 numbers
 augment.crop_scale=[0,1] | above 0
+augment.crop_scale=[0.1,nan] | 2 numbers
+augment.crop_scale=[[0.1],1] | single values
+augment.crop_scale=[true,1] | Float
 augment.flip=1.5 | in [0, 1]
 augment.jitter=[0.4] | 4 numbers
 augment.jitter=[1,1,1,0.9] | hue
 augment.interpolation=nearest | bilinear, bicubic
 augment.blur_sigma=[0,1] | above 0
-train.threads=-1 | at least 0
+train.threads=-1 | in [0,
+train.threads=1000000000000 | in [0,
 train.precision=fp16 train.device=cpu | needs a GPU
 train.precision=fp8 | one of fp32, bf16, fp16
 diagnostics.images=1 | 3 and more
-diagnostics.widths=[2.0] | at most 1
-calibration.images=0 | at least 2
+diagnostics.widths=[2.0] | in (0, 1]
+diagnostics.widths=[nan] | in (0, 1]
+calibration.images=0 | in [2,
 nonsense | key=value
 """
 
@@ -98,7 +126,7 @@ def test_every_preset_loads_and_survives_a_round_trip():
 
 
 def test_names_agree_with_the_data_room():
-    assert config.CHOICES["data.name"] == sources.NAMES
+    assert constraints(Config)["data.name"].allowed == sources.NAMES
 
 
 def test_presets_by_file_and_by_name(tmp_path):
@@ -183,10 +211,40 @@ def test_split_overrides():
     assert config.split_overrides(["--seed=3", "/tmp/a=b", "x"]) == (["--seed=3", "/tmp/a=b", "x"], [])
 
 
-def test_every_limit_and_choice_is_of_a_field():
-    sections = {s.name: s.default_factory for s in dataclasses.fields(config.Config) if dataclasses.is_dataclass(s.default_factory)}
-    fields = {f"{name}.{key.name}" for name, section in sections.items() for key in dataclasses.fields(section)} | {"seed"}
-    named = {*config.CHOICES, *config.LIMITS, *config.ABOVE_ZERO, *config.LIST_LIMITS, *config.ORDERED, *config.WIDTH_LISTS}
-    assert named <= fields
+def test_every_number_has_limits_and_every_name_without_a_hash_is_of_a_field():
+    sections = {s.name: s.default_factory for s in dataclasses.fields(Config) if dataclasses.is_dataclass(s.default_factory)}
+    fields = {f"{name}.{key.name}": key.type for name, section in sections.items() for key in dataclasses.fields(section)}
+    limited = constraints(Config)
+    assert [name for name, kind in fields.items() if kind not in ("bool", "str") and name not in limited] == []
+    assert all(isinstance(limited[name], Number) for name, kind in fields.items() if kind in ("int", "float"))
     for name in config.NOT_HASHED:
         assert name in fields or any(f.startswith(name + ".") for f in fields)
+
+
+@pytest.mark.parametrize("name", sorted(constraints(Config)))
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "true", "[]", "{a: 1}", "null", "[nan, nan]", "1e400", "9" * 400,
+                                   "''"])
+def test_nonsense_for_any_value_is_one_line_or_a_config(name, value):
+    """Whatever is written: a config that says it back, or one line with the key."""
+    try:
+        cfg = config.load("digits", [f"{name}={value}"])
+    except UserError as error:
+        assert name.split(".")[-1] in str(error) and "\n" not in str(error) and len(str(error)) < 1000
+    else:
+        for each in constraints(Config):
+            found = value_of(cfg, each)
+            assert not any(isinstance(x, float) and not math.isfinite(x) for x in (found if isinstance(found, list) else [found]))
+        assert config.from_dict(yaml.safe_load(config.to_yaml(cfg))) == cfg
+
+
+def test_true_and_false_are_words_where_a_key_is_a_string():
+    for text, expected in (("true", "true"), ("false", "false"), ("True", "true"), ("auto", "auto"), ("on", "true")):
+        cfg = config.load("digits", [f"objective.predictor={text}"])
+        assert cfg.objective.predictor == expected
+    assert config.from_dict({"objective": {"predictor": False}}) == config.from_dict({"objective": {"predictor": "false"}})
+
+
+def test_configs_are_importable_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import pretrain.config as c; print(c.OptimizerConfig().lr, c.presets()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(config.PRESETS).parents[1])
+    assert done.stdout == "0.05 cifar10\n", done.stderr

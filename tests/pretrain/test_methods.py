@@ -416,26 +416,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["objective.queue=512"], "has no use for objective.base_loss=mse"),
-    (["objective.queue=512", "objective.base_loss=infonce"], "write objective.teacher=momentum"),
+    (["objective.queue=512", "objective.base_loss=infonce"], "set objective.teacher=momentum"),
     (["objective.queue=100", "objective.base_loss=infonce", "objective.teacher=momentum"], "at least the 256 targets"),
     (["objective.queue=512", "objective.base_loss=infonce", "objective.teacher=momentum", "objective.gather_negatives=true"],
      "objective.queue is what InfoNCE's negatives are"),
     (["objective.negatives=keys"], "which neither loss is"),
-    (["objective.negatives=some"], "write one of batch, keys"),
-    (["objective.base_loss=seed"], "write objective.seed_teacher=RUN_DIRECTORY"),
-    (["objective.base_loss=seed", "objective.seed_teacher=x"], "write for example objective.queue=1024"),
-    (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512"], "write objective.distill_loss=none"),
+    (["objective.negatives=some"], "set one of batch, keys"),
+    (["objective.base_loss=seed"], "set objective.seed_teacher=RUN_DIRECTORY"),
+    (["objective.base_loss=seed", "objective.seed_teacher=x"], "set for example objective.queue=1024"),
+    (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512"], "set objective.distill_loss=none"),
     (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512", "objective.distill_loss=none",
       "objective.seed_teacher_temperature=0"], "seed_teacher_temperature=0.0 must be above 0"),
     (["objective.seed_teacher=x"], "used by objective.base_loss=seed only"),
     (["objective.base_loss=infonce", "objective.head=shared"], "objective.predictor=true"),
-    (["model.switchable_bn=true"], "write widths.sampling=fixed"),
+    (["model.switchable_bn=true"], "set widths.sampling=fixed"),
     (["model.switchable_bn=true", "widths.sampling=fixed", "widths.fixed=[1.0,0.5]"], "smallest and largest as widths.min"),
     (["model.switchable_bn=true", "widths.sampling=fixed", "widths.min=1.0"], "widths.min below widths.max"),
     (["model.switchable_bn=true", "widths.sampling=fixed", "model.arch=vit_micro", "data.size=16"], "vit_micro has no BatchNorm"),
     (["model.freeze_patch_projection=true"], "resnet_small has no patch projection"),
     (["widths.slow_start_epochs=16"], "must be in \\[0, 15\\]"),
-    (["optimizer.schedule=batch"], "write one of epoch, step"),
+    (["optimizer.schedule=batch"], "set one of epoch, step"),
 ])
 def test_impossible_combinations_are_refused_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:

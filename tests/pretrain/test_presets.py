@@ -154,7 +154,7 @@ def test_settings_of_a_baseline_beat_those_by_base_loss_and_are_kept_by_its_heir
     ({"a": "by_base_loss: {infonce: {optimizer: {rate: 1}}}\nobjective: {base_loss: infonce}"}, "unknown key optimizer.rate"),
     ({"a": "by_base_loss: 3"}, "by_base_loss must map"),
     ({"a": "objective: 3"}, "objective is a section"),
-    ({"a": "base: digits\nexperiment: {baseline: sed}"}, "has no settings for it; write one of mocov2, seed"),
+    ({"a": "base: digits\nexperiment: {baseline: sed}"}, "has no settings for it; set one of mocov2, seed"),
     ({"a": "experiment: {baseline: seed}"}, "choose another preset"),
 ])
 def test_bad_presets_are_refused_with_the_mend(write, files, message):

@@ -438,7 +438,7 @@ def test_the_projector_reads_what_the_encoder_gives(slimming):
 
 def test_a_size_of_part_patches_is_found_before_training():
     from_dict({"model": {"arch": "vit_micro"}, "data": {"size": 24}})
-    with pytest.raises(UserError, match=r"30 is not a whole number of the 4-pixel patches of vit_micro; write data\.size=28 or 32"):
+    with pytest.raises(UserError, match=r"30 is not a whole number of the 4-pixel patches of vit_micro; set data\.size=28 or 32"):
         from_dict({"model": {"arch": "vit_micro"}, "data": {"size": 30}})
-    with pytest.raises(UserError, match=r"write data\.size=16"):
+    with pytest.raises(UserError, match=r"set data\.size=16"):
         from_dict({"model": {"arch": "vit_tiny"}, "data": {"size": 8}})

@@ -1,0 +1,44 @@
+"""Configuration of a pretraining run: typed, validated, and hashed into the run's name.
+
+A config is a preset (a YAML file of ``pretrain/presets/``, or a path) with ``key=value`` overrides on top. Importing this package
+does not import torch; checking a config does, since that asks the network for its channels.
+"""
+
+from pretrain.config.fields import choice, number, number_list, width_list
+from pretrain.config.hashing import NOT_HASHED, config_hash
+from pretrain.config.presets import PRESETS, from_dict, load, presets, split_overrides
+from pretrain.config.schema import (
+    FORMAT,
+    AugmentConfig,
+    CalibrationConfig,
+    Config,
+    DataConfig,
+    DiagnosticsConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RegularizerConfig,
+    TrainConfig,
+    WidthsConfig,
+    to_dict,
+    to_yaml,
+)
+from pretrain.config.validation import (
+    check_values,
+    check_widths,
+    has_predictor,
+    skeleton,
+    switchable_widths,
+    usable_widths,
+    validate,
+)
+
+__all__ = [
+    "FORMAT", "NOT_HASHED", "PRESETS", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DiagnosticsConfig",
+    "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "RegularizerConfig", "TrainConfig",
+    "WidthsConfig", "check_values", "check_widths", "choice", "config_hash", "from_dict", "has_predictor", "load", "number",
+    "number_list", "presets", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths",
+    "validate", "width_list",
+]

@@ -1,0 +1,144 @@
+"""Constraints of config values. Each stands with its field, in the metadata of the dataclass.
+
+    lr: float = number(0.05, above=0)
+    teacher: str = choice("online", "momentum")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+CONSTRAINT = "constraint"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of ``allowed`` strings."""
+
+    allowed: tuple[str, ...]
+
+    def fault(self, value: object) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        return "" if value in self.allowed else f"is not known; set one of {', '.join(self.allowed)}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any string without a NUL character, which no file name can hold."""
+
+    def fault(self, value: object) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        return "holds a NUL character; leave that out" if "\0" in str(value) else ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number in [low, high]; ``strictly``: above ``low``."""
+
+    low: float
+    high: float = math.inf
+    strictly: bool = False
+
+    def fault(self, value: object) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return f"must be a number {self}"
+        if not -math.inf < value < math.inf:
+            return f"must be finite and {self}"
+        above = self.low < value if self.strictly else self.low <= value
+        return "" if above and value <= self.high else f"must be {self}"
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.strictly else 'at least'} {self.low}"
+        return f"in {'(' if self.strictly else '['}{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A list of finite numbers: ``count`` of them if that is not None; ``ordered``: the smallest, above 0, then the largest."""
+
+    each: Number
+    count: int | None = None
+    ordered: bool = False
+
+    def fault(self, value: Sequence) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if self.count not in (None, len(value)) or any(map(self.each.fault, value)):
+            return f"must be {'' if self.count is None else f'{self.count} '}numbers, each {self.each}"
+        if self.ordered and not 0 < value[0] <= value[1]:
+            return "must be the smallest, above 0, and then the largest"
+        return ""
+
+
+@dataclass(frozen=True)
+class Names:
+    """A list of different strings, each one of ``allowed``."""
+
+    allowed: tuple[str, ...]
+
+    def fault(self, value: Sequence) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        unknown = next((name for name in value if name not in self.allowed), None)
+        if unknown is not None:
+            return f"has the unknown {unknown!r}; set some of {', '.join(self.allowed)}"
+        return "names something twice; name it once" if len(set(value)) < len(value) else ""
+
+
+def choice(*allowed: str, default: str | None = None) -> Any:
+    """A field that is one of ``allowed``, by default the first of them."""
+    return field(default=allowed[0] if default is None else default, metadata={CONSTRAINT: Choice(allowed)})
+
+
+def number(default: float, low: float = 0, high: float = math.inf, above: float | None = None) -> Any:
+    """A field that is a finite number in [low, high], or in (above, high]."""
+    limits = Number(low, high) if above is None else Number(above, high, strictly=True)
+    return field(default=default, metadata={CONSTRAINT: limits})
+
+
+def number_list(*default: float, low: float = 0, high: float = math.inf, ordered: bool = False) -> Any:
+    """A field that is a list of as many numbers as the default has, each in [low, high]."""
+    limits = Numbers(Number(low, high), len(default), ordered)
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
+
+
+def width_list(*default: float) -> Any:
+    """A field that is a list of widths."""
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
+
+
+def names(*default: str, allowed: tuple[str, ...]) -> Any:
+    """A field that is a list of different names of ``allowed``."""
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Names(allowed)})
+
+
+def is_section(each: dataclasses.Field) -> bool:
+    """Whether a field holds further fields."""
+    return dataclasses.is_dataclass(each.default_factory)
+
+
+@functools.cache
+def constraints(kind: type, prefix: str = "") -> dict[str, Any]:
+    """The constraint of each field of a config dataclass and its sections, by dotted key; fields that have none left out."""
+    return dict(_constraints(kind, prefix))
+
+
+def _constraints(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    for each in dataclasses.fields(kind):
+        if is_section(each):
+            yield from _constraints(each.default_factory, f"{prefix}{each.name}.")
+        elif each.type == "str" and CONSTRAINT not in each.metadata:
+            yield f"{prefix}{each.name}", Text()
+        elif CONSTRAINT in each.metadata:
+            yield f"{prefix}{each.name}", each.metadata[CONSTRAINT]
+
+
+def value_of(content: object, dotted: str) -> Any:
+    """The value at a dotted key of nested dataclasses."""
+    return functools.reduce(getattr, dotted.split("."), content)

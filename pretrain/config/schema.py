@@ -1,0 +1,189 @@
+"""What a pretraining run depends on: every section and key, with its default and its constraint.
+
+A default never changes (see :func:`pretrain.config.config_hash`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import yaml
+
+from pretrain.config.fields import choice, names, number, number_list, width_list
+
+FORMAT = 1
+DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
+PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; transfer runs them
+MOST_CHANNELS = 2**17
+MOST_EPOCHS = 10**6
+MOST_PIXELS = 2**12  # of a side
+
+
+@dataclass
+class ExperimentConfig:
+    """Which cell of which grid this run is; not part of the hash."""
+
+    grid: str = ""
+    cell: str = ""
+    preset: str = ""
+    setting: str = ""  # in words, of the launch the run belongs to
+    baseline: str = ""  # the preset's settings of that baseline are used (``by_baseline``): mocov2, seed, ...
+
+
+@dataclass
+class ModelConfig:
+    arch: str = "resnet18_cifar"
+    projector_layers: int = number(3, 1, 100)
+    projector_hidden: int = number(2048, 1, MOST_CHANNELS)
+    projector_out: int = number(2048, 1, MOST_CHANNELS)
+    predictor_hidden: int = number(2048, 1, MOST_CHANNELS)  # of the predictor and the distillation head
+    heads: str = choice("us3l", "mocov3")  # mocov3: a last BatchNorm without scale and shift, no bias
+    switchable_bn: bool = False  # a scale and shift of every BatchNorm for each of widths.fixed
+    freeze_patch_projection: bool = False  # of a ViT
+
+
+@dataclass
+class ObjectiveConfig:
+    base_loss: str = choice("mse", "infonce", "seed")  # seed: distillation from a trained network
+    distill_loss: str = choice("mse", "infonce", "none")  # none: the naive baseline, every width its own base loss
+    teacher: str = choice("online", "momentum")
+    predictor: str = choice("auto", "true", "false")  # auto: with the MSE base loss
+    head: str = choice("own", "shared", "none")  # distillation head; shared: the predictor
+    distill_weight: float = number(1.0)
+    temperature: float = number(0.5, above=0)
+    ema_momentum: float = number(0.99, 0, 1)
+    ema_schedule: str = choice("constant", "cosine")  # cosine: to 1 at the end
+    update: str = choice("per_width", "accumulate")  # the authors', US-Nets'
+    negatives: str = choice("batch", "keys")  # of infonce: all other rows (SimCLR), the other images' targets (MoCo v3)
+    gather_negatives: bool = False
+    queue: int = number(0, 0, 2**24)  # targets of past steps kept as negatives of infonce (MoCo v2) and anchors of seed; 0: none
+    seed_teacher: str = ""  # checkpoint or run directory that base_loss=seed learns from
+    seed_student_temperature: float = number(0.2, above=0)
+    seed_teacher_temperature: float = number(0.01, above=0)
+    width_weights: str = choice("none", "slimclr")  # weight of the loss at each width
+
+
+@dataclass
+class WidthsConfig:
+    min: float = number(0.25, above=0, high=1)
+    max: float = number(1.0, above=0, high=1)
+    sampling: str = choice("sandwich", "uniform", "fixed", "dynamic")
+    per_step: int = number(3, 1, 1000)
+    fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
+    slow_start_epochs: int = number(0, 0, MOST_EPOCHS)  # only the widest before
+
+
+@dataclass
+class RegularizerConfig:
+    kind: str = choice("none", "l2", "group", default="l2")  # l2: one coefficient for all
+    coefficient: float = number(2.5e-4)  # lambda, half of the weight decay it replaces
+    alpha: float = number(0.05, 0, 1)
+    groups: int = number(8, 1, 1000)
+    warmup_epochs: int = number(0, 0, MOST_EPOCHS)
+    decoupled: bool = False  # shrink the weights next to the optimizer (AdamW's decay) instead of through their gradients
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = choice("sgd", "adamw")
+    lr: float = number(0.05, above=0)
+    momentum: float = number(0.9, 0, 1)
+    epochs: int = number(400, 1, MOST_EPOCHS)
+    batch_size: int = number(512, 2, 2**20)  # over all processes
+    warmup_epochs: int = number(0, 0, MOST_EPOCHS)
+    schedule: str = choice("epoch", "step")  # the rate changes every epoch or step
+    clip_norm: float = number(0.0)  # 0: off
+
+
+@dataclass
+class DataConfig:
+    name: str = choice(*DATA_SETS)
+    root: str = ""
+    size: int = number(32, 1, MOST_PIXELS)  # pixels of a training view
+    limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
+    store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are
+    workers: int = number(0, 0, 4096)
+
+
+@dataclass
+class AugmentConfig:
+    crop_scale: list[float] = number_list(0.2, 1.0, high=1, ordered=True)
+    crop_ratio: list[float] = number_list(0.75, 1.3333333333333333, ordered=True)
+    interpolation: str = choice("bilinear", "bicubic")
+    flip: float = number(0.5, 0, 1)
+    jitter: list[float] = number_list(0.4, 0.4, 0.4, 0.1)
+    jitter_p: float = number(0.8, 0, 1)
+    grayscale_p: float = number(0.2, 0, 1)
+    blur_p: list[float] = number_list(0.0, 0.0, high=1)  # first view, second view
+    blur_sigma: list[float] = number_list(0.1, 2.0, ordered=True)
+    solarize_p: list[float] = number_list(0.0, 0.0, high=1)
+
+
+@dataclass
+class TrainConfig:
+    """How a run is executed. Only ``precision`` and ``synchronized_bn`` can change its numbers, beyond rounding."""
+
+    device: str = "auto"  # auto | cpu | cuda | cuda:N
+    precision: str = choice("fp32", "bf16", "fp16")
+    synchronized_bn: bool = False
+    channels_last: bool = True
+    threads: int = number(0, 0, 4096)  # CPU threads; 0: torch's own choice
+    compile: bool = False  # torch.compile for the passes at the widest and the narrowest width, and the teacher's
+    recompute: bool = False  # of ViTs: activations within blocks are computed again in the backward pass, to save memory
+    checkpoint_minutes: float = number(10.0)  # within an epoch; one is always written at its end
+    checkpoint_epochs: int = number(1, 1, MOST_EPOCHS)
+    tensorboard: bool = True
+
+
+@dataclass
+class DiagnosticsConfig:
+    images: int = number(256, 0, 2**31)  # 0: off
+    every: int = number(1, 1, MOST_EPOCHS)  # epochs
+    widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
+
+
+@dataclass
+class CalibrationConfig:
+    """BatchNorm statistics stored in the checkpoint at the end; other widths can be calibrated later."""
+
+    widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
+    images: int = number(8192, 2, 2**31)  # at most
+
+
+@dataclass
+class EvaluationConfig:
+    """How a grid evaluates the run afterwards."""
+
+    protocols: list[str] = names("knn", "linear", allowed=PROTOCOLS)
+    widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
+
+
+@dataclass
+class Config:
+    """Everything one pretraining run depends on."""
+
+    format: int = FORMAT
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    seed: int = number(100, 0, 2**63 - 1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    widths: WidthsConfig = field(default_factory=WidthsConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def to_dict(cfg: Config) -> dict:
+    """``cfg`` as plain dicts, lists and scalars, every default written out."""
+    return dataclasses.asdict(cfg)
+
+
+def to_yaml(cfg: Config) -> str:
+    """``cfg`` as YAML, in the order of the dataclasses."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False)

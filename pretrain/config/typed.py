@@ -1,0 +1,70 @@
+"""From plain mappings to the dataclasses of a config, with every value of its field's type."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pretrain.config.fields import is_section
+from pretrain.errors import UserError, suggestion
+
+MOST = 2**1000  # of a number, which must fit into a float
+Content = TypeVar("Content")
+
+
+def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
+    """A ``kind`` with the values of ``raw``, defaults elsewhere; constraints are not checked. ``prefix``: of keys in messages.
+
+    Raises:
+        UserError: an unknown key, or a value that is not of its field's type.
+    """
+    worded = check_keys(kind, raw, prefix)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))
+    except OmegaConfBaseException as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {reason}") from None
+
+
+@functools.cache
+def _schema(kind: type) -> DictConfig:
+    return OmegaConf.structured(kind)
+
+
+def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
+    """A copy of ``raw`` where YAML's true and false are words if the field is a string.
+
+    Raises:
+        UserError: a key that ``kind`` and its sections do not have, a section that is none, or a value no field can have.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    worded = {}
+    for key, value in raw.items():
+        if key not in known:
+            otherwise = f"known here: {', '.join(prefix + k for k in known)}"
+            raise UserError(f"unknown key {prefix}{key}; {suggestion(key, known, prefix, otherwise)}")
+        if is_section(known[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{prefix}{key} is a section; set {prefix}{key}.NAME=VALUE")
+            worded[key] = check_keys(known[key].default_factory, value, f"{prefix}{key}.")
+        else:
+            _check_value(value, known[key].type, prefix + key)
+            worded[key] = str(value).lower() if isinstance(value, bool) and known[key].type == "str" else value
+    return worded
+
+
+def _check_value(value: Any, kind: str, key: str) -> None:
+    """:class:`UserError` for what OmegaConf would take for something else than it says."""
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, str) and (part == "???" or "${" in part):
+            raise UserError(f"{key}={part} is no value; set {key} to the value itself")
+        if isinstance(part, int) and abs(part) > MOST:
+            raise UserError(f"{key} is a number of {len(str(abs(part)))} digits; set a smaller one")
+        if isinstance(part, list | dict) and kind.startswith("list"):
+            raise UserError(f"{key}={value} must be a list of single values")
+    if kind == "bool" and not isinstance(value, bool | str) and value not in (0, 1):
+        raise UserError(f"{key}={value} must be true or false")

@@ -1,0 +1,217 @@
+"""What can be known to be wrong with a config before a run starts.
+
+What concerns one value alone stands with its field (:mod:`pretrain.config.schema`); here is what concerns several, or a network.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pretrain.config.fields import constraints, value_of
+from pretrain.config.schema import FORMAT, Config, ObjectiveConfig
+from pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from pretrain.models.encoder import Encoder
+
+MOST_SHOWN = 200  # characters of a value in a message
+
+
+def validate(cfg: Config) -> None:
+    """Check everything that can be checked before a run starts. Raises :class:`UserError` with a suggested fix."""
+    if cfg.format != FORMAT:
+        raise UserError(f"config format {cfg.format} is unknown; this version reads format {FORMAT}")
+    check_values(cfg)
+    _validate_numbers(cfg)
+    _validate_size(cfg)
+    _validate_widths(cfg)
+    _validate_switchable(cfg)
+    _validate_objective(cfg)
+    _validate_queue(cfg)
+    _validate_seed(cfg)
+    _validate_regularizer(cfg)
+    _validate_execution(cfg)
+
+
+def check_values(content: object, prefix: str = "") -> None:
+    """:class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
+    for dotted, constraint in constraints(type(content)).items():
+        value = value_of(content, dotted)
+        fault = constraint.fault(value)
+        if fault:
+            raise UserError(f"{prefix}{dotted}={shown(value)} {fault}")
+
+
+def shown(value: object) -> str:
+    """A value in a message: on one line, and short."""
+    text = str(value) if str(value).isprintable() else repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _validate_numbers(cfg: Config) -> None:
+    if cfg.diagnostics.images in (1, 2):
+        raise UserError(f"diagnostics.images={cfg.diagnostics.images} are too few to compare; set 0 (off) or 3 and more")
+    if cfg.optimizer.warmup_epochs >= cfg.optimizer.epochs:
+        raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
+                        f"{cfg.optimizer.epochs}")
+    if cfg.augment.jitter[3] > 0.5:
+        raise UserError(f"augment.jitter={cfg.augment.jitter}: the last number, of the hue, must be in [0, 0.5]")
+
+
+def _validate_size(cfg: Config) -> None:
+    patch, size = skeleton(cfg.model.arch).size_divisor, cfg.data.size
+    if size % patch:
+        near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
+        raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
+                        f"set data.size={near}")
+
+
+def _validate_widths(cfg: Config) -> None:
+    widths = cfg.widths
+    if widths.min > widths.max:
+        raise UserError(f"widths.min={widths.min} and widths.max={widths.max} must satisfy 0 < min <= max <= 1")
+    if not widths.slow_start_epochs < cfg.optimizer.epochs:
+        raise UserError(f"widths.slow_start_epochs={widths.slow_start_epochs} must be in [0, {cfg.optimizer.epochs - 1}]: narrower "
+                        "widths train after it")
+    if widths.min == widths.max:
+        return
+    if widths.sampling in ("sandwich", "dynamic") and widths.per_step < 2:
+        raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and the "
+                        "narrowest; set widths.per_step=2 or more")
+    if widths.sampling == "fixed":
+        if widths.max not in widths.fixed:
+            raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
+                            "set for example widths.fixed=[1.0,0.5,0.25]")
+        check_widths(cfg.model.arch, widths.fixed, widths.min, widths.max, "widths.fixed")
+    else:
+        check_widths(cfg.model.arch, [widths.max, widths.min], widths.min, widths.max, "widths")
+
+
+def _validate_switchable(cfg: Config) -> None:
+    widths = cfg.widths
+    if not cfg.model.switchable_bn:
+        return
+    if widths.sampling != "fixed" or widths.min == widths.max:
+        raise UserError("model.switchable_bn=true trains the widths of widths.fixed only; set widths.sampling=fixed and "
+                        "widths.min below widths.max")
+    if not widths.fixed or (min(widths.fixed), max(widths.fixed)) != (widths.min, widths.max):
+        raise UserError(f"model.switchable_bn=true has no BatchNorm for widths other than widths.fixed={widths.fixed}; set its "
+                        f"smallest and largest as widths.min and widths.max (now {widths.min} and {widths.max})")
+    from pretrain.slimmable import has_batch_norm  # imports torch
+
+    if not has_batch_norm(skeleton(cfg.model.arch)):
+        raise UserError(f"model.switchable_bn=true: {cfg.model.arch} has no BatchNorm; set model.switchable_bn=false")
+
+
+def switchable_widths(cfg: Config) -> list[float]:
+    """The only widths that a network with switchable BatchNorm has, widest first; none where any width in range will do."""
+    return sorted(cfg.widths.fixed, reverse=True) if cfg.model.switchable_bn else []
+
+
+def usable_widths(cfg: Config, asked: Iterable[float]) -> list[float]:
+    """Those of ``asked`` that the trained network can be used at, widest first."""
+    from pretrain.slimmable import width_key  # imports torch
+
+    only = {width_key(w) for w in switchable_widths(cfg)}
+    return sorted((w for w in set(asked) if cfg.widths.min <= w <= cfg.widths.max and (not only or width_key(w) in only)),
+                  reverse=True)
+
+
+def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths",
+                 only: Sequence[float] = ()) -> None:
+    """:class:`UserError` if a width is outside [low, high], not of ``only`` (unless empty), given twice, or the same network as
+    another one.
+    """
+    from pretrain.slimmable import channel_signature, width_key  # imports torch
+
+    for width in widths:
+        if only and width_key(width) not in map(width_key, only):
+            raise UserError(f"{what}: {width} has no BatchNorm of its own in this network; set widths of {list(only)}")
+        if not low <= width <= high:
+            raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; set widths within it")
+    model, seen = skeleton(arch), {}
+    for width in widths:
+        signature = channel_signature(model, width)
+        if signature in seen:
+            raise UserError(f"{what}: {seen[signature]} and {width} give the same channels in {arch}; leave one of them out")
+        seen[signature] = width
+
+
+@functools.cache
+def skeleton(arch: str) -> Encoder:
+    """The architecture without weights: only its channel counts are asked for."""
+    import torch
+
+    from pretrain.models import build
+
+    with torch.device("meta"):
+        return build(arch)
+
+
+def _validate_objective(cfg: Config) -> None:
+    objective = cfg.objective
+    if objective.head == "shared" and not has_predictor(objective) and objective.distill_loss != "none":
+        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse (or objective.predictor=true); set "
+                        "objective.head=own or none")
+    if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
+        raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; set objective.negatives=batch")
+    if cfg.model.freeze_patch_projection and not skeleton(cfg.model.arch).is_vit:
+        raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
+
+
+def has_predictor(objective: ObjectiveConfig) -> bool:
+    """Whether the widest network's projections pass a predictor."""
+    return objective.base_loss == "mse" if objective.predictor == "auto" else objective.predictor == "true"
+
+
+def _validate_queue(cfg: Config) -> None:
+    objective, keys = cfg.objective, 2 * cfg.optimizer.batch_size
+    if objective.queue == 0:
+        return
+    if objective.queue < keys:
+        raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (two views of "
+                        f"{cfg.optimizer.batch_size} images), or be 0; set for example objective.queue={4 * keys}")
+    if objective.base_loss == "mse":
+        raise UserError(f"objective.queue={objective.queue} has no use for objective.base_loss=mse; set objective.queue=0")
+    if objective.base_loss == "infonce" and objective.teacher != "momentum":
+        raise UserError(f"objective.queue={objective.queue} needs targets that change slowly; set objective.teacher=momentum")
+    if objective.negatives != "batch" or objective.gather_negatives:
+        raise UserError("objective.queue is what InfoNCE's negatives are (of all processes); leave objective.negatives and "
+                        "objective.gather_negatives out")
+
+
+def _validate_seed(cfg: Config) -> None:
+    objective = cfg.objective
+    if objective.base_loss != "seed":
+        if objective.seed_teacher:
+            raise UserError("objective.seed_teacher is used by objective.base_loss=seed only; set that, or leave it out")
+        return
+    if not objective.seed_teacher:
+        raise UserError("objective.base_loss=seed learns from a trained network; set objective.seed_teacher=RUN_DIRECTORY")
+    if objective.queue == 0:
+        raise UserError("objective.base_loss=seed compares with a queue of the teacher's outputs; set for example "
+                        f"objective.queue={8 * cfg.optimizer.batch_size}")
+    if objective.distill_loss != "none" or objective.teacher != "online":
+        raise UserError("objective.base_loss=seed is every width's only loss and has a teacher of its own; set "
+                        "objective.distill_loss=none and objective.teacher=online")
+
+
+def _validate_regularizer(cfg: Config) -> None:
+    reg = cfg.regularizer
+    if reg.kind != "group":
+        return
+    if reg.groups < 2 or not 0 <= reg.alpha * (reg.groups - 1) < 1:
+        raise UserError(f"regularizer.alpha={reg.alpha} with regularizer.groups={reg.groups} makes a coefficient negative; "
+                        "alpha * (groups - 1) must stay below 1 and groups be at least 2")
+    if reg.warmup_epochs > cfg.optimizer.epochs / 2:
+        raise UserError(f"regularizer.warmup_epochs={reg.warmup_epochs} is past half of the {cfg.optimizer.epochs} epochs, where "
+                        f"alpha must have reached its end; set at most {cfg.optimizer.epochs // 2}")
+
+
+def _validate_execution(cfg: Config) -> None:
+    if cfg.train.recompute and not skeleton(cfg.model.arch).can_recompute:
+        raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; set train.recompute=false")
+    if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
+        raise UserError("train.precision=fp16 needs a GPU; set train.precision=bf16 or fp32 on a CPU")
