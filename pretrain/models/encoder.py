@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pretrain.slimmable import ChannelRule, ParametersAtWidth
+from pretrain.slimmable import ChannelRule, Channels, ParametersAtWidth
 
 
 class Encoder(ParametersAtWidth):
@@ -60,6 +60,12 @@ class Encoder(ParametersAtWidth):
     def freeze_patch_projection(self) -> None:
         """Leave the patch projection at its random start, which steadies the training of a ViT (MoCo v3, section 4.2)."""
         raise ValueError(f"{type(self).__name__} has no patch projection")
+
+    def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
+        """Channels that can be reordered together without changing what the full width computes, for pruning by importance; none
+        where the network does not say. ``after``: the layers behind the encoder that read its features.
+        """
+        return []
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Four feature maps (B, C_i(w), H_i, W_i) of images (B, 3, H, W), from fine to coarse."""

@@ -7,10 +7,12 @@ outputs at every width (METHOD section 3; US-Nets, arXiv 1903.05134). The CIFAR 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d
+from pretrain.slimmable import ChannelRule, Channels, SlimmableBatchNorm2d, SlimmableConv2d
 
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280
 # (expansion, channels, blocks, stride of the first block)
@@ -60,6 +62,28 @@ class MobileNetV2(Encoder):
         self.stage_layers = [f"features.{index}" for index in OUTPUTS]
         self.feature_rule = ChannelRule(LAST_CHANNELS, sliced=False)
         self.stage_rules = [*(ChannelRule(channels, sliced=True) for channels in (24, 32, 96)), self.feature_rule]
+
+    def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
+        """Channels that can be reordered: those of each residual stream and of each block's expanded layers; not the features,
+        since every width keeps all of them, so ``after``, the layers that read these, stay as they are.
+        """
+        stream = Channels(list(self.features[0][:2]))
+        groups = [stream]
+        for block in self.features[1:-1]:
+            layers = [layer for layer in block.body if not isinstance(layer, nn.ReLU6)]
+            if len(layers) > 4:  # with an expansion in front
+                stream.read.append(layers[0])
+                groups.append(Channels(layers[:-2], [layers[-2]]))
+            else:  # the depthwise convolution is on the stream itself
+                stream.written += layers[:-2]
+                stream.read.append(layers[-2])
+            if block.residual:
+                stream.written += layers[-2:]
+            else:
+                stream = Channels(layers[-2:])
+                groups.append(stream)
+        stream.read.append(self.features[-1][0])
+        return groups
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """The last feature map at each of four resolutions, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 (1, 2, 4, 8 for CIFAR)."""

@@ -7,11 +7,14 @@ gave.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import ChannelRule, SlimmableBatchNorm2d, SlimmableConv2d
+from pretrain.slimmable import ChannelRule, Channels, SlimmableBatchNorm2d, SlimmableConv2d
 
 
 class BasicBlock(nn.Module):
@@ -92,6 +95,27 @@ class ResNet(Encoder):
             self.add_module(self.stage_layers[stage], nn.Sequential(*blocks))
             self.stage_rules.append(ChannelRule(channels, sliced=True))
         self.feature_rule = self.stage_rules[-1]
+
+    def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
+        """Channels that can be reordered: those of each residual stream (one per stage; the stem's is the first stage's where that
+        has no projection) and those inside each block. ``after``: the layers that read the features.
+        """
+        stream = Channels([self.conv1, self.bn1])
+        groups = [stream]
+        for name in self.stage_layers:
+            for block in self.get_submodule(name):
+                path = [(conv, block.get_submodule(name.replace("conv", "bn"))) for name, conv in block.named_children()
+                        if name.startswith("conv")]
+                stream.read.append(path[0][0])
+                groups += [Channels([conv, norm], [following]) for (conv, norm), (following, _) in pairwise(path)]
+                if block.downsample is None:
+                    stream.written += path[-1]
+                else:
+                    stream.read.append(block.downsample[0])
+                    stream = Channels([*path[-1], *block.downsample])
+                    groups.append(stream)
+        stream.read += after
+        return groups
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Feature maps after each of the four stages, (B, C_i(w), H_i, W_i)."""

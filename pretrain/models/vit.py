@@ -13,6 +13,7 @@ Two slimmings (METHOD section 3):
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import ChannelRule, SlimmableConv2d, SlimmableLayerNorm, SlimmableLinear, at_width, slimmable_layers
+from pretrain.slimmable import (
+    ChannelRule,
+    Channels,
+    SlimmableConv2d,
+    SlimmableLayerNorm,
+    SlimmableLinear,
+    at_width,
+    slimmable_layers,
+)
 
 TEMPERATURE = 10000.0  # of the position embedding
 MLP_RATIO = 4
@@ -206,6 +215,13 @@ class VisionTransformer(Encoder):
         patches = patches.flatten(2).transpose(1, 2) + positions[:, 1:]
         first = (self.cls_token[..., :channels] + positions[:, :1]).expand(x.shape[0], -1, -1)
         return torch.cat([first, patches], dim=1), grid
+
+    def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
+        """Channels that can be reordered: the heads and the hidden layer of each block. The order of the residual stream, and so of
+        the features that ``after`` reads, is that of the position embedding, which is computed anew for other image sizes.
+        """
+        return [group for block in self.blocks for group in (
+            Channels([block.attn.qkv], [block.attn.proj], block.attn.head_dim), Channels([block.mlp.fc1], [block.mlp.fc2]))]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Patch features after each quarter of the blocks, before the last LayerNorm: four maps (B, C(w), H/p, W/p)."""

@@ -7,6 +7,7 @@ from pretrain.slimmable.calibrate import (
     is_calibrated,
     load_calibration_state,
 )
+from pretrain.slimmable.channels import Channels, cut_statistics, reorder
 from pretrain.slimmable.cost import Cost, cost, dense_cost
 from pretrain.slimmable.extract import extract
 from pretrain.slimmable.layers import (
@@ -33,9 +34,9 @@ from pretrain.slimmable.width import (
 )
 
 __all__ = [
-    "ChannelRule", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "SlimmableBatchNorm1d",
+    "ChannelRule", "Channels", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "SlimmableBatchNorm1d",
     "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate",
-    "calibrated_widths", "calibration_state", "channel_signature", "channels_at", "cost", "dense_cost", "extract",
-    "has_batch_norm", "is_calibrated", "load_calibration_state", "make_divisible", "make_switchable", "sliced_once",
+    "calibrated_widths", "calibration_state", "channel_signature", "channels_at", "cost", "cut_statistics", "dense_cost", "extract",
+    "has_batch_norm", "is_calibrated", "load_calibration_state", "make_divisible", "make_switchable", "reorder", "sliced_once",
     "slimmable_layers", "width_key",
 ]
