@@ -1,4 +1,4 @@
-"""Reading an image folder: torchvision's decoder (what this project uses) against PIL, decoded images a second on one thread.
+"""Reading image files: this project's reader (torchvision decodes its JPEGs) against PIL, decoded images a second on one thread.
 
     python benchmarks/decoding.py [--side 256] [--rounds 5] [--quick]
 
@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, faster, interleaved, markdown, options, threads
-from pretrain.data.folder import decode
+from pretrain.data.images import read
 
 
 def write_images(root: Path, count: int, side: int) -> list[str]:
@@ -41,7 +41,7 @@ def rows(side: int = 256, rounds: int = 5, quick: bool = False) -> list[Row]:
     count, rounds = (4, 1) if quick else (64, rounds)
     with tempfile.TemporaryDirectory() as place, threads(1):
         paths = write_images(Path(place), count, side)
-        works = {"torchvision": lambda: [decode(p) for p in paths], "PIL": lambda: [with_pil(p) for p in paths]}
+        works = {"torchvision": lambda: [read(p) for p in paths], "PIL": lambda: [with_pil(p) for p in paths]}
         spent = interleaved(works, rounds, "decoding")
     return [faster("Data", f"JPEGs of {side} pixels decoded, torchvision against PIL, one thread", "images/s",
                    count / spent["torchvision"], count / spent["PIL"])]

@@ -5,84 +5,91 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from pretrain.data import images
+from pretrain.data.files import is_litter, some, tree
 from pretrain.errors import UserError
 from pretrain.lazy import Lazy
 
-io, transforms = Lazy("torchvision.io"), Lazy("torchvision.transforms.v2.functional")
+transforms = Lazy("torchvision.transforms.v2.functional")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 SPLITS = ("train", "val")
 CHUNK = 1024  # files between two looks at the clock
 PROGRESS_SECONDS = 5.0
 
 
-def scan(root: str, split: str) -> tuple[list[str], list[str], list[int]]:
-    """Class names (sorted), paths (by class, then name) and the class number of each path, of one split.
+@dataclass
+class Found:
+    """One split of an image folder: K class names (sorted), N paths by class, N class numbers, and what is odd, a line each."""
+
+    classes: list[str]
+    paths: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def scan(root: str, split: str) -> Found:
+    """The images of one split: all files below a class's folder whose suffix is one of ``images.SUFFIXES``.
 
     Raises UserError: a split's folder is missing or has no classes, the two splits have different classes, a class of
-    this split has no image.
+    this split has no image, something is neither a file nor a folder.
     """
     classes = {name: _class_names(root, name) for name in SPLITS}
     if classes["train"] != classes["val"]:
         only = sorted(set(classes["train"]) ^ set(classes["val"]))
-        raise UserError(f"train/ and val/ of {root} have different classes: only one of them has {_some(only)}; "
+        raise UserError(f"train/ and val/ of {root} have different classes: only one of them has {some(only)}; "
                         f"give both the same class folders")
-    paths, labels = [], []
-    for label, name in enumerate(classes[split]):
-        folder = os.path.join(root, split, name)
-        found = sorted(file for file in os.listdir(folder)
-                       if file.lower().endswith(SUFFIXES) and not file.startswith("."))
-        if not found:
-            raise UserError(f"no image in {folder}; put {', '.join(SUFFIXES)} files there, or remove the class from "
+    found = Found(classes[split])
+    home = os.path.join(root, split)
+    left = [name for name in sorted(os.listdir(home)) if name not in found.classes]
+    repeated = []
+    for label, name in enumerate(found.classes):
+        folder = os.path.join(home, name)
+        below = tree(folder)
+        kept, others = [], below.litter
+        for file in below.files:
+            (kept if images.is_image(file) else others).append(file)
+        if not kept:
+            raise UserError(f"no image in {folder}; put {', '.join(images.SUFFIXES)} files there, or remove the class from "
                             f"both train/ and val/")
-        paths += [os.path.join(folder, file) for file in found]
-        labels += [label] * len(found)
-    return classes[split], paths, labels
+        found.paths += [os.path.join(folder, file) for file in kept]
+        found.labels += [label] * len(kept)
+        left += [os.path.join(name, file) for file in others]
+        repeated += [os.path.join(name, place) for place in below.repeated]
+    if left:
+        found.notes.append(f"left out {len(left)} of {home} that are no images of a class: {some(left)}")
+    if repeated:
+        found.notes.append(f"{len(repeated)} links in {home} lead to folders that are read already, and are not followed: "
+                           f"{some(repeated)}")
+    found.notes += alike(found.classes)
+    return found
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """A note for each group of class names that differ in upper and lower case or in spaces only."""
+    groups = defaultdict(list)
+    for name in classes:
+        groups["".join(name.split()).casefold()].append(name)
+    return [f"{', '.join(map(repr, group))} are {len(group)} classes, whose names differ in case or spaces only"
+            for group in groups.values() if len(group) > 1]
 
 
 def _class_names(root: str, split: str) -> list[str]:
     folder = os.path.join(root, split)
     if not os.path.isdir(folder):
-        raise UserError(f"no folder {folder}; write data.root=DIR, where DIR/train/<class>/ and DIR/val/<class>/ "
+        raise UserError(f"no folder {folder}; set data.root=DIR, where DIR/train/<class>/ and DIR/val/<class>/ "
                         f"hold the images")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_litter(entry.name))
     if not names:
         raise UserError(f"no class folders in {folder}; put the images of each class in {folder}/<class>/")
     return names
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def decode(path: str) -> Tensor:
-    """One file as a uint8 image (3, H, W), RGB; of an animation, the first frame. Raises UserError if it is
-    unreadable."""
-    try:
-        image = io.decode_image(path, mode=io.ImageReadMode.RGB)
-    except (RuntimeError, OSError, ValueError) as error:
-        image = _by_pillow(path)
-        if image is not None:
-            return image
-        raise UserError(f"cannot read the image {path} ({str(error).splitlines()[0]}); replace or remove it") from error
-    image = image[0] if image.ndim == 4 else image
-    return transforms.to_dtype(image, torch.uint8, scale=True)
-
-
-def _by_pillow(path: str) -> Tensor | None:
-    """The image where Pillow, which torchvision's data sets read with, knows more formats; None where it fails too."""
-    try:
-        with Image.open(path) as image:
-            return transforms.pil_to_tensor(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError):
-        return None
 
 
 def resize_square(image: Tensor, side: int, crop: int | None = None) -> Tensor:
@@ -103,18 +110,18 @@ def decode_all(paths: Sequence[str], store_size: int | None, most_bytes: int | N
     first = _stored(paths[0], store_size)
     if most_bytes is not None and first.numel() * len(paths) > most_bytes:
         return None
-    images = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
+    pixels = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(min(16, _cores())) as pool:
         for start in _with_progress(range(0, len(paths), CHUNK), len(paths), name):
             chunk = list(pool.map(lambda path: _stored(path, store_size), paths[start:start + CHUNK]))
             if any(image.shape != first.shape for image in chunk):
                 return None
-            torch.stack(chunk, out=images[start:start + len(chunk)])
-    return images
+            torch.stack(chunk, out=pixels[start:start + len(chunk)])
+    return pixels
 
 
 def _stored(path: str, store_size: int | None) -> Tensor:
-    return resize_square(decode(path), store_size) if store_size else decode(path)
+    return resize_square(images.read(path), store_size) if store_size else images.read(path)
 
 
 def _cores() -> int:

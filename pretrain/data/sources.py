@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from pretrain.data import folder, published
 from pretrain.data.augment import crop_resize
+from pretrain.data.images import read as read_image
 from pretrain.errors import UserError
 
 NAMES = ("digits", *published.SETS, "folder")
@@ -92,7 +94,7 @@ class FolderSource(ImageSource):
 
     def decode(self, index: int) -> Tensor:
         """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
-        return folder.decode(self.paths[index])
+        return read_image(self.paths[index])
 
 
 def load(name: str, split: str, root: str | None, size: int, device: torch.device | str = "cpu", *,
@@ -216,7 +218,11 @@ def _photographs(name: str, split: str, root: str, limit: int | None, store_size
 
 def _folder(root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
     home = os.path.join(root, split)
-    return _files(os.path.basename(root), split, home, folder.scan(root, split), limit, store_size, MEMORY_LIMIT)
+    found = folder.scan(root, split)
+    if os.environ.get("RANK", "0") == "0":  # once, however many processes there are
+        for note in found.notes:
+            print(f"{os.path.basename(root)}: {note}", file=sys.stderr, flush=True)
+    return _files(os.path.basename(root), split, home, (found.classes, found.paths, found.labels), limit, store_size, MEMORY_LIMIT)
 
 
 def _files(name: str, split: str, home: str, found: tuple[list[str], list[str], list[int]], limit: int | None,

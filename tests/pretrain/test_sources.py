@@ -148,6 +148,55 @@ def test_other_files_are_passed_over(tmp_path):
     assert len(load("folder", "train", str(tmp_path), 8)) == 6
 
 
+def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
+    make_folder(tmp_path)
+    train = tmp_path / "train"
+    for name in ("notes.txt", "Thumbs.db", "._000.png"):
+        (train / "ant" / name).write_bytes(b"")
+    (train / "__MACOSX" / "ant").mkdir(parents=True)
+    (train / "000.png").write_bytes(b"")
+    assert load("folder", "train", str(tmp_path), 8).classes == ["ant", "bee"]
+    said = capsys.readouterr().err
+    assert f"left out 5 of {train} that are no images of a class: 000.png, __MACOSX, " in said and "and 2 more" in said
+    load("folder", "val", str(tmp_path), 8)
+    assert not capsys.readouterr().err
+
+
+def test_images_of_any_suffix_and_in_folders_below_their_class(tmp_path, capsys):
+    make_folder(tmp_path)
+    ant = tmp_path / "train" / "ant"
+    pictures = [picture(12, 12, seed) for seed in range(3)]
+    for image, name in zip(pictures, ("a.BMP", "b.tiff", "deep/er/c.PPM"), strict=True):
+        (ant / name).parent.mkdir(parents=True, exist_ok=True)
+        reference.to_pil_image(image).save(ant / name)
+    source = load("folder", "train", str(tmp_path), 8)
+    assert source.names[3:6] == ["ant/a.BMP", "ant/b.tiff", "ant/deep/er/c.PPM"] and len(source) == 9
+    assert torch.equal(source.images[3:6], torch.stack(pictures)) and not capsys.readouterr().err
+
+
+def test_links_that_lead_round_are_followed_once(tmp_path, capsys):
+    make_folder(tmp_path)
+    (tmp_path / "train" / "ant" / "up").symlink_to(tmp_path / "train" / "ant")
+    (tmp_path / "train" / "bee" / "ants").symlink_to(tmp_path / "train" / "ant")
+    source = load("folder", "train", str(tmp_path), 8)
+    assert source.labels.tolist() == [0] * 3 + [1] * 6  # a link to other images adds them
+    assert "2 links in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path), lambda path: os.symlink("/dev/zero", path)])
+def test_an_image_that_is_no_file_is_refused(tmp_path, make):
+    make_folder(tmp_path)
+    make(tmp_path / "train" / "bee" / "9.png")
+    with pytest.raises(UserError, match=r"bee.9\.png is neither a file nor a folder"):
+        load("folder", "train", str(tmp_path), 8)
+
+
+def test_classes_that_differ_in_case_only_are_named(tmp_path, capsys):
+    make_folder(tmp_path, classes=("Red", "blue", "red", "re d"))
+    assert len(load("folder", "train", str(tmp_path), 8).classes) == 4
+    assert "'Red', 're d', 'red' are 3 classes, whose names differ in case or spaces only" in capsys.readouterr().err
+
+
 def test_grey_alpha_and_deep_png_files_become_rgb_bytes(tmp_path):
     from PIL import Image
 
@@ -272,8 +321,8 @@ def _empty_file(root):
 
 
 @pytest.mark.parametrize(("damage", "said"), [
-    (_remove("train"), r"no folder .*train; write data\.root="),
-    (_remove("val"), r"no folder .*val; write data\.root="),
+    (_remove("train"), r"no folder .*train; set data\.root="),
+    (_remove("val"), r"no folder .*val; set data\.root="),
     (_remove("val", "bee"), "different classes.*bee"),
     (lambda root: [_remove("train", c)(root) for c in ("ant", "bee")], "no class folders in .*train"),
     (lambda root: [f.unlink() for f in (root / "train" / "bee").iterdir()], "no image in .*bee"),
