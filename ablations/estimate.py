@@ -49,7 +49,7 @@ def estimates(runs: Sequence[Run], images: int) -> dict[str, Estimate]:
         key = (cfg.widths.min, cfg.widths.max)
         if key not in rates:
             rates[key] = measured_rate(cfg)
-        steps = cfg.optimizer.epochs * (images // cfg.optimizer.batch_size)
+        steps = 0 if cfg.derived.network != "none" else cfg.optimizer.epochs * (images // cfg.optimizer.batch_size)
         found[run.name] = Estimate(steps, flops[same], flops[same] / rates[key])
     return found
 

@@ -20,8 +20,10 @@ def training_flops(cfg: Config, images: int) -> float:
 
     Two views through the network forward and backward at each width of a step, and the teacher's two forward passes at its
     width; a SEED teacher that is not trained yet counts as the student's network at full width. Widths that are drawn at random
-    enter by the mean over 48 steps spread evenly over the run.
+    enter by the mean over 48 steps spread evenly over the run. A network that is made without training costs nothing.
     """
+    if cfg.derived.network != "none":
+        return 0.0
     steps_per_epoch = images // cfg.optimizer.batch_size
     total = cfg.optimizer.epochs * steps_per_epoch
     student = Student(cfg).to("meta")

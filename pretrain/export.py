@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pretrain.calibration import calibrate_on
 from pretrain.config import Config, DataConfig, check_widths
 from pretrain.data import sources
 from pretrain.errors import UserError, cli
@@ -37,7 +38,6 @@ from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
 from pretrain.restore import Restored, restore
 from pretrain.slimmable import PrefixLinear, cost, extract, is_calibrated
-from pretrain.train import calibrate_on
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"

@@ -18,10 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pretrain import checkpoint
+from pretrain.calibration import calibrate_on
 from pretrain.compiled import compile_ends
 from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, evaluation_batches, load
+from pretrain.derived import derive
 from pretrain.diagnostics import Diagnostics
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
@@ -35,7 +37,7 @@ from pretrain.objective.step import Objective
 from pretrain.progress import Reporter, reporting
 from pretrain.rundir import RunDirectory, now
 from pretrain.schedule import ema_momentum, learning_rate
-from pretrain.slimmable import calibrate, calibration_state
+from pretrain.slimmable import calibration_state
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.stopping import Interrupted, stop_requested
 
@@ -58,7 +60,10 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
             if run.status().get("trained"):
                 return
             try:
-                Trainer(cfg, run, group).fit()
+                if cfg.derived.network == "none":
+                    Trainer(cfg, run, group).fit()
+                elif group.first:
+                    derive(cfg, run, group.device)
             except Interrupted:
                 raise
             except Exception as error:
@@ -362,15 +367,6 @@ class Trainer:
 
         with SummaryWriter(self.run.path / "tensorboard", purge_step=self.step_count + 1) as board:
             yield board
-
-
-def calibrate_on(encoder: nn.Module, widths: list[float], source, cfg: Config, batch_size: int = 256) -> None:
-    """Calibrate ``encoder`` at ``widths`` on at most ``cfg.calibration.images`` of ``source``, without augmentation."""
-    count = min(cfg.calibration.images, len(source))
-    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(cfg.seed))[:count]
-    device = next(encoder.parameters()).device
-    batches = evaluation_batches(source, cfg.data.size, min(batch_size, count), device, chosen)
-    calibrate(encoder, widths, (x for x, _ in batches if len(x) > 1))  # a last batch of one image has no variance
 
 
 def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:

@@ -16,7 +16,8 @@ from pretrain.errors import UserError
 from pretrain.foreign import BRANCHES
 from pretrain.restore import restore
 from pretrain.rundir import RunDirectory
-from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, extract, is_calibrated
+from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, cut_statistics, extract, is_calibrated
+from pretrain.slimmable.calibrate import batch_norms
 
 __all__ = ["BRANCHES", "Backbone", "Batches", "Cost", "load_backbone"]
 
@@ -65,7 +66,7 @@ class Backbone:
     @property
     def finished(self) -> bool:
         """Whether pretraining came to its end; of others' it is not known and taken for granted."""
-        return self.foreign or self.epoch >= self.config.optimizer.epochs
+        return self.foreign or self.config.derived.network != "none" or self.epoch >= self.config.optimizer.epochs
 
     def home(self, out: str | Path | None = None) -> Path:
         """Where scores go: ``out``, else the run directory of the checkpoint. :class:`UserError` if there is none, or it has not
@@ -109,10 +110,16 @@ class Backbone:
                             f"write data.size={made}{whole}")
 
     def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
-        """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there."""
+        """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there.
+
+        Those of the control that is sliced without calibration (``derived.calibrate=false``) are the full width's, cut.
+        """
         device = next(self.encoder.parameters()).device
         stream = batches() if callable(batches) else batches
-        calibrate(self.encoder, widths, (x.to(device) for x in stream))
+        cut = not self.config.derived.calibrate
+        calibrate(self.encoder, [self.high] if cut else widths, (x.to(device) for x in stream))
+        if cut:
+            cut_statistics(batch_norms(self.encoder).values(), widths, self.high)
 
     def at(self, width: float, batches: Batches | None = None) -> nn.Module:
         """The dense network of ``width`` in evaluation mode; weights are copies, so it can be changed freely.

@@ -13,6 +13,7 @@ from pretrain.config.schema import (
     CalibrationConfig,
     Config,
     DataConfig,
+    DerivedConfig,
     DiagnosticsConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -36,9 +37,9 @@ from pretrain.config.validation import (
 )
 
 __all__ = [
-    "FORMAT", "NOT_HASHED", "PRESETS", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DiagnosticsConfig",
-    "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "RegularizerConfig", "TrainConfig",
-    "WidthsConfig", "check_values", "check_widths", "choice", "config_hash", "from_dict", "has_predictor", "load", "number",
-    "number_list", "presets", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths",
-    "validate", "width_list",
+    "FORMAT", "NOT_HASHED", "PRESETS", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
+    "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
+    "RegularizerConfig", "TrainConfig", "WidthsConfig", "check_values", "check_widths", "choice", "config_hash", "from_dict",
+    "has_predictor", "load", "number", "number_list", "presets", "skeleton", "split_overrides", "switchable_widths", "to_dict",
+    "to_yaml", "usable_widths", "validate", "width_list",
 ]

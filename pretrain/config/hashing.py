@@ -13,6 +13,8 @@ from pretrain.config.schema import Config, to_dict
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
               "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
               "train.tensorboard", "diagnostics", "evaluation")
+# Other runs count by name: a moved tree of runs is the same. A teacher's weights are checked in training.
+OTHER_RUNS = (("objective", "seed_teacher"), ("derived", "source"))
 
 
 def config_hash(cfg: Config) -> str:
@@ -28,9 +30,10 @@ def config_hash(cfg: Config) -> str:
         for parent in parents:
             section = section[parent]
         section.pop(last)
-    if content["objective"]["seed_teacher"]:  # by name: a moved tree of runs is the same; its weights are checked in training
-        teacher = Path(content["objective"]["seed_teacher"])
-        content["objective"]["seed_teacher"] = (teacher.parent if teacher.suffix == ".pt" else teacher).name
+    for section, key in OTHER_RUNS:
+        if content[section][key]:
+            other = Path(content[section][key])
+            content[section][key] = (other.parent if other.suffix == ".pt" else other).name
     return hashlib.sha256(json.dumps(_difference(content, _defaults(type(cfg))), sort_keys=True).encode()).hexdigest()[:8]
 
 

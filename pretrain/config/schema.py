@@ -160,6 +160,17 @@ class EvaluationConfig:
 
 
 @dataclass
+class DerivedConfig:
+    """A network that is made without training, as a control: nothing of the objective and the optimizer is used then."""
+
+    # none: train it; untrained: as initialised; sliced: another run's full width; pruned: that, its channels by importance
+    network: str = choice("none", "untrained", "sliced", "pruned")
+    source: str = ""  # run directory (or checkpoint) of the network that is sliced or pruned
+    importance: str = choice("weights", "variance", "svd")  # of a channel, for pruning
+    calibrate: bool = True  # false: narrower widths take the first of the full width's BatchNorm statistics
+
+
+@dataclass
 class Config:
     """Everything one pretraining run depends on."""
 
@@ -174,6 +185,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    derived: DerivedConfig = field(default_factory=DerivedConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -33,6 +33,7 @@ def validate(cfg: Config) -> None:
     _validate_seed(cfg)
     _validate_regularizer(cfg)
     _validate_execution(cfg)
+    _validate_derived(cfg)
 
 
 def check_values(content: object, prefix: str = "") -> None:
@@ -215,3 +216,25 @@ def _validate_execution(cfg: Config) -> None:
         raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; set train.recompute=false")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; set train.precision=bf16 or fp32 on a CPU")
+
+
+def _validate_derived(cfg: Config) -> None:
+    derived = cfg.derived
+    if derived.network in ("none", "untrained"):
+        if derived.source:
+            raise UserError(f"derived.source={derived.source} is for a network that is made from another one; set "
+                            "derived.network=sliced or pruned, or leave it out")
+    elif not derived.source:
+        raise UserError(f"derived.network={derived.network} is made from a trained network; set derived.source=RUN_DIRECTORY")
+    if derived.network == "pruned" and not skeleton(cfg.model.arch).channel_groups([]):
+        raise UserError(f"derived.network=pruned: {cfg.model.arch} does not say which of its channels can be reordered; set "
+                        "derived.network=sliced, or give it channel_groups (docs/extending.md)")
+    if derived.network == "pruned" and cfg.model.switchable_bn:
+        raise UserError("derived.network=pruned reorders channels, which a BatchNorm for each width does not allow; set "
+                        "model.switchable_bn=false")
+    if derived.network == "none" or derived.calibrate:
+        return
+    from pretrain.slimmable import has_batch_norm  # imports torch
+
+    if not has_batch_norm(skeleton(cfg.model.arch)):
+        raise UserError(f"derived.calibrate=false: {cfg.model.arch} has no BatchNorm to calibrate; set derived.calibrate=true")

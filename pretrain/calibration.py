@@ -1,0 +1,26 @@
+"""BatchNorm statistics from the images of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config import Config
+from pretrain.data import ImageSource, evaluation_batches
+from pretrain.slimmable import calibrate
+
+
+def calibrate_on(encoder: nn.Module, widths: Sequence[float], source: ImageSource, cfg: Config, batch_size: int = 256) -> None:
+    """Calibrate ``encoder`` at ``widths`` on at most ``cfg.calibration.images`` of ``source``, without augmentation."""
+    device = next(encoder.parameters()).device
+    # A last batch of one image has no variance.
+    calibrate(encoder, widths, (x for x in calibration_images(source, cfg, device, batch_size) if len(x) > 1))
+
+
+def calibration_images(source: ImageSource, cfg: Config, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:
+    """Batches (B, 3, H, W) of at most ``cfg.calibration.images`` training images, chosen by the seed, without augmentation."""
+    count = min(cfg.calibration.images, len(source))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(cfg.seed))[:count]
+    return (x for x, _ in evaluation_batches(source, cfg.data.size, min(batch_size, count), device, chosen))

@@ -1,0 +1,90 @@
+"""Networks that are made without training, as controls: the full width of another run, sliced or pruned, or the initial weights.
+
+They end as a run directory like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pretrain import checkpoint
+from pretrain.calibration import calibrate_on, calibration_images
+from pretrain.config import Config, ModelConfig, from_dict, to_dict, to_yaml, usable_widths
+from pretrain.data import ImageSource, load
+from pretrain.errors import UserError
+from pretrain.importance import channel_orders
+from pretrain.objective.networks import Student
+from pretrain.rundir import RunDirectory, now
+from pretrain.slimmable import calibration_state, cut_statistics, reorder, width_key
+from pretrain.slimmable.calibrate import batch_norms
+
+
+def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
+    """Make the network that ``cfg.derived`` describes and write it to ``run`` as a finished pretraining, which cost nothing.
+
+    Raises:
+        UserError: the network that it is made from is missing, unfinished, of another kind or width, or the data cannot be read.
+    """
+    torch.manual_seed(cfg.seed)
+    student = Student(cfg)
+    weights = _source(cfg) if cfg.derived.source else None
+    if weights is not None:
+        for name in ("encoder", "projector"):
+            checkpoint.load_weights(student.get_submodule(name), weights[name], cfg.derived.source, f"this run's {name}")
+    student = student.to(device).requires_grad_(False)
+    source = load(cfg.data.name, "train", root=cfg.data.root or None, size=cfg.data.size, device=device,
+                  limit=cfg.data.limit or None, store_size=cfg.data.store_size or None)
+    run.write_config(to_yaml(cfg))
+    run.set_status("running")
+    run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
+    full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
+    if cfg.derived.network == "pruned":
+        calibrate_on(student.encoder, [full], source, cfg)
+        _sort_channels(student, source, cfg)
+    if cfg.derived.calibrate:
+        calibrate_on(student.encoder, widths, source, cfg)
+    else:
+        calibrate_on(student.encoder, [full], source, cfg)
+        cut_statistics(batch_norms(student.encoder).values(), widths, full)
+    checkpoint.save(run.path, {
+        "config": to_dict(cfg), "step": 0, "epoch": 0, "encoder": student.encoder.state_dict(),
+        "projector": student.projector.state_dict(), "calibration": calibration_state(student.encoder)})
+    run.add_provenance(finished=now())
+    run.set_status("done", trained=True)
+
+
+def _source(cfg: Config) -> dict:
+    """The checkpoint that ``cfg`` is made from, of a finished training of the same network at the same full width."""
+    path = Path(cfg.derived.source)
+    payload = checkpoint.load_latest(path) if path.is_dir() else checkpoint.load(path) if path.exists() else None
+    if payload is None or not isinstance(payload.get("config"), dict):
+        raise UserError(f"derived.source={path}: there is no checkpoint of a pretraining; set the run directory of a finished one")
+    own = from_dict(payload["config"])
+    different = _first_difference(own.model, cfg.model)
+    if different:
+        raise UserError(f"derived.source={path} is another network; set {different}")
+    if width_key(own.widths.max) != width_key(cfg.widths.max):
+        raise UserError(f"widths.max={cfg.widths.max} is not the full width of derived.source={path}; set "
+                        f"widths.max={own.widths.max}")
+    if payload["epoch"] < own.optimizer.epochs:
+        raise UserError(f"derived.source={path} has trained {payload['epoch']} of {own.optimizer.epochs} epochs; finish it first")
+    return payload
+
+
+def _first_difference(theirs: ModelConfig, ours: ModelConfig) -> str:
+    """The setting of the first key of the model in which ``ours`` differs from ``theirs``; "" if none does."""
+    return next((f"model.{name}={value}" for name, value in vars(theirs).items() if value != getattr(ours, name)), "")
+
+
+@torch.no_grad()
+def _sort_channels(student: Student, source: ImageSource, cfg: Config) -> None:
+    """The channels of ``student`` by ``cfg.derived.importance``, the most important first; it computes what it did before."""
+    first: nn.Module = student.projector[0]
+    groups = student.encoder.channel_groups([first])
+    images = calibration_images(source, cfg, next(student.parameters()).device)
+    orders = channel_orders(student.encoder, groups, cfg.derived.importance, images, cfg.widths.min, first)
+    for group, order in zip(groups, orders, strict=True):
+        reorder(group, order)
