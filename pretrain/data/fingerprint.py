@@ -70,11 +70,10 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     if name in ("cifar10", "cifar100"):
         return _of_cifar(name, split, root)
     if name == "folder":
-        home, (classes, paths, labels) = os.path.join(root, split), folder.scan(root, split)
+        home, found = os.path.join(root, split), folder.scan(root, split)
     else:
-        found = published.read(name, split, root)
-        home, classes, paths, labels = os.path.join(root, published.SETS[name].folder), found.classes, found.paths, found.labels
-    return of_images(home, classes, paths, [classes[label] for label in labels])
+        home, found = os.path.join(root, published.SETS[name].folder), published.read(name, split, root)
+    return of_images(home, found.classes, found.paths, [found.classes[label] for label in found.labels])
 
 
 def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str]) -> str:
