@@ -32,10 +32,8 @@ from ablations.plan import show_graph
 from pretrain import config, data
 from pretrain.errors import UserError, cli
 from results import report
-from results.frame import InputError
 from slurm import settings
 from slurm.executors import EXECUTORS, run_all
-from slurm.jobs import InputError as SlurmError
 from slurm.jobs import Job, Outcome
 from slurm.settings import Cluster
 
@@ -99,10 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cluster:
         return launch_on_slurm(missing, runs, cluster, arguments)
     failed = launch(missing, arguments)
-    try:
-        report.show(report.build(arguments.runs / arguments.grid))
-    except InputError as error:
-        raise UserError(str(error)) from None
+    report.show(report.build(arguments.runs / arguments.grid))
     return 1 if failed else 0
 
 
@@ -149,10 +144,7 @@ def cluster_settings(arguments: argparse.Namespace) -> Cluster | None:
         if arguments.slurm or arguments.slurm_config or arguments.wait:
             raise UserError("--slurm, --slurm-config and --wait are for --executor slurm; write that, or leave them out")
         return None
-    try:
-        return settings.load(arguments.slurm_config, arguments.slurm, KINDS)
-    except SlurmError as error:
-        raise UserError(str(error)) from None
+    return settings.load(arguments.slurm_config, arguments.slurm, KINDS)
 
 
 def check_data(run: Run, processes: int = 1) -> int:
@@ -231,19 +223,13 @@ def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluste
             print(f"[{counts['done'] + counts['failed']}/{len(jobs)}] {outcome.name}: done", flush=True)
 
     if missing:
-        try:
-            run_all(jobs, "slurm", folder / "logs", on_update=tell, cluster=cluster, wait=arguments.wait)
-            if not arguments.wait:
-                tell_submitted()
-                return 0
-        except SlurmError as error:
-            raise UserError(str(error)) from None
+        run_all(jobs, "slurm", folder / "logs", on_update=tell, cluster=cluster, wait=arguments.wait)
+        if not arguments.wait:
+            tell_submitted()
+            return 0
     for line in missing_lines(folder, runs):
         print(line, file=sys.stderr)
-    try:
-        report.show(report.build(folder))
-    except InputError as error:
-        raise UserError(str(error)) from None
+    report.show(report.build(folder))
     return 1 if counts["failed"] else 0
 
 

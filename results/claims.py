@@ -30,6 +30,7 @@ from results import frame
 from results.effects import AT, UNITS, Effect, effect
 from results.statistics import TESTS, bootstrap_interval, holm, seeds_needed
 from results.tables import METRICS
+from rundir.cli import cli
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
@@ -287,22 +288,15 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; exit code 0, or 2 with one line on stderr."""
+    """Show the verdicts. Raises :class:`results.frame.InputError`."""
     parser = argparse.ArgumentParser(description="Say which of the paper's claims the runs support.")
     parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
     arguments = parser.parse_args(argv)
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    try:
-        show(of_runs(arguments.runs), console, arguments.show_runs)
-    except frame.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    show(of_runs(arguments.runs), console, arguments.show_runs)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main, interrupted="interrupted")

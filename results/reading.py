@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from rundir.errors import UserError
+
 FORMAT = 1
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
            ("infonce", "online"): "SimCLR", ("infonce", "momentum"): "momentum SimCLR"}
@@ -41,7 +43,7 @@ _TOP_LEVEL = re.compile(r"(?m)^(?=[A-Za-z_]\w*:)")
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:\\|/)\S*[/\\]")
 
 
-class InputError(Exception):
+class InputError(UserError):
     """Run directories that cannot be read. The message is one line: what is wrong, and what to do about it."""
 
 

@@ -7,7 +7,6 @@ and index.html.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from results.latex import latex
 from results.output import MANIFEST
 from results.page import Made, Picture, page
 from results.reading import portable
+from rundir.cli import cli
 
 __all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
 
@@ -35,8 +35,6 @@ RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "c
                                                        "html": html}
 WITH_INTERVALS = RENDERERS | {"md": partial(render.markdown, intervals=True), "tex": partial(latex, intervals=True)}
 PAGE = "index.html"
-# What the disk or the place asked for refuses.
-NOT_OURS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 @dataclass
@@ -172,7 +170,7 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; exit code 0, or 2 with one line on stderr."""
+    """Write the report and say what is in it. Raises :class:`results.frame.InputError`."""
     parser = argparse.ArgumentParser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
     parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/report)")
@@ -181,22 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
-    try:
-        show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small))
-    except frame.InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the report that was there is as it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        if error.errno not in NOT_OURS:
-            raise
-        about = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{about} while making the report; free space or give another --out", file=sys.stderr)
-        return 2
+    show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main, interrupted="interrupted; the report that was there is as it was")

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from rundir.errors import UserError
 
-class InputError(Exception):
+
+class InputError(UserError):
     """Bad settings, a cluster that refuses, names that do not exist. One line: what is wrong, and what to write instead."""
 
 

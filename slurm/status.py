@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from rundir.cli import cli
 from slurm import squeue
 from slurm.jobs import InputError, Job
 from slurm.ledger import Ledger
@@ -54,21 +55,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; exit code 0, or 2 with one line on stderr."""
+    """Show or do what is asked for. Raises :class:`InputError`."""
     arguments = parser().parse_args(argv)
-    try:
-        grids = grid_folders(arguments.runs)
-        if arguments.action:
-            act = {"retry": retry, "cancel": cancel, "logs": logs}[arguments.action]
-            for folder in grids:
-                act(folder, arguments)
-            return 0
+    grids = grid_folders(arguments.runs)
+    if arguments.action:
+        act = {"retry": retry, "cancel": cancel, "logs": logs}[arguments.action]
+        for folder in grids:
+            act(folder, arguments)
+    else:
         watch(grids, arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        pass  # the way to end a live table
     return 0
 
 
@@ -95,9 +90,12 @@ def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
         console.print(look())
         return
     with Live(look(), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(arguments.every)
-            live.update(look(), refresh=True)
+        try:
+            while True:
+                time.sleep(arguments.every)
+                live.update(look(), refresh=True)
+        except KeyboardInterrupt:
+            pass  # the way to end a live table
 
 
 def table(rows: Sequence[Row], everything: bool) -> Table:
@@ -209,4 +207,4 @@ def log_files(folder: Path, row: Row, entries: dict) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main, interrupted="interrupted")

@@ -12,6 +12,7 @@ from results import claims, effects
 from results.frame import InputError, current, load, load_metrics, load_runs
 from results.grid_tables import ROWS
 from results.statistics import seeds_needed
+from tests.program import exit_code
 from tests.results.synthetic import config, metric, record, write_grid, write_run
 
 KNOWN, LEVEL = claims.load_claims()
@@ -210,7 +211,7 @@ def test_missing_runs_say_which_command_makes_them(tmp_path, capsys):
     assert "python ablations/run.py --grid sampling --profile digits --seeds 3" in printed
     verdict = judge(tmp_path)["dynamic-sampling-helps"]
     assert verdict.verdict == claims.NO_RUNS and verdict.why == "no runs of grid sampling"
-    assert claims.main(["--runs", str(tmp_path / "nowhere")]) == 2
+    assert exit_code(claims.main, ["--runs", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("error: no directory")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from results import contents, plots, report
 from results.frame import InputError, load
+from tests.program import exit_code
 from tests.results.conftest import undraw
 from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
 
@@ -144,7 +145,7 @@ def test_a_failing_report_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(plots, "save", full)
-    assert report.main(["--runs", str(tmp_path)]) == 2
+    assert exit_code(report.main, ["--runs", str(tmp_path)]) == 2
     out = path.parent / "report"
     assert (out / "table-digits-knn.md").read_text() == before
     assert not [name for name in os.listdir(out) if name.startswith(".")]
@@ -169,7 +170,7 @@ def test_the_main_table_is_the_fullest_then_the_linear_one(tmp_path, undrawn):
 def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for argument, message in ((tmp_path / "nowhere", "no directory"), (tmp_path / "empty", "holds no runs")):
-        assert report.main(["--runs", str(argument)]) == 2
+        assert exit_code(report.main, ["--runs", str(argument)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
     with pytest.raises(InputError):
@@ -179,7 +180,7 @@ def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
 def test_an_output_that_is_a_file(tmp_path, capsys):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
     (tmp_path / "taken").write_text("")
-    assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "taken")]) == 2
+    assert exit_code(report.main, ["--runs", str(tmp_path), "--out", str(tmp_path / "taken")]) == 2
     assert "is a file" in capsys.readouterr().err
 
 

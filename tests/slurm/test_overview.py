@@ -13,6 +13,7 @@ from slurm import squeue, status
 from slurm.jobs import InputError
 from slurm.ledger import Ledger
 from slurm.squeue import Said
+from tests.program import exit_code
 
 
 def ago(seconds: float) -> str:
@@ -142,11 +143,11 @@ def test_the_table_is_short_unless_all_is_asked_for():
 
 
 def test_mistakes_end_in_one_line_and_code_2(tmp_path, capsys):
-    assert status.main(["--runs", str(tmp_path / "none")]) == 2
-    assert status.main(["--runs", str(tmp_path)]) == 2
+    assert exit_code(status.main, ["--runs", str(tmp_path / "none")]) == 2
+    assert exit_code(status.main, ["--runs", str(tmp_path)]) == 2
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "status.json").write_text('{"format": 1, "state": "done"}')
-    assert status.main(["--runs", str(tmp_path), "logs", "nobody"]) == 2
+    assert exit_code(status.main, ["--runs", str(tmp_path), "logs", "nobody"]) == 2
     assert status.main(["--runs", str(tmp_path), "retry"]) == 0
     said = capsys.readouterr()
     assert said.err.count("error: ") == 3 == said.err.count("\n") and "nothing to retry" in said.out

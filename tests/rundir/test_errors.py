@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import UserError, check_choice, suggestion
+from rundir.errors import UserError, check_choice, suggestion
 
 
 @pytest.mark.parametrize(("name", "options", "expected"), [
