@@ -29,7 +29,7 @@ IMPORTED_AS = {
     "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "mmengine": "onedl-mmengine", "mmcv": "onedl-mmcv",
     "mmseg": "onedl-mmsegmentation", "pkg_resources": "setuptools",
 }  # fmt: skip
-OURS = {"pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks"}
+OURS = {"rundir", "pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks"}
 
 
 def load_pyproject() -> dict[str, list[Requirement]]:
