@@ -11,22 +11,24 @@ from pathlib import Path
 
 from ablations.grid import Run
 from pretrain.errors import UserError
-from pretrain.rundir import Busy, RunDirectory, record_value
+from pretrain.rundir import Busy, RunDirectory
 from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
 from slurm.jobs import Unfinished
 from transfer.classification import evaluate
-from transfer.classification.task import dataset_name
+from transfer.classification.evaluation import is_own, own_record
 
 LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
 
 
 def missing_scores(run: Run) -> list[tuple[str, float]]:
-    """(protocol, width) pairs that the run directory has no score on its own data for yet."""
-    own = dataset_name(run.cfg.data.name, run.cfg.data.root)
+    """(protocol, width) pairs that the run directory has no score on its own data for yet, by the grid's own settings.
+
+    A score that somebody computed with others (``transfer/run.py classification --set C=0.1``) is not one of them.
+    """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
-    have = {(r["metric"], r["width"]) for r in records
-            if r["dataset"] == own and record_value(r, "label_fraction") == 1}
+    own = {protocol: own_record(run.cfg, protocol) for protocol in run.cfg.evaluation.protocols}
+    have = {(r["metric"], r["width"]) for r in records if r["metric"] in own and is_own(r, own[r["metric"]])}
     return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
 
 

@@ -20,13 +20,10 @@ import torch
 import yaml
 
 from pretrain.errors import UserError
+from rundir.records import identity
 
 FORMAT = 1
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "omegaconf")
-RECORD_KEY = ("task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed")
-# What a record means that does not say so: top-1 accuracy, trained on all labels; no model beside the encoder, which is pretrained.
-RECORD_DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model": None, "schedule": None,
-                   "initial": "pretrained"}
 
 
 def now() -> str:
@@ -46,11 +43,6 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def record_value(record: dict, name: str) -> object:
-    """An entry of a score record's key, ``RECORD_KEY``, or what its absence means. Raises KeyError where it must be there."""
-    return record.get(name, RECORD_DEFAULTS[name]) if name in RECORD_DEFAULTS else record[name]
 
 
 class Busy(UserError):
@@ -167,10 +159,13 @@ class RunDirectory:
         return (self._read_json("result.json") or {"records": []})["records"]
 
     def add_records(self, records: Iterable[dict]) -> None:
-        """Merge ``records`` into ``result.json``; one with the same ``RECORD_KEY`` is replaced."""
+        """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
         with open(self.path / ".result.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # two evaluations may end at once; neither may lose the other's records
-            merged = {tuple(record_value(r, k) for k in RECORD_KEY): r for r in [*self.records(), *records]}
+            merged = {identity(record): record for record in self.records()}
+            for record in records:
+                merged.pop(identity(record), None)
+                merged[identity(record)] = record
             content = {"format": FORMAT, "records": list(merged.values())}
             write_atomically(self.path / "result.json", json.dumps(content, indent=1))
 

@@ -46,6 +46,8 @@ def forbidden(path: Path, source: str) -> list[str]:
     found = []
     for module in sorted(imported_modules(source)):
         target = module.partition(".")[0]
+        if room == "rundir" and target == "torch":
+            found.append(module)  # it is read where torch is not installed
         if target not in ROOMS or target == room:
             continue
         closed = room == "transfer" and target == "pretrain" and path != WEIGHTS_DOOR and not within(module, OPEN_TO_TRANSFER)
@@ -66,6 +68,8 @@ def test_imports_follow_the_arrows(room):
     ("path", "source", "fault"),
     [
         ("results/frame.py", "import pretrain", "pretrain"),
+        ("rundir/files.py", "from pretrain.errors import UserError", "pretrain.errors.UserError"),
+        ("rundir/files.py", "import torch", "torch"),
         ("slurm/local.py", "def f():\n    from results import report", "results.report"),
         ("pretrain/train.py", "from transfer.backbone import load_backbone", "transfer.backbone.load_backbone"),
         ("transfer/run.py", "from pretrain import checkpoint", "pretrain.checkpoint"),
@@ -82,7 +86,8 @@ def test_a_forbidden_import_would_be_found(path, source, fault):
     [
         ("transfer/backbone.py", "from pretrain.checkpoint import load"),
         ("transfer/run.py", "from pretrain import data, errors\nimport pretrain.data.sources"),
-        ("transfer/run.py", "from pretrain.config import load"),
+        ("transfer/run.py", "from pretrain.config import load\nfrom rundir.records import identity"),
+        ("slurm/status.py", "from rundir.files import read_json"),
         ("transfer/classification/probe.py", "from .knn import classify\nfrom transfer.backbone import load_backbone"),
         ("ablations/run.py", "import slurm.executors, results.report, transfer.run, pretrain.config, torch"),
     ],

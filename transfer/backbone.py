@@ -35,7 +35,8 @@ class Backbone:
         config: the pretraining config; of a file from elsewhere the defaults with its size and no data.
         epoch: finished epochs of pretraining.
         path: the file it came from; ``run_dir``: the run directory that file belongs to, None where it lies elsewhere.
-        foreign: whether somebody else pretrained it; ``dense``: whether width 1.0 is all there is.
+        foreign: whether somebody else pretrained it; ``dense``: whether width 1.0 is all there is; ``branch``: which of its
+            networks it is.
     """
 
     encoder: nn.Module
@@ -48,6 +49,7 @@ class Backbone:
     run_dir: Path | None
     foreign: bool = False
     dense: bool = False
+    branch: str = "student"
 
     @property
     def seed(self) -> int:
@@ -69,9 +71,11 @@ class Backbone:
         return self.foreign or self.config.derived.network != "none" or self.epoch >= self.config.optimizer.epochs
 
     def home(self, out: str | Path | None = None) -> Path:
-        """Where scores go: ``out``, else the run directory of the checkpoint. :class:`UserError` if there is none, or it has not
-        finished."""
+        """Where scores go: ``out``, else the run directory of the checkpoint. :class:`UserError` if there is none, it has not
+        finished, or ``out`` is the directory of another run, whose scores these would seem to be."""
         if out is not None:
+            if (Path(out) / "config.yaml").exists() and _run_directory(Path(out), self.config) is None:
+                raise UserError(f"--out {out} is the directory of another run than {self.path} is of; give a directory of its own")
             return Path(out)
         if self.run_dir is None:
             raise UserError(f"{self.path} does not lie in the run directory it was trained in, or is its teacher; "
@@ -187,7 +191,7 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu", *, branc
     found = restore(path, branch, arch)
     run_dir = None if found.foreign or branch != "student" else _run_directory(path, found.config)
     return Backbone(found.encoder.to(device), found.arch, found.low, found.high, found.config, found.epoch, path, run_dir,
-                    found.foreign, found.dense)
+                    found.foreign, found.dense, branch)
 
 
 def _redrawn(network: nn.Module) -> nn.Module:

@@ -111,13 +111,13 @@ def record(**changes):
     return {"task": "classification", "dataset": "digits", "metric": "knn", "width": 1.0, "seed": 100, "value": 0.5} | changes
 
 
-def test_records_are_merged_by_their_key(run):
+def test_records_are_merged_by_their_identity(run):
     assert run.records() == []
     run.add_records([record(), record(width=0.5)])
     run.add_records([record(value=0.75), record(metric="linear"), record(seed=1), record(dataset="cifar10"),
                      record(task="detection")])
     records = run.records()
-    assert len(records) == 6 and records[0]["value"] == 0.75 and records[1]["width"] == 0.5
+    assert len(records) == 6 and records[0]["width"] == 0.5 and records[1]["value"] == 0.75
     assert json.loads((run.path / "result.json").read_text())["format"] == 1
 
 

@@ -11,9 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain import checkpoint
+from pretrain import checkpoint, config
 from pretrain.data import load
 from pretrain.errors import UserError
+from pretrain.train import pretrain
+from tests.transfer.conftest import TINY
+from transfer.backbone import load_backbone
 from transfer.classification import Options, evaluate, evaluation
 from transfer.classification.options import parse_overrides
 from transfer.run import main
@@ -96,7 +99,53 @@ def test_other_settings_or_weights_are_computed_anew(run_directory, asked):
     torch.save(payload, run_directory / "checkpoint.pt")
     evaluate(run_directory, widths=[0.5], protocols=["knn"], options=Options(limit=200, k=3))
     assert len(asked) == 3
-    assert len(result(run_directory)["records"]) == 1  # the last one
+    first, other, last = result(run_directory)["records"]
+    assert first["changed"] == {"limit": 200} and other["changed"] == last["changed"] == {"limit": 200, "k": 3}
+    assert other["settings"]["weights"] != last["settings"]["weights"]
+
+
+def test_an_evaluation_by_hand_stands_beside_the_grids_own(run_directory, asked):
+    def own_scores():
+        own = evaluation.own_record(load_backbone(run_directory).config, "linear_fast")
+        return [r for r in result(run_directory)["records"] if evaluation.is_own(r, own)]
+
+    [grid] = evaluate(run_directory, widths=[0.5], protocols=["linear_fast"])
+    by_hand = [({"C": 1e-6}, {"C": 1e-6}), ({"limit": 20}, {"limit": 20}), ({"size": 10}, {"size": 10}), ({"seed": 3}, {"seed": 3}),
+               ({"C": 1.0, "limit": 256, "size": 16}, {})]
+    for changes, named in by_hand:
+        [record] = evaluate(run_directory, widths=[0.5], protocols=["linear_fast"], options=Options(**changes))
+        assert record["changed"] == named
+        assert own_scores() == [grid]
+    assert len(result(run_directory)["records"]) == 5 and len(asked) == 5  # the last was the grid's own again
+    assert result(run_directory)["records"][-1] == grid  # the last evaluation stands last
+
+
+def test_a_teachers_scores_are_not_its_students(tmp_path):
+    directory = tmp_path / "run"
+    pretrain(config.load("digits", [*TINY, "objective.teacher=momentum"]), directory)
+    student, teacher = (evaluate(directory, widths=[0.5], protocols=["knn"], branch=branch, out=directory)[0]
+                        for branch in ("student", "teacher"))
+    assert (student["changed"], teacher["changed"]) == ({}, {"branch": "teacher"})
+    assert result(directory)["records"] == [student, teacher]
+
+
+def test_a_record_of_an_older_version_is_known_again(run_directory, asked):
+    [record] = evaluate(run_directory, widths=[0.5], protocols=["linear"], options=QUICK)
+    old = {name: entry for name, entry in record.items() if name not in ("changed", "score", "label_fraction", "label_seed")}
+    old["settings"] = {name: entry for name, entry in record["settings"].items() if name not in ("branch", "schedule")}
+    (run_directory / "result.json").write_text(json.dumps({"format": 1, "records": [old]}))
+    assert evaluation.is_own(old, evaluation.own_record(load_backbone(run_directory).config, "linear")) == (not record["changed"])
+    asked.clear()
+    evaluate(run_directory, widths=[0.5], protocols=["linear"], options=QUICK)
+    assert not asked and len(result(run_directory)["records"]) == 1
+
+
+def test_scores_do_not_go_to_another_runs_directory(run_directory, tmp_path):
+    other = tmp_path / "other"
+    pretrain(config.load("digits", [*TINY, "seed=7"]), other)
+    with pytest.raises(UserError, match="is the directory of another run"):
+        evaluate(run_directory, widths=[0.5], protocols=["knn"], out=other)
+    assert not (other / "result.json").exists()
 
 
 def test_an_interruption_loses_nothing_finished(run_directory, monkeypatch):

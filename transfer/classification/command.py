@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.data.sources import NAMES
-from pretrain.rundir import record_value
+from rundir.records import entry
 from transfer import width_table
 from transfer.backbone import BRANCHES
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
@@ -71,12 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
 def show(records: Sequence[dict]) -> None:
     """Print ``records`` of one data set as a table: a row a width, a column a protocol and share of labels, in per cent."""
     first = records[0]
-    print(f"{first['dataset']}: {SCORE_NAMES[record_value(first, 'score')]} in % of {first['count']} images "
+    print(f"{first['dataset']}: {SCORE_NAMES[entry(first, 'score')]} in % of {first['count']} images "
           f"(chance {100 * first['chance']:.1f})")
     width_table.show(records, column)
 
 
 def column(record: dict) -> str:
     """The heading of a score: its protocol and, where not all were used, the share of the labels."""
-    fraction = record_value(record, "label_fraction")
+    fraction = entry(record, "label_fraction")
     return record["metric"] if fraction == 1 else f"{record['metric']} {100 * fraction:g} %"

@@ -7,18 +7,21 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from pretrain.config import Config
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.errors import UserError, check_choice
-from pretrain.rundir import RunDirectory, record_value
-from transfer.backbone import load_backbone
+from pretrain.rundir import RunDirectory
+from rundir.records import entry, identity
+from transfer.backbone import Backbone, load_backbone
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.linear import linear
-from transfer.classification.options import Options
+from transfer.classification.options import Options, recipe_of
 from transfer.classification.scores import SCORES
 from transfer.classification.task import Task, check_data
 from transfer.latency import device_name
@@ -59,8 +62,6 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 TRAINING_PROTOCOLS = ("linear", "finetune")  # these can do with a fraction of the labels
-# Settings that older records do not have, with the value they were computed with.
-LATER_SETTINGS = {"schedule": "step"}
 Key = tuple[str, float, float]  # protocol, share of the labels, width
 
 
@@ -84,7 +85,8 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
     ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
     ``latency_ms`` is the time of one image through the extracted network on ``latency_on``; older records without it get it;
-    ``seed`` is that of the evaluation; ``settings`` says what the score depends on beside the record's key.
+    ``seed`` is that of the evaluation; ``settings`` says what else the score depends on, and ``changed`` which of it is not
+    as a grid evaluates the run.
 
     Returns:
         The records of all asked (protocol, fraction of the labels, width), new and old, in the order asked.
@@ -120,12 +122,14 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         fresh = {(protocol, fraction, w): _record(part, protocol, w, value) for w, value in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
-    untimed = {key: record for key, record in records.items() if "latency_ms" not in record}
-    if untimed:  # they are from before this was measured
-        timed = {key: record | _latency(task, record["width"]) for key, record in untimed.items()}
-        _made(where).add_records(timed.values())
-        records |= timed
-    return [records[key] for key in asked]
+    for key, record in records.items():  # of those from before this was recorded
+        own = task.with_labels(key[1])
+        timed = {} if "latency_ms" in record else _latency(task, key[2])
+        records[key] = {**record, **timed, "changed": _changed(own, key[0])}
+    found = [records[key] for key in asked]
+    if RunDirectory(where).records()[-len(found):] != found:  # the last evaluation of several counts
+        RunDirectory(where).add_records(found)
+    return found
 
 
 def _check_names(dataset: str | None, protocols: Sequence[str], options: Options) -> None:
@@ -150,42 +154,71 @@ def _made(where: Path) -> RunDirectory:
 
 def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
     """Records in ``where`` of what is ``asked`` that are what would be computed now."""
-    found, wanted = {}, set(asked)
-    for record in RunDirectory(where).records() if where.is_dir() else []:
-        key = (record["metric"], record_value(record, "label_fraction"), record["width"])
-        part = task.with_labels(key[1])
-        same = all(record_value(record, name) == value for name, value in _place(part).items())
-        if same and key in wanted and _agree(record.get("settings"), _settings(part, record["metric"])):
-            found[key] = record
-    return found
+    stored = {identity(record): record for record in RunDirectory(where).records()} if where.is_dir() else {}
+    wanted = {key: identity(_named(task.with_labels(key[1]), key[0], key[2])) for key in asked}
+    return {key: stored[name] for key, name in wanted.items() if name in stored}
 
 
-def _agree(old: dict | None, new: dict) -> bool:
-    return old is not None and {**{k: v for k, v in LATER_SETTINGS.items() if k in new}, **old} == new
+def own_record(cfg: Config, protocol: str) -> dict:
+    """What the records of a grid's own evaluation of a run say, but for the width and the weights; see :func:`is_own`."""
+    unloaded = Backbone(nn.Identity(), cfg.model.arch, cfg.widths.min, cfg.widths.max, cfg, 0, Path(), None)
+    task = Task(unloaded, None, None, Options(), torch.device("cpu"))
+    return _place(task) | {"metric": protocol, "settings": _choices(task, protocol)}
+
+
+def is_own(record: dict, own: dict) -> bool:
+    """Whether ``record`` is a score of the grid's own evaluation, of :func:`own_record`: no setting is another one.
+
+    What an old record does not say counts as the usual.
+    """
+    choices, settings = own["settings"], record.get("settings") or {}
+    place = [name for name in own if name != "settings"]
+    return (all(entry(record, name) == own[name] for name in place)
+            and all(settings.get(name, choice) == choice for name, choice in choices.items()))
 
 
 def _place(task: Task) -> dict:
-    """The key of a task's records, but for protocol and width."""
+    """What a task's records are of, but for protocol and width."""
     return {"task": TASK, "dataset": task.dataset, "score": task.score, "label_fraction": task.fraction,
             "label_seed": None if task.fraction == 1 else task.options.label_seed, "seed": task.seed}
 
 
-def _settings(task: Task, protocol: str) -> dict:
-    """What a score depends on beside the key of its record, as it comes back from JSON."""
+def _choices(task: Task, protocol: str) -> dict:
+    """The settings that a user may choose and a score of ``protocol`` depends on, as they come back from JSON."""
     if protocol in TRAINING_PROTOCOLS:
         own = dataclasses.asdict(task.recipe(protocol))
     else:
         own = {"knn": {"k": task.options.k, "temperature": task.options.temperature},
                "linear_fast": {"C": task.options.C}}[protocol]
-    common = {"weights": task.fingerprint, "size": task.size, "limit": task.limit}
+    common = {"branch": task.backbone.branch, "size": task.size, "limit": task.limit}
     return json.loads(json.dumps({**common, **own}))
+
+
+def _settings(task: Task, protocol: str) -> dict:
+    """What a score depends on besides the place of its record."""
+    return {"weights": task.fingerprint, **_choices(task, protocol)}
+
+
+def _changed(task: Task, protocol: str) -> dict:
+    """The choices, and the seed, that are not those of a grid's own evaluation: what tells its scores and these apart."""
+    plain, recipe = task.as_a_grid_does(), {}
+    if protocol == "linear" and task.options.recipe not in (None, recipe_of(task.dataset)):
+        plain.options.recipe, recipe = task.options.recipe, {"recipe": task.options.recipe}  # its name says it shorter
+    usual, chosen = (_choices(each, protocol) | {"branch": branch, "seed": each.seed}
+                     for each, branch in ((plain, "student"), (task, task.backbone.branch)))
+    return recipe | {name: choice for name, choice in chosen.items() if usual[name] != choice}
+
+
+def _named(task: Task, protocol: str, width: float) -> dict:
+    """A record without what was measured: all that its score depends on."""
+    return {**_place(task), "metric": protocol, "width": width, "settings": _settings(task, protocol)}
 
 
 def _record(task: Task, protocol: str, width: float, value: float | None) -> dict:
     cost = task.cost(width)
-    return {**_place(task), "metric": protocol, "width": width, "value": value, "chance": task.chance,
-            "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
-            **_latency(task, width), "settings": _settings(task, protocol)}
+    measured = {"value": value, "chance": task.chance, "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
+                **_latency(task, width)}
+    return {**_named(task, protocol, width), **measured, "changed": _changed(task, protocol)}
 
 
 def _latency(task: Task, width: float) -> dict:

@@ -118,6 +118,13 @@ class Task:
         other.fraction = fraction
         return other
 
+    def as_a_grid_does(self) -> Task:
+        """This task with the settings that a grid evaluates a run with, whatever the options say."""
+        other = copy.copy(self)
+        other.options = Options(label_fractions=self.options.label_fractions, label_seed=self.options.label_seed)
+        other.size, other.seed = self.backbone.config.data.size, self.backbone.seed
+        return other
+
     @property
     def labelled(self) -> ImageSource:
         """The training images whose labels may be used: all, or the published part of them."""

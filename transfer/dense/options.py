@@ -82,6 +82,11 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     return Setup(backbone, widths, schedule, seed, backbone.home(arguments.out))
 
 
+def branch_setting(backbone: Backbone) -> dict[str, str]:
+    """Of a job's settings, which network was fine-tuned where that is not the student; jobs of the student keep their names."""
+    return {} if backbone.branch == "student" else {"branch": backbone.branch}
+
+
 def digits_scenes(data_dir: str | None, home: Path) -> tuple[Path, SceneConfig]:
     """The directory of the digits scenes and what they were made with: those in ``data_dir`` whatever their settings, or else
     those of the default settings, written to ``data_dir`` or beside the scores if they are not there yet.

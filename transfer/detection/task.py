@@ -17,7 +17,7 @@ from pretrain.distributed import Processes
 from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
 from transfer.dense.job import Job, Scores, journal, write_json
-from transfer.dense.options import Setup
+from transfer.dense.options import Setup, branch_setting
 from transfer.dense.trunk import dense_network
 from transfer.detection.data import DetectionData
 from transfer.detection.evaluation import evaluate
@@ -108,7 +108,7 @@ class Task:
                     "data": self.data.fingerprint, "metric": self.data.metric, "norm": self.norm, "size": self.side,
                     "schedule": dataclasses.asdict(setup.schedule) | {"milestones": list(setup.schedule.milestones)},
                     "adamw": adamw_rate(setup.schedule, self.lr) if self.vit else None,
-                    "config": {**self.small}, "overrides": list(self.overrides)}
+                    "config": {**self.small}, "overrides": list(self.overrides), **branch_setting(backbone)}
         return Job(TASK, self.data.name, str(self.model), self.schedule, self.initial, width, setup.seed, cost.flops,
                    cost.parameters, settings)
 

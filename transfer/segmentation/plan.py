@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.errors import UserError
 from transfer.backbone import Backbone
 from transfer.dense.job import Job
+from transfer.dense.options import branch_setting
 from transfer.dense.schedules import Schedule
 from transfer.segmentation.backbone import SlimmableTrunk
 from transfer.segmentation.checks import Split
@@ -95,7 +96,7 @@ class Plan:
         return {"weights": self.backbone.fingerprint(), "norm": self.norm, "inference": self.inference, **sizes,
                 "output_stride": self.layout.output_stride if self.model in DILATED else None,
                 "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],
-                **dataclasses.asdict(self.schedule)}
+                **dataclasses.asdict(self.schedule), **branch_setting(self.backbone)}
 
     def trunk(self, width: float, network: nn.Module) -> SlimmableTrunk:
         """The backbone of ``width`` around its dense ``network``, which it changes."""

@@ -1,0 +1,52 @@
+"""Score records of ``result.json``: which two are the same measurement, and what an entry means that is not there.
+
+Fields are described in docs/formats.md. A record's identity is everything it says but the numbers that were measured, so a setting
+that is added to records later is part of it without a change here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+# What a record means that does not say so: top-1 accuracy, with all labels; no model besides the encoder, which is pretrained.
+DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model": None, "schedule": None, "initial": "pretrained"}
+# The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
+SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student"}
+# Measured, or derived from what the identity holds already.
+MEASURED = ("value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed")
+
+
+def entry(record: Mapping[str, Any], name: str) -> Any:
+    """An entry of a record, or what its absence means. Raises KeyError where it must be there."""
+    return record.get(name, DEFAULTS[name]) if name in DEFAULTS else record[name]
+
+
+def content(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says but for what was measured, without what is at its default; numbers that are equal are written alike."""
+    said = {name: said for name, said in record.items() if name not in MEASURED and not _default(name, said, DEFAULTS)}
+    settings = said.get("settings")
+    if isinstance(settings, Mapping):
+        said["settings"] = {name: said for name, said in settings.items() if not _default(name, said, SETTINGS_DEFAULTS)}
+    return _plain(said)
+
+
+def identity(record: Mapping[str, Any]) -> str:
+    """Names the measurement: equal for two records exactly where all that their values depend on is equal."""
+    return json.dumps(content(record), sort_keys=True)
+
+
+def _default(name: str, said: Any, defaults: Mapping[str, Any]) -> bool:
+    return name in defaults and said == defaults[name] and isinstance(said, bool) == isinstance(defaults[name], bool)  # True == 1.0
+
+
+def _plain(said: Any) -> Any:
+    """``said`` as JSON has it, whole numbers as integers: 1 and 1.0 are the same width."""
+    if isinstance(said, Mapping):
+        return {str(name): _plain(inner) for name, inner in said.items()}
+    if isinstance(said, (list, tuple)):
+        return [_plain(inner) for inner in said]
+    if isinstance(said, float) and said.is_integer():
+        return int(said)
+    return said
