@@ -24,35 +24,16 @@ import pandas as pd
 import rich.box
 import rich.console
 import rich.table
-import yaml
 
 from results import frame
-from results.effects import AT, UNITS, Effect, effect
-from results.statistics import TESTS, bootstrap_interval, holm, seeds_needed
+from results.claim_list import Claim, load_claims
+from results.effects import UNITS, Effect, effect
+from results.statistics import TESTS, bootstrap_interval, every_p, holm, seeds_needed
 from results.tables import METRICS
 from rundir.cli import cli
 
-CLAIMS = Path(__file__).with_name("claims.yaml")
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
-MEASURES = set(UNITS)
 MOST_SEEDS = 100
-OTHER_TESTS = ("exact", "over_cells")  # counted, no chance involved; of a correlation over cells
-_REQUIRED = {"score": {"better", "than", "at"}, "train_flops": {"better", "than"}, "train_seconds": {"better", "than"},
-             "diagnostic": {"better", "than", "better_name", "than_name"}, "correlation": {"name", "cells"}}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One statement; ``how`` holds what its measure needs (better, than, at, task, dataset, metric, names, cells)."""
-
-    id: str
-    statement: str
-    grid: str
-    measure: str
-    minimum: float
-    test: str
-    command: str
-    how: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,95 +63,52 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """As plain types, for JSON; NaN as None."""
         plain = asdict(self) | {"claim": self.claim.id, "statement": self.claim.statement, "grid": self.claim.grid,
-                                "minimum": self.claim.minimum, "test": self.claim.test}
+                                "about": self.claim.about, "minimum": self.claim.minimum, "test": self.claim.test}
         return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
-
-
-def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
-    """The claims and the level of the tests. Raises :class:`results.frame.InputError` where the file is not as documented."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if content["format"] != 1:
-            raise frame.InputError(f"{path} has format {content['format']!r}, this version reads format 1")
-        found = [_claim(dict(entry), path) for entry in content["claims"]]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise frame.InputError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
-    twice = [claim.id for claim in found if sum(other.id == claim.id for other in found) > 1]
-    if twice:
-        raise frame.InputError(f"{path}: the id {twice[0]} is there twice; give each claim its own")
-    return found, float(content["level"])
-
-
-def _claim(entry: dict[str, Any], path: Path) -> Claim:
-    plain = {name: str(entry.pop(name)) for name in ("id", "statement", "grid", "measure", "test", "command")}
-    minimum = float(entry.pop("minimum"))
-    if plain["measure"] not in MEASURES:
-        raise frame.InputError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
-    if plain["test"] not in {*TESTS, *OTHER_TESTS}:
-        raise frame.InputError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, *OTHER_TESTS])}")
-    missing = _REQUIRED[plain["measure"]] - set(entry)
-    if missing:
-        raise frame.InputError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
-    _check_how(plain, minimum, entry, f"{path}, {plain['id']}")
-    return Claim(**plain, minimum=minimum, how=entry)
-
-
-def _check_how(plain: dict[str, str], minimum: float, how: dict[str, Any], where: str) -> None:
-    known = _REQUIRED[plain["measure"]] | ({"task", "dataset", "metric"} if plain["measure"] in ("score", "correlation") else set())
-    unknown = sorted(set(how) - known)
-    if unknown:
-        raise frame.InputError(f"{where}: unknown key {unknown[0]}; a claim about {plain['measure']} has "
-                               f"{', '.join(sorted(known))}")
-    for name in {"better", "than", "cells"} & set(how):
-        if not isinstance(how[name], list) or not how[name]:
-            raise frame.InputError(f"{where}: {name} is a list of cells; write {name}: [{how[name]}]")
-    if "at" in how and how["at"] not in AT:
-        raise frame.InputError(f"{where}: at {how['at']}; write one of {', '.join(AT)}")
-    if (plain["measure"] == "correlation") != (plain["test"] == "over_cells"):
-        raise frame.InputError(f"{where}: test {plain['test']} does not fit a claim about {plain['measure']}; over_cells is the "
-                               f"test of correlations, {' and '.join(TESTS)} are those of others")
-    if plain["test"] == "over_cells" and minimum:
-        raise frame.InputError(f"{where}: over_cells tests a correlation against none; write minimum: 0")
-    try:
-        plain["command"].format(profile="digits")
-    except (KeyError, IndexError, ValueError):
-        raise frame.InputError(f"{where}: of what stands in braces in command only {{profile}} is known") from None
 
 
 def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
           level: float = 0.05) -> list[Verdict]:
     """A verdict for each claim, profile and setting; frames of the runs that count (:func:`results.frame.current`).
 
-    Claims of one profile are one family of Holm's correction.
+    Claims of one profile are one family of Holm's correction. A claim about an architecture is judged on the profiles that have it.
     """
     found: list[Verdict] = []
     profiles = sorted(set(runs["preset"])) or ["digits"]
+    elsewhere = [claim for claim in claims if "arch" in claim.how and not any(map(claim.suits, runs["arch"]))]
     for profile in profiles:
         own = runs[runs["preset"].eq(profile)]
-        family = [verdict for claim in claims for verdict in _of_profile(claim, profile, scores, own, metrics)]
+        suitable = [claim for claim in claims if "arch" not in claim.how or any(map(claim.suits, own["arch"]))]
+        family = [verdict for claim in suitable for verdict in _of_profile(claim, profile, scores, own, metrics)]
         tests = sum(not math.isnan(verdict.p) for verdict in family)
         for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True):
             found.append(_with_seeds(_decided(verdict, p, level), level / max(1, tests)))
-    return found
+    return found + [_without_runs(claim, "", f"no runs of {claim.how['arch']} networks") for claim in elsewhere]
 
 
 def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> list[Verdict]:
     """The claim tested on each setting of the profile that has its runs; one verdict without numbers where none has."""
-    own = runs[runs["grid"].eq(claim.grid)]
+    own = runs[runs["grid"].eq(claim.grid) & runs["arch"].map(claim.suits).astype(bool)]
     tested, why = [], _no_runs(claim)
     for setting in sorted(set(own["setting"])):
         here = own[own["setting"].eq(setting)]
         mine, logged = (rows[rows["run"].isin(set(here["run"]))] for rows in (scores, metrics))
         try:
-            measured = effect(claim.measure, claim.how, mine, here, logged)
+            measured = effect(claim.measure, claim.how, mine, here, logged, claim.minimum)
         except LookupError as error:
             why = str(error.args[0])
             continue
         tested.append(_tested(claim, profile, setting, measured))
-    command = claim.command.format(profile=profile or "PRESET.yaml")
-    empty = Verdict(claim, profile, "", "", "", NO_RUNS, *[math.nan] * 3, 0, math.nan, math.nan, UNITS[claim.measure], (), (),
-                    command, why)
-    return [replace(verdict, command=command) for verdict in tested] or [empty]
+    return tested or [_without_runs(claim, profile, why)]
+
+
+def _without_runs(claim: Claim, profile: str, why: str) -> Verdict:
+    return Verdict(claim, profile, "", "", "", NO_RUNS, *[math.nan] * 3, 0, math.nan, math.nan, UNITS[claim.measure], (), (),
+                   _command(claim, profile), why)
+
+
+def _command(claim: Claim, profile: str) -> str:
+    return claim.command.format(profile=profile or "PRESET.yaml")
 
 
 def _no_runs(claim: Claim) -> str:
@@ -180,12 +118,15 @@ def _no_runs(claim: Claim) -> str:
 def _tested(claim: Claim, profile: str, setting: str, measured: Effect) -> Verdict:
     differences = list(measured.by_seed.values())
     mean, interval, n, p = sum(differences) / len(differences), bootstrap_interval(differences), len(differences), math.nan
-    if claim.test in TESTS:
+    if measured.each:
+        p = every_p(list(measured.each.values()), claim.minimum, TESTS[claim.test])
+    elif claim.test in TESTS:
         p = float(np.minimum(1.0, 2 * np.min(TESTS[claim.test](differences, claim.minimum))))  # NaN stays NaN
     elif measured.over is not None:
         mean, interval, n, p = measured.over.value, measured.over.interval, measured.over.n, measured.over.p
     return Verdict(claim, profile, setting, measured.dataset, measured.metric, UNDECIDED, mean, *interval, n, p,
-                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, "", measured.note, tuple(differences))
+                   math.nan, UNITS[claim.measure], tuple(measured.by_seed), measured.runs, _command(claim, profile),
+                   measured.note, tuple(differences))
 
 
 def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
@@ -239,7 +180,8 @@ def texts(verdict: Verdict) -> dict[str, str]:
     """A verdict in words and figures, by column."""
     interval = "" if math.isnan(verdict.low) else f"[{verdict.low:.2f}, {verdict.high:.2f}]"
     measured = ", ".join(filter(None, [verdict.dataset, METRICS.get(verdict.metric, verdict.metric)]))
-    return {"claim": verdict.claim.id, "statement": verdict.claim.statement, "profile": verdict.profile, "verdict": verdict.verdict,
+    return {"claim": verdict.claim.id, "about": verdict.claim.about, "statement": verdict.claim.statement,
+            "profile": verdict.profile, "verdict": verdict.verdict,
             "effect": f"{verdict.effect:+.2f} {verdict.unit}" if not math.isnan(verdict.effect) else "—", "interval": interval,
             "minimum": f"{verdict.claim.minimum:g}", "n": str(verdict.n), "p": p_text(verdict.p),
             "Holm p": p_text(verdict.p_holm), "seeds needed": seeds_text(verdict), "measured": measured,
@@ -248,7 +190,7 @@ def texts(verdict: Verdict) -> dict[str, str]:
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """All verdicts as a Markdown table, with what the words mean."""
-    columns = ["claim", "statement", *(name for name in COLUMNS if name != "claim"), "measured", "note"]
+    columns = ["claim", "about", "statement", *(name for name in COLUMNS if name != "claim"), "measured", "note"]
     rows = [[texts(verdict)[name].replace("|", "\\|") for name in columns] for verdict in verdicts]
     lines = [MEANING, "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns),
              *("| " + " | ".join(row) + " |" for row in rows)]
@@ -256,9 +198,11 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
 
 
 MEANING = ("Effect: mean over seeds, with a 95 % bootstrap interval (of three seeds that is their range, and too short). p: "
-           "two-sided paired t-test over seeds against the claim's minimum effect, of correlations over cells; Holm p: corrected "
-           "over all claims of the profile. Supported or contradicted: Holm p below 0.05; undecided: these runs do not tell. "
-           "Seeds needed: to decide with a probability of 80 %, were mean and spread over many seeds as here; a rough guide.")
+           "two-sided paired t-test over seeds against the claim's minimum effect, of correlations over cells; a claim about each "
+           "of several cells has the effect of the weakest and an intersection-union test; the share of seeds that collapse has an "
+           "exact binomial test and interval. Holm p: corrected over all claims of the profile. Supported or contradicted: Holm p "
+           "below 0.05; undecided: these runs do not tell. Seeds needed: to decide with a probability of 80 %, were mean and "
+           "spread over many seeds as here; a rough guide.")
 COLUMNS = ("profile", "claim", "verdict", "effect", "interval", "minimum", "n", "p", "Holm p", "seeds needed")
 RIGHT = {"effect", "minimum", "n", "p", "Holm p", "seeds needed"}
 STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
 from scipy import stats
 
-from results.statistics import spearman_interval
-from results.tables import METRICS
+from results.statistics import binomial_p, clopper_pearson, spearman_interval
+from results.tables import METRICS, collapsed
 
 AT = ("all", "narrowest", "narrower", "growth")
-UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)"}
+OUTCOMES = ("collapsed", "not collapsed")
+UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)",
+         "collapse": "% of seeds"}
 MIN_CELLS = 4  # a rank correlation over fewer cells says nothing
+# Where a data set is scored in several ways: transfer sets of unequal classes by the mean over classes, as is the convention.
+SCORE_ORDER = ("mean_per_class", "top1")
 
 
 @dataclass(frozen=True)
-class OverCells:
-    """An effect over ``n`` cells, their means over seeds: the value, its 95 % bootstrap interval over cells, and a two-sided p."""
+class Judged:
+    """An effect whose test is not one over the differences of seeds: the value, its 95 % interval, of how many observations, and a
+    two-sided p.
+    """
 
     value: float
     interval: tuple[float, float]
@@ -36,18 +42,22 @@ class Effect:
     runs: tuple[str, ...]
     dataset: str = ""
     metric: str = ""
-    over: OverCells | None = None  # where the test is not one over seeds
+    over: Judged | None = None  # where the test is not one over seeds
     note: str = ""
+    each: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of a claim about every cell: the effects at the seeds
 
 
-def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
+           minimum: float = 0.0) -> Effect:
     """The effect of ``how`` (an entry of claims.yaml) on the runs of one grid and setting.
 
     Raises:
         LookupError: no seed has all the runs.
     """
     if measure == "score":
-        return _score(how, scores)
+        return _of_every_cell(how, scores) if how.get("every") else _score(how, scores)
+    if measure == "collapse":
+        return _collapse(how, metrics, minimum)
     if measure == "diagnostic":
         return _diagnostic(how, metrics)
     if measure == "correlation":
@@ -62,8 +72,10 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     linear probe, else k-NN.
     """
     found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")]
+    if how.get("task", "classification") == "classification":
+        found = found[found["label_fraction"].eq(1)]
     if "task" not in how:
-        found = found[found["dataset"].eq(found["pretrained_on"]) & found["label_fraction"].eq(1) & found["score"].eq("top1")]
+        found = found[found["dataset"].eq(found["pretrained_on"]) & found["score"].eq("top1")]
     if "dataset" in how:
         found = found[found["dataset"].str.startswith(how["dataset"])]
     known = list(dict.fromkeys([how["metric"]] if "metric" in how else [*METRICS, *found["metric"]]))
@@ -71,7 +83,19 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     if metric is None:
         wanted = " ".join(filter(None, [how.get("dataset"), how.get("metric"), how.get("task", "classification")]))
         raise LookupError(f"no scores of {wanted}")
-    return found[found["metric"].eq(metric)]
+    return _of_one_kind(found[found["metric"].eq(metric)])
+
+
+def _of_one_kind(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of one data set, of one way to count them, and of one model and schedule: where there are several, those that most
+    runs have.
+    """
+    for name in ("dataset", "score", "model", "schedule"):
+        counts = scores.groupby(name, dropna=False)["run"].nunique()
+        order = {value: place for place, value in enumerate(SCORE_ORDER)}
+        chosen = min(counts.index, key=lambda value, counts=counts, order=order: (order.get(value, 0), -counts[value], str(value)))
+        scores = scores[scores[name].eq(chosen)]
+    return scores
 
 
 def of_cells(rows: pd.DataFrame, patterns: Iterable[str]) -> pd.DataFrame:
@@ -83,6 +107,8 @@ def of_cells(rows: pd.DataFrame, patterns: Iterable[str]) -> pd.DataFrame:
 def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     scores = primary(scores, how)
     scores = scores.assign(width=scores["width"].round(6))
+    if "widths" in how:
+        scores = scores[scores["width"].isin([round(width, 6) for width in how["widths"]])]
     ahead, behind = (_by_seed_and_width(scores, how[side]) for side in ("better", "than"))
     widths = sorted(set(ahead.columns) & set(behind.columns), reverse=True)
     gain = 100 * (ahead - behind).reindex(columns=widths)
@@ -101,6 +127,44 @@ def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     first = scores.iloc[0]
     return Effect({int(seed): float(value) for seed, value in complete.mean(axis=1).items()}, _names(used), first["dataset"],
                   first["metric"])
+
+
+def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
+    """The effect of each cell of one side by itself, at the seeds that all have; the numbers are those of the weakest."""
+    side = how["every"]
+    parts = {cell: _score({**how, side: [cell]}, scores) for cell in how[side]}
+    seeds = sorted(set.intersection(*(set(part.by_seed) for part in parts.values())))
+    if not seeds:
+        raise LookupError(f"no seed has all of {', '.join([*how['better'], *how['than']])}")
+    each = {cell: tuple(part.by_seed[seed] for seed in seeds) for cell, part in parts.items()}
+    weakest = min(each, key=lambda cell: sum(each[cell]))
+    ranked = sorted(each, key=lambda cell: sum(each[cell]))
+    note = f"the weakest of {len(each)}: " + ", ".join(f"{cell} {sum(each[cell]) / len(seeds):+.2f}" for cell in ranked)
+    used = sorted({run for part in parts.values() for run in part.runs})
+    first = parts[weakest]
+    return Effect(dict(zip(seeds, each[weakest], strict=True)), tuple(used), first.dataset, first.metric, None, note, each)
+
+
+def _collapse(how: dict[str, Any], metrics: pd.DataFrame, minimum: float) -> Effect:
+    """Share of the seeds of ``cells`` that collapsed (or not) at the narrowest width measured, with an exact binomial interval and
+    test; the other widths stand in the note.
+    """
+    rows = of_cells(collapsed(metrics), how["cells"])
+    if rows.empty:
+        raise LookupError(f"no diagnostics of {' and '.join(how['cells'])}")
+    rows = rows.assign(hit=rows["collapsed"].eq(how["outcome"] == "collapsed"))
+    by_seed = rows.groupby(["seed", "width"])["hit"].all().unstack("width")
+    shares = {width: (int(found.sum()), len(found)) for width, found in ((w, by_seed[w].dropna()) for w in by_seed.columns)}
+    narrowest = min(shares)
+    hits, seeds = shares[narrowest]
+    low, high = clopper_pearson(hits, seeds)
+    over = Judged(100 * hits / seeds, (100 * low, 100 * high), seeds, binomial_p(hits, seeds, minimum / 100))
+    texts = []
+    for width in sorted(shares, reverse=True):
+        low, high = clopper_pearson(*shares[width])
+        texts.append(f"{shares[width][0]} of {shares[width][1]} at {width:g} [{100 * low:.0f}, {100 * high:.0f}]")
+    found = {int(seed): 100.0 * bool(hit) for seed, hit in by_seed[narrowest].dropna().items()}
+    return Effect(found, _names(rows), "", "collapse", over, f"seeds {how['outcome']}: " + ", ".join(texts))
 
 
 def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
@@ -162,7 +226,7 @@ def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFram
     cells, first = both.groupby("cell")[["value", "value_score"]].mean(), scores.iloc[0]
     low, high = spearman_interval(cells["value"], cells["value_score"])
     test = stats.spearmanr(cells["value"], cells["value_score"])
-    over = OverCells(-float(test.statistic), (-high, -low), len(cells), float(test.pvalue))
+    over = Judged(-float(test.statistic), (-high, -low), len(cells), float(test.pvalue))
     return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"], over,
                   f"over {len(cells)} cells, their means over {len(found)} seeds")
 

@@ -117,7 +117,7 @@ def _claim(verdict: Verdict, order: dict[str, str]) -> str:
     said = in_words(verdict)
     task = verdict.claim.how.get("task", "classification" if verdict.metric else "")
     facets = Facets(verdict.claim.grid, task, verdict.dataset, verdict.profile)
-    about = f"{verdict.profile} · grid {verdict.claim.grid}"
+    about = " · ".join(filter(None, [verdict.profile, f"grid {verdict.claim.grid}", verdict.claim.about]))
     lines = [f'<p><span class="verdict">{verdict.verdict}</span> · {escape(about)}</p>',
              f"<p>{escape(verdict.claim.statement)}</p>"]
     if verdict.verdict == NO_RUNS:

@@ -6,7 +6,7 @@ The unit is the seed: a run's score at one seed is one observation, however many
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -100,6 +100,32 @@ def seeds_needed(differences: Sequence[float], minimum: float, level: float, pow
         if stats.nct.sf(critical, n - 1, size * math.sqrt(n)) >= power:
             return n
     return most + 1
+
+
+def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934): covers the true one at least as often as ``level`` says."""
+    interval = stats.binomtest(hits, count).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def binomial_p(hits: int, count: int, share: float) -> float:
+    """Two-sided exact p of ``hits`` among ``count`` were the true proportion ``share``: twice the smaller tail, at most 1."""
+    return float(min(1.0, 2 * min(stats.binom.sf(hits - 1, count, share), stats.binom.cdf(hits, count, share))))
+
+
+def every_p(differences: Sequence[Sequence[float]], minimum: float, test: Callable[..., tuple[float, float]]) -> float:
+    """Two-sided p of the statement that the mean of *every* list of ``differences`` exceeds ``minimum``.
+
+    In favour: an intersection-union test, the largest p of all (Berger 1982), with no correction needed. Against it, one that falls
+    short is enough, so the smallest p counts, times their number (Bonferroni). Which of the two is decided by the weakest mean.
+    """
+    sides = [test(found, minimum) for found in differences]
+    if any(math.isnan(greater) for greater, _ in sides):
+        return math.nan
+    weakest = min(sum(found) / len(found) for found in differences)
+    if weakest > minimum:
+        return min(1.0, 2 * max(greater for greater, _ in sides))
+    return min(1.0, 2 * len(sides) * min(less for _, less in sides))
 
 
 TESTS = {"paired_t": paired_t, "sign_flip": sign_flip}

@@ -53,18 +53,25 @@ class RowSpec:
         return frame[keep]
 
 
-def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """``scores`` with a column ``collapsed``: the run's last diagnostics at that width are below the thresholds.
-
-    False where the run logged no diagnostics at that width.
-    """
+def collapsed(metrics: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and width with diagnostics (cell, run, seed, width): whether the last of these are below the thresholds."""
     limits = {"feature_std": COLLAPSE_STD, "projection_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK,
               "projection_rank": COLLAPSE_RANK}
     wanted = metrics[metrics["name"].isin(list(limits)) & metrics["value"].notna()]
     last = wanted.sort_values("step", kind="stable").drop_duplicates(["run", "name", "width"], keep="last")
     limit = last["name"].map(limits).astype("float64")
-    fallen = last[last["value"] < limit]
-    pairs = {(run, round(width, 6)) for run, width in zip(fallen["run"], fallen["width"], strict=True)}
+    marked = last.assign(collapsed=last["value"] < limit, width=last["width"].round(6))
+    return marked.groupby(["cell", "run", "seed", "width"], as_index=False)["collapsed"].any()
+
+
+def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """``scores`` with a column ``collapsed``: the run's last diagnostics at that width are below the thresholds.
+
+    False where the run logged no diagnostics at that width.
+    """
+    fallen = collapsed(metrics)
+    fallen = fallen[fallen["collapsed"]]
+    pairs = set(zip(fallen["run"], fallen["width"], strict=True))
     marks = [(run, round(width, 6)) in pairs for run, width in zip(scores["run"], scores["width"], strict=True)]
     return scores.assign(collapsed=marks)
 

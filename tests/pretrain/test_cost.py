@@ -100,3 +100,27 @@ def test_long_runs_are_estimated_from_a_sample_of_their_steps():
     one = {w: resnet_cost("resnet_small", w, 12)[0] + HEAD["projector"](w) + HEAD["predictor"](w) for w in (1.0, 0.75, 0.5, 0.25)}
     mean = one[1.0] + (one[0.75] + one[0.5] + one[0.25]) / 4
     assert training_flops(cfg, 100) == pytest.approx(3 * mean * 2 * 10 * 1000, rel=1e-9)
+
+
+# METHOD section 7, in full-width passes where a pass costs the square of its width: the integral of w^2 over what a step draws.
+RULES = {("sandwich", 3): (1.50, 3), ("dynamic", 3): (1.67, 2.5), ("sandwich", 4): (1.94, 4)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "n"), RULES)
+def test_a_steps_price_and_passes_are_those_of_the_method(rule, n, monkeypatch):
+    """Counted FLOPs of a wide network without a teacher, against one that trains its full width alone."""
+    monkeypatch.setattr("pretrain.cost.SAMPLES", 4000)
+    price, passes = RULES[rule, n]
+
+    def flops(**widths):
+        return training_flops(from_dict({
+            "model": {"arch": "resnet18_cifar", "projector_hidden": 8, "projector_out": 8, "predictor_hidden": 8},
+            "optimizer": {"epochs": 40, "batch_size": 10}, "widths": widths}), 1000)
+
+    ratio = flops(sampling=rule, per_step=n) / flops(min=1.0)
+    assert ratio == pytest.approx(price, rel=0.03)  # channels are rounded to eights and the image's three are not sliced
+    cfg = from_dict({"widths": {"sampling": rule, "per_step": n}}).widths
+    drawn = [sample_widths(cfg, 1, step, 4000, 40) for step in range(4000)]
+    assert sum(map(len, drawn)) / 4000 == passes
+    assert sum(width**2 for widths in drawn for width in widths) / 4000 == pytest.approx(price, rel=0.02)

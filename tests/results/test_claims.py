@@ -219,7 +219,7 @@ def test_verdicts_as_text_and_json(tmp_path):
     pair(tmp_path, [0.050, 0.052, 0.049, 0.051])
     verdicts = list(judge(tmp_path).values())
     lines = claims.markdown(verdicts).splitlines()
-    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {14}
+    assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {15}
     back = json.loads(json.dumps([verdict.record() for verdict in verdicts]))
     assert back[0]["claim"] == "naive-degrades" and back[0]["p"] is None
     assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import TESTS, bootstrap_interval, holm, paired_t, seeds_needed, sign_flip, spearman_interval
+from results.statistics import (
+    TESTS,
+    binomial_p,
+    bootstrap_interval,
+    clopper_pearson,
+    every_p,
+    holm,
+    paired_t,
+    seeds_needed,
+    sign_flip,
+    spearman_interval,
+)
 
 P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=6)
 
@@ -131,3 +142,39 @@ def test_errors_are_as_rare_as_holm_promises():
     rng = np.random.default_rng(0)
     wrong = sum(min(holm([min(1.0, 2 * min(paired_t(rng.normal(0, 1, 4)))) for _ in range(5)])) < 0.05 for _ in range(120))
     assert 1 <= wrong <= 14  # binomial(120, 0.05): 6 expected, this is 3.4 standard deviations; uncorrected 27 are expected
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 3), (2, 3), (3, 3), (5, 12), (1, 50)])
+def test_clopper_pearson_is_where_the_tails_are_a_fortieth(hits, count):
+    """By its definition: at the ends of the interval, as many or more (fewer) hits have a probability of 2.5 %."""
+    low, high = clopper_pearson(hits, count)
+
+    def at_most(most, share):
+        return sum(math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(most + 1))
+
+    assert low == 0 if hits == 0 else 1 - at_most(hits - 1, low) == pytest.approx(0.025)
+    assert high == 1 if hits == count else at_most(hits, high) == pytest.approx(0.025)
+
+
+def test_binomial_p_by_hand():
+    assert binomial_p(6, 6, 0.5) == pytest.approx(2 / 64) and binomial_p(0, 6, 0.5) == pytest.approx(2 / 64)
+    assert binomial_p(3, 3, 0.5) == pytest.approx(0.25) and binomial_p(1, 2, 0.5) == 1
+    assert binomial_p(2, 5, 0.1) == pytest.approx(2 * (1 - 0.9**5 - 5 * 0.1 * 0.9**4))
+
+
+def test_every_mean_must_exceed_the_minimum():
+    strong, weak, none = [3.0, 3.1, 2.9], [0.5, 0.8, 0.6], [0.2, -0.3, 0.1]
+    one_sided = {name: stats.ttest_1samp(found, 0, alternative="greater").pvalue
+                 for name, found in (("strong", strong), ("weak", weak))}
+    assert every_p([strong, weak], 0, paired_t) == pytest.approx(2 * one_sided["weak"])  # no correction for their number
+    assert every_p([strong, weak], 1, paired_t) == pytest.approx(
+        4 * stats.ttest_1samp(weak, 1, alternative="less").pvalue)  # but against it one of two is enough
+    assert every_p([strong, none], 0, paired_t) > 0.5 and math.isnan(every_p([strong, [1.0]], 0, paired_t))
+
+
+def test_every_p_holds_its_level_where_one_mean_is_at_the_minimum():
+    """The least favourable truth: one cell without an effect, the others far above. Two-sided 5 % is 2.5 % in favour."""
+    draw = np.random.default_rng(1)
+    samples = [[draw.normal(0, 1, 5), *draw.normal(9, 1, (3, 5))] for _ in range(1000)]
+    wrong = sum(found[0].mean() > 0 and every_p(found, 0, paired_t) < 0.05 for found in samples)
+    assert 0 < stats.binom.cdf(wrong, 1000, 0.025) < 0.9999

@@ -156,4 +156,13 @@ def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
     other = paper.Number(**{**same.__dict__, "arch": "resnet50"})
     table = paper.beside([same, other], load(root))
     assert [row.scores[0] and round(row.scores[0].mean, 4) for row in table.rows] == [0.825, None]
-    assert table.rows[0].labels[6:] == ("80.0", "https://example.org, Table 1")
+    assert table.rows[0].labels[7:] == ("80.0", "https://example.org, Table 1")
+
+
+def test_a_published_number_has_the_decimals_of_its_source_and_says_the_recipe(root):
+    table = paper.beside(paper.published(), load(root))
+    shown = {(row.labels[0], row.labels[3], row.labels[1]): row.labels[7] for row in table.rows}
+    assert shown["BYOL", "cifar10", "solo-learn, online classifier"] == "92.58"
+    assert shown["BYOL", "imagenet", "solo-learn, offline linear"] == "68.37"
+    assert shown["BYOL", "imagenet", "lightly, batch 256"] == "62.5"  # the same method, six points apart
+    assert {value for (method, *_), value in shown.items() if method == "US3L"} == {"—"}
