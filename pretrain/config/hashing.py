@@ -5,16 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from pathlib import Path
 
 from pretrain.config.schema import Config, to_dict
-
-# What decides neither the data nor the mathematics of a run is left out of its hash.
-NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
-              "train.tensorboard", "diagnostics", "evaluation")
-# Other runs count by name: a moved tree of runs is the same. A teacher's weights are checked in training.
-OTHER_RUNS = (("objective", "seed_teacher"), ("derived", "source"))
+from rundir.experiment import NOT_HASHED, OTHER_RUNS, run_name
 
 
 def config_hash(cfg: Config) -> str:
@@ -30,10 +23,8 @@ def config_hash(cfg: Config) -> str:
         for parent in parents:
             section = section[parent]
         section.pop(last)
-    for section, key in OTHER_RUNS:
-        if content[section][key]:
-            other = Path(content[section][key])
-            content[section][key] = (other.parent if other.suffix == ".pt" else other).name
+    for section, key in (dotted.split(".") for dotted in OTHER_RUNS):
+        content[section][key] = run_name(content[section][key])  # a moved tree of runs is the same
     return hashlib.sha256(json.dumps(_difference(content, _defaults(type(cfg))), sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import yaml
 
 from pretrain import config
 from pretrain.config import Config, config_hash
+from rundir import experiment
 
 
 def test_a_key_added_at_its_default_renames_no_run():
@@ -62,7 +62,12 @@ def test_no_default_has_changed():
             else:
                 assert now[key] == value, key
 
-    check(yaml.safe_load((Path(__file__).parent / "defaults.yaml").read_text()), config.to_dict(Config()))
+    check(yaml.safe_load(experiment.DEFAULTS.read_text()), config.to_dict(Config()))
+
+
+def test_every_default_is_written_down():
+    """Reports read configs of older versions, which lack the newest keys: add those and their defaults to rundir/defaults.yaml."""
+    assert sorted(experiment.defaults()) == sorted(key for key, _ in experiment._flat(config.to_dict(Config())))
 
 
 def test_names_stay_from_version_to_version():

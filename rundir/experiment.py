@@ -1,0 +1,57 @@
+"""What makes two runs the same experiment but for the seed: their configs, without what changes no number.
+
+``defaults.yaml`` beside this file holds every default of the config: a run's name leaves out what is at its default, and a key that
+an older run's config.yaml does not have is at its default. So a default never changes, and a new key is added there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rundir.files import read_yaml
+
+DEFAULTS = Path(__file__).with_name("defaults.yaml")
+# What decides neither the data nor the mathematics of a run.
+NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
+              "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
+              "train.tensorboard", "diagnostics", "evaluation")
+# Keys that name another run, of the same seed, by its directory or a checkpoint in it. Its weights are checked in training.
+OTHER_RUNS = ("objective.seed_teacher", "derived.source")
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Every key of the config, dotted, with its default."""
+    return dict(_flat(read_yaml(DEFAULTS)))
+
+
+def changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resolved config says otherwise than the defaults, by dotted key; lists count whole.
+
+    Two runs with equal changes are one experiment with two seeds, if they learned from the same data, and of equal teachers.
+    """
+    known = defaults()
+    said = {key: value for key, value in _flat(config) if not _left_out(key)}
+    return {key: value for key, value in said.items()
+            if key not in known or known[key] != value or isinstance(known[key], bool) != isinstance(value, bool)}  # True == 1
+
+
+def run_name(place: str) -> str:
+    """The name of the run directory that ``place`` is, or is a checkpoint of; "" for none."""
+    path = Path(place)
+    return path.parent.name if path.suffix == ".pt" else path.name
+
+
+def _left_out(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in (*NOT_HASHED, *OTHER_RUNS, "format", "seed"))
+
+
+def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
