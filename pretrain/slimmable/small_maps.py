@@ -6,9 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Output pixels up to which it is the faster one, measured (benchmarks/README.md): without AVX-512, oneDNN's weight gradient is slow
-# on larger maps too.
-LARGEST = 64 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
+
+def largest(capability: str) -> int:
+    """Output pixels up to which it is the faster one on a processor of that ``capability``, as torch names it; measured
+    (benchmarks/README.md): with AVX2 but without AVX-512, oneDNN's weight gradient is slow on larger maps too."""
+    return 64 if capability == "AVX2" else 16
+
+
+LARGEST = largest(torch.backends.cpu.get_cpu_capability())
 
 
 def suits(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:

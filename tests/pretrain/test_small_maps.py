@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.slimmable import SlimmableConv2d, SlimmableLinear, at_width, sliced_once
+from pretrain.slimmable import SlimmableConv2d, SlimmableLinear, at_width, sliced_once, small_maps
 from pretrain.slimmable.slices import cut
 from pretrain.slimmable.small_maps import small_map_conv2d, suits
 
@@ -34,9 +34,13 @@ def test_gradients_are_those_of_a_convolution_in_float64(images, inputs, outputs
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_used_for_maps_of_up_to_sixteen_pixels_only_where_a_gradient_is_wanted():
+@pytest.mark.parametrize(("capability", "most"), [("AVX2", 64), ("AVX512", 16), ("DEFAULT", 16)])
+def test_it_is_used_for_maps_of_so_many_pixels_only_where_a_gradient_is_wanted(monkeypatch, capability, most):
+    assert small_maps.largest(capability) == most
+    monkeypatch.setattr(small_maps, "LARGEST", most)
     weight = torch.randn(8, 8, 3, 3, requires_grad=True)
-    small, large = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 9, 8)
+    side = int(most ** 0.5)
+    small, large = torch.randn(2, 8, side, side), torch.randn(2, 8, side + 1, side)
     assert suits(small, weight, 1, 1) and not suits(large, weight, 1, 1) and suits(large, weight, 2, 1)
     assert not suits(small, weight.detach(), 1, 1) and not suits(small.double(), weight, 1, 1)
     assert not suits(small, torch.randn(8, 8, 1, 1, requires_grad=True), 1, 0)
@@ -44,6 +48,10 @@ def test_it_is_used_for_maps_of_up_to_sixteen_pixels_only_where_a_gradient_is_wa
         assert not suits(small, weight, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         assert not suits(small, weight, 1, 1)
+
+
+def test_this_processors_own_limit_is_used():
+    assert small_maps.LARGEST == small_maps.largest(torch.backends.cpu.get_cpu_capability())
 
 
 def test_a_gradient_is_asked_for_the_weight_alone_where_the_image_has_none():
