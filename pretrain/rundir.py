@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
-import platform
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 import yaml
 
 from pretrain.errors import UserError
+from pretrain.provenance import environment, kind
 from rundir.records import identity
 
 FORMAT = 1
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "omegaconf")
 
 
 def now() -> str:
@@ -160,8 +155,7 @@ class RunDirectory:
 
     def add_records(self, records: Iterable[dict]) -> None:
         """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
-        with open(self.path / ".result.lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two evaluations may end at once; neither may lose the other's records
+        with self._exclusive():
             merged = {identity(record): record for record in self.records()}
             for record in records:
                 merged.pop(identity(record), None)
@@ -174,9 +168,41 @@ class RunDirectory:
         return self._read_json("provenance.json") or {}
 
     def add_provenance(self, **details) -> None:
-        """Write or extend ``provenance.json``: commit, packages, hardware and command as they are now, plus ``details``."""
-        current = {**describe_environment(), **self.provenance(), **details}
-        write_atomically(self.path / "provenance.json", json.dumps(current, indent=1))
+        """Write or extend ``provenance.json``: commit, packages, hardware and command as they were first, plus ``details``."""
+        with self._exclusive():
+            self._write_provenance({"format": FORMAT, **environment(), **self.provenance(), **details})
+
+    def add_stretch(self, work: str, execution: dict, **place) -> str:
+        """Note in ``provenance.json`` what ``work`` (pretraining, evaluation, ...) is done on from now on; returns its kind.
+
+        execution: ``device`` and what else :func:`pretrain.provenance.kind` names; ``place``: where the work begins again, for
+        example ``step``. Nothing is added where the stretch of that work before is the same. ``kinds`` holds the different kinds by
+        work, in the order they came.
+        """
+        now_here = environment()
+        found = kind(now_here["hardware"], execution)
+        here = {"work": work, "kind": found, "git_commit": now_here["git_commit"], "packages": now_here["packages"],
+                "hardware": now_here["hardware"], "execution": execution}
+        with self._exclusive():
+            known = {"format": FORMAT, **now_here, **self.provenance()}
+            stretches, kinds = known.get("stretches", []), known.get("kinds", {})
+            last = next((stretch for stretch in reversed(stretches) if stretch["work"] == work), {})
+            if {name: last.get(name) for name in here} != here:
+                of_work = kinds.get(work, [])
+                known["stretches"] = [*stretches, {**here, "since": now(), **place}]
+                known["kinds"] = {**kinds, work: of_work if found in of_work else [*of_work, found]}
+                self._write_provenance(known)
+        return found
+
+    def _write_provenance(self, content: dict) -> None:
+        write_atomically(self.path / "provenance.json", json.dumps(content, indent=1))
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Two evaluations may end at once; neither may lose what the other writes."""
+        with open(self.path / ".result.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _read_json(self, name: str) -> dict | None:
         path = self.path / name
@@ -191,18 +217,3 @@ class RunDirectory:
         if content.get("format") != FORMAT:
             raise UserError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
         return content
-
-
-def describe_environment() -> dict:
-    """Commit, package versions, hardware and command of this process."""
-    root = Path(__file__).resolve().parent.parent
-    commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-                            capture_output=True, text=True)
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "format": FORMAT,
-        "git_commit": commit.stdout.strip() or None,
-        "packages": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus},
-        "command": sys.argv,
-    }

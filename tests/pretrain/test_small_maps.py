@@ -51,7 +51,7 @@ def test_it_is_used_for_maps_of_so_many_pixels_only_where_a_gradient_is_wanted(m
 
 
 def test_this_processors_own_limit_is_used():
-    assert small_maps.LARGEST == small_maps.largest(torch.backends.cpu.get_cpu_capability())
+    assert small_maps.largest(torch.backends.cpu.get_cpu_capability()) == small_maps.LARGEST
 
 
 def test_a_gradient_is_asked_for_the_weight_alone_where_the_image_has_none():

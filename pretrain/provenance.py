@@ -1,0 +1,122 @@
+"""Where numbers come from: commit, packages, and everything about a machine and a process that decides how sums are rounded.
+
+Sums are taken in another order, and so rounded otherwise, with another number of threads, instruction set, library, memory format or
+number of processes, and training makes points of accuracy of that. Two runs of one experiment end with equal numbers where all of this is equal.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "omegaconf")
+# Variables that limit or choose what torch, oneDNN, MKL, OpenBLAS and CUDA compute with.
+LIMITS = re.compile(r"(ATEN_CPU|ONEDNN|DNNL|MKL|OPENBLAS|BLIS|OMP|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW_TF32|TORCH_CUDNN)_\w+")
+LIBRARIES = re.compile(r"(Intel\(R\) )?(oneAPI )?(Math Kernel Library|MKL|OpenBLAS|ACL|CuDNN)")
+NO_LIMITS = re.compile(r".*(VERBOSE|DISPLAY|WARNINGS|_LOG\w*)")
+# They would have git describe another repository than the one that is asked for.
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+
+
+def environment() -> dict:
+    """Commit, package versions, hardware and command of this process."""
+    return {"git_commit": git_commit(ROOT), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+            "hardware": hardware(), "command": sys.argv}
+
+
+def version(package: str) -> str | None:
+    """The version that is installed; None where none is, by that name."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit(root: Path) -> str | None:
+    """The commit of the checkout ``root``, ``-dirty`` where files were changed since.
+
+    None where ``root`` is no checkout itself (unpacked inside another repository, it has not that one's commit), or without git.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != root.resolve():
+        return None
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(root: Path, *words: str) -> str:
+    own = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, errors="replace", env=own,
+                              timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def hardware() -> dict:
+    """This machine and what of it this process computes with.
+
+    ``capability``: torch's instruction set; ``limits``: variables that change what libraries use; ``threads``: of one operation.
+    """
+    limits = {name: value for name, value in sorted(os.environ.items()) if LIMITS.fullmatch(name) and not NO_LIMITS.fullmatch(name)}
+    return {"machine": platform.machine(), "cpu": _processor(), "caches": _caches(), "cores": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "limits": limits,
+            "libraries": _libraries(), "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda if torch.cuda.is_available() else None}
+
+
+def _processor() -> str:
+    """Model, and family, model and stepping in numbers, since what virtual machines call theirs says little."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [known[key] for key in ("cpu family", "model", "stepping") if key in known]
+    name = known.get("model name") or known.get("CPU part") or platform.machine()
+    return f"{name} ({'/'.join(numbers)})" if numbers else name
+
+
+def _caches() -> list[str]:
+    """Sizes of the first core's data caches, which decide how matrices are cut: ``["L1 48K", "L2 1024K"]``."""
+    found = []
+    for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((place / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found.append(f"L{level} {size}")
+    return found
+
+
+def _libraries() -> list[str]:
+    """torch's libraries of linear algebra and convolution, with their versions."""
+    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
+    return [line for line in lines if LIBRARIES.match(line)] + re.findall(r"\bBLAS_INFO=\w+", " ".join(lines))
+
+
+def kind(machine: dict, execution: dict) -> str:
+    """What numbers depend on beside commit and packages, in one line: ``AMD EPYC (26/2/1) AVX512, 1 thread, fp32``.
+
+    machine: :func:`hardware`; execution: ``device`` and, where they are known, ``processes``, ``precision``, ``memory_format`` and
+    ``compile``.
+    """
+    if str(execution.get("device", "cpu")).startswith("cuda"):
+        parts = [str((machine["gpus"] or ["GPU"])[0]), f"CUDA {machine['cuda']}"]
+    else:
+        threads = machine["threads"]
+        parts = [f"{machine['cpu']} {machine['capability']}", f"{threads} thread{'s' if threads > 1 else ''}"]
+        parts += [f"{name}={value}" for name, value in machine["limits"].items() if "THREADS" not in name]
+    if execution.get("processes", 1) > 1:
+        parts.append(f"{execution['processes']} processes")
+    parts += [str(execution[name]) for name in ("precision", "memory_format") if execution.get(name)]
+    return ", ".join([*parts, *(["compiled"] if execution.get("compile") else [])])
