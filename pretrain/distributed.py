@@ -36,6 +36,15 @@ class Processes:
         return bool(found)
 
 
+    def gathered(self, thing: object) -> list:
+        """Every process's ``thing``, by rank; all must give theirs."""
+        if self.world_size == 1:
+            return [thing]
+        found = [None] * self.world_size
+        dist.all_gather_object(found, thing)
+        return found
+
+
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """``auto`` is this process's GPU where there is one, else the CPU; anything else is taken at its word.
 

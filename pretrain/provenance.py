@@ -1,7 +1,7 @@
 """Where numbers come from: commit, packages, and everything about a machine and a process that decides how sums are rounded.
 
-Sums are taken in another order, and so rounded otherwise, with another number of threads, instruction set, library, memory format or
-number of processes, and training makes points of accuracy of that. Two runs of one experiment end with equal numbers where all of this is equal.
+With other threads, instructions, libraries, memory formats or processes, sums are taken in another order and so rounded otherwise,
+and training makes points of accuracy of that. Two runs of one experiment end with equal numbers where all of this is equal.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from pretrain.lazy import Lazy
 
+torch = Lazy("torch")
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "omegaconf")
 # Variables that limit or choose what torch, oneDNN, MKL, OpenBLAS and CUDA compute with.

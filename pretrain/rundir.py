@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -172,17 +172,18 @@ class RunDirectory:
         with self._exclusive():
             self._write_provenance({"format": FORMAT, **environment(), **self.provenance(), **details})
 
-    def add_stretch(self, work: str, execution: dict, **place) -> str:
-        """Note in ``provenance.json`` what ``work`` (pretraining, evaluation, ...) is done on from now on; returns its kind.
+    def add_stretch(self, work: str, execution: dict, machines: Sequence[dict] = (), **place) -> str:
+        """Note in ``provenance.json`` on what ``work`` (pretraining, evaluation, ...) is done from now on; returns its kind.
 
-        execution: ``device`` and what else :func:`pretrain.provenance.kind` names; ``place``: where the work begins again, for
-        example ``step``. Nothing is added where the stretch of that work before is the same. ``kinds`` holds the different kinds by
-        work, in the order they came.
+        execution: ``device`` and what else :func:`pretrain.provenance.kind` names; machines: the hardware of each process, by
+        default of this one; place: where the work begins again, for example ``step``. Nothing is added where the stretch of that
+        work before is the same. ``kinds`` holds the different kinds by work, in the order they came.
         """
         now_here = environment()
-        found = kind(now_here["hardware"], execution)
+        machines = list({json.dumps(machine): machine for machine in machines or [now_here["hardware"]]}.values())
+        found = " and ".join(dict.fromkeys(kind(machine, execution) for machine in machines))
         here = {"work": work, "kind": found, "git_commit": now_here["git_commit"], "packages": now_here["packages"],
-                "hardware": now_here["hardware"], "execution": execution}
+                "machines": machines, "execution": execution}
         with self._exclusive():
             known = {"format": FORMAT, **now_here, **self.provenance()}
             stretches, kinds = known.get("stretches", []), known.get("kinds", {})

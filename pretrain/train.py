@@ -35,6 +35,7 @@ from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
 from pretrain.progress import Reporter, reporting
+from pretrain.provenance import hardware
 from pretrain.rundir import RunDirectory, now
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
@@ -187,13 +188,20 @@ class Trainer:
         payload = checkpoint.load_latest(self.run.path)
         if payload is not None:
             self._restore(payload)
+        machines = self.group.gathered(hardware())
         if not self.group.first:
             return
         if payload is None:
             self.run.write_config(to_yaml(self.cfg))
             self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0)
+        self.run.add_stretch("pretraining", self._execution(), machines, step=self.step_count)
         self.run.truncate_metrics(self.step_count)
         self.run.set_status("running", epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
+
+    def _execution(self) -> dict:
+        train = self.cfg.train
+        return {"device": str(self.device), "processes": self.group.world_size, "precision": train.precision,
+                "memory_format": "channels_last" if train.channels_last else "contiguous", "compile": train.compile}
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
         per_epoch, cfg = self.batches.steps_per_epoch, self.cfg

@@ -46,7 +46,8 @@ def uncounted(monkeypatch):
 
 def test_what_a_run_writes(uninterrupted):
     assert sorted(os.listdir(uninterrupted)) == sorted([
-        ".lock", "config.yaml", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt", "provenance.json"])
+        ".lock", ".result.lock", "config.yaml", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt",
+        "provenance.json"])
     there = RunDirectory(uninterrupted)
     assert config.from_dict(there.read_config()) == tiny.tiny()
     status = there.status()
