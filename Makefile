@@ -70,7 +70,7 @@ test-slurm: setup slurm-packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m slurm tests/slurm
 
 slurm-packages: setup
-	@need=$$($(PY) slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@need=$$($(PY) tests/slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Slurm: $$need"; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$need >/dev/null; } || echo "Slurm could not be installed; its tests will skip"; \
 	fi

@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
-from slurm.jobs import Unfinished
+from slurm.jobs import Left, Unfinished
 from transfer.classification import evaluate
 from transfer.classification.evaluation import is_own, own_record
 
@@ -45,9 +45,8 @@ def trained(directory: Path) -> bool:
 def execute(run: Run) -> None:
     """Train ``run`` if it is not trained and evaluate what has no score; holds the run directory throughout.
 
-    A run that another launcher holds is left to it.
-
     Raises:
+        Left: another process holds the run directory: the run is left to it.
         UserError: the run that this one needs is not trained.
     """
     _check_needed(run)
@@ -58,8 +57,10 @@ def execute(run: Run) -> None:
             _record_command(run, directory)
             if missing_scores(run):
                 _evaluate(run, directory, run.cfg.evaluation.protocols)
-    except Busy as busy:
-        print(f"left alone: {busy}", flush=True)
+    except Busy:
+        status = directory.status()
+        who = f"process {status['pid']} on {status['host']}" if status.get("pid") and status.get("host") else "another process"
+        raise Left(f"{who} holds {directory.path}") from None
 
 
 def train(run: Run) -> None:

@@ -117,11 +117,3 @@ def _flops_of_steps(cfg: Config, widths: list[float], batch: int, steps: int) ->
     fixed["optimizer"] |= {"epochs": 1, "warmup_epochs": 0, "batch_size": batch}
     fixed["regularizer"] |= {"kind": "none"}
     return training_flops(config.from_dict(fixed), batch * steps)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: ``48 s``, ``12 min``, ``3.5 h``, ``2.1 d``."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

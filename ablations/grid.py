@@ -61,6 +61,22 @@ class Run:
         return config.usable_widths(self.cfg, self.cfg.evaluation.widths)
 
 
+def to_plain(run: Run) -> dict:
+    """``run`` in JSON's types, from which :func:`from_plain` makes it again: its config by what differs from the defaults."""
+    return {"cell": run.cell, "config": config.changed(run.cfg), "directory": str(run.directory),
+            "needs": None if run.needs is None else str(run.needs), "command": list(run.command)}
+
+
+def from_plain(plain: dict) -> Run:
+    """The run of which :func:`to_plain` made this. Raises :class:`UserError` where the config is wrong."""
+    try:
+        needs = None if plain["needs"] is None else Path(plain["needs"])
+        return Run(str(plain["cell"]), config.from_dict(plain["config"]), Path(plain["directory"]), needs,
+                   tuple(map(str, plain["command"])))
+    except (KeyError, TypeError):
+        raise UserError("this is not a run of a grid; start the grid again") from None
+
+
 def grids() -> list[str]:
     """Names of the grids that come with the project."""
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))

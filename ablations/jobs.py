@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cell import finished, missing_scores, score, train, trained
-from ablations.grid import Run
+from ablations.grid import Run, from_plain, to_plain
 from pretrain.stopping import request_stop
 from results import report
 from results.frame import InputError
+from slurm.calls import from_ledger
 from slurm.jobs import Job
 from slurm.overview import overview
 from transfer.classification.evaluation import TRAINING_PROTOCOLS
@@ -27,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path) -> list[Job]:
     """Jobs for what is ``missing`` of ``every`` run of the grid in ``folder``, each behind those it needs; the report last."""
     made = [job for run in missing for job in stages(run)]
-    return [*made, Job("report", write_report, (folder, list(every)), "report", last=True)]
+    return [*made, Job("report", report_job, (str(folder), [to_plain(run) for run in every]), "report", last=True)]
 
 
 def stages(run: Run) -> list[Job]:
@@ -35,7 +36,8 @@ def stages(run: Run) -> list[Job]:
     made, after = [], ()
     if not trained(run.directory):
         needs = () if run.needs is None or trained(run.needs) else (training(run.needs),)
-        made.append(Job(training(run.directory), train, (run,), "pretrain", needs, directory=run.directory, stop=request_stop))
+        made.append(Job(training(run.directory), train_job, (to_plain(run),), "pretrain", needs, directory=run.directory,
+                        stop=stop_job))
         after = (training(run.directory),)
     asked = {protocol for protocol, _ in missing_scores(run)}
     protocols = [name for name in run.cfg.evaluation.protocols if name in asked]
@@ -43,8 +45,32 @@ def stages(run: Run) -> list[Job]:
     for group in [together, *([name] for name in protocols if name in TRAINING_PROTOCOLS)]:
         if group:
             name = f"{run.directory.name}.{'+'.join(group)}"
-            made.append(Job(name, score, (run, group), "transfer", after, directory=run.directory))
+            made.append(Job(name, score_job, (to_plain(run), group), "transfer", after, directory=run.directory))
     return made
+
+
+@from_ledger
+def train_job(run: dict) -> None:
+    """The job that trains this run (:func:`ablations.grid.to_plain`)."""
+    train(from_plain(run))
+
+
+@from_ledger
+def score_job(run: dict, protocols: list[str]) -> None:
+    """The job that evaluates this trained run by these protocols."""
+    score(from_plain(run), protocols)
+
+
+@from_ledger
+def report_job(folder: str, runs: list[dict]) -> None:
+    """The job that writes the report of the grid in ``folder``."""
+    write_report(Path(folder), [from_plain(run) for run in runs])
+
+
+@from_ledger
+def stop_job() -> None:
+    """Tell the training in this process to save and stop."""
+    request_stop()
 
 
 def training(directory: Path) -> str:

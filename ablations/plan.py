@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ablations.estimate import duration
 from ablations.grid import Run
 from ablations.jobs import graph
 from pretrain.cost import training_flops
@@ -18,10 +17,11 @@ from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
 from slurm import squeue
 from slurm.arrays import Array, plan, spec
+from slurm.clock import duration
 from slurm.jobs import InputError
 from slurm.ledger import Ledger
 from slurm.settings import Cluster
-from slurm.submit import MAX_INDEX, batch_lines, in_queue
+from slurm.submit import MAX_INDEX, batch_lines, environment_lines, in_queue
 
 
 def show_graph(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, images: int, folder: Path) -> None:
@@ -39,6 +39,8 @@ def show_graph(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, im
         table.add_row(str(number), array.kind, spec(list(array.jobs)), str(cluster.kinds[array.kind].array_parallelism),
                       _waits(array), first.name)
     console.print(table)
+    for line in environment_lines(cluster, sorted({array.kind for array in arrays})):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for kind in dict.fromkeys(array.kind for array in arrays):
         console.print(f"sbatch parameters of {kind} jobs:", markup=False, highlight=False)
         for line in batch_lines(cluster, kind, folder.name, folder / "slurm"):
@@ -53,7 +55,7 @@ def _from_slurm(folder: Path) -> tuple[dict[str, str], int]:
     if not squeue.available():
         return {}, MAX_INDEX
     try:
-        return in_queue(ledger) if ledger.path.exists() else {}, squeue.largest_array()
+        return in_queue(ledger, settle=False) if ledger.path.exists() else {}, squeue.largest_array()
     except InputError:
         return {}, MAX_INDEX
 

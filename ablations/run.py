@@ -25,7 +25,7 @@ from rich.table import Table
 
 from ablations import grid as grids
 from ablations.cell import execute, finished
-from ablations.estimate import duration, estimates
+from ablations.estimate import estimates
 from ablations.grid import Run
 from ablations.jobs import KINDS, graph, missing_lines
 from ablations.plan import show_graph
@@ -33,9 +33,11 @@ from pretrain import config, data
 from pretrain.errors import UserError, cli
 from results import report
 from slurm import settings
+from slurm.clock import duration
 from slurm.executors import EXECUTORS, run_all
 from slurm.jobs import Job, Outcome
 from slurm.settings import Cluster
+from slurm.submit import environment_lines
 
 BASE_SEED = 100  # METHOD section 6
 
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Expand, run what is missing, report. Returns 1 if a run failed."""
+    """Expand, run what is missing, report. Returns 1 if a run failed, or was left to another launcher that is not done with it."""
     words, overrides = config.split_overrides(_joined(sys.argv[1:] if argv is None else argv))
     arguments = parser().parse_args(words)
     cluster = cluster_settings(arguments)
@@ -96,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if cluster:
         return launch_on_slurm(missing, runs, cluster, arguments)
-    failed = launch(missing, arguments)
+    unfinished = launch(missing, arguments)
     report.show(report.build(arguments.runs / arguments.grid))
-    return 1 if failed else 0
+    return 1 if unfinished else 0
 
 
 def choose_profile(name: str) -> str:
@@ -177,7 +179,7 @@ def show_plan(runs: Sequence[Run], missing: Sequence[Run], images: int) -> None:
 
 
 def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcome]:
-    """Run ``missing``; returns the outcomes that failed, which are also printed."""
+    """Run ``missing``; returns the outcomes that failed or were left to another launcher, which are also printed."""
     jobs = [Job(run.directory.name, execute, (run,)) for run in missing]
     started, ended = time.monotonic(), 0
 
@@ -187,19 +189,24 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
             print(f"start {outcome.name}", flush=True)
             return
         ended += 1
-        text = "done" if outcome.state == "done" else f"FAILED: {outcome.error} (log: {outcome.log})"
+        text = {"done": "done", "left": f"left to another launcher: {outcome.error}"}.get(
+            outcome.state, f"FAILED: {outcome.error} (log: {outcome.log})")
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
     outcomes = []
     for wave in waves(missing):
         outcomes += run_all([job for job, run in zip(jobs, missing, strict=True) if run in wave], arguments.executor,
                             arguments.runs / arguments.grid / "logs", arguments.parallel, torch.cuda.device_count(), tell)
+    ended_by_now = {run.directory.name for run in missing if finished(run)}
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    for outcome in failed:
-        print(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
+    left = [outcome for outcome in outcomes if outcome.state == "left" and outcome.name not in ended_by_now]
+    for outcome in [*failed, *left]:
+        print(f"{outcome.state}: {outcome.name}: {outcome.error}", file=sys.stderr)
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
-    return failed
+    if left:
+        print(f"{len(left)} runs are left to another launcher; run the same command again when it has ended", file=sys.stderr)
+    return [*failed, *left]
 
 
 def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, arguments: argparse.Namespace) -> int:
@@ -223,6 +230,8 @@ def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluste
             print(f"[{counts['done'] + counts['failed']}/{len(jobs)}] {outcome.name}: done", flush=True)
 
     if missing:
+        for line in environment_lines(cluster, sorted({job.kind for job in jobs})):
+            print(line, flush=True)
         run_all(jobs, "slurm", folder / "logs", on_update=tell, cluster=cluster, wait=arguments.wait)
         if not arguments.wait:
             tell_submitted()

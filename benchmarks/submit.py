@@ -2,8 +2,8 @@
 
     python benchmarks/submit.py [--cells 1000]
 
-Starts a throw-away Slurm (slurm/throwaway.py), in which the jobs are held, and stops it at the end. Two launches, each a process of
-its own: the first submits everything, the second nothing. Prints seconds of wall time and of CPU.
+Starts a throw-away Slurm (tests/slurm/throwaway.py), in which the jobs are held, and stops it at the end. Two launches, each a
+process of its own: the first submits everything, the second nothing. Prints seconds of wall time and of CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from slurm.throwaway import ThrowAwayCluster, missing
+from tests.slurm.throwaway import ThrowAwayCluster, missing
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = 20  # of the guidelines grid at its four widths

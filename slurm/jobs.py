@@ -20,6 +20,10 @@ class Unfinished(Exception):
     """A job's function was asked to stop, has left what it did on the disk, and goes on from there when called again."""
 
 
+class Left(Exception):
+    """Another process is at what the job would do: neither done nor failed, and left to that one. The message says to whom."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One call, ``function(*args)``, under a name that is unique in its launch.
@@ -59,20 +63,20 @@ def file_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a job stands. Only ``on_update`` sees ``running``: what an executor returns is ``done`` or ``failed``, or
-    ``submitted`` where nobody waited for it.
+    """Where a job stands. Only ``on_update`` sees ``running``: what an executor returns is ``done``, ``failed``, ``left`` where
+    the function raised :class:`Left`, or ``submitted`` where nobody waited for it.
 
-    ``error`` is one line, empty unless failed; the whole traceback is in ``log`` (None where nothing was written).
+    ``error`` is one line, empty unless failed or left; the whole traceback is in ``log`` (None where nothing was written).
     """
 
     name: str
-    state: Literal["submitted", "running", "done", "failed"]
+    state: Literal["submitted", "running", "done", "failed", "left"]
     error: str = ""
     log: Path | None = None
 
 
-def attempt(function: Callable[..., object], args: tuple, log: Callable[[], TextIO]) -> str:
-    """Call ``function(*args)``; return "" or, where it raised, one line that says what.
+def attempt(function: Callable[..., object], args: tuple, log: Callable[[], TextIO]) -> tuple[str, str]:
+    """Call ``function(*args)``; return how that ended, ``done``, ``left`` or ``failed``, and unless done one line that says why.
 
     The traceback goes to the stream that ``log()`` opens. ``sys.exit`` in a job is a failure too; Ctrl-C is not caught, nor is
     :class:`Unfinished`.
@@ -81,11 +85,13 @@ def attempt(function: Callable[..., object], args: tuple, log: Callable[[], Text
         function(*args)
     except Unfinished:
         raise
+    except Left as left:
+        return "left", " ".join(str(left).split())
     except (Exception, SystemExit) as error:
         with log() as stream:
             traceback.print_exc(file=stream)
-        return describe(error)
-    return ""
+        return "failed", describe(error)
+    return "done", ""
 
 
 def describe(error: BaseException) -> str:

@@ -7,17 +7,18 @@ nothing. Written under a lock, read without.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-from slurm.jobs import InputError, file_name
+from slurm import clock
+from slurm.calls import rebuilt
+from slurm.files import SHARED, NotOwn, read_text
+from slurm.jobs import InputError, Job, file_name
 
 FORMAT = 1
 NAME = "ledger.jsonl"
@@ -25,7 +26,7 @@ NAME = "ledger.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """A submitted job: ``task`` is its Slurm id, ``ARRAY_INDEX``; the rest is what submitting it again takes."""
+    """A submitted job: ``task`` is its Slurm id, ``ARRAY_INDEX``; the rest is what showing it and submitting it again take."""
 
     name: str
     task: str
@@ -34,8 +35,23 @@ class Entry:
     last: bool
     directory: str
     log: str
-    pickled: str  # submitit's file of the call
+    pickled: str  # submitit's file of the call, for the job's own process; nobody else reads it
     submitted: str  # when
+    call: dict | None = None  # as slurm/calls.py describes it; None where it cannot be
+
+    @classmethod
+    def read(cls, job: dict, time: str) -> Entry:
+        """The entry of a job in a line of the ledger. Raises KeyError, TypeError or ValueError where it is none."""
+        texts = {name: job[name] for name in ("name", "task", "kind", "directory", "log", "pickled")}
+        if not all(isinstance(value, str) for value in (*texts.values(), *job["after"])):
+            raise ValueError("a name must be a text")
+        return cls(**texts, after=tuple(job["after"]), last=bool(job["last"]), submitted=time, call=job.get("call"))
+
+    def job(self) -> Job:
+        """The job, to be submitted again. Raises :class:`InputError` where the ledger does not hold its call."""
+        function, args, stop = rebuilt(self.call, self.name)
+        directory = Path(self.directory) if self.directory else None
+        return Job(self.name, function, args, self.kind, self.after, self.last, directory, stop)
 
     @property
     def array(self) -> str:
@@ -60,8 +76,11 @@ class Ledger:
 
     def write(self, lines: Sequence[dict]) -> None:
         """Append these lines, on the disk when this returns."""
-        text = "".join(json.dumps({"format": FORMAT, "time": now(), **line}) + "\n" for line in lines)
+        text = "".join(json.dumps({"format": FORMAT, "time": clock.now(), **line}) + "\n" for line in lines)
         with open(self.path, "ab") as file:
+            about = os.fstat(file.fileno())
+            if about.st_uid == os.geteuid() and about.st_mode & SHARED:
+                os.fchmod(file.fileno(), about.st_mode & ~SHARED)
             if file.tell() and not self._ends_whole():
                 text = "\n" + text  # after the torn line of a launcher that was killed
             file.write(text.encode())
@@ -73,17 +92,28 @@ class Ledger:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
 
-    def lines(self) -> list[dict]:
-        """Every whole line. Raises :class:`InputError` at an unknown format."""
+    def lines(self, own: bool = False) -> list[dict]:
+        """Every whole line.
+
+        Args:
+            own: the ledger must be this user's, and nobody else may write it.
+
+        Raises:
+            InputError: it cannot be read, has an unknown format, or is not ``own``.
+        """
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            text = read_text(self.path, own)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        except NotOwn as error:
+            raise InputError(f"{error}; what it says is not run: start the grid again instead") from None
         found = []
         for line in text.splitlines():
             try:
                 content = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict):
                 if content.get("format") != FORMAT:
@@ -91,39 +121,50 @@ class Ledger:
                 found.append(content)
         return found
 
-    def entries(self) -> dict[str, Entry]:
-        """What was submitted last under each name."""
-        fields = [field.name for field in dataclasses.fields(Entry)]
+    def entries(self, own: bool = False) -> dict[str, Entry]:
+        """What was submitted last under each name. Raises :class:`InputError`; ``own`` as for :meth:`lines`."""
         found = {}
-        for line in self.lines():
-            if line["event"] == "submitted":
-                for job in line["jobs"]:
-                    job = {**job, "after": tuple(job["after"]), "submitted": line["time"]}
-                    found[job["name"]] = Entry(**{name: job[name] for name in fields})
+        for line in self.lines(own):
+            if line.get("event") == "submitted":
+                try:
+                    read = [Entry.read(job, str(line["time"])) for job in line["jobs"]]
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    raise InputError(f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
+                                     "then move the file away and start the grid again") from None
+                found.update({entry.name: entry for entry in read})
         return found
 
     def open_intents(self) -> dict[str, dict]:
         """Lines, by token, of arrays of which it is not known whether they were submitted."""
         found: dict[str, dict] = {}
         for line in self.lines():
-            if line["event"] == "intent":
-                found[line["token"]] = line
-            elif line.get("token") in found:
-                del found[line["token"]]
+            token = str(line.get("token"))
+            if line.get("event") == "intent":
+                found[token] = line
+            else:
+                found.pop(token, None)
         return found
 
-    def cluster(self) -> dict:
-        """The settings of the last launch. Raises :class:`InputError` where there was none."""
-        for line in reversed(self.lines()):
-            if line["event"] == "intent":
-                return line["cluster"]
+    def last_intent(self, own: bool = False) -> dict:
+        """The line of the last array submitted. Raises :class:`InputError` where there is none; ``own`` as for :meth:`lines`."""
+        for line in reversed(self.lines(own)):
+            if line.get("event") == "intent":
+                return line
         raise InputError(f"nothing was submitted to Slurm from {self.folder.parent}")
+
+    def to_retry(self) -> tuple[dict[str, Entry], dict]:
+        """Entries and the settings of the last launch, for submitting again: both make this user run something.
+
+        Raises:
+            InputError: the ledger is not this user's alone, or was written elsewhere: a copy, or somebody else's runs.
+        """
+        line = self.last_intent(own=True)
+        written = str(line.get("folder", ""))
+        if not written or not os.path.exists(written) or not os.path.samefile(written, self.folder):
+            where = f"was written in {written}, not here" if written else "was written by an earlier version"
+            raise InputError(f"{self.path} {where}; what it says is not run: start the grid again instead")
+        return self.entries(own=True), line.get("cluster", {})
 
     def state_file(self, name: str) -> Path:
         """Where the job of that name says how it stands."""
         return self.folder / "state" / (file_name(name) + ".json")
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

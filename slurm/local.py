@@ -32,7 +32,7 @@ FOREVER_MINUTES = 10 * 365 * 24 * 60  # submitit's default is to stop a local jo
 
 
 class Task:
-    """What runs in a job's process: set up the surroundings, then the call. Returns "" or the error in one line.
+    """What runs in a job's process: set up the surroundings, then the call. Returns its state and why, as ``attempt``.
 
     The call travels as bytes of its own, so that nothing heavy is imported before the environment is set.
     """
@@ -40,7 +40,7 @@ class Task:
     def __init__(self, call: bytes, log: Path, pid_file: Path, environment: dict[str, str | None]) -> None:
         self.call, self.log, self.pid_file, self.environment = call, log, pid_file, environment
 
-    def __call__(self) -> str:
+    def __call__(self) -> tuple[str, str]:
         os.setpgid(0, 0)
         self.pid_file.write_text(str(os.getpid()))
         _redirect_output(self.log)
@@ -91,10 +91,10 @@ class Running:
             self.signal_task(signal.SIGKILL)  # the task did not end by itself: its children may live on
             return self._failed("the process ended without a result (killed, or out of memory?)")
         try:
-            error = self.handle.result()
+            state, why = self.handle.result()
         except UncompletedJobError:
-            error = f"the job did not start: {self._submitit_said()[-1]}"
-        return self._failed(error) if error else Outcome(self.job.name, "done", log=self.log)
+            state, why = "failed", f"the job did not start: {self._submitit_said()[-1]}"
+        return self._failed(why) if state == "failed" else Outcome(self.job.name, state, why, self.log)
 
     def _failed(self, error: str) -> Outcome:
         if not self.log.exists():  # the task did not come as far as its own log

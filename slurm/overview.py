@@ -7,13 +7,14 @@ then shown as ``silent``. Without accounting, a job that left the queue without 
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from slurm import squeue
+from slurm.clock import age as _age
+from slurm.files import read_json as _read
 from slurm.jobs import InputError, file_name
 from slurm.ledger import Entry, Ledger
 from slurm.squeue import Said
@@ -59,7 +60,7 @@ def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
     ledger = Ledger(folder / "slurm")
     entries = ledger.entries()
     if stalled_minutes is None:
-        stalled_minutes = ledger.cluster()["stalled_minutes"] if entries else 15.0
+        stalled_minutes = _stalled_minutes(ledger) if entries else 15.0
     queued, accounted = _ask(entries.values())
     patience = 60 * stalled_minutes
     rows = [_row(entry, _read(ledger.state_file(entry.name)), queued, accounted, patience) for entry in entries.values()]
@@ -68,6 +69,22 @@ def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
     known = {entry.directory for entry in entries.values()}
     rows += [_of_directory(path, patience) for path in _directories(folder) if str(path.absolute()) not in known]
     return sorted(rows, key=lambda row: row.name)
+
+
+def _stalled_minutes(ledger: Ledger) -> float:
+    settings = ledger.last_intent().get("cluster")
+    found = _number(settings.get("stalled_minutes")) if isinstance(settings, dict) else None
+    return 15.0 if found is None else found
+
+
+def _number(value: object) -> float | None:
+    """A number from a file that anything may have written; None where it is none."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if usable else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Said] | None]:
@@ -88,13 +105,13 @@ def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Sa
 
 def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> Row:
     own = said if said.get("job") == entry.task else {}  # not the word of an earlier launch
-    row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=own.get("host", ""),
-              restarts=own.get("restarts", 0))
+    row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=_text(own.get("host")),
+              restarts=int(_number(own.get("restarts")) or 0))
     in_queue = (queued or {}).get(entry.task)
     # The first process has the word; while others still run, its done is not yet the job's.
     again = ("PENDING", "RUNNING") if own.get("state") == "done" else ("PENDING",)
     if own.get("state") in ("done", "failed") and not (in_queue and in_queue.state in again):
-        return replace(row, state=own["state"], why=own.get("why", ""))
+        return replace(row, state=own["state"], why=_text(own.get("why")))
     if in_queue is not None and in_queue.alive:
         return _alive(row, entry, own, in_queue, patience)
     if queued is None:
@@ -112,7 +129,7 @@ def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> R
         waits = f"waits for {', '.join(names)}" if slurm.reason == "Dependency" and names else slurm.reason
         return replace(row, state="requeued" if again else "pending", why=waits, where="")
     if own.get("state") in ("requeued", "stopped"):
-        return replace(row, state="requeued", why=own.get("why", ""), where="")
+        return replace(row, state="requeued", why=_text(own.get("why")), where="")
     row = _progress(replace(row, state="running", where=slurm.node or row.where), own)
     if row.age is not None and row.age > patience:
         return replace(row, state="stalled", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
@@ -122,7 +139,7 @@ def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> R
 def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
     """Without Slurm to ask."""
     if own.get("state") in ("requeued", "stopped"):
-        return replace(row, state="requeued", why=own.get("why", ""), where="")
+        return replace(row, state="requeued", why=_text(own.get("why")), where="")
     if not own:
         return replace(row, state="pending", why=f"submitted {entry.submitted}")
     row = _progress(replace(row, state="running"), own)
@@ -166,16 +183,18 @@ def _progress(row: Row, own: dict) -> Row:
     since_start = _age(own.get("started"))
     spoken = [age for age in (heard, since_start) if age is not None]
     age = min(spoken) if spoken else min(ages, default=None)
-    left = status.get("seconds_left")
-    return replace(row, epoch=status.get("epoch"), epochs=status.get("epochs"), rate=status.get("images_per_second"), age=age,
+    left = _number(status.get("seconds_left"))
+    return replace(row, epoch=_number(status.get("epoch")), epochs=_number(status.get("epochs")),
+                   rate=_number(status.get("images_per_second")), age=age,
                    seconds_left=max(0.0, left - (heard or 0)) if left is not None else None)
 
 
 def _of_directory(path: Path, patience: float) -> Row:
     """A run that no launch to Slurm knows: its own status is all there is."""
     status = _read(path / "status.json")
-    state = {"running": "running", "done": "done", "failed": "failed"}.get(status.get("state", ""), "not started")
-    row = Row(path.name, "run", state, why=status.get("why", ""), where=status.get("host", ""), directory=str(path.absolute()))
+    state = {"running": "running", "done": "done", "failed": "failed"}.get(_text(status.get("state")), "not started")
+    row = Row(path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
+              directory=str(path.absolute()))
     if state != "running":
         return row
     row = _progress(row, {})
@@ -186,22 +205,6 @@ def _of_directory(path: Path, patience: float) -> Row:
 
 def _directories(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/status.json"))
-
-
-def _read(path: Path) -> dict:
-    """The JSON object in ``path``; {} where there is none, or none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _age(time: object) -> float | None:
-    try:
-        return (datetime.now(timezone.utc) - datetime.fromisoformat(str(time))).total_seconds()
-    except ValueError:
-        return None
 
 
 def matching(rows: Iterable[Row], words: Iterable[str]) -> list[Row]:

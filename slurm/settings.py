@@ -95,7 +95,7 @@ class Cluster:
             "signal_delay_s": self.signal_seconds, "array_parallelism": own.array_parallelism, "setup": list(own.setup),
             "additional_parameters": {"requeue": True, **own.extra},
             # Since Slurm 22.05 srun does not take the CPUs of a task from its job. One lost process ends all of them.
-            "srun_args": [f"--cpus-per-task={own.cpus}", "--kill-on-bad-exit=1"],
+            "srun_args": [f"--cpus-per-task={own.cpus}", "--kill-on-bad-exit=1", "--export=ALL"],
         }
 
 
@@ -151,8 +151,14 @@ def load(path: Path | None, overrides: Sequence[str], kinds: Mapping[str, Mappin
 
 
 def from_dict(raw: Mapping[str, Any]) -> Cluster:
-    """The settings that ``dataclasses.asdict`` made a mapping of."""
-    return Cluster(**{**raw, "kinds": {kind: Resources(**own) for kind, own in raw["kinds"].items()}})
+    """The settings that ``dataclasses.asdict`` made a mapping of. Raises :class:`InputError` where they are damaged."""
+    try:
+        cluster = _filled(Cluster, {key: value for key, value in raw.items() if key != "kinds"}, "")
+        cluster.kinds = {kind: _filled(Resources, own, kind) for kind, own in raw["kinds"].items()}
+    except (AttributeError, KeyError, TypeError):
+        raise InputError("the settings in the ledger are damaged; start the grid again instead") from None
+    _check(cluster)
+    return cluster
 
 
 def _read(path: Path) -> dict:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slurm import environment
 from slurm.jobs import InputError
 
 # States in which a job is going to run, or runs.
@@ -49,17 +50,16 @@ def queue(arrays: Iterable[str]) -> dict[str, Said]:
 def arrays_by_comment(tokens: Iterable[str]) -> dict[str, str]:
     """Array ids of jobs in the queue by their comment, for those of ``tokens``."""
     wanted = set(tokens)
-    rows = _squeue(["-u", getpass.getuser()], "%F|%k") if wanted else []
+    rows = _squeue(["-u", str(os.getuid())], "%F|%k") if wanted else []
     return {comment: array for array, comment in rows if comment in wanted}
 
 
 def _squeue(which: Sequence[str], fields: str) -> list[list[str]]:
-    command = ["squeue", "-h", "-r", "-t", "all", *which, "-o", fields]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    done = _asked("squeue", "-h", "-r", "-a", "-t", "all", *which, "-o", fields)
     if done.returncode and "Invalid job id" in done.stderr:  # known once, and forgotten by now
         return []
     if done.returncode:
-        raise InputError(f"squeue: {_last_line(done.stderr)}")
+        raise InputError(f"squeue: {last_line(done.stderr)}")
     width = fields.count("|") + 1
     return [line.split("|", width - 1) for line in done.stdout.splitlines() if line.count("|") >= width - 1]
 
@@ -69,8 +69,7 @@ def accounted(arrays: Iterable[str]) -> dict[str, Said] | None:
     wanted = sorted(set(arrays))
     if not wanted or shutil.which("sacct") is None:
         return {} if not wanted else None
-    done = subprocess.run(["sacct", "-n", "-P", "-X", "-j", ",".join(wanted), "-o", "JobID,State,ExitCode,Reason,NodeList"],
-                          capture_output=True, text=True, timeout=SECONDS)
+    done = _asked("sacct", "-n", "-P", "-X", "-j", ",".join(wanted), "-o", "JobID,State,ExitCode,Reason,NodeList")
     if done.returncode or "disabled" in done.stderr:
         return None
     found = {}
@@ -101,26 +100,27 @@ def _tasks(text: str) -> list[str]:
 def cancel(tasks: Sequence[str]) -> None:
     """Cancel these tasks or arrays; those that have ended already are left alone. Raises :class:`InputError`."""
     for start in range(0, len(tasks), 500):  # a command line has an end
-        done = subprocess.run(["scancel", *tasks[start:start + 500]], capture_output=True, text=True, timeout=SECONDS)
+        done = _asked("scancel", *tasks[start:start + 500])
         if done.returncode and "Invalid job id" not in done.stderr:
-            raise InputError(f"scancel: {_last_line(done.stderr)}")
+            raise InputError(f"scancel: {last_line(done.stderr)}")
 
 
 def largest_array() -> int:
     """How many tasks an array may have, and the limit of an index (MaxArraySize). Raises :class:`InputError`."""
-    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=SECONDS)
+    done = _asked("scontrol", "show", "config")
     if done.returncode:
-        raise InputError(f"scontrol: {_last_line(done.stderr)}")
+        raise InputError(f"scontrol: {last_line(done.stderr)}")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.M)
     return max(1, int(found[1])) if found else 1001
 
 
-def refusal(script: str) -> str:
-    """Why sbatch would not take this batch script; "" if it would."""
-    done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True, timeout=SECONDS)
-    return _last_line(done.stderr) if done.returncode else ""
+def _asked(*command: str) -> subprocess.CompletedProcess[str]:
+    """The finished command, which saw nothing of the environment that would change what it prints or which jobs it sees."""
+    return subprocess.run(command, env=environment.for_questions(), capture_output=True, encoding="utf-8", errors="replace",
+                          stdin=subprocess.DEVNULL, timeout=SECONDS)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line that a command of Slurm printed, without its name in front."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it does not say why"]
     return re.sub(r"^(\w+: )?(error: |fatal: )?", "", lines[-1])

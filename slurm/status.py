@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -24,11 +25,12 @@ from rich.table import Column, Table
 
 from rundir.cli import cli
 from slurm import squeue
+from slurm.clock import duration
 from slurm.jobs import InputError, Job
 from slurm.ledger import Ledger
 from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
 from slurm.settings import from_dict
-from slurm.submit import in_queue, resubmitted, submit
+from slurm.submit import in_queue, submit
 
 SHOWN = 40  # rows without --all
 TAIL = 40  # lines of a log
@@ -57,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Show or do what is asked for. Raises :class:`InputError`."""
     arguments = parser().parse_args(argv)
+    _check_numbers(arguments)
     grids = grid_folders(arguments.runs)
     if arguments.action:
         act = {"retry": retry, "cancel": cancel, "logs": logs}[arguments.action]
@@ -65,6 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         watch(grids, arguments)
     return 0
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    """Raises :class:`InputError` for a number that makes no sense."""
+    if not 0 < arguments.every < math.inf:
+        raise InputError(f"--every {arguments.every:g} must be more than 0 seconds")
+    if arguments.stalled_minutes is not None and not 0 <= arguments.stalled_minutes < math.inf:
+        raise InputError(f"--stalled-minutes {arguments.stalled_minutes:g} must be at least 0")
+    if arguments.action == "logs" and arguments.lines < 1:
+        raise InputError(f"--lines {arguments.lines} must be at least 1")
 
 
 def grid_folders(runs: Path) -> list[Path]:
@@ -110,7 +123,8 @@ def table(rows: Sequence[Row], everything: bool) -> Table:
         rate = f"{row.rate:.0f}" if row.rate else ""
         again = f"start {row.restarts + 1}. " if row.restarts and row.state in ("running", "stalled") else ""
         where = f"{row.where} {row.task}".strip() if row.state not in ("done", "not started") else row.where
-        shown.add_row(row.name, row.state, epoch, rate, duration(row.seconds_left), where, again + row.why)
+        left = "" if row.seconds_left is None else duration(row.seconds_left)
+        shown.add_row(row.name, row.state, epoch, rate, left, where, again + row.why)
     if len(chosen) > limit:
         shown.caption = f"and {len(chosen) - limit} more; --all shows them"
     elif rows and not chosen:
@@ -118,38 +132,30 @@ def table(rows: Sequence[Row], everything: bool) -> Table:
     return shown
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people read them; "" for None."""
-    if seconds is None:
-        return ""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def retry(folder: Path, arguments: argparse.Namespace) -> None:
     """Submit again what will not end well by itself, with what waits for it, as it was submitted the first time."""
     rows = overview(folder, arguments.stalled_minutes)
     chosen = {row.name for row in matching(rows, arguments.cells) if row.state in NEED_RETRY}
     ledger = Ledger(folder / "slurm")
-    entries = ledger.entries()
-    chosen &= entries.keys()
+    chosen &= ledger.entries().keys()
+    if not chosen:
+        print(f"{folder}: nothing to retry")
+        return
+    entries, settings = ledger.to_retry()
     states = {row.name: row.state for row in rows}
     while more := {name for name, entry in entries.items() if name not in chosen and states[name] in NEED_RETRY
                    and (set(entry.after) & chosen or any(name in entries[other].after for other in chosen))}:
         chosen |= more  # followers, and what a follower cannot do without
-    if not chosen:
-        print(f"{folder}: nothing to retry")
-        return
+    again = chosen | {name for name, entry in entries.items() if entry.last}
+    done = {name for name, state in states.items() if state == "done"}
+    jobs = [_without(entries[name].job(), done) for name in entries if name in again]
+    cluster = from_dict(settings)
+    if not squeue.available():
+        raise InputError("there is no Slurm here; retry where the jobs were submitted")
     squeue.cancel([entries[name].task for name in chosen if states[name] == "stalled"])
     _wait_until_gone(ledger, chosen)
-    chosen |= {name for name, entry in entries.items() if entry.last}
-    jobs = [resubmitted(entries[name]) for name in entries if name in chosen]
-    done = {name for name, state in states.items() if state == "done"}
-    jobs = [_without(job, done) for job in jobs]
     log_dir = Path(next(iter(entries.values())).log).parent
-    made = submit(jobs, from_dict(ledger.cluster()), ledger.folder, log_dir, folder.name)
+    made = submit(jobs, cluster, ledger.folder, log_dir, folder.name)
     print(f"{folder}: submitted {len(made.tasks)} jobs again: {', '.join(sorted(made.tasks)[:10])}"
           f"{', ...' if len(made.tasks) > 10 else ''}")
 

@@ -9,7 +9,6 @@ again by Slurm).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,13 +16,15 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import cloudpickle
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
+from slurm import environment
+from slurm.clock import now
+from slurm.files import write_json
 from slurm.jobs import Unfinished, attempt
 
 FORMAT = 1
@@ -45,7 +46,7 @@ class Task:
     def __call__(self) -> None:
         self._begin()
         try:
-            error = attempt(self._load_and_call, (), lambda: contextlib.nullcontext(sys.stderr))
+            state, why = attempt(self._load_and_call, (), lambda: contextlib.nullcontext(sys.stderr))
         except Unfinished as reason:
             self._end_unfinished(str(reason))
             return
@@ -53,8 +54,8 @@ class Task:
             self.over.set()
             if self.timer is not None:
                 self.timer.cancel()
-        if error:
-            self._say("failed", error)
+        if state != "done":
+            self._say("failed", why)
             sys.exit(1)  # the traceback is in the log already
         self._say("done")
 
@@ -72,7 +73,7 @@ class Task:
         self.stop, self.calling = None, False
         self.timer: threading.Timer | None = None
         self.over, self.writing, self.requeueing = threading.Event(), threading.Lock(), threading.Lock()
-        self.started = _now()
+        self.started = now()
         self._redirect()
         for signum in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(signum, self._on_signal)
@@ -89,7 +90,7 @@ class Task:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab", buffering=0) as stream:
-                stream.write(f"--- {_now()} job {self.here.job_id} on {socket.gethostname()}, start {self.restarts + 1}\n".encode())
+                stream.write(f"--- {now()} job {self.here.job_id} on {socket.gethostname()}, start {self.restarts + 1}\n".encode())
                 os.dup2(stream.fileno(), 1)
                 os.dup2(stream.fileno(), 2)
         except OSError as error:
@@ -111,13 +112,10 @@ class Task:
             return
         said = {"format": FORMAT, "name": self.name, "job": self.here.job_id, "state": state, "why": why, "restarts": self.restarts,
                 "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "pid": os.getpid(), "started": self.started,
-                "heartbeat": _now()}
-        temporary = self.state_file.with_name(f".{self.state_file.name}.tmp")
+                "heartbeat": now()}
         with self.writing:
             try:
-                self.state_file.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(said))
-                os.replace(temporary, self.state_file)
+                write_json(self.state_file, said)
             except OSError as error:  # a full disk must not hide what the job itself has to say
                 print(f"cannot write {self.state_file}: {error.strerror}", file=sys.stderr)
 
@@ -161,11 +159,8 @@ class Task:
         if not self.requeueing.acquire(blocking=False):
             return
         job = self.here.job_id
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(["scontrol", "requeue", job], env=environment.for_questions(), capture_output=True, encoding="utf-8",
+                              errors="replace", stdin=subprocess.DEVNULL)
         if done.returncode > 0:  # below 0: killed with us by what it asked for
             self._say("failed", f"could not be queued again: {' '.join(done.stderr.split())}")
             os._exit(1)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -28,6 +28,11 @@ def config_hash(cfg: Config) -> str:
     return hashlib.sha256(json.dumps(_difference(content, _defaults(type(cfg))), sort_keys=True).encode()).hexdigest()[:8]
 
 
+def changed(cfg: Config) -> dict:
+    """What ``cfg`` says otherwise than the defaults, in plain types; ``from_dict`` makes ``cfg`` of it again."""
+    return _difference(to_dict(cfg), _defaults(type(cfg)))
+
+
 @functools.cache
 def _defaults(kind: type[Config]) -> dict:
     return to_dict(kind())

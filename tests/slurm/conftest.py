@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.throwaway import ThrowAwayCluster, missing
+from tests.slurm.throwaway import ThrowAwayCluster, missing
 
 
 def start(name: str, **options) -> ThrowAwayCluster:

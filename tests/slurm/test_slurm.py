@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm (slurm/throwaway.py): what becomes of them, and of those that wait for them, when things go wrong."""
+"""Jobs on a real Slurm (tests/slurm/throwaway.py): what becomes of them, and of those that wait for them, when things go wrong."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A real Slurm on one machine, to try things and for the tests: munged, slurmctld, slurmd "nodes" and, for sacct, MariaDB and
 slurmdbd. It listens on loopback only, and everything it writes lies in one folder.
 
-    python slurm/throwaway.py up --dir /tmp/slurm --nodes 2 --gpus 2 --accounting
+    python tests/slurm/throwaway.py up --dir /tmp/slurm --nodes 2 --gpus 2 --accounting
     export SLURM_CONF=/tmp/slurm/slurm.conf
-    python slurm/throwaway.py down --dir /tmp/slurm
+    python tests/slurm/throwaway.py down --dir /tmp/slurm
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def _free_ports(count: int) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="slurm/throwaway.py", description="A real Slurm on this machine, on loopback only.")
+    parser = argparse.ArgumentParser(prog="tests/slurm/throwaway.py", description="A real Slurm on this machine, on loopback only.")
     parser.add_argument("action", choices=("up", "down", "need"),
                         help="start, stop, or say how to install what is missing for all of it")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where all its files go")
@@ -302,7 +302,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cluster.stop()
         return 0
     if cluster._alive("slurmctld"):
-        print(f"error: a cluster runs in {arguments.dir}; python slurm/throwaway.py down --dir {arguments.dir}", file=sys.stderr)
+        print(f"error: a cluster runs in {arguments.dir}; stop it: python tests/slurm/throwaway.py down --dir {arguments.dir}",
+              file=sys.stderr)
         return 2
     cluster.start()
     print(f"export SLURM_CONF={cluster.conf}")
