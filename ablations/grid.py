@@ -73,7 +73,7 @@ def from_plain(plain: dict) -> Run:
         needs = None if plain["needs"] is None else Path(plain["needs"])
         return Run(str(plain["cell"]), config.from_dict(plain["config"]), Path(plain["directory"]), needs,
                    tuple(map(str, plain["command"])))
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise UserError("this is not a run of a grid; start the grid again") from None
 
 

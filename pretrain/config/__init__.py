@@ -40,6 +40,6 @@ __all__ = [
     "FORMAT", "NOT_HASHED", "PRESETS", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
     "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
     "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_values", "check_widths", "choice", "config_hash",
-    "from_dict", "has_predictor", "load", "number", "number_list", "presets", "skeleton", "split_overrides", "switchable_widths", "to_dict",
-    "to_yaml", "usable_widths", "validate", "width_list",
+    "from_dict", "has_predictor", "load", "number", "number_list", "presets", "skeleton", "split_overrides", "switchable_widths",
+    "to_dict", "to_yaml", "usable_widths", "validate", "width_list",
 ]

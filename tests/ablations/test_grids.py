@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -256,3 +258,18 @@ def test_cells_that_a_network_or_a_launch_cannot_have_are_left_out_unless_asked_
     assert names("digits", [0.5]) & {"slimmable", "slimmable-switchable", "slimclr"} == set()
     with pytest.raises(UserError, match="vit_micro has no BatchNorm"):
         names("digits_vit", [1.0, 0.5], ["slimmable-switchable"])
+
+
+def test_a_run_comes_back_from_json(expanded):
+    """As a ledger holds it, so that a job can be submitted again."""
+    for runs in expanded.values():
+        for run in runs:
+            run = dataclasses.replace(run, command=("ablations/run.py", "--grid", "x"))
+            assert grid.from_plain(json.loads(json.dumps(grid.to_plain(run)))) == run
+
+
+@pytest.mark.parametrize("plain", [{}, {"cell": "a"}, {"cell": "a", "config": 3, "directory": "x", "needs": None, "command": []},
+                                   {"cell": "a", "config": {"nothing": 1}, "directory": "x", "needs": None, "command": []}])
+def test_what_is_no_run_is_refused(plain):
+    with pytest.raises(UserError):
+        grid.from_plain(plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from ablations.run import choose_profile, main
 from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 TINY = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
@@ -88,6 +90,22 @@ def test_a_failing_cell_is_named_and_stops_nothing(tmp_path, capsys):
     (directory / "status.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         run(blocked.parent)
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_a_run_that_another_launcher_holds_is_left_to_it_and_said(executor, tmp_path, capsys):
+    assert run(tmp_path, "--dry-run") == 0
+    name = next(word for word in capsys.readouterr().out.split() if word.startswith("individual-mse-online-w0.5-s100"))
+    held = RunDirectory(tmp_path / "guidelines" / name)
+    with held.lock():
+        held.set_status("running")
+        assert run(tmp_path, "--executor", executor) == 1
+    said = capsys.readouterr()
+    assert f"{name}: left to another launcher: process {os.getpid()} on {socket.gethostname()} holds" in said.out
+    assert f"{name}: done" not in said.out and said.out.count(": done") == 2
+    assert "1 runs are left to another launcher; run the same command again when it has ended" in said.err
+    assert run(tmp_path, "--executor", executor) == 0
+    assert f"{name}: done" in capsys.readouterr().out
 
 
 def test_first_line_says_the_profile_and_why(capsys, monkeypatch):

@@ -10,13 +10,16 @@ import sys
 import time
 from pathlib import Path
 
-from slurm.jobs import Unfinished
+from slurm.calls import from_ledger
+from slurm.jobs import Left, Unfinished
 
 
-def write(path: Path, text: str) -> None:
-    path.write_text(text)
+@from_ledger
+def write(path: Path | str, text: str) -> None:
+    Path(path).write_text(text)
 
 
+@from_ledger
 def say(text: str) -> None:
     """Speak on both streams, from Python and from a child process."""
     print("out", text)
@@ -24,14 +27,20 @@ def say(text: str) -> None:
     subprocess.run([sys.executable, "-c", f"print('child {text}')"], check=True)
 
 
+@from_ledger
 def fail(message: str) -> None:
     raise ValueError(message)
+
+
+def leave_to(whom: str) -> None:
+    raise Left(whom)
 
 
 def leave(code: int) -> None:
     sys.exit(code)
 
 
+@from_ledger
 def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -77,13 +86,16 @@ def read_value(argument: object) -> None:
 _stop = False
 
 
+@from_ledger
 def ask_to_stop() -> None:
     global _stop
     _stop = True
 
 
-def count(path: Path, total: int, seconds: float) -> None:
+@from_ledger
+def count(path: Path | str, total: int, seconds: float) -> None:
     """Count to ``total``, going on from what ``path`` says; when asked to stop, leave it there."""
+    path = Path(path)
     done = int(path.read_text()) if path.exists() else 0
     while done < total:
         if _stop:
@@ -93,8 +105,10 @@ def count(path: Path, total: int, seconds: float) -> None:
         path.write_text(str(done))
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
+@from_ledger
+def wait_for(path: Path | str, seconds: float = 120) -> None:
     """Return when ``path`` appears."""
+    path = Path(path)
     end = time.monotonic() + seconds
     while not path.exists():
         if time.monotonic() > end:
@@ -110,8 +124,10 @@ def survive_one_node(here: Path, seconds: float) -> None:
     time.sleep(seconds)
 
 
-def hang_once(directory: Path, seconds: float) -> None:
+@from_ledger
+def hang_once(directory: Path | str, seconds: float) -> None:
     """The first time say in the directory's status that it trains, as of long ago, and do nothing; the second time end at once."""
+    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     status = directory / "status.json"
     if status.exists():

@@ -61,6 +61,12 @@ def test_jobs_run_and_failures_stay_alone(executor, tmp_path):
     assert not [path for path in (tmp_path / "logs").iterdir() if path.suffix != ".log"], "the work folder was left"
 
 
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_what_is_left_to_another_process_is_neither_done_nor_failed(executor, tmp_path):
+    outcomes = run_all([Job("a", callables.leave_to, ("process 7\non n1",)), Job("b", print)], executor, tmp_path / "logs")
+    assert [(outcome.state, outcome.error) for outcome in outcomes] == [("left", "process 7 on n1"), ("done", "")]
+
+
 def test_nothing_to_do(tmp_path):
     assert run_all([], "local", tmp_path / "logs") == []
     assert not (tmp_path / "logs").exists()

@@ -18,6 +18,7 @@ from slurm.executors import run_all
 from slurm.jobs import InputError, Job
 from slurm.ledger import Ledger
 from slurm.overview import overview
+from slurm.submit import environment_lines
 from tests.slurm import callables
 
 pytestmark = pytest.mark.slurm
@@ -93,8 +94,8 @@ def test_a_failure_takes_down_what_needs_it_and_nothing_else(counting, cluster, 
 
 
 def test_retry_submits_what_failed_and_what_waited_for_it(cluster, tmp_path, capsys):
-    jobs = [Job("first", callables.wait_for, (tmp_path / "go", 0), "work"), Job("fine", callables.say, ("x",), "work"),
-            Job("second", callables.write, (tmp_path / "second", "x"), "more", after=("first",))]
+    jobs = [Job("first", callables.wait_for, (str(tmp_path / "go"), 0), "work"), Job("fine", callables.say, ("x",), "work"),
+            Job("second", callables.write, (str(tmp_path / "second"), "x"), "more", after=("first",))]
     found = launch(jobs, tmp_path)
     assert found["first"][0] == found["second"][0] == "failed" and found["fine"][0] == "done"
     (tmp_path / "go").touch()
@@ -146,14 +147,15 @@ def test_jobs_of_a_launcher_that_died_while_submitting_do_not_run_beside_those_o
         import os, signal
         from pathlib import Path
         from slurm.jobs import Job
-        from slurm.submit import ArrayExecutor
+        from slurm import batch
         from tests.slurm import callables
         from tests.slurm.test_slurm import launch
-        submit = ArrayExecutor._submit_command
-        def die(self, command):
-            submit(self, command)
-            os.kill(os.getpid(), signal.SIGKILL)
-        ArrayExecutor._submit_command = die
+        submit = batch.sbatch
+        def die(path, text, *more):
+            submit(path, text, *more)
+            if not more:  # not the question whether Slurm would take it
+                os.kill(os.getpid(), signal.SIGKILL)
+        batch.sbatch = die
         launch([Job("a", callables.say, ("x",), "work")], Path({str(tmp_path)!r}), wait=False)
     """)
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == -signal.SIGKILL
@@ -163,11 +165,63 @@ def test_jobs_of_a_launcher_that_died_while_submitting_do_not_run_beside_those_o
     assert (tmp_path / "logs" / "a.log").read_text().count("out x") == 1
 
 
+@pytest.mark.parametrize("name", ["my runs", "it's \"here\"", "Läufe 実験", "$HOME;[a]{b}*&~!"])
+def test_any_name_of_a_folder_will_do(name, cluster, tmp_path):
+    folder = tmp_path / name
+    assert launch([Job("a", callables.say, ("x",), "work")], folder) == {"a": ("done", "")}
+    assert "out x" in (folder / "logs" / "a.log").read_text()
+    assert next((folder / "slurm" / "submitit").glob("*_0_0_log.out")).is_file()
+
+
+@pytest.mark.parametrize("name", ["runs %j", "100%", "two\nlines", "back\\slash"])
+def test_a_name_that_slurm_would_expand_is_refused_unless_the_calls_go_elsewhere(name, cluster, tmp_path):
+    folder = tmp_path / name
+    with pytest.raises(InputError, match="choose another folder") as caught:
+        launch([Job("a", callables.say, ("x",), "work")], folder)
+    assert "\n" not in str(caught.value) and not folder.exists()
+    assert launch([Job("a", callables.say, ("x",), "work")], folder, f"scratch={tmp_path}/scratch") == {"a": ("done", "")}
+    assert "out x" in (folder / "logs" / "a.log").read_text()
+
+
+def test_a_users_variables_change_only_what_was_left_open(cluster, tmp_path, monkeypatch):
+    for variable, value in (("SBATCH_PARTITION", "alt"), ("SBATCH_TIMELIMIT", "7"), ("SBATCH_WAIT", "1"), ("SBATCH_EXPORT", "NONE"),
+                            ("SBATCH_JOB_NAME", "mine"), ("SBATCH_ARRAY_INX", "0-9"), ("SBATCH_CLUSTERS", "elsewhere")):
+        monkeypatch.setenv(variable, value)
+    settings_of = cluster_settings("work.partition=main", "extra.hold=true")
+    assert environment_lines(settings_of, ["more", "work"]) == [
+        "SBATCH_EXPORT=NONE of the environment applies to the more, work jobs",
+        "SBATCH_PARTITION=alt of the environment applies to the more jobs; set --slurm partition=... to choose"]
+    jobs = [Job("a", callables.say, ("x",), "work"), Job("b", callables.say, ("x",), "more")]
+    launch(jobs, tmp_path, "work.partition=main", "extra.hold=true", wait=False)
+    said = subprocess.run(["squeue", "-h", "-r", "-o", "%j %P %l"], capture_output=True, text=True, check=True).stdout
+    assert sorted(line for line in said.splitlines() if line.startswith(tmp_path.name)) == [
+        f"{tmp_path.name}.more alt 5:00", f"{tmp_path.name}.work main 5:00"]
+    assert status.main(["--runs", str(tmp_path), "cancel"]) == 0
+
+
+def test_a_job_finds_its_modules_though_the_environment_does_not_travel(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SBATCH_EXPORT", "NONE")
+    assert launch([Job("a", callables.say, ("x",), "work")], tmp_path) == {"a": ("done", "")}
+
+
+def test_no_variable_hides_a_job(cluster, tmp_path, monkeypatch):
+    told = {"SQUEUE_FORMAT": "%A", "SQUEUE_STATES": "COMPLETED", "SQUEUE_USERS": "nobody", "SQUEUE_SORT": "x",
+            "SQUEUE_PARTITION": "alt", "SACCT_FORMAT": "User", "SLURM_TIME_FORMAT": "relative", "SLURM_CLUSTERS": "elsewhere",
+            "SLURM_BITSTR_LEN": "3", "SCANCEL_STATE": "PENDING", "SCANCEL_USER": "nobody", "LOGNAME": "nobody", "USER": "nobody"}
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value)
+    jobs = [Job(f"j{i}", callables.say, ("x",), "work") for i in range(9)]
+    launch(jobs, tmp_path, "extra.hold=true", wait=False)
+    assert {row.state for row in rows(tmp_path).values()} == {"pending"} and len(rows(tmp_path)) == 9
+    assert status.main(["--runs", str(tmp_path), "cancel"]) == 0
+    wait_until(lambda: {row.state for row in rows(tmp_path).values()} == {"cancelled"})
+
+
 # -- cancelled, hung, lost -------------------------------------------------------------------------------------------------
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled_until_it_is_tried_again(cluster, tmp_path):
-    jobs = [Job("count", callables.count, (tmp_path / "n", 8, 0.5), "work", stop=callables.ask_to_stop)]
+    jobs = [Job("count", callables.count, (str(tmp_path / "n"), 8, 0.5), "work", stop=callables.ask_to_stop)]
     launch(jobs, tmp_path, wait=False)
     wait_until((tmp_path / "n").exists)
     assert status.main(["--runs", str(tmp_path), "cancel", "count"]) == 0
@@ -182,7 +236,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled_until_it_is_tried_again(clust
 
 def test_a_hung_job_is_found_by_its_silence_and_tried_again(cluster, tmp_path):
     directory = tmp_path / "run"
-    launch([Job("hangs", callables.hang_once, (directory, 300), "work", directory=directory)], tmp_path, wait=False)
+    launch([Job("hangs", callables.hang_once, (str(directory), 300), "work", directory=directory)], tmp_path, wait=False)
     wait_until((directory / "status.json").exists)
     time.sleep(2)
     assert rows(tmp_path)["hangs"].state == "running"  # it had no time yet to say anything

@@ -10,6 +10,7 @@ import pytest
 
 from ablations.run import main
 from pretrain import checkpoint
+from slurm import status
 from slurm.jobs import Job
 from tests.pretrain import tiny
 from tests.pretrain.test_distributed import SAME, SHORT, losses
@@ -89,5 +90,15 @@ def test_a_grid_on_slurm_gives_the_scores_and_tables_of_the_same_grid_without(cl
     for name in ("table-digits-knn.csv", "table-digits-linear_fast.md"):
         assert (folder / "report" / name).read_text() == (tmp_path / "inline" / "guidelines" / "report" / name).read_text()
     capsys.readouterr()
+    result = next(folder.glob("mse-infonce-momentum-*")) / "result.json"
+    scores = sorted(json.loads(result.read_text())["records"], key=str)
+    result.unlink()
+    state = folder / "slurm" / "state" / f"{result.parent.name}.knn+linear_fast.json"
+    state.write_text(state.read_text().replace('"done"', '"failed"'))
+    assert status.main(["--runs", str(folder), "retry", "mse-infonce-momentum"]) == 0  # by what the ledger says of the call
+    assert "submitted 2 jobs again" in capsys.readouterr().out
+    wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 300)
+    again = sorted(json.loads(result.read_text())["records"], key=str)
+    assert [{**r, "latency_ms": 0} for r in again] == [{**r, "latency_ms": 0} for r in scores]
     assert main([*GRID, "--runs", str(runs), *ON_SLURM]) == 0
     assert "2 finished, 0 to do" in capsys.readouterr().out

@@ -92,7 +92,7 @@ class ThrowAwayCluster:
         self._run("slurmd", "-f", str(self.conf), "-N", name)
 
     def _all_up(self) -> bool:
-        said = self.ask("sinfo", "-h", "-N", "-o", "%t").split()
+        said = self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split()
         return len(said) == len(self.names) and set(said) <= {"idle", "mix", "alloc", "comp"}
 
     def _start_munged(self) -> None:
@@ -160,7 +160,9 @@ class ThrowAwayCluster:
         for name, port in zip(self.names, self.ports[2:], strict=True):
             text += (f"NodeName={name} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
                      f"RealMemory={self.memory}{gres} State=UNKNOWN\n")
-        text += f"PartitionName=main Nodes={','.join(self.names)} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO\n"
+        nodes = ",".join(self.names)
+        for partition, default in (("main", "YES"), ("alt", "NO")):
+            text += f"PartitionName={partition} Nodes={nodes} Default={default} MaxTime=INFINITE State=UP OverSubscribe=NO\n"
         self.conf.write_text(text)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         fake = [f"NodeName={name} Name=gpu File={device}\n" for name in self.names for device in DEVICES[:self.gpus]]
