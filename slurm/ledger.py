@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rundir.files import Damaged, read_text
 from slurm import clock
 from slurm.calls import rebuilt
-from slurm.files import SHARED, NotOwn, read_text
+from slurm.files import SHARED, NotOwn, check_own
 from slurm.jobs import InputError, Job, file_name
 
 FORMAT = 1
 NAME = "ledger.jsonl"
+MOST_BYTES = 256 * 2**20  # ten thousand jobs take a tenth of it
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,14 @@ class Ledger:
             InputError: it cannot be read, has an unknown format, or is not ``own``.
         """
         try:
-            text = read_text(self.path, own)
+            before = check_own(self.path) if own else None
+            text = read_text(self.path, MOST_BYTES)
+            if own and check_own(self.path) != before:
+                raise NotOwn(f"{self.path} was replaced while it was read")
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        except Damaged as error:
+            raise InputError(str(error)) from None
         except NotOwn as error:
             raise InputError(f"{error}; what it says is not run: start the grid again instead") from None
         found = []

@@ -15,6 +15,7 @@ from slurm import settings, status
 from slurm.calls import described, rebuilt
 from slurm.jobs import Job
 from slurm.ledger import Entry, Ledger
+from tests.program import exit_code
 from tests.slurm import callables
 
 CLUSTER = dataclasses.asdict(settings.load(None, [], {"work": {}, "report": {}}))
@@ -63,7 +64,7 @@ def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = P
 
 def refused(folder: Path, said: str, capsys) -> None:
     """``retry`` ends with one line that says this, code 2, and has asked sbatch for nothing."""
-    assert status.main(["--runs", str(folder), "retry"]) == 2
+    assert exit_code(status.main, ["--runs", str(folder), "retry"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and said in error
     called = folder.parent / "called"
@@ -118,7 +119,7 @@ def test_a_copied_ledger_is_not_run(grid, tmp_path, capsys):
     {}, {"kinds": []}, {**CLUSTER, "requeues": "many"}, {**CLUSTER, "kinds": {"work": {"cpus": []}}}])
 def test_damaged_settings_are_refused(cluster, grid, capsys):
     write(grid, described(Job("a", callables.say, ("x",))), cluster)
-    assert status.main(["--runs", str(grid), "retry"]) == 2
+    assert exit_code(status.main, ["--runs", str(grid), "retry"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -143,12 +144,12 @@ def test_a_new_ledger_is_nobody_elses_to_write(tmp_path):
 def test_a_damaged_ledger_is_said(line, tmp_path, capsys):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "ledger.jsonl").write_text(line + "\n")
-    assert status.main(["--runs", str(tmp_path)]) == 2
+    assert exit_code(status.main, ["--runs", str(tmp_path)]) == 2
     assert "ledger.jsonl has a damaged line" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", [
-    "", "[]", "3", "null", "{", '{"format": 1}', '{"format": 1, "event": []}', pytest.param("[" * 100_000, id="deep"), "\0\xff"])
+    "", "[]", "3", "null", "{", '{"format": 1}', '{"format": 1, "event": []}', pytest.param("[" * 100_000, id="deep"), "\0"])
 def test_what_is_no_line_of_a_ledger_is_passed_over(line, tmp_path):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "ledger.jsonl").write_text(line + "\n")
@@ -158,8 +159,8 @@ def test_what_is_no_line_of_a_ledger_is_passed_over(line, tmp_path):
 def test_a_pipe_for_a_ledger_is_not_waited_for(tmp_path, capsys):
     (tmp_path / "slurm").mkdir()
     os.mkfifo(tmp_path / "slurm" / "ledger.jsonl")
-    assert status.main(["--runs", str(tmp_path)]) == 2
-    assert "is not a regular file" in capsys.readouterr().err
+    assert exit_code(status.main, ["--runs", str(tmp_path)]) == 2
+    assert "is a named pipe, not a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args", [(), ("x", 3, 0.5, None, True), ([1, {"a": [2]}],), ("ü \n",)])
