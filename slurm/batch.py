@@ -41,7 +41,8 @@ class ArrayExecutor(submitit.SlurmExecutor):
         given = cluster.parameters(kind)
         # Modules are found as here, whatever the working directory and whether the cluster passes the environment on.
         setup = [*given["setup"], f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-        self.update_parameters(job_name=f"{name}.{kind}", stderr_to_stdout=True, wckey=None, **{**given, "setup": setup})
+        self.update_parameters(job_name=UNFIT.sub("_", f"{name}.{kind}"), stderr_to_stdout=True, wckey=None,
+                               **{**given, "setup": setup})
 
     def script(self, options: Mapping[str, object] | None = None, tasks: int | None = None) -> str:
         """The batch script, with these further options of sbatch; ``tasks``: as an array of so many."""

@@ -248,6 +248,10 @@ def _check(cluster: Cluster) -> None:
         if cluster.signal_seconds >= limit * 60:
             raise InputError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; write less of it, or "
                              "more time")
+        for key, value in {"partition": own.partition, "account": own.account, "qos": own.qos, "constraint": own.constraint,
+                           **own.extra}.items():
+            if not str(value).isprintable() or not str(key).isprintable():
+                raise InputError(f"{kind}: {key!r} must be one line of printable characters")
         for key in own.extra:
             if str(key).replace("_", "-") in GENERATED:
                 raise InputError(f"extra.{key} is not free; time, nodes, mem_gb and the like have keys of their own, dependencies "

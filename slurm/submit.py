@@ -59,7 +59,7 @@ def environment_lines(cluster: Cluster, kinds: Sequence[str]) -> list[str]:
     values = environment.for_sbatch([])
     return [f"{name}={values[name]} of the environment applies to the {', '.join(of)} jobs"
             + (f"; set --slurm {environment.option_of(name)}=... to choose" if environment.option_of(name) in COMMON else "")
-            for name, of in found.items()]
+            for name, of in sorted(found.items())]
 
 
 def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, name: str) -> Submission:

@@ -80,6 +80,7 @@ def test_times_are_slurms(days, hours, mins, secs):
     (["report.time=0"], "no time at all"),
     (["signal_seconds=3600"], "is not before report"),
     (["extra.dependency=afterok:1"], "is not free"),
+    (['partition="two\\nlines"'], "'partition' must be one line"), (['extra.nodelist="a\\tb"'], "'nodelist' must be one line"),
     (["array_parallelism=0"], "must be at least 1"),
     (["partition"], "not of the form key=value"),
     (["partition=[a"], "is not YAML"),
