@@ -81,7 +81,7 @@ def measured_rate(cfg: Config) -> float:
     x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device).contiguous(memory_format=layout) for _ in range(2))
     widths = sorted({cfg.widths.max, (cfg.widths.min + cfg.widths.max) / 2, cfg.widths.min}, reverse=True)
 
-    def update() -> None:
+    def update(width: float) -> None:
         regularizer.add_gradient()
         optimizer.step()
         optimizer.zero_grad()

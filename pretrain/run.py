@@ -1,6 +1,7 @@
 """Command line of pretraining: one config in, one run directory out.
 
     python pretrain/run.py --preset digits --out runs/mine objective.base_loss=infonce
+    python pretrain/run.py --preset digits --recipe usnet-simsiam
     torchrun --nproc-per-node 4 pretrain/run.py --preset cifar100 --out runs/c100
 """
 
@@ -24,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(prog="pretrain/run.py",
                                   description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
-    own.add_argument("--out", type=Path, help="run directory; default runs/pretrain/<preset>-s<seed>-<hash>")
+    own.add_argument("--recipe", help=f"a method's settings on top of the preset's ({', '.join(config.recipes())}) or a YAML file; "
+                                      "default none: the preset's own")
+    own.add_argument("--out", type=Path, help="run directory; default runs/pretrain/<preset>-<recipe>-s<seed>-<hash>")
     own.add_argument("--data-dir", help="shorthand for data.root=DIR")
     own.add_argument("--seed", type=int, help="shorthand for seed=N")
     own.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
@@ -36,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, train, and say where the result is."""
     words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
+    if arguments.recipe is not None:
+        overrides.insert(0, f"experiment.recipe={arguments.recipe}")
     if arguments.data_dir is not None:
         overrides.append(f"data.root={arguments.data_dir}")
     if arguments.seed is not None:
@@ -44,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
         print(config.to_yaml(cfg), end="")
         return 0
-    out = arguments.out or Path("runs/pretrain") / f"{cfg.experiment.preset}-s{cfg.seed}-{config.config_hash(cfg)}"
+    name = "-".join(filter(None, (cfg.experiment.preset, cfg.experiment.recipe)))
+    out = arguments.out or Path("runs/pretrain") / f"{name}-s{cfg.seed}-{config.config_hash(cfg)}"
     pretrain(cfg, out)
     print(f"checkpoint: {out / 'checkpoint.pt'}")
     return 0

@@ -119,6 +119,7 @@ class Trainer:
         torch.manual_seed(cfg.seed)
         layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
         self.student = Student(cfg).to(self.device, memory_format=layout)
+        self.student.chunks = self._chunks()
         for norm in batch_norms(self.student).values():
             norm.synchronized = cfg.train.synchronized_bn
         self.teacher = self._make_teacher()
@@ -139,14 +140,23 @@ class Trainer:
                 self.teacher.compile(dynamic=False)
         self.objective = Objective(cfg.objective, self.student, forward, self.teacher, cfg.widths.max, self.autocast, self.queue)
 
+    def _chunks(self) -> int:
+        """The virtual processes that this process simulates."""
+        parts, world_size = self.cfg.optimizer.virtual_processes, self.group.world_size
+        if parts and parts % world_size:
+            raise UserError(f"optimizer.virtual_processes={parts} cannot be shared evenly by {world_size} processes; set "
+                            f"optimizer.virtual_processes={world_size}")
+        return max(1, parts // world_size)
+
     def _make_teacher(self) -> Teacher | FrozenTeacher | None:
         if self.cfg.objective.teacher == "momentum":
-            return Teacher(self.student)
+            return Teacher(self.student, self.cfg.objective.shuffle)
         if self.cfg.objective.base_loss != "seed":
             return None
         layout = torch.channels_last if self.cfg.train.channels_last else torch.contiguous_format
-        teacher = load_teacher(self.cfg).to(self.device, memory_format=layout)
-        calibrate_on(teacher, [teacher.width], self.source, self.cfg)
+        teacher = load_teacher(self.cfg, self.student.chunks).to(self.device, memory_format=layout)
+        if not teacher.batch_statistics:
+            calibrate_on(teacher, [teacher.width], self.source, self.cfg)
         return teacher
 
     def autocast(self) -> AbstractContextManager:
@@ -253,13 +263,14 @@ class Trainer:
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def _update(self) -> None:
+    def _update(self, width: float) -> None:
         self.scaler.unscale_(self.optimizer)
-        self.regularizer.add_gradient()
+        widest = width == self.cfg.widths.max
+        self.regularizer.add_gradient(widest)
         if self.cfg.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
         if self.cfg.regularizer.decoupled:
-            self.regularizer.shrink(self.optimizer.param_groups[0]["lr"])
+            self.regularizer.shrink(self.optimizer.param_groups[0]["lr"], widest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -333,12 +344,14 @@ class Trainer:
     def _save(self) -> None:
         frozen = isinstance(self.teacher, FrozenTeacher)
         optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head,
+                    "adapters": self.student.adapters,
                     "teacher": None if frozen else self.teacher, "queue": self.queue}
         checkpoint.save(self.run.path, {
             "config": to_dict(self.cfg), "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
             "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
             "seed_teacher": self.teacher.fingerprint() if frozen else None,
+            "touched": [name for name, p in self.student.named_parameters() if p in self.regularizer.touched],
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
             "guidance": self.diagnostics.guidance if self.diagnostics else {},
@@ -348,7 +361,7 @@ class Trainer:
 
     def _restore(self, payload: dict) -> None:
         modules = {"encoder": self.student.encoder, "projector": self.student.projector, "predictor": self.student.predictor,
-                   "distill_head": self.student.distill_head, "queue": self.queue}
+                   "distill_head": self.student.distill_head, "adapters": self.student.adapters, "queue": self.queue}
         if not isinstance(self.teacher, FrozenTeacher):
             modules["teacher"] = self.teacher
         elif payload["seed_teacher"] != self.teacher.fingerprint():
@@ -358,6 +371,7 @@ class Trainer:
             if module is not None:
                 module.load_state_dict(payload[name])
         self.optimizer.load_state_dict(payload["optimizer"])
+        self.regularizer.touched |= {p for name, p in self.student.named_parameters() if name in payload.get("touched", ())}
         self.scaler.load_state_dict(payload["scaler"])
         self.step_count = payload["step"]
         self.meter.update({name: list(entry) for name, entry in payload["meter"].items()})

@@ -6,7 +6,7 @@ does not import torch; checking a config does, since that asks the network for i
 
 from pretrain.config.fields import choice, number, number_list, width_list
 from pretrain.config.hashing import NOT_HASHED, changed, config_hash
-from pretrain.config.presets import PRESETS, from_dict, load, presets, split_overrides
+from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes, split_overrides
 from pretrain.config.schema import (
     FORMAT,
     AugmentConfig,
@@ -37,9 +37,9 @@ from pretrain.config.validation import (
 )
 
 __all__ = [
-    "FORMAT", "NOT_HASHED", "PRESETS", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
+    "FORMAT", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
     "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
     "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_values", "check_widths", "choice", "config_hash",
-    "from_dict", "has_predictor", "load", "number", "number_list", "presets", "skeleton", "split_overrides", "switchable_widths",
-    "to_dict", "to_yaml", "usable_widths", "validate", "width_list",
+    "from_dict", "has_predictor", "load", "number", "number_list", "presets", "recipes", "skeleton", "split_overrides",
+    "switchable_widths", "to_dict", "to_yaml", "usable_widths", "validate", "width_list",
 ]

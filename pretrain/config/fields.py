@@ -62,14 +62,19 @@ class Number:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A list of finite numbers: ``count`` of them if that is not None; ``ordered``: the smallest, above 0, then the largest."""
+    """A list of finite numbers: ``count`` of them if that is not None, or with ``or_none`` none; ``ordered``: the smallest, above
+    0, then the largest.
+    """
 
     each: Number
     count: int | None = None
     ordered: bool = False
+    or_none: bool = False
 
     def fault(self, value: Sequence) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if self.or_none and not len(value):
+            return ""
         if self.count not in (None, len(value)) or any(map(self.each.fault, value)):
             return f"must be {'' if self.count is None else f'{self.count} '}numbers, each {self.each}"
         if self.ordered and not 0 < value[0] <= value[1]:
@@ -106,6 +111,12 @@ def number_list(*default: float, low: float = 0, high: float = math.inf, ordered
     """A field that is a list of as many numbers as the default has, each in [low, high]."""
     limits = Numbers(Number(low, high), len(default), ordered)
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
+
+
+def pixel_list(above: float | None = None) -> Any:
+    """A field that is a list of three numbers in [0, 1], or in (above, 1], of RGB; empty by default."""
+    limits = Number(0, 1) if above is None else Number(above, 1, strictly=True)
+    return field(default_factory=list, metadata={CONSTRAINT: Numbers(limits, 3, or_none=True)})
 
 
 def width_list(*default: float) -> Any:

@@ -1,10 +1,14 @@
-"""Presets, files like them, and ``key=value`` overrides, made into one config.
+"""Presets, recipes, and ``key=value`` overrides, made into one config.
 
-A preset may stand on another one (``base: cifar100``, a name or a path from its own folder) and says only what differs.
-Settings that METHOD section 6 gives per base loss stand in a preset under ``by_base_loss`` and are chosen by
-``objective.base_loss``; those of a method compared with stand under ``by_baseline`` and are chosen by ``experiment.baseline``.
-A file's settings by base loss beat its plain ones, a preset beats its base, those of the baseline beat both, and an override beats
-all.
+A preset (a profile: data, network and sizes) may stand on another one (``base: cifar100``, a name or a path from its own
+folder) and says only what differs. Settings that METHOD section 6 gives per base loss stand in a preset under ``by_base_loss``
+and are chosen by ``objective.base_loss``. A recipe (``pretrain/recipes/``: a method, METHOD section 7) is chosen by
+``experiment.recipe``, may stand on another one too, and layers between the preset and the overrides. What a recipe needs on a
+preset's data stands in the preset under ``by_recipe``, by the recipe's name, or under ``any`` for whichever is chosen.
+``$epochs/N`` is a part of the training, rounded down.
+
+From weak to strong: a preset's base, the preset, each with its settings by base loss; ``any``; for a recipe's base and then the
+recipe: its settings, then what the presets say of it; overrides.
 """
 
 from __future__ import annotations
@@ -20,20 +24,25 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pretrain.config.fields import constraints
-from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig
+from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.config.typed import check_keys, typed
 from pretrain.config.validation import validate
 from pretrain.errors import UserError, suggestion
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
-# Parts of a preset that a setting chooses from: which section and key, and what that is where nothing says it.
-CHOSEN = {"by_base_loss": ("objective", "base_loss", ObjectiveConfig.base_loss),
-          "by_baseline": ("experiment", "baseline", ExperimentConfig.baseline)}
+RECIPES = PRESETS.parent / "recipes"
+TABLES = ("by_base_loss", "by_recipe")  # parts of a preset that a setting chooses from
+ANY = "any"  # of by_recipe: with whichever recipe
 
 
 def presets() -> list[str]:
     """Names of the presets that come with the project."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def recipes() -> dict[str, str]:
+    """The recipes that come with the project, and what each is in words."""
+    return {path.stem: _read(path, RECIPES)["about"] for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def load(preset: str, overrides: Sequence[str] = ()) -> Config:
@@ -42,31 +51,48 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown preset, key or value, or an impossible combination.
     """
-    layers = _layers(preset)
-    tables = {key: [layer.pop(key, {}) for layer in layers] for key in CHOSEN}
+    layers = [layer for _, layer in _layers(preset, PRESETS)]
+    tables = {key: [layer.pop(key, {}) for layer in layers] for key in TABLES}
     _check_tables(tables)
     try:
         chosen = OmegaConf.to_container(OmegaConf.from_dotlist([_checked_override(text) for text in overrides]))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
     for layer in (*layers, chosen):
-        check_keys(Config, layer)
-    loss, baseline = (_chosen_by(key, [*layers, chosen]) for key in CHOSEN)
+        _check_layer(layer)
+    recipe = _last([*layers, chosen], "experiment", "recipe", ExperimentConfig.recipe)
+    steps = _recipe(recipe, tables["by_recipe"]) if recipe else []
+    loss = _last([*layers, *steps, chosen], "objective", "base_loss", ObjectiveConfig.base_loss)
     by_loss = [table.get(loss, {}) for table in tables["by_base_loss"]]
-    by_baseline = [table[baseline] for table in tables["by_baseline"] if baseline in table]
-    if baseline and not by_baseline:
-        known = sorted({name for table in tables["by_baseline"] for name in table})
-        instead = f"set one of {', '.join(known)}" if known else "choose another preset, or give it by_baseline settings"
-        raise UserError(f"experiment.baseline={baseline}: the preset {preset} has no settings for it; {instead}")
     pairs = [part for pair in zip(layers, by_loss, strict=True) for part in pair]
-    return from_dict(_merged(*pairs, *by_baseline, {"experiment": {"preset": Path(preset).stem}}, chosen))
+    preset_label, label = {"experiment": {"preset": Path(preset).stem}}, {"experiment": {"recipe": Path(recipe).stem}}
+    merged = _merged(*pairs, *steps, preset_label, chosen, label)
+    epochs = _merged({"optimizer": {"epochs": OptimizerConfig.epochs}}, merged)["optimizer"]["epochs"]
+    return from_dict(_with_epochs(merged, epochs))
 
 
-def _chosen_by(key: str, layers: Sequence[dict]) -> str:
-    """The value, in the last of ``layers`` that has one, of the setting that chooses among a preset's ``key``."""
-    section, name, default = CHOSEN[key]
+def _recipe(name: str, tables: Sequence[dict]) -> list[dict]:
+    """The layers of recipe ``name``: its bases and itself, each followed by what the presets' ``tables`` say of it."""
+    found = [table[ANY] for table in tables if ANY in table]
+    for step, layer in _layers(name, RECIPES):
+        layer.pop("about", None)
+        _check_layer(layer)
+        found += [layer, *(table[step] for table in tables if step in table)]
+    return found
+
+
+def _last(layers: Sequence[dict], section: str, name: str, default: str) -> str:
+    """The value of a key in the last of ``layers`` that has it."""
     values = [default] + [layer[section][name] for layer in layers if name in (layer.get(section) or {})]
     return str(values[-1])
+
+
+def _with_epochs(content: object, epochs: object) -> object:
+    """``content`` with each ``$epochs/N`` in it as a number."""
+    if isinstance(content, dict):
+        return {key: _with_epochs(value, epochs) for key, value in content.items()}
+    part = re.fullmatch(r"\$epochs/([1-9]\d*)", content) if isinstance(content, str) else None
+    return epochs // int(part[1]) if part and isinstance(epochs, int) else content
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,33 +109,34 @@ def from_dict(raw: dict) -> Config:
     return cfg
 
 
-def _layers(preset: str) -> list[dict]:
-    """``preset`` and what it stands on, the lowest base first; nothing is chosen yet."""
-    found: list[dict] = []
-    path, seen = _preset_path(preset), []
+def _layers(name: str, home: Path) -> list[tuple[str, dict]]:
+    """The preset or recipe ``name`` of ``home`` and what it stands on, with their names, the lowest base first."""
+    found: list[tuple[str, dict]] = []
+    path, seen = _path(name, home), []
     while path is not None:
         if path in seen:
-            raise UserError(f"presets stand on each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
+            raise UserError(f"{home.name} stand on each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
                             "remove one base:")
         seen.append(path)
-        raw = _read_preset(path)
+        raw = _read(path, home)
         base = raw.pop("base", None)
-        found.append(raw)
-        path = None if base is None else _preset_path(str(base), path.parent)
+        found.append((path.stem, raw))
+        path = None if base is None else _path(str(base), home, path.parent)
     return found[::-1]
 
 
-def _preset_path(preset: str, folder: Path = Path()) -> Path:
-    """The file of a preset's name, or of a path (from ``folder``)."""
-    path = (folder / preset if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml").resolve()
+def _path(name: str, home: Path, folder: Path = Path()) -> Path:
+    """The file of a name in ``home``, or of a path (from ``folder``)."""
+    path = (folder / name if name.endswith((".yaml", ".yml")) else home / f"{name}.yaml").resolve()
     if not path.is_file():
-        otherwise = f"choose one of {', '.join(presets())}, or give a .yaml file"
-        raise UserError(f"unknown preset {preset!r}; {suggestion(preset, presets(), otherwise=otherwise)}")
+        known = sorted(other.stem for other in home.glob("*.yaml"))
+        otherwise = f"choose one of {', '.join(known)}, or give a .yaml file"
+        raise UserError(f"unknown {home.name[:-1]} {name!r}; {suggestion(name, known, otherwise=otherwise)}")
     return path
 
 
-def _read_preset(path: Path) -> dict:
-    """One preset file. Raises :class:`UserError` where it is no mapping of sections."""
+def _read(path: Path, home: Path) -> dict:
+    """One file of a preset or recipe. Raises :class:`UserError` where it is no mapping of sections."""
     try:
         raw = _parsed(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -124,18 +151,27 @@ def _parsed(text: str):
     return yaml.safe_load(text) or {}
 
 
+def _check_layer(layer: dict) -> None:
+    """:class:`UserError` for keys of a preset, a recipe or overrides that do not exist, or no longer."""
+    experiment = layer.get("experiment")
+    if (isinstance(experiment, dict) and experiment.get("baseline")) or "by_baseline" in layer:
+        raise UserError("experiment.baseline and by_baseline were replaced by recipes; set experiment.recipe=individual-mocov2 or "
+                        "seed, and by_recipe")
+    check_keys(Config, layer)
+
+
 def _check_tables(tables: dict[str, list]) -> None:
     """:class:`UserError` unless each of a preset's chosen parts maps what may be chosen to sections of the config."""
-    losses = constraints(Config)["objective.base_loss"].allowed
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    known = {"by_base_loss": constraints(Config)["objective.base_loss"].allowed, "by_recipe": (ANY, *names)}
     for key, found in tables.items():
         for table in found:
-            if not isinstance(table, dict) or (key == "by_base_loss" and not set(table) <= set(losses)):
-                names = f"{' and '.join(losses)}, or one of them," if key == "by_base_loss" else "names of baselines"
-                raise UserError(f"{key} must map {names} to sections of their own")
+            if not isinstance(table, dict) or not set(table) <= set(known[key]):
+                raise UserError(f"{key} must map {', '.join(known[key])}, or some of them, to sections of their own")
             for section in table.values():
                 if not isinstance(section, dict):
                     raise UserError(f"{key}: below each name stand sections, as at the top of the preset")
-                check_keys(Config, section)
+                _check_layer(section)
 
 
 def _merged(*layers: dict) -> dict:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from pretrain.config.fields import choice, names, number, number_list, width_list
+from pretrain.config.fields import choice, names, number, number_list, pixel_list, width_list
 
 FORMAT = 1
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
@@ -28,7 +28,8 @@ class ExperimentConfig:
     cell: str = ""
     preset: str = ""
     setting: str = ""  # in words, of the launch the run belongs to
-    baseline: str = ""  # the preset's settings of that baseline are used (``by_baseline``): mocov2, seed, ...
+    baseline: str = ""  # of runs from before there were recipes
+    recipe: str = ""  # the method's settings (``pretrain/recipes``), which layer between the preset and the overrides
 
 
 @dataclass
@@ -39,6 +40,11 @@ class ModelConfig:
     projector_out: int = number(2048, 1, MOST_CHANNELS)
     predictor_hidden: int = number(2048, 1, MOST_CHANNELS)  # of the predictor and the distillation head
     heads: str = choice("us3l", "mocov3")  # mocov3: a last BatchNorm without scale and shift, no bias
+    projector_last_norm: bool = False  # the projector alone ends as mocov3's (SimSiam)
+    projector_norm: bool = True  # BatchNorm between the projector's layers
+    conv_init: str = choice("he", "torch")  # Kaiming normal over the fan-out, torch's default
+    projector_init: str = choice("torch", "normal")  # of its first layer: torch's default, N(0, 0.01)
+    distill_head_init: str = choice("torch", "predictor")  # torch's default, a copy of the predictor
     switchable_bn: bool = False  # a scale and shift of every BatchNorm for each of widths.fixed
     freeze_patch_projection: bool = False  # of a ViT
 
@@ -46,21 +52,31 @@ class ModelConfig:
 @dataclass
 class ObjectiveConfig:
     base_loss: str = choice("mse", "infonce", "seed")  # seed: distillation from a trained network
-    distill_loss: str = choice("mse", "infonce", "none")  # none: the naive baseline, every width its own base loss
+    # kl: to the widest network's similarities (SlimCLR); none: the naive baseline, every width its own base loss
+    distill_loss: str = choice("mse", "infonce", "kl", "none")
     teacher: str = choice("online", "momentum")
     predictor: str = choice("auto", "true", "false")  # auto: with the MSE base loss
     head: str = choice("own", "shared", "none")  # distillation head; shared: the predictor
     distill_weight: float = number(1.0)
+    sub_base_weight: float = number(0.0, 0, 1)  # share of the base loss in the loss of narrower widths, next to distillation
+    kl_temperature: float = number(5.0, above=0)
+    feature_weight: float = number(0.0)  # of feature distillation, added to the loss of narrower widths; 0: none
     temperature: float = number(0.5, above=0)
     ema_momentum: float = number(0.99, 0, 1)
     ema_schedule: str = choice("constant", "cosine")  # cosine: to 1 at the end
+    ema_update: str = choice("step", "pass")  # the average moves, and gives targets: once a step, or anew at each width's pass
     update: str = choice("per_width", "accumulate")  # the authors', US-Nets'
     negatives: str = choice("batch", "keys")  # of infonce: all other rows (SimCLR), the other images' targets (MoCo v3)
     gather_negatives: bool = False
+    two_sided: bool = False  # of infonce as base loss: the gradient passes through both views (SimCLR)
+    pairings: str = choice("mean", "sum", "one")  # both averaged, both added, the first view as query and the second as key
+    shuffle: bool = False  # of virtual processes: the images that the teacher normalises together come from all of them (MoCo)
     queue: int = number(0, 0, 2**24)  # targets of past steps kept as negatives of infonce (MoCo v2) and anchors of seed; 0: none
     seed_teacher: str = ""  # checkpoint or run directory that base_loss=seed learns from
     seed_student_temperature: float = number(0.2, above=0)
     seed_teacher_temperature: float = number(0.01, above=0)
+    seed_teacher_bn: str = choice("calibrated", "batch")  # statistics of the teacher's BatchNorms
+    seed_loss: str = choice("similarities", "mse")  # mse: to the teacher's output, without a queue
     width_weights: str = choice("none", "slimclr")  # weight of the loss at each width
 
 
@@ -70,6 +86,7 @@ class WidthsConfig:
     max: float = number(1.0, above=0, high=1)
     sampling: str = choice("sandwich", "uniform", "fixed", "dynamic")
     per_step: int = number(3, 1, 1000)
+    doubled_ends: bool = False  # of the sandwich rule: the widest and the narrowest twice (as found in US-Net + BYOL)
     fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
     slow_start_epochs: int = number(0, 0, MOST_EPOCHS)  # only the widest before
 
@@ -77,6 +94,7 @@ class WidthsConfig:
 @dataclass
 class RegularizerConfig:
     kind: str = choice("none", "l2", "group", default="l2")  # l2: one coefficient for all
+    variant: str = choice("paper", "authors")  # authors: with the exceptions of their code (pretrain/objective/regularization.py)
     coefficient: float = number(2.5e-4)  # lambda, half of the weight decay it replaces
     alpha: float = number(0.05, 0, 1)
     groups: int = number(8, 1, 1000)
@@ -91,6 +109,8 @@ class OptimizerConfig:
     momentum: float = number(0.9, 0, 1)
     epochs: int = number(400, 1, MOST_EPOCHS)
     batch_size: int = number(512, 2, 2**20)  # over all processes
+    # parts of the batch with BatchNorm statistics and negatives of their own; 0: the processes there are
+    virtual_processes: int = number(0, 0, 4096)
     warmup_epochs: int = number(0, 0, MOST_EPOCHS)
     schedule: str = choice("epoch", "step")  # the rate changes every epoch or step
     clip_norm: float = number(0.0)  # 0: off
@@ -104,6 +124,9 @@ class DataConfig:
     limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
     store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are
     workers: int = number(0, 0, 4096)
+    drop_last: bool = True  # leave out the last, incomplete batch of an epoch
+    mean: list[float] = pixel_list()  # of the pixels, RGB in [0, 1]; empty: the data set's own
+    std: list[float] = pixel_list(above=0)
 
 
 @dataclass
@@ -149,6 +172,10 @@ class CalibrationConfig:
 
     widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
     images: int = number(8192, 2, 2**31)  # at most
+    average: str = choice("cumulative", "running")  # of the batches' statistics: all alike, or moved by 0.1 a batch (the authors')
+    views: str = choice("plain", "crops", "pretraining")  # without augmentation, random crops of evaluation, as in pretraining
+    passes: int = number(1, 1, 1000)  # over the images
+    batch_size: int = number(256, 2, 2**20)
 
 
 @dataclass

@@ -29,6 +29,9 @@ def validate(cfg: Config) -> None:
     _validate_widths(cfg)
     _validate_switchable(cfg)
     _validate_objective(cfg)
+    _validate_heads(cfg)
+    _validate_distillation(cfg)
+    _validate_parts(cfg)
     _validate_queue(cfg)
     _validate_seed(cfg)
     _validate_regularizer(cfg)
@@ -81,6 +84,9 @@ def _validate_widths(cfg: Config) -> None:
     if widths.sampling in ("sandwich", "dynamic") and widths.per_step < 2:
         raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and the "
                         "narrowest; set widths.per_step=2 or more")
+    if widths.doubled_ends and (widths.sampling, widths.per_step) != ("sandwich", 4):
+        raise UserError(f"widths.doubled_ends=true is the sandwich rule of four widths, as found; set widths.sampling=sandwich and "
+                        f"widths.per_step=4 (now {widths.sampling} and {widths.per_step}), or widths.doubled_ends=false")
     if widths.sampling == "fixed":
         if widths.max not in widths.fixed:
             raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
@@ -153,13 +159,62 @@ def skeleton(arch: str) -> Encoder:
 
 def _validate_objective(cfg: Config) -> None:
     objective = cfg.objective
-    if objective.head == "shared" and not has_predictor(objective) and objective.distill_loss != "none":
-        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse (or objective.predictor=true); set "
-                        "objective.head=own or none")
+    if objective.ema_update == "pass" and objective.teacher != "momentum":
+        raise UserError("objective.ema_update=pass is about a momentum teacher; set objective.teacher=momentum or "
+                        "objective.ema_update=step")
+    if objective.pairings == "one" and objective.teacher != "momentum" and objective.base_loss != "seed":
+        raise UserError("objective.pairings=one needs a teacher that sees the second view alone; set objective.teacher=momentum or "
+                        "objective.pairings=mean")
+    if objective.two_sided and (objective.base_loss, objective.teacher, objective.negatives) != ("infonce", "online", "batch"):
+        raise UserError("objective.two_sided=true is SimCLR's, whose targets are the network's own; set "
+                        "objective.base_loss=infonce, objective.teacher=online and objective.negatives=batch, or "
+                        "objective.two_sided=false")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
         raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; set objective.negatives=batch")
     if cfg.model.freeze_patch_projection and not skeleton(cfg.model.arch).is_vit:
         raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
+
+
+def _validate_heads(cfg: Config) -> None:
+    model, objective = cfg.model, cfg.objective
+    if objective.head == "shared" and not has_predictor(objective) and objective.distill_loss != "none":
+        raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse (or objective.predictor=true); set "
+                        "objective.head=own or none")
+    if model.distill_head_init == "predictor" and not has_predictor(objective):
+        raise UserError("model.distill_head_init=predictor copies a predictor that there is not; set objective.predictor=true or "
+                        "model.distill_head_init=torch")
+    if not model.projector_norm and model.projector_layers < 2:
+        raise UserError("model.projector_norm=false is about the BatchNorms between the projector's layers, of which there is one; "
+                        "set model.projector_layers=2 or more")
+
+
+def _validate_distillation(cfg: Config) -> None:
+    objective = cfg.objective
+    if objective.distill_loss == "kl" and (objective.base_loss != "infonce" or objective.head == "shared"):
+        raise UserError("objective.distill_loss=kl compares similarities that objective.base_loss=infonce compares; set that, and "
+                        "objective.head=none or own")
+    if objective.distill_loss == "none" and (objective.feature_weight or objective.sub_base_weight):
+        raise UserError("objective.feature_weight and objective.sub_base_weight are about distillation; leave them out, or set "
+                        "objective.distill_loss=mse, infonce or kl")
+    if objective.feature_weight and not skeleton(cfg.model.arch).stage_norms:
+        raise UserError(f"objective.feature_weight={objective.feature_weight}: {cfg.model.arch} has no BatchNorm at the end of its "
+                        "stages; set objective.feature_weight=0 or another model.arch")
+    if objective.feature_weight and cfg.train.compile:
+        raise UserError("train.compile=true cannot look into the network for feature distillation; set train.compile=false or "
+                        "objective.feature_weight=0")
+
+
+def _validate_parts(cfg: Config) -> None:
+    parts, batch = cfg.optimizer.virtual_processes, cfg.optimizer.batch_size
+    if parts > 1 and (batch % parts or batch // parts < 2):
+        raise UserError(f"optimizer.virtual_processes={parts} cannot share optimizer.batch_size={batch} evenly, with two images or "
+                        f"more each; set optimizer.batch_size={max(2, batch // parts) * parts}")
+    if parts > 1 and cfg.train.synchronized_bn:
+        raise UserError("optimizer.virtual_processes are for BatchNorm statistics of a part of the batch, train.synchronized_bn "
+                        "for those of all of it; leave one of them out")
+    if cfg.objective.shuffle and (parts < 2 or cfg.objective.teacher != "momentum"):
+        raise UserError("objective.shuffle=true exchanges the teacher's images between virtual processes; set "
+                        "optimizer.virtual_processes=2 or more and objective.teacher=momentum, or objective.shuffle=false")
 
 
 def has_predictor(objective: ObjectiveConfig) -> bool:
@@ -168,11 +223,12 @@ def has_predictor(objective: ObjectiveConfig) -> bool:
 
 
 def _validate_queue(cfg: Config) -> None:
-    objective, keys = cfg.objective, 2 * cfg.optimizer.batch_size
+    objective, views = cfg.objective, 1 if cfg.objective.pairings == "one" else 2
+    keys = views * cfg.optimizer.batch_size
     if objective.queue == 0:
         return
     if objective.queue < keys:
-        raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (two views of "
+        raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (of {views} x "
                         f"{cfg.optimizer.batch_size} images), or be 0; set for example objective.queue={4 * keys}")
     if objective.base_loss == "mse":
         raise UserError(f"objective.queue={objective.queue} has no use for objective.base_loss=mse; set objective.queue=0")
@@ -191,7 +247,9 @@ def _validate_seed(cfg: Config) -> None:
         return
     if not objective.seed_teacher:
         raise UserError("objective.base_loss=seed learns from a trained network; set objective.seed_teacher=RUN_DIRECTORY")
-    if objective.queue == 0:
+    if objective.seed_loss == "mse" and objective.queue:
+        raise UserError("objective.seed_loss=mse compares with the teacher's output alone; set objective.queue=0")
+    if objective.seed_loss != "mse" and objective.queue == 0:
         raise UserError("objective.base_loss=seed compares with a queue of the teacher's outputs; set for example "
                         f"objective.queue={8 * cfg.optimizer.batch_size}")
     if objective.distill_loss != "none" or objective.teacher != "online":

@@ -14,6 +14,7 @@ from pretrain.slimmable import make_switchable
 
 ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
     "resnet_small": partial(ResNet, BasicBlock, (1, 1, 1, 1), base_channels=16),
+    "resnet_medium": partial(ResNet, BasicBlock, (2, 2, 2, 2), base_channels=16),
     "resnet18_cifar": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
     "resnet34_cifar": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
     "resnet50_cifar": partial(ResNet, Bottleneck, (3, 4, 6, 3)),

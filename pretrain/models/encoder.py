@@ -22,6 +22,7 @@ class Encoder(ParametersAtWidth):
         size: side in pixels of the images it was made for; 0: any.
         fixed_size: whether it takes no images of another size.
         stage_layers: names, within :attr:`body`, of the layers whose outputs are the four maps, where there are such layers.
+        stage_norms: names of the BatchNorms that the four stages end in, before a shortcut is added, where there are such.
         can_recompute: whether it can compute activations again in the backward pass, where ``recompute`` is set, to save memory.
     """
 
@@ -31,6 +32,7 @@ class Encoder(ParametersAtWidth):
     size: int = 0
     fixed_size: bool = False
     stage_layers: Sequence[str] = ()
+    stage_norms: Sequence[str] = ()
     can_recompute: bool = False
     recompute: bool = False
 

@@ -60,6 +60,8 @@ class MobileNetV2(Encoder):
             SlimmableBatchNorm2d(LAST_CHANNELS, slice_channels=False), nn.ReLU6(inplace=True)))
         self.features = nn.Sequential(*layers)
         self.stage_layers = [f"features.{index}" for index in OUTPUTS]
+        self.stage_norms = [*(f"features.{i}.body.{len(self.features[i].body) - 1}" for i in OUTPUTS[:-1]),
+                            f"features.{OUTPUTS[-1]}.1"]
         self.feature_rule = ChannelRule(LAST_CHANNELS, sliced=False)
         self.stage_rules = [*(ChannelRule(channels, sliced=True) for channels in (24, 32, 96)), self.feature_rule]
 

@@ -86,6 +86,8 @@ class ResNet(Encoder):
                       else SlimmableConv2d(3, base_channels, 7, 2, 3, slice_in=False))
         self.bn1 = SlimmableBatchNorm2d(base_channels)
         channels, self.stage_rules = base_channels, []
+        last_norm = "bn3" if block is Bottleneck else "bn2"
+        self.stage_norms = [f"layer{stage + 1}.{depth - 1}.{last_norm}" for stage, depth in enumerate(depths)]
         self.stage_layers = [f"layer{stage + 1}" for stage in range(len(depths))]
         for stage, depth in enumerate(depths):
             planes, blocks = base_channels * 2**stage, []

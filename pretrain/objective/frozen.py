@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +13,21 @@ from torch import Tensor, nn
 from pretrain import checkpoint
 from pretrain.config import Config, from_dict, validate
 from pretrain.errors import UserError
-from pretrain.objective.networks import Student
+from pretrain.objective.networks import Seen, Student, in_chunks
 from pretrain.slimmable import at_width
 
 
 class FrozenTeacher(nn.Module):
     """Encoder and projector of ``payload``, a checkpoint read from ``path``, in evaluation mode at its widest width.
 
-    Its BatchNorms need statistics first: :func:`pretrain.slimmable.calibrate` it at ``width``.
+    Its BatchNorms need statistics first: :func:`pretrain.slimmable.calibrate` it at ``width``. With ``batch_statistics`` they use
+    those of each of ``chunks`` parts of the batch instead.
 
     Raises:
         UserError: the checkpoint holds no projector or weights that do not fit its config.
     """
 
-    def __init__(self, payload: dict, path: str | Path):
+    def __init__(self, payload: dict, path: str | Path, batch_statistics: bool = False, chunks: int = 1):
         super().__init__()
         cfg = teacher_config(payload, path)
         student = Student(cfg)
@@ -37,7 +39,8 @@ class FrozenTeacher(nn.Module):
         except (KeyError, RuntimeError, AttributeError, TypeError) as error:
             raise UserError(f"objective.seed_teacher={path} holds no encoder and projector of its config "
                             f"({str(error).splitlines()[0][:120]}); give the run directory of a finished pretraining") from None
-        self.requires_grad_(False).eval()
+        self.batch_statistics, self.chunks = batch_statistics, chunks if batch_statistics else 1
+        self.requires_grad_(False).train(batch_statistics)
 
     def update(self, student: Student, momentum: float) -> None:
         """Nothing: this teacher stays as it is."""
@@ -48,6 +51,15 @@ class FrozenTeacher(nn.Module):
         for name, weight in sorted(self.state_dict().items()):
             digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:8]
+
+    @torch.no_grad()
+    def guide(self, views: Sequence[Tensor]) -> Seen:
+        """Targets of ``views`` (B, 3, H, W), without gradient."""
+        return in_chunks(self._view, views, self.chunks)
+
+    def _view(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        z = self(x)
+        return z, z, []
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +88,7 @@ def teacher_config(payload: dict, path: str | Path) -> Config:
     return from_dict(payload["config"])
 
 
-def load_teacher(cfg: Config) -> FrozenTeacher:
+def load_teacher(cfg: Config, chunks: int = 1) -> FrozenTeacher:
     """The teacher of ``cfg``, still to be calibrated.
 
     Raises:
@@ -89,4 +101,4 @@ def load_teacher(cfg: Config) -> FrozenTeacher:
         raise UserError(f"model.projector_out={cfg.model.projector_out} must be that of objective.seed_teacher={path}; write "
                         f"model.projector_out={own.model.projector_out}")
     validate(replace(own, data=replace(own.data, size=cfg.data.size)))  # a ViT needs whole patches
-    return FrozenTeacher(payload, path)
+    return FrozenTeacher(payload, path, cfg.objective.seed_teacher_bn == "batch", chunks)

@@ -6,11 +6,15 @@ the same mathematics as adding the penalty to the loss, without a graph through 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from pretrain.config import RegularizerConfig
-from pretrain.slimmable.layers import SlimmableConv2d, _SlimmableBatchNorm
+from pretrain.slimmable.layers import SlimmableConv2d, SlimmableLinear, _SlimmableBatchNorm
+
+HEADS = ("predictor.", "distill_head.")  # of a student
 
 
 def alpha_at(cfg: RegularizerConfig, epoch: int, epochs: int) -> float:
@@ -28,13 +32,14 @@ def group_index(channels: int, groups: int) -> Tensor:
     return torch.arange(channels) * groups // channels
 
 
-def _grouped_dims(model: nn.Module) -> dict[Tensor, int]:
+def _grouped_dims(model: nn.Module, authors: bool) -> dict[Tensor, int]:
     """The dimension of each grouped parameter of ``model`` that the groups divide."""
-    linear = [m.weight for m in model.modules() if getattr(m, "grouped_inputs", False)]
-    if linear:
-        return dict.fromkeys(linear, 1)
+    linear = [m for m in model.modules() if isinstance(m, SlimmableLinear)]
+    if any(m.grouped_inputs for m in linear):
+        return dict.fromkeys((m.weight for m in linear if authors or m.grouped_inputs), 1)
     layers = (m for m in model.modules() if isinstance(m, (SlimmableConv2d, _SlimmableBatchNorm)))
-    return {p: 0 for layer in layers for p in layer.parameters(recurse=False)}
+    biases = [m.bias for m in linear if m.bias is not None] if authors else []
+    return dict.fromkeys([*(p for layer in layers for p in layer.parameters(recurse=False)), *biases], 0)
 
 
 class Regularizer:
@@ -44,12 +49,19 @@ class Regularizer:
     BatchNorm vector lambda * (1 - alpha_t * i), and linear layers lambda. Where the model has linear layers with
     ``grouped_inputs`` (a ViT) their weights' input features are the groups, and all else gets lambda; so do the vectors of
     switchable BatchNorms, which no two widths share.
+
+    The variant ``authors`` is that of their code (METHOD section 7): the biases of linear layers are grouped too, and of a ViT's
+    model the weights of all linear layers; predictor and distillation head are left out of the update of the widest network where
+    there are groups; a parameter is left alone until it has had a gradient. ``touched`` holds those that have.
     """
 
     def __init__(self, cfg: RegularizerConfig, model: nn.Module):
-        self.cfg = cfg
+        self.cfg, self.authors = cfg, cfg.variant == "authors"
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        grouped = _grouped_dims(model)
+        heads = [p for name, p in model.named_parameters() if name.startswith(HEADS)]
+        self.exempt = set(heads) if self.authors and cfg.kind == "group" else set()  # in the update of the widest network
+        self.touched: set[Tensor] = set() if self.authors else set(self.parameters)
+        grouped = _grouped_dims(model, self.authors)
         self._ranks: list[Tensor | None] = [self._rank(p, grouped[p]) if p in grouped else None for p in self.parameters]
         self.coefficients: list[Tensor] = []
         self._alpha: float | None = None
@@ -73,24 +85,32 @@ class Regularizer:
                              for p, rank in zip(self.parameters, self._ranks, strict=True)]
 
     @torch.no_grad()
-    def add_gradient(self) -> None:
+    def add_gradient(self, widest: bool = False) -> None:
         """Add 2 * coefficient * theta to every gradient; a parameter without one gets one, so that it takes every step.
 
-        A ``decoupled`` regularizer adds nothing: :meth:`shrink` is its step.
+        ``widest`` says that the update is that of the widest network alone. A ``decoupled`` regularizer adds nothing:
+        :meth:`shrink` is its step.
         """
+        self.touched.update(p for p in self.parameters if p.grad is not None)
         for parameter in self.parameters:
-            if parameter.grad is None:
+            if parameter.grad is None and parameter in self.touched:
                 parameter.grad = torch.zeros_like(parameter)
         if self.cfg.decoupled:
             return
-        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
+        for parameter, coefficient in self._terms(widest):
             parameter.grad.addcmul_(parameter, coefficient, value=2.0)
 
     @torch.no_grad()
-    def shrink(self, rate: float) -> None:
+    def shrink(self, rate: float, widest: bool = False) -> None:
         """theta <- theta * (1 - 2 * rate * coefficient), in place of the gradient: the decay of AdamW (arXiv 1711.05101)."""
-        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
+        for parameter, coefficient in self._terms(widest):
             parameter.mul_(1 - 2 * rate * coefficient)
+
+    def _terms(self, widest: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parameters that decay in this update, with their coefficients; none with ``none``."""
+        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
+            if parameter in self.touched and not (widest and parameter in self.exempt):
+                yield parameter, coefficient
 
     @torch.no_grad()
     def penalty(self) -> Tensor:

@@ -23,6 +23,9 @@ def lower_bound(low: float, high: float, progress: float) -> float:
 def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epochs: int = 1) -> list[float]:
     """Widths of step ``step`` of ``total_steps`` in ``epochs``, widest first; the same on every process and after a resume.
 
+    With ``doubled_ends`` they are in the order in which US-Net + BYOL was found to train them: the widest and the narrowest, both
+    again, then those drawn (METHOD section 7).
+
     Before ``slow_start_epochs`` only the widest is trained (SlimCLR's slow start of sub-networks, arXiv 2209.15525).
     """
     if cfg.min == cfg.max or step * epochs < cfg.slow_start_epochs * total_steps:
@@ -36,4 +39,4 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
     if low >= cfg.max:
         return [cfg.max]
     between = sorted((draw.uniform(low, cfg.max) for _ in range(cfg.per_step - 2)), reverse=True)
-    return [cfg.max, *between, low]
+    return [cfg.max, low, cfg.max, low, *between] if cfg.doubled_ends else [cfg.max, *between, low]

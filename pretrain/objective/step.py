@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
+from pretrain.objective import losses
 from pretrain.objective.frozen import FrozenTeacher
-from pretrain.objective.losses import loss_weights, objective_loss, same_view, symmetric
-from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.networks import Seen, Student, Teacher
 from pretrain.objective.queue import Queue
 from pretrain.slimmable import at_width
 
@@ -23,49 +23,57 @@ class Objective:
     ``network`` is ``student`` itself, its data-parallel wrapper or either compiled; ``teacher`` is None for an online teacher;
     ``teacher_width`` is the width of the momentum teacher's targets (1.0 but for an individually trained network); ``autocast``
     makes the context that the forward passes run in; ``queue`` keeps the widest network's targets of past steps, where losses use
-    them.
+    them. The losses are those of ``student.chunks`` parts of the batch, averaged, unless negatives are gathered.
     """
 
     def __init__(self, cfg: ObjectiveConfig, student: Student, network: Callable, teacher: Teacher | FrozenTeacher | None,
                  teacher_width: float, autocast: Callable[[], AbstractContextManager], queue: Queue | None = None):
         self.cfg, self.student, self.network, self.teacher = cfg, student, network, teacher
         self.teacher_width, self.autocast, self.queue = teacher_width, autocast, queue
-        self.naive = cfg.distill_loss == "none"
-        self.base_loss = objective_loss(cfg, cfg.base_loss, queue)
-        self.distill_loss = None if self.naive else objective_loss(cfg, cfg.distill_loss, queue)
-        self.pairing = same_view if cfg.base_loss == "seed" else symmetric
+        self.naive, self.every_pass = cfg.distill_loss == "none", cfg.ema_update == "pass"
+        self.pairing = losses.Pairing(cfg.pairings, crossed=cfg.base_loss != "seed")
+        chunks = 1 if cfg.gather_negatives else student.chunks
+        self.base_loss = losses.in_chunks(losses.base_loss(cfg, queue), chunks)
+        self.distill_loss = None if self.naive else losses.in_chunks(losses.distill_loss(cfg, queue), chunks)
 
     def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], ema_momentum: float, backward: Backward,
-             update: Callable[[], None]) -> list[Tensor]:
-        """Train ``widths`` (widest first) on views x1, x2 (B, 3, H, W).
+             update: Callable[[float], None]) -> list[Tensor]:
+        """Train ``widths`` (the widest first) on views x1, x2 (B, 3, H, W).
 
-        ``backward(loss)`` adds gradients, ``update()`` takes one optimizer step and clears them. Returns the loss at each width,
-        detached, without the penalty and before its weight.
+        ``backward(loss)`` adds gradients, ``update(width)`` takes one optimizer step, of which the last pass was at ``width``, and
+        clears them. Returns the loss at each width, detached, without the penalty and before its weight.
         """
-        if self.teacher is not None:
-            self.teacher.update(self.student, ema_momentum)
-        targets, keys, losses = None, None, []
-        for width, weight in zip(widths, loss_weights(self.cfg, widths), strict=True):
-            distill = targets is not None and not self.naive
+        widest, queries = widths[0], self.pairing.queries(x1, x2)
+        guide, keys, top, values = None, (), (), []
+        for width, weight in zip(widths, losses.loss_weights(self.cfg, widths), strict=True):
+            if self.teacher is not None and (guide is None or self.every_pass):
+                self.teacher.update(self.student, ema_momentum)
+            base = self.naive or width == widest
             with at_width(self.student, width), self.autocast():
-                z, outputs = self.network(x1, x2, distill)
-                if not distill:
-                    targets = self.targets(x1, x2, z, width if self.naive else self.teacher_width)
-                    keys = keys or targets
-                loss = self.pairing(self.distill_loss if distill else self.base_loss, outputs, targets)
+                seen = self.network(queries, not base)
+                if base or self.every_pass:
+                    guide = self.guidance(x1, x2, seen, width if self.naive else self.teacher_width)
+                if base:
+                    loss = self.pairing(self.base_loss, seen.outputs, guide.z)
+                    top = [output.detach() for output in seen.outputs]
+                    keys = guide.z if width == widest else keys
+                else:
+                    loss = self.pairing(self.distill_loss, seen.outputs, guide.z, top)
+                    if self.cfg.feature_weight:
+                        loss = loss + self.cfg.feature_weight * self.pairing(losses.feature_distance, seen.maps, guide.maps)
             backward(loss * weight)
-            losses.append(loss.detach())
+            values.append(loss.detach())
             if self.cfg.update == "per_width":
-                update()
+                update(width)
         if self.cfg.update == "accumulate":
-            update()
+            update(widths[-1])
         if self.queue is not None:
             self.queue.enqueue(*keys)
-        return losses
+        return values
 
-    def targets(self, x1: Tensor, x2: Tensor, z: tuple[Tensor, Tensor], width: float) -> tuple[Tensor, Tensor]:
-        """Targets of both views: the teacher's at ``width``, or the student's own projections without gradient."""
+    def guidance(self, x1: Tensor, x2: Tensor, seen: Seen, width: float) -> Seen:
+        """What outputs learn from: the teacher's projections and feature maps at ``width``, or the student's own of this pass."""
         if self.teacher is None:
-            return z[0].detach(), z[1].detach()
+            return seen
         with at_width(self.teacher, width):
-            return self.teacher(x1), self.teacher(x2)
+            return self.teacher.guide(self.pairing.keys(x1, x2))

@@ -96,7 +96,7 @@ def test_student_outputs(distill, head):
     student = Student(config(base_loss="mse", distill_loss="mse")).double()
     x1, x2 = (torch.randn(4, 3, 8, 8, dtype=torch.float64) for _ in range(2))
     with at_width(student, 0.5):
-        (z1, z2), (p1, p2) = student(x1, x2, distill)
+        (z1, z2), (p1, p2), _ = student((x1, x2), distill)
         for x, z, p in ((x1, z1, p1), (x2, z2, p2)):  # each view goes through BatchNorm on its own
             torch.testing.assert_close(z, student.projector(student.encoder(x)))
             torch.testing.assert_close(p, getattr(student, head)(student.projector(student.encoder(x))))

@@ -121,7 +121,7 @@ def first_losses(cfg, widths, teacher=None, queue=None):
     outputs = outputs_of(student, widths, x1, x2)
     objective = Objective(cfg.objective, student, student, teacher, cfg.widths.max, Fast.autocast, queue)
     weighted = []
-    losses = objective.step(x1, x2, widths, 0.9, lambda loss: weighted.append(loss.item()), lambda: None)
+    losses = objective.step(x1, x2, widths, 0.9, lambda loss: weighted.append(loss.item()), lambda width: None)
     return outputs, (x1, x2), [float(v) for v in losses], weighted
 
 
@@ -292,12 +292,12 @@ def test_every_width_has_its_own_batchnorms():
                       for i, channels in enumerate((128, 64, 32))}
     x1, x2 = views(0)
     with at_width(student, 0.5):
-        sum(output.square().sum() for output in student(x1, x2, False)[1]).backward()
+        sum(output.square().sum() for output in student((x1, x2), False).outputs).backward()
     for name, parameter in student.named_parameters():
         if ".weights." in name and not name.startswith("distill_head"):
             assert (parameter.grad is not None) == name.endswith(".1"), name
     with at_width(student, 0.6), pytest.raises(ValueError, match=r"no parameters for width 0\.6"):
-        student(x1, x2, False)
+        student((x1, x2), False)
 
 
 def test_a_switchable_network_is_the_dense_one_with_that_widths_batchnorms():

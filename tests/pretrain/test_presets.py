@@ -33,14 +33,14 @@ PUBLISHED = {
     ("cifar100_r50", "mse"): ("resnet50_cifar", "cifar100", 32, 800, 8 * 64, 0.05, 2.5e-4, 2048, 200),
     ("cifar100_r50", "infonce"): ("resnet50_cifar", "cifar100", 32, 400, 8 * 64, 0.25, 5e-5, 256, 200),
     ("cifar10_mbv2", "mse"): ("mobilenetv2_cifar", "cifar10", 32, 800, 4 * 128, 0.05, 2.5e-4, 2048, 200),
-    ("cifar10_mbv2", "infonce"): ("mobilenetv2_cifar", "cifar10", 32, 400, 4 * 128, 0.5, 5e-5, 256, 0),
+    ("cifar10_mbv2", "infonce"): ("mobilenetv2_cifar", "cifar10", 32, 400, 4 * 128, 0.5, 5e-5, 256, 200),
     ("cifar100_mbv2", "mse"): ("mobilenetv2_cifar", "cifar100", 32, 800, 4 * 128, 0.05, 2.5e-4, 2048, 200),
-    ("cifar100_mbv2", "infonce"): ("mobilenetv2_cifar", "cifar100", 32, 400, 4 * 128, 0.5, 5e-5, 256, 0),
-    ("imagenet", "mse"): ("resnet18", "folder", 224, 100, 8 * 64, 0.05, 5e-5, 2048, 50),
-    ("imagenet", "infonce"): ("resnet18", "folder", 224, 100, 8 * 64, 0.5, 5e-5, 256, 50),
+    ("cifar100_mbv2", "infonce"): ("mobilenetv2_cifar", "cifar100", 32, 400, 4 * 128, 0.5, 5e-5, 256, 200),
+    ("imagenet", "mse"): ("resnet18", "folder", 224, 100, 8 * 128, 0.05, 5e-5, 2048, 50),
+    ("imagenet", "infonce"): ("resnet18", "folder", 224, 100, 8 * 128, 0.5, 5e-5, 256, 50),
     ("imagenet_r50", "mse"): ("resnet50", "folder", 224, 100, 8 * 60, 0.05, 5e-5, 2048, 50),
     ("imagenet_r50", "infonce"): ("resnet50", "folder", 224, 100, 8 * 60, 0.5, 5e-5, 256, 50),
-    ("imagenet_200", "mse"): ("resnet18", "folder", 224, 200, 8 * 64, 0.05, 5e-5, 2048, 50),
+    ("imagenet_200", "mse"): ("resnet18", "folder", 224, 200, 8 * 128, 0.05, 5e-5, 2048, 50),
     ("imagenet_r50_200", "mse"): ("resnet50", "folder", 224, 200, 8 * 60, 0.05, 5e-5, 2048, 50),
 }
 VIT = COMMON | {
@@ -58,7 +58,7 @@ MOCOV2 = {"objective.base_loss": "infonce", "objective.distill_loss": "none", "o
           "widths.min": 1.0}
 SEED = {"objective.base_loss": "seed", "objective.distill_loss": "none", "objective.teacher": "online", "objective.queue": 32768,
         "optimizer.epochs": 200, "optimizer.lr": 0.05, "optimizer.batch_size": 4 * 128, "model.projector_out": 2048,
-        "regularizer.coefficient": 5e-5, "widths.max": 0.25}
+        "regularizer.coefficient": 5e-5, "widths.min": 1.0}
 
 
 def resolved(preset: str, *overrides: str) -> dict[str, object]:
@@ -139,10 +139,10 @@ def test_a_preset_of_ones_own_can_stand_on_one_of_the_project(write):
     assert (cfg.optimizer.lr, cfg.optimizer.epochs, cfg.data.name, cfg.model.arch) == (0.25, 400, "cifar100", "resnet50_cifar")
 
 
-def test_settings_of_a_baseline_beat_those_by_base_loss_and_are_kept_by_its_heirs(write):
+def test_settings_of_a_recipe_beat_those_by_base_loss_and_are_kept_by_its_heirs(write):
     mine = write("heir", "base: cifar10\noptimizer: {lr: 0.7}\nby_base_loss: {infonce: {optimizer: {lr: 0.8}}}\n")
     assert config.load(mine, ["objective.base_loss=infonce"]).optimizer.lr == 0.8
-    chosen = ["objective.base_loss=infonce", "objective.teacher=momentum", "experiment.baseline=mocov2"]
+    chosen = ["experiment.recipe=individual-mocov2"]
     assert (config.load(mine, chosen).optimizer.lr, config.load(mine, [*chosen, "optimizer.lr=0.9"]).optimizer.lr) == (0.3, 0.9)
 
 
@@ -154,8 +154,11 @@ def test_settings_of_a_baseline_beat_those_by_base_loss_and_are_kept_by_its_heir
     ({"a": "by_base_loss: {infonce: {optimizer: {rate: 1}}}\nobjective: {base_loss: infonce}"}, "unknown key optimizer.rate"),
     ({"a": "by_base_loss: 3"}, "by_base_loss must map"),
     ({"a": "objective: 3"}, "objective is a section"),
-    ({"a": "base: digits\nexperiment: {baseline: sed}"}, "has no settings for it; set one of mocov2, seed"),
-    ({"a": "experiment: {baseline: seed}"}, "choose another preset"),
+    ({"a": "base: digits\nexperiment: {recipe: sed}"}, "unknown recipe 'sed'; did you mean seed"),
+    ({"a": "experiment: {baseline: seed}"}, "set experiment.recipe="),
+    ({"a": "by_baseline: {seed: {objective: {queue: 7}}}"}, "set experiment.recipe="),
+    ({"a": "by_recipe: {sed: {objective: {queue: 7}}}"}, "by_recipe must map any, "),
+    ({"a": "by_recipe: {any: {objective: {queues: 7}}}"}, "unknown key objective.queues"),
 ])
 def test_bad_presets_are_refused_with_the_mend(write, files, message):
     paths = {name: write(name, text) for name, text in files.items()}

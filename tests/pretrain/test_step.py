@@ -43,7 +43,7 @@ class Fast:
         torch.manual_seed(3)
         self.student = Student(cfg).double()
         self.teacher = Teacher(self.student) if cfg.objective.teacher == "momentum" else None
-        self.forwards, self.updates, self.optimizer_steps = [], 0, 0
+        self.forwards, self.updates, self.optimizer_steps, self.widest = [], 0, 0, cfg.widths.max
         if self.teacher is not None:
             self._count()
         self.optimizer = torch.optim.SGD(self.student.parameters(), LR, momentum=cfg.optimizer.momentum)
@@ -61,9 +61,9 @@ class Fast:
 
         self.teacher.update = counted
 
-    def _update(self):
+    def _update(self, width):
         self.optimizer_steps += 1
-        self.regularizer.add_gradient()
+        self.regularizer.add_gradient(width == self.widest)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -150,12 +150,12 @@ def test_losses_are_returned_without_graph_penalty_and_weight():
     cfg = config("mse", "infonce", "online")
     fast = Fast(cfg)
     x1, x2 = views(0)
-    losses = fast.objective.step(x1, x2, [1.0, 0.25], MOMENTUM, lambda loss: loss.backward(), lambda: None)
+    losses = fast.objective.step(x1, x2, [1.0, 0.25], MOMENTUM, lambda loss: loss.backward(), lambda width: None)
     assert not any(value.requires_grad for value in losses)
     cfg.objective.distill_weight = 100.0
     again = Fast(cfg)
     x1, x2 = views(0)
-    same = again.objective.step(x1, x2, [1.0, 0.25], MOMENTUM, lambda loss: loss.backward(), lambda: None)
+    same = again.objective.step(x1, x2, [1.0, 0.25], MOMENTUM, lambda loss: loss.backward(), lambda width: None)
     assert [float(v) for v in losses] == [float(v) for v in same]
 
 
@@ -163,11 +163,11 @@ def test_no_gradient_reaches_the_targets_or_unused_channels():
     """The distillation loss of a narrow width moves exactly its slices: neither the teacher nor the other channels."""
     fast = Fast(config("mse", "mse", "momentum"))
     x1, x2 = views(0, size=16)
-    fast.objective.step(x1, x2, [1.0], MOMENTUM, lambda loss: loss.backward(), lambda: None)
+    fast.objective.step(x1, x2, [1.0], MOMENTUM, lambda loss: loss.backward(), lambda width: None)
     assert all(p.grad is None for p in fast.teacher.parameters())
     fast.student.zero_grad()
     with at_width(fast.student, 0.25):
-        _, outputs = fast.student(x1, x2, True)
+        outputs = fast.student((x1, x2), True).outputs
         outputs[0].square().sum().backward()
     encoder = fast.student.encoder
     assert encoder.conv1.weight.grad[8:].abs().max() == 0 and encoder.conv1.weight.grad[:8].any((1, 2, 3)).all()
@@ -190,5 +190,5 @@ def test_an_error_within_a_step_leaves_no_width_behind(error_at):
 
     x1, x2 = views(0)
     with pytest.raises(RuntimeError, match="out of memory"):
-        fast.objective.step(x1, x2, STEPS[0], MOMENTUM, failing, lambda: None)
+        fast.objective.step(x1, x2, STEPS[0], MOMENTUM, failing, lambda width: None)
     assert {m.width for m in fast.student.modules() if hasattr(m, "width")} == {1.0}
