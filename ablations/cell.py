@@ -101,9 +101,9 @@ def _record_command(run: Run, directory: RunDirectory) -> None:
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
     try:
         evaluate(directory.path, widths=run.widths, protocols=protocols, device=run.cfg.train.device)
-    except Exception as error:
+    except BaseException as error:
         if not isinstance(error, Unfinished):
-            directory.set_failed(error, "evaluation: ")
+            directory.set_ended(error, "evaluation: ")
         raise
     if not missing_scores(run) or directory.status()["state"] != "failed":
         directory.set_status("done")

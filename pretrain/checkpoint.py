@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.errors import UserError
+from rundir.atomic import replacing
 
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -18,24 +19,44 @@ NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 def save(directory: Path, payload: dict) -> None:
     """Write ``payload`` as ``checkpoint.pt`` in ``directory``; the one before becomes ``checkpoint.previous.pt``.
 
-    A crash at any moment leaves at least one whole checkpoint. A failed write (a full disk) removes its temporary file, leaves both
-    checkpoints as they were and raises OSError.
+    A crash at any moment leaves at least one whole checkpoint. A failed write (a full disk) or one that a signal broke off removes
+    its temporary file, leaves both checkpoints as they were and raises OSError or what the signal's handler raised.
     """
-    target, temporary = directory / NAME, directory / f".{NAME}.tmp"
+    target = directory / NAME
     try:
-        with open(temporary, "wb") as file:
+        with replacing(target) as file:
             torch.save({"format": FORMAT, **payload}, file)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # whole before the present one makes way
+            if target.exists():
+                _keep(target, directory / PREVIOUS)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__
+        cause = _cause(error)
         if isinstance(cause, OSError):
-            raise OSError(cause.errno, cause.strerror, str(target)) from error
-        raise
-    if target.exists():
-        os.replace(target, directory / PREVIOUS)
-    os.replace(temporary, target)
+            raise type(cause)(cause.errno, cause.strerror, str(target)) from error
+        raise cause from error
+
+
+def _keep(target: Path, previous: Path) -> None:
+    """Give the present checkpoint its second name, from which it is not lost when ``target`` is replaced."""
+    if previous.exists() and os.path.samefile(target, previous):  # a crash between the moves
+        return
+    second = previous.with_name(f".{target.name}.tmp")
+    second.unlink(missing_ok=True)
+    try:
+        os.link(target, second)
+    except OSError:  # a file system without links: for a moment there is no checkpoint.pt, but the previous one
+        os.replace(target, previous)
+        return
+    os.replace(second, previous)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised within a write: torch's writer, which calls ours from C++, hides it behind a RuntimeError of its own."""
+    cause: BaseException | None = error
+    while isinstance(cause, RuntimeError):
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None else cause
 
 
 def read(path: str | Path) -> object:

@@ -18,18 +18,19 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 from pretrain import config
 from pretrain.errors import cli
 from pretrain.train import pretrain
+from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = argparse.ArgumentParser(prog="pretrain/run.py",
-                                  description="Train one universally slimmable network by self-supervision.")
+    own = Parser(prog="pretrain/run.py",
+                 description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
     own.add_argument("--recipe", help=f"a method's settings on top of the preset's ({', '.join(config.recipes())}) or a YAML file; "
                                       "default none: the preset's own")
-    own.add_argument("--out", type=Path, help="run directory; default runs/pretrain/<preset>-<recipe>-s<seed>-<hash>")
-    own.add_argument("--data-dir", help="shorthand for data.root=DIR")
-    own.add_argument("--seed", type=int, help="shorthand for seed=N")
+    own.add_argument("--out", type=place, help="run directory; default runs/pretrain/<preset>-<recipe>-s<seed>-<hash>")
+    own.add_argument("--data-dir", type=word, help="shorthand for data.root=DIR")
+    own.add_argument("--seed", type=whole(0, LARGEST_SEED), help="shorthand for seed=N")
     own.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     own.usage = "%(prog)s [options] [key=value ...]   for example optimizer.epochs=20"
     return own

@@ -16,28 +16,17 @@ import yaml
 
 from pretrain.errors import UserError
 from pretrain.provenance import environment, kind
+from rundir.atomic import remove_leftovers, write_atomically
+from rundir.cli import is_interruption
 from rundir.records import identity
 
 FORMAT = 1
+WRITTEN = ("checkpoint.pt", "config.yaml", "status.json", "result.json", "provenance.json", "metrics.jsonl")
 
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one move; on an error the old file stays and no temporary one is left."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Busy(UserError):
@@ -67,8 +56,7 @@ class RunDirectory:
             return
         with open(self.path / ".lock", "w") as file:
             self._acquire(file, wait)
-            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while writing
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(self.path, WRITTEN)
             self._held = True
             try:
                 yield
@@ -104,14 +92,17 @@ class RunDirectory:
         status["finished"] = now() if state in ("done", "failed") else None
         write_atomically(self.path / "status.json", json.dumps(status, indent=1))
 
-    def set_failed(self, error: Exception, stage: str = "") -> None:
-        """Write the reason of a failure, after the ``stage`` it was in, to ``status.json``.
+    def set_ended(self, error: BaseException, stage: str = "") -> None:
+        """Write to ``status.json`` that ``error`` ended ``stage``: why it failed, or that it was interrupted and is pending.
 
         A full disk must not hide the error, so nothing is raised where that fails.
         """
         reason = str(error).splitlines()[0] if str(error) else ""
         with suppress(OSError):
-            self.set_status("failed", why=f"{stage}{type(error).__name__}: {reason}")
+            if is_interruption(error):
+                self.set_status("pending", why=f"{stage}interrupted, to be continued")
+            else:
+                self.set_status("failed", why=f"{stage}{type(error).__name__}: {reason}")
 
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""
@@ -156,6 +147,7 @@ class RunDirectory:
     def add_records(self, records: Iterable[dict]) -> None:
         """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
         with self._exclusive():
+            remove_leftovers(self.path, WRITTEN)
             merged = {identity(record): record for record in self.records()}
             for record in records:
                 merged.pop(identity(record), None)

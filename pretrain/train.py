@@ -41,6 +41,7 @@ from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.stopping import Interrupted, stop_requested
+from rundir.cli import is_interruption
 
 HEARTBEAT_SECONDS = 10.0
 AGREE_STEPS = 10  # several processes ask each other whether to stop this often, and after every epoch
@@ -67,18 +68,18 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
                     derive(cfg, run, group.device)
             except Interrupted:
                 raise
-            except Exception as error:
+            except BaseException as error:
                 if group.first:
-                    _record_failure(run, error)
+                    _record_end(run, error)
                 raise
 
 
-def _record_failure(run: RunDirectory, error: Exception) -> None:
+def _record_end(run: RunDirectory, error: BaseException) -> None:
     """Leave the reason in ``status.json``, or no directory at all where the run never began."""
-    if isinstance(error, UserError) and run.read_config() is None:
+    if (isinstance(error, UserError) or is_interruption(error)) and run.read_config() is None:
         run.remove_if_unused()
         return
-    run.set_failed(error)
+    run.set_ended(error)
 
 
 def _check_same_experiment(run: RunDirectory, cfg: Config) -> None:

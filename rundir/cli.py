@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -56,8 +57,8 @@ def _code(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
         _check_working_directory()
         return main(argv) or 0
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # rich ends the program itself
-            raise end.__context__ from None
+        if is_interruption(end):
+            return PIPE_CODE
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -79,7 +80,7 @@ def _check_working_directory() -> None:
 
 def _told(error: BaseException, interrupted: str) -> int | None:
     """Print what ``error`` means to a user, if anything; the exit code, None for our own fault."""
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) and is_interruption(error):
         return PIPE_CODE
     if isinstance(error, KeyboardInterrupt):
         print(interrupted, file=sys.stderr)
@@ -112,6 +113,23 @@ def out_of_memory(error: BaseException) -> bool:
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return named or system or (isinstance(error, RuntimeError) and "t allocate memory" in str(error))
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether the program was to end, and nothing has failed: Ctrl-C, a signal, or nobody reads its output any more."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)  # how rich ends a program whose output nobody reads
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, BrokenPipeError) and _reader_has_gone())
+
+
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads."""
+    try:
+        looked = select.poll()
+        looked.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in looked.poll(0))
+    except (OSError, ValueError):  # no descriptor behind it
+        return False
 
 
 # -- streams and signals ----------------------------------------------------------------------------------------------------------

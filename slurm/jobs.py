@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from rundir.cli import is_interruption
 from rundir.errors import UserError
 
 
@@ -79,7 +80,7 @@ def attempt(function: Callable[..., object], args: tuple, log: Callable[[], Text
     """Call ``function(*args)``; return how that ended, ``done``, ``left`` or ``failed``, and unless done one line that says why.
 
     The traceback goes to the stream that ``log()`` opens. ``sys.exit`` in a job is a failure too; Ctrl-C is not caught, nor is
-    :class:`Unfinished`.
+    :class:`Unfinished`, nor that nobody reads the output any more: these end all jobs.
     """
     try:
         function(*args)
@@ -88,6 +89,8 @@ def attempt(function: Callable[..., object], args: tuple, log: Callable[[], Text
     except Left as left:
         return "left", " ".join(str(left).split())
     except (Exception, SystemExit) as error:
+        if is_interruption(error):
+            raise
         with log() as stream:
             traceback.print_exc(file=stream)
         return "failed", describe(error)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ablations.run import choose_profile, main
 from pretrain.errors import UserError
@@ -61,6 +63,54 @@ def test_another_width_is_evaluated_without_training_again(done, capsys):
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     result = next((done / "guidelines").glob("mse-infonce-momentum-*/result.json"))
     assert {r["width"] for r in json.loads(result.read_text())["records"]} == {1.0, 0.75, 0.5}
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def print_for_nobody() -> None:
+    """What is printed goes to a pipe whose reader has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    sys.stdout = open(write, "w", buffering=1)  # noqa: SIM115
+    sys.stdout.write("x\n")
+
+
+INTERRUPTIONS = {"Ctrl-C": (press_ctrl_c, KeyboardInterrupt), "no reader": (print_for_nobody, BrokenPipeError)}
+
+
+@pytest.mark.parametrize("how", INTERRUPTIONS)
+def test_an_interruption_within_a_checkpoint_stops_the_grid_and_the_next_call_goes_on(tmp_path, monkeypatch, how):
+    """It is no failure of the run: that is pending, and the runs behind it are not started."""
+    happens, expected = INTERRUPTIONS[how]
+    save, calls = torch.save, []
+
+    class Interrupting:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            happens()
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    def interrupted(content, file):
+        calls.append(1)
+        save(content, Interrupting(file) if len(calls) == 1 else file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupted)
+        patch.setattr(sys, "stdout", sys.stdout)  # comes back
+        with pytest.raises(expected):
+            run(tmp_path)
+    states = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("status.json")}
+    assert [(status["state"], status["why"]) for status in states.values()] == [("pending", "interrupted, to be continued")]
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.log"))
+    assert run(tmp_path) == 0
+    assert {json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")} == {"done"}
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys):

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import torch
 
 from pretrain import checkpoint
 from pretrain.errors import UserError
+from rundir.cli import Terminated, is_interruption
 
 NEW, OLD = checkpoint.NAME, checkpoint.PREVIOUS
 
@@ -119,7 +121,7 @@ def test_no_code_is_run_by_loading(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("moment", range(4))
 def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(two, monkeypatch, moment):
-    """The process dies before the n-th call that changes a name (2 of them), while writing, or before the flush."""
+    """The process ends before the n-th call that changes a name (2 of them), while writing, or before the flush."""
     class Killed(BaseException):
         pass
 
@@ -179,6 +181,48 @@ def test_a_failing_write_leaves_everything_as_it_was(two, monkeypatch, after, co
     assert caught.value.errno == code and caught.value.filename == str(two / NEW)
     assert files(two) == sorted([NEW, OLD])
     assert (step_of(two / NEW), step_of(two / OLD)) == (2, 1)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2000, 10**6])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Terminated(signal.SIGTERM)])
+def test_a_signal_in_the_middle_of_a_write_is_an_interruption(two, monkeypatch, after, end):
+    """torch's writer is C++ and makes a RuntimeError of whatever is raised in ours."""
+    real_open = open
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file, self.written = file, 0
+
+        def write(self, data):
+            self.written += len(data)
+            if self.written > after:
+                raise end
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    monkeypatch.setattr("builtins.open", lambda path, *args: Interrupted(real_open(path, *args)))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        checkpoint.save(two, payload(3, size=10**6))
+    monkeypatch.undo()
+    assert is_interruption(caught.value) and isinstance(caught.value, end if isinstance(end, type) else type(end))
+    assert files(two) == sorted([NEW, OLD]) and (step_of(two / NEW), step_of(two / OLD)) == (2, 1)
+
+
+def test_a_file_system_without_links(two, monkeypatch):
+    def unsupported(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoint.os, "link", unsupported)
+    checkpoint.save(two, payload(3))
+    assert files(two) == sorted([NEW, OLD]) and (step_of(two / NEW), step_of(two / OLD)) == (3, 2)
 
 
 def test_a_file_size_limit(two):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 from datetime import datetime
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.errors import UserError
-from pretrain.rundir import Busy, RunDirectory, now, write_atomically
+from pretrain.rundir import Busy, RunDirectory, now
+from rundir.atomic import write_atomically
 
 
 @pytest.fixture
@@ -159,11 +161,48 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, fails):
 
         monkeypatch.setattr("builtins.open", lambda *args: Unwritable(real_open(*args)))
     else:
-        monkeypatch.setattr(f"pretrain.rundir.os.{fails}", full)
+        monkeypatch.setattr(f"rundir.atomic.os.{fails}", full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["status.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(run):
+    """By who takes the lock, and by who adds scores without it."""
+    kept = [".notes.tmp", ".bashrc.1.tmp", "result.json.1.tmp", ".result.json.tmp.bak", ".result.json.x.tmp",
+            f".status.json.{os.getppid()}.tmp"]
+    ours = [".result.json.99999999.tmp", ".status.json.99999999.tmp", ".checkpoint.pt.tmp", f".config.yaml.{os.getpid()}.tmp",
+            ".provenance.json.12345678901234567890.tmp"]
+    for how in (run.lock, lambda: nullcontext(run.add_records([]))):
+        for name in (*kept, *ours):
+            (run.path / name).write_text("x")
+        with how():
+            there = os.listdir(run.path)
+        assert set(kept) <= set(there) and not set(ours) & set(there)
+
+
+def test_a_temporary_file_that_another_computer_took_away_is_written_again(run, monkeypatch):
+    real, lost = os.replace, []
+
+    def replace(source, target):
+        if not lost:
+            lost.append(source)
+            os.unlink(source)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    run.set_status("running")
+    assert run.status()["state"] == "running" and lost
+
+
+def test_an_interruption_is_pending_and_a_failure_failed(run):
+    run.set_ended(KeyboardInterrupt(), "evaluation: ")
+    assert (run.status()["state"], run.status()["why"]) == ("pending", "evaluation: interrupted, to be continued")
+    run.set_ended(ValueError("not\nthis"))
+    assert (run.status()["state"], run.status()["why"]) == ("failed", "ValueError: not")
+    run.set_ended(BrokenPipeError(32, "Broken pipe"))  # a worker's: stdout is read
+    assert run.status()["state"] == "failed"
 
 
 def hold(path, held, release):

@@ -417,7 +417,7 @@ BAD_COMMANDS = {
     "missing data directory": (["data.name=folder", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
     "no data directory": (["data.name=folder"], "data.root=DIR"),
     "widths of the same channels": (["widths.min=0.99"], "same channels"),
-    "width out of range": (["widths.min=0"], "0 < min"),
+    "width out of range": (["widths.min=0"], "in (0, 1]"),
     "unknown device": (["train.device=gpu"], "auto, cpu, cuda or cuda:N"),
     "device of another kind": (["train.device=mps"], "auto, cpu, cuda or cuda:N"),
     "no such GPU": (["train.device=cuda:99"], "train.device=cpu"),

@@ -24,7 +24,8 @@ import yaml
 from pretrain.distributed import Processes, several
 from pretrain.errors import UserError
 from pretrain.progress import Reporter, reporting
-from pretrain.rundir import FORMAT, RunDirectory, now, write_atomically
+from pretrain.rundir import FORMAT, RunDirectory, now
+from rundir.atomic import write_atomically
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
@@ -100,9 +101,9 @@ def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool
         if not done:
             try:
                 _train(job, run, group, train, force)
-            except Exception as error:
+            except BaseException as error:
                 if group.first:
-                    run.set_failed(error)
+                    run.set_ended(error)
                 raise
         records = run.records()
         if group.first and done:

@@ -31,7 +31,7 @@ from PIL import Image
 
 from pretrain.data import load
 from pretrain.errors import UserError
-from pretrain.rundir import write_atomically
+from rundir.atomic import write_atomically
 
 FORMAT = 1
 CLASSES = tuple(str(digit) for digit in range(10))
@@ -105,7 +105,7 @@ def write_scenes(directory: str | Path, config: SceneConfig = SceneConfig()) -> 
                 directory.rmdir()  # empty, as _are_there has seen
             os.replace(part, directory)
             print(f"wrote {config.train} + {config.test} scenes of {config.size} pixels to {directory}", flush=True)
-        except OSError:
+        except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
     return directory

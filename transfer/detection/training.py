@@ -6,7 +6,6 @@ generator) and sampling of regions (from torch's). What a batch is depends neith
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.distributed import Processes
 from pretrain.errors import UserError
+from rundir.atomic import replacing
 from transfer.dense.job import Journal
 from transfer.dense.schedules import Schedule
 
@@ -169,8 +169,7 @@ def _adamw(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 def _keep_weights(model: nn.Module, directory: Path) -> None:
     """The weights alone, as a file of detectron2; the states of training are no longer needed."""
-    part = directory / f".{FINAL}.tmp"
-    torch.save({"model": model.state_dict()}, part)
-    os.replace(part, directory / FINAL)
+    with replacing(directory / FINAL) as file:
+        torch.save({"model": model.state_dict()}, file)
     for path in (*directory.glob(STATES), directory / "last_checkpoint"):
         path.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""Command lines whose mistakes are one line, and the kinds of values that their options take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rundir.errors import UserError
+
+LARGEST = 2**31 - 1
+LARGEST_SEED = 2**63 - 1  # as of torch's generators
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that raises :class:`rundir.errors.UserError` for a mistake instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{' '.join(message.split())}; {self.prog} --help shows all options")
+
+
+def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
+    """The type of an option that is a whole number in [low, high]."""
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is no whole number {_range(low, high)}")
+        return value
+    return number
+
+
+def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """The type of an option that is a finite number in [low, high]; ``above``: above ``low``."""
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if above else low <= value) or value > high or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is no number {'above ' if above else ''}{_range(low, high, above)}")
+        return value
+    return number
+
+
+def place(text: str) -> Path:
+    """The type of an option that is a file or directory: not the empty string that an unset variable of a shell leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give a path (. is the working directory)")
+    return Path(text)
+
+
+def word(text: str) -> str:
+    """The type of an option that is a string of at least one character."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; leave the option out, or give a value")
+    return text
+
+
+def _range(low: float, high: float, above: bool = False) -> str:
+    if high in (math.inf, LARGEST, LARGEST_SEED):
+        return f"{low}" if above else f"from {low} on" if high != LARGEST_SEED else f"from {low} to {high}"
+    return f"and at most {high}" if above and not low else f"from {low} to {high}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")

@@ -1,0 +1,73 @@
+"""Files that are replaced in one move, so that a kill at any moment leaves the old one or the new one."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+OLD_SECONDS = 3600.0  # a temporary file of this age is nobody's, even if its process id was given to another process
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of ``path`` when the block ends; where it raises, the old file stays and nothing is left."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8 in one move. Raises OSError with the name of the file."""
+    try:
+        try:
+            _write(path, text)
+        except FileNotFoundError:  # a process of another computer took our temporary file for a leftover
+            _write(path, text)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what :func:`replacing` left of files with these ``names`` where it was killed; other files are never touched."""
+    pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})(?:\.(\d+))?\.tmp")
+    for path in folder.iterdir():
+        found = pattern.fullmatch(path.name)
+        if found and _is_left(path, found[2]):
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, pid: str | None) -> bool:
+    """Whether no process can be at a temporary file any more; without a number it is of an earlier version."""
+    if pid is None or int(pid) == os.getpid() or not _lives(int(pid)):
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > OLD_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
