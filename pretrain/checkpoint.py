@@ -1,14 +1,14 @@
-"""Checkpoints: written atomically, the previous one kept, read without unpickling anything but tensors and plain types."""
+"""This project's checkpoints: written atomically, the previous one kept, read without running anything that is in them."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from pretrain.checkpoints.reading import read
 from pretrain.errors import UserError
 from rundir.atomic import replacing
 
@@ -59,40 +59,6 @@ def _cause(error: BaseException) -> BaseException:
     return error if cause is None else cause
 
 
-def read(path: str | Path) -> object:
-    """What is in ``path``, whoever wrote it, tensors on the CPU: a torch file, or a safetensors file by that ending.
-
-    Raises:
-        UserError: there is no such file, it is truncated or of another kind, or it would need arbitrary unpickling.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; give the checkpoint.pt of a run directory")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} is not a checkpoint that can be read safely (tensors and plain types only)") from None
-    except MemoryError:
-        raise
-    except Exception:  # the unpickler takes random bytes for instructions, and each ends in another way
-        raise UserError(f"{path} ({path.stat().st_size:,} bytes) is truncated or not a torch file; copy it again, "
-                        "or take the checkpoint before it") from None
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise UserError(f"reading {path} needs safetensors; pip install 'us3l-bench[export]'") from None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({str(error).splitlines()[0][:120]})") from None
-
-
 def is_own(payload: object) -> bool:
     """Whether what was read looks like a checkpoint that this project wrote."""
     return isinstance(payload, dict) and "format" in payload and "encoder" in payload
@@ -137,7 +103,11 @@ def load_latest(directory: Path) -> dict | None:
 
 
 def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path, name: str) -> None:
-    """Put ``state`` into ``network``, called ``name``; :class:`UserError` names the first parameter that does not fit."""
+    """Put ``state`` into ``network``, called ``name``; floating-point weights of any precision become those of ``network``.
+
+    Raises:
+        UserError: a parameter is missing, unknown, of another shape or kind, or not finite: the first is named.
+    """
     own = network.state_dict()
     for key, tensor in own.items():
         if key not in state:
@@ -145,8 +115,32 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path,
         if tuple(state[key].shape) != tuple(tensor.shape):
             raise UserError(f"{path} does not fit {name}: {key} has shape {tuple(state[key].shape)}, "
                             f"expected {tuple(tensor.shape)}")
+        if not _is_plain(state[key]) or state[key].is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{path} does not fit {name}: {key} is {_kind(state[key])}, expected {tensor.dtype}; "
+                            "save the network's plain floating-point weights")
     unknown = next((key for key in state if key not in own), None)
     if unknown is not None:
         raise UserError(f"{path} does not fit {name}: {unknown} is not one of its parameters")
+    state = {key: tensor.to(own[key].dtype) for key, tensor in state.items()}
+    check_finite(state, path)
     # A network without memory of its own takes the tensors as they are.
     network.load_state_dict(state, assign=any(tensor.is_meta for tensor in own.values()))
+
+
+def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
+    """:class:`UserError` if there is NaN or infinity in a tensor of ``state``: names the first and counts."""
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(f"{path} cannot be used: {key} holds NaN or infinity ({count:,} of {tensor.numel():,} values), so its "
+                            "training diverged or half precision overflowed; take an earlier checkpoint")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta and not tensor.is_complex()
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided:
+        return "sparse"
+    return "without values (on the meta device)" if tensor.is_meta else str(tensor.dtype)

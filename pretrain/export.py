@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.calibration import calibrate_on
+from pretrain.checkpoints.arguments import add_checkpoint_arguments
 from pretrain.config import Config, DataConfig, check_widths
 from pretrain.data import sources
 from pretrain.errors import UserError, cli
-from pretrain.foreign import BRANCHES
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, ResNet
@@ -52,13 +52,11 @@ WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset ", "data.si
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     own = argparse.ArgumentParser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
-    own.add_argument("--checkpoint", required=True, type=Path, metavar="C", help="a checkpoint file or a run directory")
+    add_checkpoint_arguments(own)
     own.add_argument("--width", type=float, default=1.0, metavar="W", help="default 1.0")
     own.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
     own.add_argument("--format", nargs="+", choices=list(NEEDS), default=list(DEFAULT_FORMATS), metavar="F",
                      help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
-    own.add_argument("--branch", default="student", choices=BRANCHES, metavar="B", help="student or teacher; default student")
-    own.add_argument("--arch", metavar="A", help="of an authors' file that does not name it")
     own.add_argument("--dataset", metavar="D", help="to calibrate on where there are no BatchNorm statistics for the width: "
                                                     f"{', '.join(sources.NAMES)}; default: that of pretraining")
     own.add_argument("--data-dir", metavar="DIR", help="where it lies; default: where pretraining found it")

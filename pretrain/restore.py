@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pretrain import checkpoint
+from pretrain.checkpoints.foreign import BRANCHES, adopt
 from pretrain.config import Config, DataConfig, ModelConfig, WidthsConfig, from_dict, switchable_widths
 from pretrain.errors import UserError
-from pretrain.foreign import BRANCHES, adopt
 from pretrain.models import build
 from pretrain.slimmable import load_calibration_state
 
@@ -52,8 +52,6 @@ def restore(path: str | Path, branch: str = "student", arch: str | None = None) 
     Raises:
         UserError: there is none, it cannot be read, there is no such branch, or its weights do not fit.
     """
-    if branch not in BRANCHES:
-        raise UserError(f"unknown branch {branch!r}; write student or teacher")
     path = Path(path)
     payload = _latest(path) if path.is_dir() else checkpoint.read(path)
     if not checkpoint.is_own(payload):
@@ -61,6 +59,8 @@ def restore(path: str | Path, branch: str = "student", arch: str | None = None) 
     checkpoint.check_format(payload, path)
     if arch is not None:
         raise UserError(f"{path} says itself that it is a {_config(payload, path).model.arch}; leave out --arch")
+    if branch not in BRANCHES:
+        raise UserError(f"unknown branch {branch!r} of {path}; set --branch to student or teacher")
     return _own(payload, path, branch)
 
 
@@ -79,7 +79,7 @@ def _own(payload: dict, path: Path, branch: str) -> Restored:
         teacher = payload.get("teacher") or {}
         state, projector = (_behind(teacher, part) for part in ("encoder.", "projector."))
         if not state:
-            raise UserError(f"{path} holds no teacher (objective.teacher={config.objective.teacher}); write --branch student")
+            raise UserError(f"{path} holds no teacher (objective.teacher={config.objective.teacher}); set --branch student")
     checkpoint.load_weights(encoder, state, path, config.model.arch)
     if branch == "student":
         _load_statistics(encoder, payload.get("calibration") or {}, path)
@@ -93,6 +93,8 @@ def _behind(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _foreign(payload: object, path: Path, branch: str, arch: str | None) -> Restored:
     found = adopt(payload, path, branch, arch)
+    if found.note:
+        print(found.note, flush=True)
     low = LOWEST_WIDTH if found.slimmable else 1.0
     config = Config(model=ModelConfig(arch=found.arch), data=DataConfig(name="", size=found.size),
                     widths=WidthsConfig(min=low, max=1.0))

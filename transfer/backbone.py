@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pretrain.checkpoints.arguments import add_checkpoint_arguments
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
 from pretrain.data.sources import normalisation
 from pretrain.errors import UserError
-from pretrain.foreign import BRANCHES
 from pretrain.restore import restore
 from pretrain.rundir import RunDirectory
 from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, cut_statistics, extract, is_calibrated
 from pretrain.slimmable.calibrate import batch_norms
 
-__all__ = ["BRANCHES", "Backbone", "Batches", "Cost", "load_backbone"]
+__all__ = ["Backbone", "Batches", "Cost", "add_checkpoint_arguments", "load_backbone"]
 
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 
@@ -169,7 +169,7 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """Eight hex digits of the encoder's weights: equal for equal weights."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(str(dict(self.encoder.settings) or "").encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -180,9 +180,9 @@ def load_backbone(path: str | Path, device: str | torch.device = "cpu", *, branc
                   arch: str | None = None) -> Backbone:
     """The backbone in ``path``: a checkpoint file, or a run directory (its newest readable checkpoint).
 
-    Files of the authors of US3L, and of torchvision's and timm's networks, are taken too (``pretrain.foreign``). With ``branch``
-    teacher it is the momentum teacher, which is not what its run directory has scores of. ``arch`` names an authors' network
-    whose file does not.
+    Files of the authors of US3L, and of torchvision's and timm's networks, are taken too (``pretrain.checkpoints.foreign``, which
+    says what ``branch`` and ``arch`` may be there). With ``branch`` teacher it is the momentum teacher, which is not what its run
+    directory has scores of.
 
     Raises:
         UserError: there is none, it cannot be read, it is of no known kind, or its weights do not fit.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ class Encoder(ParametersAtWidth):
         fixed_size: whether it takes no images of another size.
         stage_layers: names, within :attr:`body`, of the layers whose outputs are the four maps, where there are such layers.
         stage_norms: names of the BatchNorms that the four stages end in, before a shortcut is added, where there are such.
+        aligned: whether pixels of its maps lie at multiples of their strides, so that maps can be put on each other.
+        settings: what decides, besides the weights, what the network computes and its architecture's name does not say.
         can_recompute: whether it can compute activations again in the backward pass, where ``recompute`` is set, to save memory.
     """
 
@@ -33,6 +36,8 @@ class Encoder(ParametersAtWidth):
     fixed_size: bool = False
     stage_layers: Sequence[str] = ()
     stage_norms: Sequence[str] = ()
+    aligned: bool = True
+    settings: Mapping[str, object] = MappingProxyType({})
     can_recompute: bool = False
     recompute: bool = False
 

@@ -249,7 +249,7 @@ def test_command_line_exits_with_2_and_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "transfer" / "run.py"), "classification", "--checkpoint", "foreign.pt"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: foreign.pt is")
+    assert done.stderr.startswith("error: foreign.pt (16 bytes) is not a torch file")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
 

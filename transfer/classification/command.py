@@ -9,7 +9,7 @@ from pathlib import Path
 from pretrain.data.sources import NAMES
 from rundir.records import entry
 from transfer import width_table
-from transfer.backbone import BRANCHES
+from transfer.backbone import add_checkpoint_arguments
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
 from transfer.classification.options import LINEAR_RECIPES, parse_overrides
 from transfer.classification.scores import NAMES as SCORE_NAMES
@@ -19,11 +19,7 @@ HELP = "k-NN, linear probes and fine-tuning of a checkpoint at every width"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
-    parser.add_argument("--checkpoint", required=True, metavar="C",
-                        help="a run directory, or a file: of this project, of the authors of US3L, of torchvision or timm")
-    parser.add_argument("--branch", default="student", metavar="B", choices=BRANCHES,
-                        help="student or teacher (the momentum encoder) of the checkpoint; default student")
-    parser.add_argument("--arch", metavar="A", help="of an authors' file that does not name it, for example us_cifar_mobilenetv2")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data lies; default: where pretraining found it")
     parser.add_argument("--widths", type=float, nargs="+", metavar="W",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pretrain.errors import UserError, check_choice
-from transfer.backbone import BRANCHES, Backbone, load_backbone
+from transfer.backbone import Backbone, add_checkpoint_arguments, load_backbone
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
 from transfer.dense.trunk import INITIALS
@@ -21,10 +21,7 @@ from transfer.dense.trunk import INITIALS
 def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datasets: Sequence[str],
                   schedules: dict[str, Schedule]) -> None:
     """Add the arguments that both tasks have; the sequences are what may be chosen, the default first."""
-    parser.add_argument("--checkpoint", required=True, metavar="C",
-                        help="a run directory, or a file: of this project, of the authors of US3L, of torchvision or timm")
-    parser.add_argument("--branch", default="student", choices=BRANCHES, metavar="B", help="student or teacher; default student")
-    parser.add_argument("--arch", metavar="A", help="of an authors' file that does not name it")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", default="digits", metavar="D", help=f"{', '.join(datasets)}; default digits")
     parser.add_argument("--data-dir", metavar="DIR",
                         help="where the data lies; of digits: scenes, or where to write them; default beside the scores")

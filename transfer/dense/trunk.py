@@ -56,6 +56,9 @@ def check_trunk(network: nn.Module) -> None:
     """:class:`UserError` if an encoder cannot be a trunk, whatever the width."""
     if network.fixed_size:
         raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
+    if not network.aligned:
+        raise UserError("a ResNet whose stem has another padding than 1 makes maps that are not aligned and cannot be a trunk; "
+                        "give another network, or use classification")
 
 
 class ChannelNorm(nn.Module):
