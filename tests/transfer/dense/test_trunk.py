@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from pretrain.errors import UserError
 from pretrain.slimmable import at_width
 from tests.transfer.dense.networks import checkpoint, foreign_resnet
-from transfer.dense.trunk import MAPS, Pyramid, Trunk, dense_network, set_norm
+from transfer.backbone import load_backbone
+from transfer.dense.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
 from transfer.dense.weights import weights_report
 
 STRIDES = {"resnet_small": (1, 2, 4, 8), "resnet_tiny_of_tests": (4, 8, 16, 32), "mobilenetv2": (4, 8, 16, 32),
@@ -123,3 +125,12 @@ def test_what_of_the_weights_arrived_is_named():
     report = weights_report(state, model, {"trunk.": ""})
     assert report.missing == ["trunk.0.bias", "trunk.1.weight"] and report.unexpected == ["fc.weight"]
     assert "trunk.0.bias" in str(report)
+
+
+def test_a_stem_that_shifts_its_maps_is_no_trunk(tmp_path):
+    network = torchvision.models.resnet18()
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 2, bias=False)
+    torch.save(network.state_dict(), tmp_path / "solo.pth")
+    check_trunk(load_backbone(tmp_path / "solo.pth").encoder)
+    with pytest.raises(UserError, match=r"another padding than 1 .* use classification"):
+        check_trunk(load_backbone(tmp_path / "solo.pth", arch="resnet,padding=2").encoder)
