@@ -35,8 +35,11 @@ def conv(x, weight, width, stride, padding):
     return F.conv2d(x, weight[: keep(weight.shape[0], width), : x.shape[1]], None, stride, padding)
 
 
-def encode(p, x, width):
-    """A ResNet at ``width``: CIFAR stem, stages of one basic block."""
+def encode(p, x, width, maps=None):
+    """A ResNet at ``width``: CIFAR stem, stages of one basic block.
+
+    The outputs of the last BatchNorm of every stage but the first are appended to ``maps``.
+    """
     x = F.relu(batch_norm(conv(x, p["encoder.conv1.weight"], width, 1, 1), p["encoder.bn1.weight"], p["encoder.bn1.bias"]))
     for stage in range(1, 1 + sum(k.endswith("0.conv1.weight") for k in p)):
         name, stride = f"encoder.layer{stage}.0.", 1 if stage == 1 else 2
@@ -44,6 +47,8 @@ def encode(p, x, width):
         y = F.relu(batch_norm(y, p[name + "bn1.weight"], p[name + "bn1.bias"]))
         y = batch_norm(conv(y, p[name + "conv2.weight"], width, 1, 1), p[name + "bn2.weight"], p[name + "bn2.bias"])
         if stage > 1:
+            if maps is not None:
+                maps.append(y)
             x = conv(x, p[name + "downsample.0.weight"], width, stride, 0)
             x = batch_norm(x, p[name + "downsample.1.weight"], p[name + "downsample.1.bias"])
         x = F.relu(x + y)
@@ -58,7 +63,9 @@ def head(p, name, x):
         if f"{name}.{i}.bias" in p:
             x = x + p[f"{name}.{i}.bias"]
         if i != layers[-1]:
-            x = F.relu(batch_norm(x, p[f"{name}.{i + 1}.weight"], p[f"{name}.{i + 1}.bias"]))
+            if f"{name}.{i + 1}.weight" in p:
+                x = batch_norm(x, p[f"{name}.{i + 1}.weight"], p[f"{name}.{i + 1}.bias"])
+            x = F.relu(x)
     return x
 
 
