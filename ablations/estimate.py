@@ -14,6 +14,7 @@ from ablations.grid import Run
 from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import training_flops
+from pretrain.data import batch_sizes
 from pretrain.distributed import choose_device
 from pretrain.objective.networks import Student, Teacher
 from pretrain.objective.regularization import Regularizer
@@ -49,7 +50,8 @@ def estimates(runs: Sequence[Run], images: int) -> dict[str, Estimate]:
         key = (cfg.widths.min, cfg.widths.max)
         if key not in rates:
             rates[key] = measured_rate(cfg)
-        steps = 0 if cfg.derived.network != "none" else cfg.optimizer.epochs * (images // cfg.optimizer.batch_size)
+        sizes = batch_sizes(images, cfg.optimizer.batch_size, cfg.data.drop_last, cfg.optimizer.virtual_processes)
+        steps = 0 if cfg.derived.network != "none" else cfg.optimizer.epochs * len(sizes)
         found[run.name] = Estimate(steps, flops[same], flops[same] / rates[key])
     return found
 
@@ -64,7 +66,8 @@ def _without_seed(cfg: Config) -> str:
 def measured_rate(cfg: Config) -> float:
     """FLOP/s of training steps of ``cfg`` on this machine, from three steps after a warm-up one.
 
-    Measured without what is not there yet or has no weight in it: SEED's teacher, a queue, switchable BatchNorm, a slow start.
+    Measured without what is not there yet or has no weight in it: SEED's teacher, a queue, switchable BatchNorm, a slow start,
+    parts of a batch.
     """
     cfg = _without_extras(cfg)
     device = choose_device(cfg.train.device)
@@ -103,11 +106,12 @@ def measured_rate(cfg: Config) -> float:
 
 def _without_extras(cfg: Config) -> Config:
     content = config.to_dict(cfg)
-    content["objective"] |= {"queue": 0, "seed_teacher": ""}
+    content["objective"] |= {"queue": 0, "seed_teacher": "", "shuffle": False}
     if cfg.objective.base_loss == "seed":
-        content["objective"] |= {"base_loss": "infonce"}
+        content["objective"] |= {"base_loss": "infonce", "pairings": "mean"}
     content["model"] |= {"switchable_bn": False}
-    content["widths"] |= {"slow_start_epochs": 0}
+    content["widths"] |= {"slow_start_epochs": 0, "doubled_ends": False}
+    content["optimizer"] |= {"virtual_processes": 0}
     return config.from_dict(content)
 
 

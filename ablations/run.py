@@ -155,9 +155,7 @@ def check_data(run: Run, processes: int = 1) -> int:
     processes: that train one network together.
     """
     cfg = run.cfg
-    sources = [data.load(cfg.data.name, split, root=cfg.data.root or None, size=cfg.data.size,
-                         limit=(cfg.data.limit or None) if split == "train" else None, store_size=cfg.data.store_size or None)
-               for split in ("train", "val")]
+    sources = [data.load_for(cfg.data, split) for split in ("train", "val")]
     data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu",
                         world_size=processes)
     return len(sources[0])

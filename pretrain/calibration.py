@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.config import Config
-from pretrain.data import ImageSource, evaluation_batches
+from pretrain.data import ImageSource, calibration_batches, evaluation_batches
 from pretrain.slimmable import calibrate
 
 
-def calibrate_on(encoder: nn.Module, widths: Sequence[float], source: ImageSource, cfg: Config, batch_size: int = 256) -> None:
-    """Calibrate ``encoder`` at ``widths`` on at most ``cfg.calibration.images`` of ``source``, without augmentation."""
+def calibrate_on(encoder: nn.Module, widths: Sequence[float], source: ImageSource, cfg: Config) -> None:
+    """Calibrate ``encoder`` at ``widths`` on images of ``source``, as ``cfg.calibration`` says."""
     device = next(encoder.parameters()).device
-    # A last batch of one image has no variance.
-    calibrate(encoder, widths, (x for x in calibration_images(source, cfg, device, batch_size) if len(x) > 1))
+    images = calibration_batches(source, cfg.calibration, cfg.augment, cfg.data.size, cfg.seed, device)
+    calibrate(encoder, widths, images, running=cfg.calibration.average == "running")
 
 
 def calibration_images(source: ImageSource, cfg: Config, device: torch.device, batch_size: int = 256) -> Iterator[Tensor]:

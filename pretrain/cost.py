@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.config import Config
+from pretrain.data import batch_sizes
 from pretrain.errors import UserError
+from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import read_teacher, teacher_config
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
@@ -18,14 +20,14 @@ BACKWARD = 2  # a backward pass costs two forward passes: one product for the in
 def training_flops(cfg: Config, images: int) -> float:
     """Floating-point operations of the whole run on ``images`` images (two per multiply-add; convolutions and products).
 
-    Two views through the network forward and backward at each width of a step, and the teacher's two forward passes at its
-    width; a SEED teacher that is not trained yet counts as the student's network at full width. Widths that are drawn at random
+    The views (two, or one) through the network forward and backward at each width of a step, and the teacher's forward passes at
+    its width; a SEED teacher that is not trained yet counts as the student's network at full width. Widths that are drawn at random
     enter by the mean over 48 steps spread evenly over the run. A network that is made without training costs nothing.
     """
     if cfg.derived.network != "none":
         return 0.0
-    steps_per_epoch = images // cfg.optimizer.batch_size
-    total = cfg.optimizer.epochs * steps_per_epoch
+    sizes = batch_sizes(images, cfg.optimizer.batch_size, cfg.data.drop_last, cfg.optimizer.virtual_processes)
+    total = cfg.optimizer.epochs * len(sizes)
     student = Student(cfg).to("meta")
 
     frozen = _frozen_teacher_flops(cfg) if cfg.objective.base_loss == "seed" else 0
@@ -36,7 +38,10 @@ def training_flops(cfg: Config, images: int) -> float:
         if same not in counted:
             head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
             layers = [student.encoder, student.projector] + ([head] if head is not None else [])
-            counted[same] = dense_cost(extract(nn.Sequential(*layers), width), cfg.data.size).flops
+            network = nn.Sequential(*layers)
+            if part == "distill" and student.adapters is not None:
+                network = _Adapted(network, student.adapters)
+            counted[same] = dense_cost(extract(network, width), cfg.data.size).flops
         return counted[same]
 
     naive = cfg.objective.distill_loss == "none"
@@ -44,12 +49,29 @@ def training_flops(cfg: Config, images: int) -> float:
     chosen = [int((i + 0.5) * total / SAMPLES) for i in range(SAMPLES)] if total > SAMPLES else list(range(total))
     for step in chosen:
         widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
-        parts = ["base" if i == 0 or naive else "distill" for i in range(len(widths))]
+        parts = ["base" if w == widths[0] or naive else "distill" for w in widths]
         spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
         if cfg.objective.teacher == "momentum":
-            spent += sum(forward(w, "teacher") for w in (widths if naive else [cfg.widths.max]))
+            own = widths if naive else [cfg.widths.max] * (len(widths) if cfg.objective.ema_update == "pass" else
+                                                           widths.count(widths[0]))
+            spent += sum(forward(w, "teacher") for w in own)
         spent += len(widths) * frozen
-    return spent / max(len(chosen), 1) * 2 * cfg.optimizer.batch_size * total
+    views = 1 if cfg.objective.pairings == "one" else 2
+    return spent / max(len(chosen), 1) * views * sum(sizes) * cfg.optimizer.epochs
+
+
+class _Adapted(nn.Module):
+    """A network whose first layer is an encoder, and the adapters of feature distillation on that."""
+
+    def __init__(self, network: nn.Sequential, adapters: nn.ModuleList):
+        super().__init__()
+        self.network, self.adapters = network, adapters
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, maps = with_stage_norms(self.network[0], x)
+        for adapter, inner in zip(self.adapters, maps, strict=True):
+            adapter(inner)
+        return self.network[1:](features)
 
 
 def _frozen_teacher_flops(cfg: Config) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from pretrain import checkpoint
 from pretrain.calibration import calibrate_on, calibration_images
 from pretrain.config import Config, ModelConfig, from_dict, to_dict, to_yaml, usable_widths
-from pretrain.data import ImageSource, load
+from pretrain.data import ImageSource, load_for
 from pretrain.errors import UserError
 from pretrain.importance import channel_orders
 from pretrain.objective.networks import Student
@@ -35,8 +35,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         for name in ("encoder", "projector"):
             checkpoint.load_weights(student.get_submodule(name), weights[name], cfg.derived.source, f"this run's {name}")
     student = student.to(device).requires_grad_(False)
-    source = load(cfg.data.name, "train", root=cfg.data.root or None, size=cfg.data.size, device=device,
-                  limit=cfg.data.limit or None, store_size=cfg.data.store_size or None)
+    source = load_for(cfg.data, "train", device)
     run.write_config(to_yaml(cfg))
     run.set_status("running")
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)

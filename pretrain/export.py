@@ -149,8 +149,7 @@ def _ready(found: Restored, width: float, config: Config, checkpoint: Path) -> N
         return
     if not data.name:
         raise UserError(f"{checkpoint} has no BatchNorm statistics; write --dataset NAME for images to calibrate them on")
-    source = sources.load(data.name, "train", data.root or None, data.size, limit=data.limit or None,
-                          store_size=data.store_size or None)
+    source = sources.load_for(data, "train")
     print(f"calibrating width {width:g} on {data.name} at {data.size} pixels", flush=True)
     calibrate_on(found.encoder, [width], source, config)
 
@@ -161,7 +160,7 @@ def _norms(encoder: nn.Module) -> Iterator[nn.Module]:
 
 def describe(found: Restored, network: nn.Module, width: float, config: Config) -> dict:
     """What ``config.json`` holds: what the files compute, on which images, and which library's network they fit."""
-    mean, std = sources.normalisation(config.data.name) if config.data.name else (None, None)
+    mean, std = sources.normalisation(config.data) if config.data.name else (None, None)
     counted = cost(found.encoder, width, config.data.size)
     return {
         "format": FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,

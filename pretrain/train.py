@@ -22,7 +22,7 @@ from pretrain.calibration import calibrate_on
 from pretrain.compiled import compile_ends
 from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
-from pretrain.data import TwoViewBatches, evaluation_batches, load
+from pretrain.data import TwoViewBatches, evaluation_batches, load_for
 from pretrain.derived import derive
 from pretrain.diagnostics import Diagnostics
 from pretrain.distributed import Processes, processes
@@ -103,10 +103,10 @@ class Trainer:
 
     def __init__(self, cfg: Config, run: RunDirectory, group: Processes):
         self.cfg, self.run, self.group, self.device = cfg, run, group, group.device
-        self.source = load(cfg.data.name, "train", root=cfg.data.root or None, size=cfg.data.size, device=self.device,
-                           limit=cfg.data.limit or None, store_size=cfg.data.store_size or None)
+        self.source = load_for(cfg.data, "train", self.device)
         self.batches = TwoViewBatches(self.source, cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, self.device,
-                                      group.rank, group.world_size, cfg.data.workers)
+                                      group.rank, group.world_size, cfg.data.workers, cfg.data.drop_last,
+                                      cfg.optimizer.virtual_processes)
         self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
         self._build_networks()
         self.diagnostics = Diagnostics(cfg, self._fixed_images()) if cfg.diagnostics.images and group.first else None
@@ -397,4 +397,8 @@ def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:
     parameters = list(student.parameters())
     if cfg.optimizer.name == "adamw":
         return torch.optim.AdamW(parameters, cfg.optimizer.lr, weight_decay=0.0, fused=True)
-    return torch.optim.SGD(parameters, cfg.optimizer.lr, momentum=cfg.optimizer.momentum, fused=True)
+    optimizer = torch.optim.SGD(parameters, cfg.optimizer.lr, momentum=cfg.optimizer.momentum, fused=True)
+    if cfg.regularizer.variant == "authors" and cfg.optimizer.momentum:
+        # Some parameters have their first gradient late, where the fused step cannot start a buffer: one of zeros is the same.
+        optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters if p.requires_grad})
+    return optimizer

@@ -121,7 +121,8 @@ class Backbone:
         device = next(self.encoder.parameters()).device
         stream = batches() if callable(batches) else batches
         cut = not self.config.derived.calibrate
-        calibrate(self.encoder, [self.high] if cut else widths, (x.to(device) for x in stream))
+        calibrate(self.encoder, [self.high] if cut else widths, (x.to(device) for x in stream),
+                  running=self.config.calibration.average == "running")
         if cut:
             cut_statistics(batch_norms(self.encoder).values(), widths, self.high)
 
@@ -157,7 +158,7 @@ class Backbone:
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation by RGB channel, in [0, 1], that images must be normalised with: those of pretraining."""
-        return normalisation(self.config.data.name)
+        return normalisation(self.config.data)
 
     def feature_dim(self, width: float) -> int:
         """Number of features D at ``width``."""

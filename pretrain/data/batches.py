@@ -25,7 +25,7 @@ from pretrain.lazy import Lazy
 transforms = Lazy("torchvision.transforms.v2.functional")
 
 if TYPE_CHECKING:
-    from pretrain.config import AugmentConfig
+    from pretrain.config import AugmentConfig, CalibrationConfig
 
 FIRST_VIEW, SECOND_VIEW, ORDER, SINGLE_CROP, SINGLE_ORDER = range(5)  # streams of random numbers
 CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop's default
@@ -38,15 +38,17 @@ def generator(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
 
 
 class TwoViewBatches:
-    """Two views of every training image, in an order of its own each epoch; the last incomplete batch is dropped.
+    """Two views of every training image, in an order of its own each epoch.
 
-    batch_size is global: each of ``world_size`` processes gets batch_size / world_size images a step. ``workers``
-    processes decode the files of a FolderSource (0: this one does); a TensorSource needs none. Raises UserError where
-    the batch is larger than the data or cannot be shared out evenly.
+    batch_size is global: each of ``world_size`` processes gets batch_size / world_size images a step. The last incomplete
+    batch is dropped, or without ``drop_last`` kept as far as it can be shared out evenly, to ``parts`` virtual processes
+    too. ``workers`` processes decode the files of a FolderSource (0: this one does); a TensorSource needs none. Raises
+    UserError where the batch is larger than the data or cannot be shared out evenly.
     """
 
     def __init__(self, source: ImageSource, augment: AugmentConfig, size: int, batch_size: int, seed: int,
-                 device: torch.device | str, rank: int = 0, world_size: int = 1, workers: int = 0):
+                 device: torch.device | str, rank: int = 0, world_size: int = 1, workers: int = 0,
+                 drop_last: bool = True, parts: int = 0):
         if batch_size > len(source):
             fitting = 2 ** (len(source).bit_length() - 1)
             raise UserError(f"optimizer.batch_size {batch_size} is larger than the {len(source)} training images of "
@@ -58,9 +60,9 @@ class TwoViewBatches:
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
         self.device = torch.device(device)
         self.augment = Augment(augment, size, source.mean, source.std)
-        share = batch_size // world_size
-        self.rows = slice(rank * share, (rank + 1) * share)
-        self.steps_per_epoch = len(source) // batch_size
+        self.rank, self.world_size = rank, world_size
+        self.sizes = batch_sizes(len(source), batch_size, drop_last, max(parts, world_size))
+        self.steps_per_epoch = len(self.sizes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (index, x1, x2) from step ``start`` of an epoch on.
@@ -71,8 +73,11 @@ class TwoViewBatches:
         order = torch.randperm(len(self.source), generator=generator(self.seed, epoch, 0, ORDER))
 
         def fetch(step: int) -> tuple:
-            index = order[step * self.batch_size:(step + 1) * self.batch_size][self.rows]
-            views = [self.augment.sample(self.batch_size, view, generator(self.seed, epoch, step, view)).rows(self.rows)
+            first, size = step * self.batch_size, self.sizes[step]
+            share = size // self.world_size
+            rows = slice(self.rank * share, (self.rank + 1) * share)
+            index = order[first:first + size][rows]
+            views = [self.augment.sample(size, view, generator(self.seed, epoch, step, view)).rows(rows)
                      for view in (FIRST_VIEW, SECOND_VIEW)]
             crops = _crop(self.source, index, [(view.crops, view.flip) for view in views], self.augment.size,
                           self.augment.cfg.interpolation)
@@ -83,6 +88,35 @@ class TwoViewBatches:
             x1, x2 = (self.augment.recolour(_move(crop, self.device), view)
                       for crop, view in zip(crops, views, strict=True))
             yield index, x1, x2
+
+
+def batch_sizes(images: int, batch_size: int, drop_last: bool = True, parts: int = 1) -> list[int]:
+    """Images of each step of an epoch: full batches, then the rest if it is kept, rounded down to a multiple of ``parts``.
+
+    A rest of fewer than two images for each of ``parts`` is dropped in any case: BatchNorm cannot train on one.
+    """
+    sizes, rest = [batch_size] * (images // batch_size), images % batch_size // max(1, parts) * max(1, parts)
+    return sizes if drop_last or rest < 2 * max(1, parts) else [*sizes, rest]
+
+
+def calibration_batches(source: ImageSource, cfg: CalibrationConfig, augment: AugmentConfig, size: int, seed: int,
+                        device: torch.device | str, workers: int = 0) -> Iterator[Tensor]:
+    """Yield images (b, 3, size, size) to compute BatchNorm statistics from, b > 1: at most ``cfg.images`` of the source, chosen by
+    the seed, ``cfg.passes`` times, in ``cfg.views``.
+    """
+    count = min(cfg.images, len(source))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:count]
+    batch = min(cfg.batch_size, count)
+    for epoch in range(cfg.passes):
+        if cfg.views == "plain":
+            views = (x for x, _ in evaluation_batches(source, size, batch, device, chosen, workers))
+        elif cfg.views == "crops":
+            views = (x for x, _ in crop_batches(source.subset(chosen), size, batch, epoch, seed, device, flip=augment.flip,
+                                                workers=workers))
+        else:
+            batches = TwoViewBatches(source.subset(chosen), augment, size, batch, seed, device, workers=workers)
+            views = (x for _, x, _ in batches.epoch(epoch))
+        yield from (x for x in views if len(x) > 1)  # one image has no variance
 
 
 def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: torch.device | str,

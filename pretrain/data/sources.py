@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from pretrain.data import folder, published
 from pretrain.data.augment import crop_resize
 from pretrain.data.images import read as read_image
 from pretrain.errors import UserError
+
+if TYPE_CHECKING:
+    from pretrain.config import DataConfig
 
 NAMES = ("digits", *published.SETS, "folder")
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded images up to which an image folder is kept in memory
@@ -36,9 +40,19 @@ _STATISTICS = {
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of all sets of photographs
 
 
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by RGB channel, in [0, 1], that images of data set ``name`` are normalised with."""
-    return _STATISTICS.get(name, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
+def normalisation(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by RGB channel, in [0, 1], that a run's images are normalised with: its data set's, or what its
+    config has instead.
+    """
+    mean, std = _STATISTICS.get(data.name, _IMAGENET)
+    return tuple(data.mean) or mean, tuple(data.std) or std
+
+
+def load_for(data: DataConfig, split: str, device: torch.device | str = "cpu") -> ImageSource:
+    """One split of a run's data set; see :func:`load`."""
+    source = load(data.name, split, data.root or None, data.size, device, limit=data.limit or None,
+                  store_size=data.store_size or None)
+    return source.normalised(data)
 
 
 @dataclass
@@ -62,6 +76,10 @@ class ImageSource:
     def to(self, device: torch.device | str) -> ImageSource:
         """The same source with its tensors on a device."""
         return replace(self, labels=self.labels.to(device))
+
+    def normalised(self, data: DataConfig) -> ImageSource:
+        """The same source with the mean and the standard deviation that ``data`` has instead, if any."""
+        return replace(self, mean=tuple(data.mean) or self.mean, std=tuple(data.std) or self.std)
 
     def subset(self, indices: Sequence[int]) -> ImageSource:
         """The source of the images ``indices``, in that order, with all K classes."""

@@ -13,6 +13,8 @@ from pretrain.slimmable.extract import extract
 from pretrain.slimmable.layers import _SlimmableBatchNorm, wide
 from pretrain.slimmable.width import width_key
 
+RUNNING = 0.1  # torch's momentum of running statistics
+
 
 def batch_norms(model: nn.Module) -> dict[str, _SlimmableBatchNorm]:
     """Every slimmable BatchNorm of ``model`` by its name."""
@@ -33,12 +35,14 @@ def local_statistics(*models: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tensor]) -> None:
+def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tensor], running: bool = False) -> None:
     """Set the BatchNorm statistics of ``model`` at each of ``widths`` from ``batches`` of images (B, 3, H, W), B > 1.
 
     Each layer is normalised by its own batch statistics while they are collected, and what is kept is the cumulative mean of
     the per-batch means and unbiased variances (what ``torch.nn.BatchNorm2d(momentum=None)`` keeps, except that batches of
-    different sizes are weighted by their size). One pass over the data serves all widths; a network without BatchNorm needs none.
+    different sizes are weighted by their size). With ``running`` it is the running average that training would have kept: from 0
+    and 1, moved by 0.1 to each batch's (METHOD section 7: the authors' evaluation). One pass over the data serves all widths; a
+    network without BatchNorm needs none.
 
     Raises:
         ValueError: ``batches`` is empty, so that nothing can be computed.
@@ -49,13 +53,14 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
     # Dense networks, channels last: nothing is sliced, and their BatchNorms average what they compute anyway.
     like = next(model.parameters())
     networks = {width_key(w): extract(model, w).to(memory_format=torch.channels_last) for w in widths}
-    averages = {width: [_average(network.get_submodule(name), like) for name in norms] for width, network in networks.items()}
+    averages = {width: [_average(network.get_submodule(name), like, running) for name in norms]
+                for width, network in networks.items()}
     images = 0
     for x in batches:
         images += len(x)
         for width, network in networks.items():
             for average in averages[width]:
-                average.momentum = len(x) / images
+                average.momentum = RUNNING if running else len(x) / images
             network(x)
     for width, layers in averages.items():
         for norm, average in zip(norms.values(), layers, strict=True):
@@ -64,13 +69,14 @@ def calibrate(model: nn.Module, widths: Sequence[float], batches: Iterable[Tenso
             norm.statistics[width] = (average.running_mean, average.running_var)
 
 
-def _average(norm: _BatchNorm, like: Tensor) -> _BatchNorm:
+def _average(norm: _BatchNorm, like: Tensor, running: bool) -> _BatchNorm:
     """``norm`` normalising by batch statistics, whatever it had before, and moving its running ones by ``momentum``.
 
     They are on the device of ``like``, float32 or as wide as it is.
     """
     norm.track_running_stats = True
     norm.running_mean, norm.running_var = (wide(like.new_zeros(norm.num_features)) for _ in range(2))
+    norm.running_var.fill_(float(running))
     norm.num_batches_tracked = torch.zeros((), dtype=torch.int64)
     return norm.train()
 

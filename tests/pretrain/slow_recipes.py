@@ -112,7 +112,7 @@ class SlowRecipe:
         return found
 
     def guided(self, x):
-        """For each process the teacher's projections and feature maps of its rows; shuffled, it normalises every n-th row together."""
+        """For each process the teacher's projections and feature maps of its rows; shuffled, every n-th row is in one batch."""
         shares = self.rows(len(x))
         together = [list(range(i, len(x), self.processes)) for i in range(self.processes)] if self.cfg.objective.shuffle else shares
         z, maps = {}, {}
@@ -199,7 +199,8 @@ class SlowRecipe:
             if self.k is not None and (base or own.ema_update == "pass"):
                 targets = [self.guided(x) for x in keys]
             elif base:
-                targets = [[(z if own.two_sided else z.detach(), [m.detach() for m in maps]) for z, _, maps in view] for view in seen]
+                targets = [[(z if own.two_sided else z.detach(), [m.detach() for m in maps]) for z, _, maps in view]
+                           for view in seen]
             if base:
                 top = [[output.detach() for _, output, _ in view] for view in seen]
                 last_keys = targets

@@ -7,18 +7,15 @@ import torch
 
 from pretrain import config
 from pretrain.config import to_dict
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet
-from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import FrozenTeacher
 from pretrain.objective.networks import Student, Teacher
 from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
-from pretrain.slimmable import at_width
-from tests.pretrain.slow_recipes import SlowRecipe, feature_loop
+from tests.pretrain.slow_recipes import SlowRecipe
 
 LR, ALPHA, MOMENTUM = 0.03, 0.04, 0.7
 ARCH, LARGER = "resnet_of_the_recipe_test", "larger_resnet_of_the_recipe_test"

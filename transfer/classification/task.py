@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pretrain.data import ImageSource, evaluation_batches, load, subsets
+from pretrain.data import ImageSource, calibration_batches, evaluation_batches, load, subsets
 from pretrain.errors import UserError
 from transfer.backbone import Backbone, Cost
 from transfer.classification.features import extract_features
@@ -21,8 +21,6 @@ from transfer.classification.options import Options, Recipe
 from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
 from transfer.latency import latency_ms
-
-CALIBRATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,13 @@ class Task:
     def _load(self, split: str) -> ImageSource:
         data = self.backbone.config.data
         store_size = data.store_size if self.name == data.name and self.size == data.size else 0
-        return load(self.name, split, self.root, self.size, self.device, limit=self.limit or None,
-                    store_size=store_size or None)
+        source = load(self.name, split, self.root, self.size, self.device, limit=self.limit or None, store_size=store_size or None)
+        return source.normalised(data) if self._same_data or self._as_authors else source
+
+    @property
+    def _as_authors(self) -> bool:
+        """Whether the network is of US3L's authors, who normalise CIFAR's pixels in their own way."""
+        return self.backbone.foreign and not self.backbone.dense and self.name in ("cifar10", "cifar100")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,12 +184,10 @@ class Task:
         self._widths = widths
 
     def _calibration_images(self) -> Iterator[Tensor]:
-        # Chosen as pretraining chooses for its own calibration: a width added later gets what it would have got then.
-        count = min(self.backbone.config.calibration.images, len(self.train))
-        generator = torch.Generator().manual_seed(self.backbone.seed)
-        chosen = torch.randperm(len(self.train), generator=generator)[:count]
-        batches = self.batches(self.train, chosen, min(CALIBRATION_BATCH, count))
-        return (x for x, _ in batches if len(x) > 1)  # one image has no variance
+        # As pretraining does for its own calibration: a width added later gets what it would have got then.
+        cfg = self.backbone.config
+        return calibration_batches(self.train, cfg.calibration, cfg.augment, self.size, self.backbone.seed, self.device,
+                                   self.workers)
 
     def classifier(self, width: float, frozen: bool) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
