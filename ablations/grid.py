@@ -3,6 +3,7 @@
 A grid file has a ``title`` and ``cells``. An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name ->
 list of values, every combination is a cell), ``set`` (config key -> value, with placeholders), ``by`` (factor -> value -> further
 settings) and ``needs``: the cell whose run, of the same seed, must be trained first; ``{needs}`` in a setting is its directory.
+``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this one are chosen so (to half an epoch).
 ``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and ``several_widths``; where that is
 missing they are left out unless they are asked for by name. A factor's values or a setting may be ``$widths``, the list of
 evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of
@@ -23,6 +24,7 @@ import yaml
 
 from pretrain import config
 from pretrain.config import Config
+from pretrain.cost import epochs_of_equal_flops
 from pretrain.errors import UserError, suggestion
 from pretrain.slimmable import has_batch_norm
 
@@ -38,6 +40,7 @@ class Cell:
     overrides: tuple[str, ...]
     needs: str = ""
     where: tuple[str, ...] = ()
+    flops_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def _expand(entry: dict, widths: list[float], epochs: int) -> list[Cell]:
             settings |= table.get(chosen[factor], {})
         found.append(Cell(entry["name"].format(**chosen),
                           tuple(f"{key}={_filled(value, chosen, widths, epochs)}" for key, value in settings.items()),
-                          entry.get("needs", "").format(**chosen), tuple(entry.get("where", ()))))
+                          entry.get("needs", "").format(**chosen), tuple(entry.get("where", ())),
+                          entry.get("flops_of", "")))
     return found
 
 
@@ -177,6 +181,10 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
         needed = directories[cell.needs, seed] if cell.needs else None
         own = [text.replace(NEEDS, str(needed)) for text in cell.overrides]
         cfg = _loaded(profile, [*common, *own, *label, *overrides], seed, None if cell.needs else of_first_seed.get(cell.name))
+        if cell.flops_of and cell.name not in of_first_seed:
+            like = next(other for other in every if other.name == cell.flops_of)
+            cfg.optimizer.epochs = epochs_of_equal_flops(cfg, config.load(profile, [*common, *like.overrides, *overrides]))
+            config.validate(cfg)
         of_first_seed.setdefault(cell.name, cfg)
         cfg.experiment.setting = setting
         directories[cell.name, seed] = runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"

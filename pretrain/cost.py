@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from pretrain.config import Config
@@ -14,6 +16,7 @@ from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
 
 SAMPLES = 48
+EPOCH_STEPS = 100  # of the training that two costs are compared on
 BACKWARD = 2  # a backward pass costs two forward passes: one product for the input, one for the weight
 
 
@@ -72,6 +75,16 @@ class _Adapted(nn.Module):
         for adapter, inner in zip(self.adapters, maps, strict=True):
             adapter(inner)
         return self.network[1:](features)
+
+
+def epochs_of_equal_flops(cfg: Config, like: Config) -> int:
+    """The number of epochs in which training ``cfg`` takes about as many FLOPs as training ``like``; at least one.
+
+    The same for every seed: widths that are drawn at random are those of seed 0.
+    """
+    images = EPOCH_STEPS * max(cfg.optimizer.batch_size, like.optimizer.batch_size)
+    wanted = training_flops(replace(like, seed=0), images)
+    return max(1, round(wanted / training_flops(replace(cfg, seed=0), images) * cfg.optimizer.epochs))
 
 
 def _frozen_teacher_flops(cfg: Config) -> int:

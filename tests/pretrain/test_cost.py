@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import from_dict
-from pretrain.cost import training_flops
+from pretrain.cost import epochs_of_equal_flops, training_flops
 from pretrain.models import build
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import cost, extract
@@ -124,3 +124,17 @@ def test_a_steps_price_and_passes_are_those_of_the_method(rule, n, monkeypatch):
     drawn = [sample_widths(cfg, 1, step, 4000, 40) for step in range(4000)]
     assert sum(map(len, drawn)) / 4000 == passes
     assert sum(width**2 for widths in drawn for width in widths) / 4000 == pytest.approx(price, rel=0.02)
+
+
+def test_epochs_of_equal_flops_are_those_whose_cost_is_nearest():
+    def cfg(epochs=16, **widths):
+        return from_dict({"model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
+                          "objective": {"distill_loss": "mse"}, "widths": widths, "data": {"size": 12}, "seed": 3,
+                          "optimizer": {"epochs": epochs, "batch_size": 32}})
+
+    slimmable, alone = cfg(sampling="fixed", fixed=[1.0, 0.5, 0.25]), cfg(min=1.0)
+    epochs = epochs_of_equal_flops(alone, slimmable)
+    costs = {n: training_flops(cfg(n, min=1.0), 3200) for n in range(1, 60)}
+    wanted = training_flops(slimmable, 3200)
+    assert epochs == min(costs, key=lambda n: abs(costs[n] - wanted)) > 16
+    assert epochs_of_equal_flops(slimmable, slimmable) == 16 and epochs_of_equal_flops(slimmable, cfg(1, min=0.25, max=0.25)) == 1
