@@ -1,8 +1,9 @@
 """Grids: a YAML file says which cells exist; expanding it gives one validated config for every cell and seed.
 
 A grid file has a ``title`` and ``cells``. An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name ->
-list of values, every combination is a cell), ``set`` (config key -> value, with placeholders), ``by`` (factor -> value -> further
-settings) and ``needs``: the cell whose run, of the same seed, must be trained first; ``{needs}`` in a setting is its directory.
+list of values, every combination is a cell), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key ->
+value, with placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be
+trained first; ``{needs}`` in a setting is its directory.
 ``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this one are chosen so (to half an epoch).
 ``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and ``several_widths``; where that is
 missing they are left out unless they are asked for by name. A factor's values or a setting may be ``$widths``, the list of
@@ -103,7 +104,8 @@ def _expand(entry: dict, widths: list[float], epochs: int) -> list[Cell]:
     found = []
     for values in itertools.product(*factors.values()):
         chosen = dict(zip(factors, values, strict=True))
-        settings = dict(entry.get("set", {}))
+        recipe = {"experiment.recipe": entry["recipe"]} if "recipe" in entry else {}
+        settings = recipe | entry.get("set", {})
         for factor, table in entry.get("by", {}).items():
             settings |= table.get(chosen[factor], {})
         found.append(Cell(entry["name"].format(**chosen),

@@ -15,12 +15,22 @@ import pandas as pd
 
 from results.frame import METHODS
 from results.render import BLANK, MISSING, Column, Table
-from results.tables import LOSSES, RowSpec, guideline_rows, guidelines, score_table
+from results.tables import LOSSES, RowSpec, guideline_rows, guidelines, head_of, score_table
 
 UPDATES = {"per_width": "one step a width", "accumulate": "one step for all widths"}
 WARMUPS = {"": "none", "-warmup-quarter": "quarter of training", "-warmup-half": "half of training"}
-PARTS = {"infonce-base": "InfoNCE base loss", "infonce-distillation": "InfoNCE distillation", "momentum": "momentum teacher",
-         "head": "distillation head", "dynamic": "dynamic sampling", "group": "group regularization"}
+PARTS = {"infonce-base": "InfoNCE base loss", "momentum": "momentum teacher", "head": "distillation head",
+         "dynamic": "dynamic sampling", "group": "group regularization"}
+# Recipes in words, by cell; those of one width by family.
+RECIPES = {"us3l": "US3L", "us3l-mse": "US3L, MSE base loss", "us3l-r50": "US3L with feature distillation",
+           "us3l-all-guidelines": "US3L, all guidelines", "us3l-simsiam": "US3L on SimSiam",
+           "us3l-simsiam-momentum": "US3L on SimSiam with a momentum teacher"}
+BASELINES = {"usnet-simsiam": "US-Net + SimSiam", "usnet-byol": "US-Net + BYOL"}
+ALONE = {"individual-simsiam": "SimSiam, individually trained", "individual-byol": "BYOL, individually trained",
+         "individual-simclr": "SimCLR, individually trained", "individual-momentum-simclr": "momentum SimCLR, individually trained",
+         "individual-mocov2": "MoCo v2, individually trained", "seed": "SEED, from a larger BYOL"}
+SEED_TEACHER = {"seed-teacher": "BYOL, a larger network (SEED's teacher)"}
+GUIDELINES = ("guidelines", "guidelines-shared")  # their table is that of results/tables.py
 # Units of the cost columns, smallest first: the size of one, and what its column is called.
 FLOP_UNITS = ((1e9, "GFLOPs"), (1e12, "TFLOPs"), (1e15, "PFLOPs"), (1e18, "EFLOPs"))
 TIME_UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "days"))
@@ -91,27 +101,47 @@ def update_rows() -> list[RowSpec]:
     return found
 
 
+def _section(title: str, labels: dict[str, str], by: str = "cell") -> list[RowSpec]:
+    """A row for each cell (or family of cells, one for each width), by its name in words."""
+    return [RowSpec(title, (label,), {by: name}, label) for name, label in labels.items()]
+
+
 def comparison_rows() -> list[RowSpec]:
     """US3L and what it loses without each part, then baselines of one training, then those of a training a width."""
     methods = {method.lower().replace(" ", "-"): method for method in METHODS.values()}
-
-    def section(title: str, labels: dict[str, str], by: str = "cell") -> list[RowSpec]:
-        return [RowSpec(title, (label,), {by: name}, label) for name, label in labels.items()]
 
     without = {f"us3l-without-{part}": f"US3L without {text}" for part, text in PARTS.items()}
     naive = {f"naive-{key}": f"{method}, naive US-Net" for key, method in methods.items()}
     slimmable = {"slimmable": "momentum SimCLR, slimmable", "slimmable-switchable": "momentum SimCLR, slimmable, switchable BN",
                  "slimclr": "SlimCLR"}
-    alone = {f"individual-{key}": f"{method}, individually trained" for key, method in (methods | {"mocov2": "MoCo v2"}).items()}
-    return [*section("US3L", {"us3l": "US3L"}),
-            *section("US3L without a part", without | {"us3l-simsiam": "US3L on SimSiam"}),
-            *section("one training, all widths", naive | slimmable),
-            *section("a training for each width", alone | {"seed": "SEED, from BYOL"}, "family")]
+    return [*_section("US3L", {name: RECIPES[name] for name in ("us3l", "us3l-all-guidelines", "us3l-simsiam")}),
+            *_section("US3L without a part", without),
+            *_section("one training, all widths", BASELINES | naive | slimmable),
+            *_section("one training per width", ALONE, "family"), *_section("one training per width", SEED_TEACHER)]
+
+
+def paper_rows() -> list[RowSpec]:
+    """Every recipe: US3L's, then the baselines of one training, then those of one training per width."""
+    rows = [*_section("US3L", RECIPES), *_section("one training, all widths", BASELINES | {"slimclr": "SlimCLR"}),
+            *_section("one training per width", ALONE, "family"), *_section("one training per width", SEED_TEACHER)]
+    return [replace(row, labels=(*row.labels, *row.where.values())) for row in rows]  # cells and families are called like recipes
+
+
+def controls_rows() -> list[RowSpec]:
+    """US3L, the same network trained alone, that sliced or pruned without training, and other controls."""
+    sliced = {"sliced": "sliced, calibrated", "sliced-uncalibrated": "sliced, not calibrated"}
+    pruned = {"pruned-weights": "pruned by weight norm", "pruned-variance": "pruned by variance of activations",
+              "pruned-svd": "pruned by SVD of features"}
+    alone = {"individual-w1.0-same-flops": "trained at full width, as many FLOPs as US3L"}
+    return [*_section("trained at many widths", {"us3l": "US3L", "elastic-student": "elastic student (POA)"}),
+            *_section("trained alone", {"individual": "trained for each width"}, "family"), *_section("trained alone", alone),
+            *_section("full width, sliced anyway", sliced), *_section("full width, pruned without training", pruned),
+            *_section("no training", {"untrained": "random initialisation"})]
 
 
 ROWS: dict[str, Callable[[], list[RowSpec]]] = {
     "head": head_rows, "sampling": sampling_rows, "regularization": regularization_rows, "momentum": momentum_rows,
-    "update": update_rows, "comparison": comparison_rows}
+    "update": update_rows, "comparison": comparison_rows, "paper": paper_rows, "controls": controls_rows}
 
 
 def rows_of(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
@@ -125,7 +155,7 @@ def rows_of(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
 
 def named_rows(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
     """The rows of the grid's table with one text each, its whole name; of a grid without a table of its own, its cells."""
-    if grid == "guidelines":
+    if grid in GUIDELINES:
         rows = [replace(row, labels=(row.labels[-1],)) for row in guideline_rows(runs)]
     elif grid in ROWS:
         rows = [replace(row, labels=(_name(row),)) for row in rows_of(grid, runs)]
@@ -171,7 +201,18 @@ def update(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "update") -> Ta
 def comparison(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "comparison") -> Table:
     """Methods by width, with the cost of all trainings that serving all asked widths takes."""
     kinds = " and ".join(sorted({architecture(arch) for arch in runs["arch"]}))
-    return _table("comparison", f"Comparison of methods, {kinds}", ["Method"], scores, runs, name, cost=True)
+    return _table("comparison", f"Comparison of methods, {kinds}", ["Method"], scores, runs, name, cost=True, heads=True)
+
+
+def paper(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "paper") -> Table:
+    """The recipes as their authors run them, by width."""
+    kinds = " and ".join(sorted({architecture(arch) for arch in runs["arch"]}))
+    return _table("paper", f"The recipes of the papers, {kinds}", ["Method", "Recipe"], scores, runs, name, cost=True, heads=True)
+
+
+def controls(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "controls") -> Table:
+    """US3L against the same network trained alone, sliced or pruned without training, and as it is initialised."""
+    return _table("controls", "Controls", ["Network"], scores, runs, name, cost=True, heads=True)
 
 
 def architecture(arch: str) -> str:
@@ -181,13 +222,17 @@ def architecture(arch: str) -> str:
 
 TABLES: dict[str, Callable[..., Table]] = {"guidelines": guidelines, "head": head, "sampling": sampling,
                                            "regularization": regularization, "momentum": momentum, "update": update,
-                                           "comparison": comparison}
+                                           "comparison": comparison, "paper": paper, "controls": controls,
+                                           "guidelines-shared": guidelines}
 
 
 def _table(grid: str, title: str, factors: Sequence[str], scores: pd.DataFrame, runs: pd.DataFrame, name: str,
-           cost: bool = False) -> Table:
+           cost: bool = False, heads: bool = False) -> Table:
     scores, runs = with_family(scores), with_family(runs)
     rows, columns = rows_of(grid, runs), [Column(factor) for factor in factors]
+    if heads:
+        rows = [replace(row, labels=(*row.labels, head_of(row, runs))) for row in rows]
+        columns.append(Column("Head"))
     if not cost:
         return score_table(name, title, scores, runs, columns, rows)
     texts, names = _cost_texts([training_cost(row, scores, runs) for row in rows])
@@ -201,22 +246,25 @@ def training_cost(row: RowSpec, scores: pd.DataFrame, runs: pd.DataFrame) -> Cos
     """What the trainings behind ``row`` cost together: its own, and the teachers' that these learn from.
 
     A network trained for one width serves only that one. As long as a width of ``scores`` has no score in this row, the cost of
-    serving all of them is not known.
+    serving all of them is not known; a row of one cell that was trained for one width has the cost of that. What is made without
+    training costs nothing itself.
     """
     scored = scores[scores["value"].notna()]
     own = row.select(scored)
-    if own.empty or set(scored["width"].round(6)) - set(own["width"].round(6)):
+    alone = "cell" in row.where and own["width_min"].eq(own["width_max"]).all()
+    if own.empty or (not alone and set(scored["width"].round(6)) - set(own["width"].round(6))):
         return Cost()
     trained = runs[runs["cell"].isin(own["cell"])]
     teachers = set(trained["needs"]) - {""}
     if teachers - set(runs["run"]):
         return Cost()
     needed = pd.concat([trained, runs[runs["run"].isin(teachers) & ~runs["cell"].isin(own["cell"])]])
-    per_cell = needed[needed["state"].eq("done")].groupby("cell")[["train_flops", "train_seconds"]].mean()
+    done = needed[needed["state"].eq("done")]
+    per_cell = done.groupby("cell")[["train_flops", "train_seconds"]].mean()
     if len(per_cell) < needed["cell"].nunique():
         return Cost()
     total = per_cell.sum(skipna=False)
-    return Cost(len(per_cell), float(total["train_flops"]), float(total["train_seconds"]))
+    return Cost(done.loc[done["kind"].ne("derived"), "cell"].nunique(), float(total["train_flops"]), float(total["train_seconds"]))
 
 
 def _cost_texts(costs: Sequence[Cost]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:

@@ -57,7 +57,11 @@ class Look:
 
 # How a panel's networks are trained below full width.
 TRAINING = {"InfoNCE distillation": Look("#0072B2", "s", "-"), "MSE distillation": Look("#E69F00", "o", "--", False),
-            "naive US-Net": Look("#000000", "x", ":"), "individually trained": Look("#009E73", "^", "-.", False)}
+            "KL distillation": Look("#CC79A7", "P", (0, (5, 1))), "US-Net, shared predictor": Look("#D55E00", "D", (0, (3, 1, 1, 1)), False),
+            "naive US-Net": Look("#000000", "x", ":"), "individually trained": Look("#009E73", "^", "-.", False),
+            "made without training": Look("#8C8C8C", "*", (0, (1, 3)))}
+TRAINING_KINDS = {"naive": "naive US-Net", "individual": "individually trained", "usnet": "US-Net, shared predictor",
+                  "derived": "made without training"}
 METHOD = {"SimSiam": Look("#E69F00", "o", "--", False), "BYOL": Look("#D55E00", "s", "-"),
           "SimCLR": Look("#56B4E9", "^", "--", False), "momentum SimCLR": Look("#0072B2", "D", "-")}
 NAIVE_LINE = ":"
@@ -66,7 +70,7 @@ NAIVE_LINE = ":"
 def training_kind(frame: pd.DataFrame) -> pd.Series:
     """The key into ``TRAINING`` of each row."""
     distilled = frame["distill_loss"].map(LOSSES) + " distillation"
-    kinds = frame["kind"].map({"naive": "naive US-Net", "individual": "individually trained"})
+    kinds = frame["kind"].map(TRAINING_KINDS)
     return kinds.fillna(distilled)
 
 

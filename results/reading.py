@@ -133,7 +133,7 @@ def _cell(config: dict[str, Any], source: str) -> dict[str, Any]:
 
     base, distill, teacher = get("objective.base_loss"), get("objective.distill_loss"), get("objective.teacher")
     low, high = float(get("widths.min")), float(get("widths.max"))
-    kind = "individual" if low == high else "naive" if distill == "none" else "us3l"
+    kind = _kind(config, low == high, distill == "none")
     limit = _optional(config, "data.limit")
     trained = (f"{_pretrained_on(config)}{f' ({limit:,} images)' if limit else ''} at {get('data.size')} pixels, "
                f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
@@ -146,7 +146,7 @@ def _cell(config: dict[str, Any], source: str) -> dict[str, Any]:
             "arch": get("model.arch"), "width_min": low, "width_max": high,
             # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
             "setting": _optional(config, "experiment.setting") or trained, "trained": trained,
-            "preset": get("experiment.preset"), "needs": _run_of(_optional(config, "objective.seed_teacher") or ""),
+            "preset": get("experiment.preset"), "needs": _run_of(_needed(config)),
             "seed": int(get("seed"))}
 
 
@@ -159,6 +159,21 @@ def _pretrained_on(config: dict[str, Any]) -> str:
     """The name that records of evaluation on the pretraining data have: an image folder is called by its directory."""
     name = str(_optional(config, "data.name"))
     return Path(_optional(config, "data.root") or name).name if name == "folder" else name
+
+
+def _kind(config: dict[str, Any], one_width: bool, naive: bool) -> str:
+    """``derived`` (made without training), ``individual``, ``naive``, ``usnet`` (the authors' baselines: the predictor shared, and
+    with it more that is no cell of the guidelines grid) or ``us3l``.
+    """
+    if (_optional(config, "derived.network") or "none") != "none":
+        return "derived"
+    usnet = str(_optional(config, "experiment.recipe") or "").startswith("usnet-")
+    return "individual" if one_width else "naive" if naive else "usnet" if usnet else "us3l"
+
+
+def _needed(config: dict[str, Any]) -> str:
+    """The run or checkpoint that this run was made from or learned from; "" for none."""
+    return _optional(config, "objective.seed_teacher") or _optional(config, "derived.source") or ""
 
 
 def _run_of(checkpoint: str) -> str:

@@ -25,7 +25,7 @@ CHANCE_LEVEL = 0.05
 COLLAPSE_STD = 0.1
 COLLAPSE_RANK = 2.0
 
-LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "none": "none"}
+LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "kl": "KL", "none": "none"}
 METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning",
            **{f"{kind}_AP{what}": f"{kind} AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")},
            "mIoU": "mIoU", "mAcc": "mean class accuracy", "aAcc": "pixel accuracy"}
@@ -84,12 +84,22 @@ def guidelines(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "guidelines
     individually trained method is one row, each width of it from its own network.
     """
     columns = [Column("G1", "center"), Column("G2", "center"), Column("G3", "center"), Column("Base loss", detail=True),
-               Column("Distillation loss", detail=True), Column("Teacher", detail=True), Column("Method")]
-    return score_table(name, "Guidelines grid", scores, runs, columns, guideline_rows(runs))
+               Column("Distillation loss", detail=True), Column("Teacher", detail=True), Column("Head", detail=True),
+               Column("Method")]
+    rows = [replace(row, labels=(*row.labels[:-1], head_of(row, runs), row.labels[-1])) for row in guideline_rows(runs)]
+    title = "Guidelines grid, shared head" if set(runs["grid"]) == {"guidelines-shared"} else "Guidelines grid"
+    return score_table(name, title, scores, runs, columns, rows)
+
+
+def head_of(row: RowSpec, runs: pd.DataFrame) -> str:
+    """What narrower widths put behind their projection in the runs of ``row``; nothing where they distil nothing."""
+    own = row.select(runs)
+    distilled = own[own["distill_loss"].ne("none") & own["head"].notna()]
+    return ", ".join(sorted(set(distilled["head"]))) or BLANK
 
 
 def guideline_rows(runs: pd.DataFrame) -> list[RowSpec]:
-    """The 8 cells by which guidelines they satisfy, then the naive and individually trained networks that ``runs`` knows."""
+    """The 8 cells by which guidelines they satisfy, then the other kinds of networks that ``runs`` knows."""
     cells = sorted(product(("mse", "infonce"), ("mse", "infonce"), ("online", "momentum")),
                    key=lambda cell: GUIDELINE_ORDER.index(satisfied_guidelines(*cell)))
     rows = []
@@ -101,10 +111,12 @@ def guideline_rows(runs: pd.DataFrame) -> list[RowSpec]:
                   f"{METHODS[base, teacher]} + {LOSSES[distill]} distillation")
         rows.append(RowSpec(section, labels, {"kind": "us3l", "base_loss": base, "distill_loss": distill,
                                               "teacher": teacher}))
-    for kind, text in (("naive", "naive US-Net"), ("individual", "individually trained")):
+    others = (("usnet", "US-Net as the authors run it"), ("naive", "naive US-Net"), ("individual", "individually trained"))
+    for kind, text in others:
         known = set(zip(*(runs.loc[runs["kind"].eq(kind), factor] for factor in ("base_loss", "teacher")), strict=True))
         for base, teacher in (pair for pair in METHODS if pair in known):
-            labels = (*[BLANK] * 3, LOSSES[base], "none", teacher, f"{METHODS[base, teacher]}, {text}")
+            distill = LOSSES[base] if kind == "usnet" else "none"
+            labels = (*[BLANK] * 3, LOSSES[base], distill, teacher, f"{METHODS[base, teacher]}, {text}")
             rows.append(RowSpec(kind, labels, {"kind": kind, "base_loss": base, "teacher": teacher}))
     return rows
 

@@ -105,7 +105,7 @@ def _served(scores: pd.DataFrame, runs: pd.DataFrame, base: str, teacher: str) -
     mine = runs[runs["base_loss"].eq(base) & runs["teacher"].eq(teacher) & ~runs["cell"].str.contains("mocov2|seed")]
     slim = next((mine[mine["cell"].eq(cell)] for cell in ("us3l", "us3l-simsiam", f"{base}-infonce-{teacher}")
                  if mine["cell"].eq(cell).any()), mine[:0])
-    alone = mine[mine["kind"].eq("individual")]
+    alone = mine[mine["kind"].eq("individual") & with_family(mine)["family"].ne(mine["cell"])]  # called after their width
     if slim.empty or alone.empty:
         return []
     parameters = scores[scores["run"].isin([*slim["run"], *alone["run"]])].groupby("width")["parameters"].mean()

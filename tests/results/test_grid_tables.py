@@ -86,7 +86,7 @@ def test_momentum_and_regularization_rows_say_their_factors(tmp_path):
 def compared(tmp_path):
     """US3L in one training, BYOL in four, SEED in four and its teacher, with two seeds of different cost."""
     for seed, factor in ((100, 1.0), (101, 3.0)):
-        add(tmp_path, "comparison", "us3l", all_widths(), seed, (600 * factor, 50e12 * factor))
+        add(tmp_path, "comparison", "us3l", all_widths(), seed, (600 * factor, 50e12 * factor), objective={"head": "own"})
         for width in WIDTHS:
             byol = add(tmp_path, "comparison", f"individual-byol-w{width}", {width: 0.7}, seed,
                        (100 * width * factor, 20e12 * width * factor), (width, width), ("mse", "none", "momentum"))
@@ -101,16 +101,16 @@ def compared(tmp_path):
 def test_serving_all_widths_costs_all_trainings_it_takes(compared):
     """Means over two seeds, of factors 1 and 3: twice the first seed's numbers."""
     made = table(compared, "comparison")
-    assert [column.name for column in made.columns] == ["Method", "Trainings", "Training TFLOPs", "Training minutes"]
+    assert [column.name for column in made.columns] == ["Method", "Head", "Trainings", "Training TFLOPs", "Training minutes"]
     width_sum = sum(WIDTHS)
     expected = {
         "US3L": (1, 2 * 50, 2 * 600 / 60),
         "BYOL, individually trained": (4, 2 * 20 * width_sum, 2 * 100 * width_sum / 60),
         # each its own training, which all seeds paid alike, and once the teacher, which is BYOL at full width
-        "SEED, from BYOL": (5, 4 * 2 + 2 * 20, (4 * 10 + 2 * 100) / 60)}
+        "SEED, from a larger BYOL": (5, 4 * 2 + 2 * 20, (4 * 10 + 2 * 100) / 60)}
     for label, (trainings, tera, minutes) in expected.items():
-        assert row_of(made, label).labels[1:] == (str(trainings), f"{tera:.1f}", f"{minutes:.1f}"), label
-    assert row_of(made, "SimSiam, individually trained").labels[1:] == (MISSING,) * 3
+        assert row_of(made, label).labels[2:] == (str(trainings), f"{tera:.1f}", f"{minutes:.1f}"), label
+    assert row_of(made, "SimSiam, individually trained").labels[2:] == (MISSING,) * 3
     assert [round(score.mean, 3) for score in row_of(made, "US3L").scores] == [0.9, 0.875, 0.85, 0.825]
 
 
@@ -119,8 +119,8 @@ def test_a_baseline_that_does_not_serve_all_widths_yet_has_no_cost(compared):
         (path / "result.json").unlink()
     made = table(compared, "comparison")
     byol = row_of(made, "BYOL, individually trained")
-    assert byol.labels[1:] == (MISSING,) * 3 and [score is None for score in byol.scores] == [False, False, True, False]
-    assert row_of(made, "SEED, from BYOL").labels[1] == "5"  # its teacher is there
+    assert byol.labels[2:] == (MISSING,) * 3 and [score is None for score in byol.scores] == [False, False, True, False]
+    assert row_of(made, "SEED, from a larger BYOL").labels[2] == "5"  # its teacher is there
 
 
 def test_distillation_from_a_teacher_that_is_not_known_has_no_cost(compared):
@@ -140,8 +140,8 @@ def test_formats_have_the_cost(compared):
     made = table(compared, "comparison")
     line = next(row for row in csv.DictReader(io.StringIO(comma_separated(made))) if row["method"] == "US3L")
     assert (line["trainings"], line["training_tflops"], line["training_minutes"]) == ("1", "100.0", "20.0")
-    assert "| US3L | 1 | 100.0 | 20.0 |" in markdown(made) and "| :-- | --: | --: | --: |" in markdown(made)
-    assert r"\begin{tabular}{lrrrrrrr}" in latex(made)
+    assert "| US3L | own | 1 | 100.0 | 20.0 |" in markdown(made) and "| :-- | :-- | --: | --: | --: |" in markdown(made)
+    assert r"\begin{tabular}{llrrrrrrr}" in latex(made)
     assert "all trainings that serving all these widths takes" in made.caption
 
 
@@ -162,12 +162,12 @@ def test_pictures_show_the_rows_of_the_table(compared):
     figure = grid_plots.accuracy_by_width(scores, runs)
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     shown = {title: [text.get_text() for text in axis.get_legend().get_texts()] for title, axis in panels.items()}
-    assert shown == {"US3L": ["US3L"], "a training for each width": ["BYOL, individually trained", "SEED, from BYOL"]}
+    assert shown == {"US3L": ["US3L"], "one training per width": ["BYOL, individually trained", "SEED, from a larger BYOL"]}
     assert list(panels["US3L"].containers[0].lines[0].get_ydata()) == pytest.approx([82.5, 85.0, 87.5, 90.0])
     axis = grid_plots.accuracy_by_cost(scores, runs).axes[1]
     assert axis.get_title() == "Width 0.25" and axis.get_xscale() == "log"
     points = {box.get_label(): (box.lines[0].get_xdata()[0], box.lines[0].get_ydata()[0]) for box in axis.containers}
-    assert points["US3L"] == pytest.approx((100e12, 82.5)) and points["SEED, from BYOL"] == pytest.approx((48e12, 60.0))
+    assert points["US3L"] == pytest.approx((100e12, 82.5)) and points["SEED, from a larger BYOL"] == pytest.approx((48e12, 60.0))
 
 
 def test_nothing_to_plot_is_said(tmp_path):
@@ -189,3 +189,39 @@ def test_cells_of_a_launch_share_a_table_though_their_epochs_differ(tmp_path):
     assert set(frame["setting"]) == {"digits, as launched"} and frame["trained"].nunique() == 2
     made = report.build(tmp_path).tables
     assert len(made) == 1 and "400 epochs" in made[0].caption and "800 epochs" in made[0].caption
+
+
+def test_what_is_made_without_training_costs_what_it_is_made_from(tmp_path):
+    full = add(tmp_path, "controls", "individual-w1.0", {1.0: 0.9}, widths=(1.0, 1.0), base=("infonce", "none", "momentum"))
+    made = {"sliced": {"network": "sliced", "source": str(full)}, "untrained": {"network": "untrained", "source": ""}}
+    for cell, derived in made.items():
+        add(tmp_path, "controls", cell, all_widths(0.6), cost=(0.0, 0.0), base=("infonce", "none", "momentum"), derived=derived)
+    add(tmp_path, "controls", "individual-w1.0-same-flops", {1.0: 0.92}, cost=(90.0, 1.5e12), widths=(1.0, 1.0),
+        base=("infonce", "none", "momentum"))
+    found = table(tmp_path, "controls")
+    assert row_of(found, "sliced, calibrated").labels[2:4] == ("1", "1000.0")  # the training of the full width
+    assert row_of(found, "random initialisation").labels[2:4] == ("0", "0.0")
+    assert row_of(found, "trained at full width, as many FLOPs as US3L").labels[2:4] == ("1", "1500.0")  # of one width, by design
+    assert row_of(found, "trained for each width").labels[2] == MISSING  # it does not serve all widths yet
+    assert set(load_runs(tmp_path)["kind"]) == {"derived", "individual"}
+
+
+def test_tables_name_the_head_that_was_trained_with(tmp_path):
+    for cell, head, base in (("usnet-simsiam", "shared", ("mse", "mse", "online")), ("us3l", "own", ("infonce", "mse", "momentum"))):
+        cfg = config(*base, 100, cell=cell, grid="paper", objective={"head": head})
+        cfg["experiment"]["recipe"] = cell
+        write_run(tmp_path, cfg, [record(1.0, 0.5)])
+    found = table(tmp_path, "paper")
+    assert row_of(found, "US-Net + SimSiam").labels[1:3] == ("usnet-simsiam", "shared")
+    assert row_of(found, "US3L").labels[1:3] == ("us3l", "own") and row_of(found, "SlimCLR").labels[1:3] == ("slimclr", "")
+
+
+def test_the_authors_baseline_is_no_cell_of_the_guidelines(tmp_path):
+    """It has the losses and the teacher of the first cell, and another head and projector."""
+    for cell, value in (("mse-mse-online", 0.8), ("usnet-simsiam", 0.3)):
+        cfg = config("mse", "mse", "online", cell=cell, objective={"head": "shared" if value < 0.5 else "own"})
+        cfg["experiment"]["recipe"] = cell if cell.startswith("usnet") else ""
+        write_run(tmp_path, cfg, [record(1.0, value)])
+    found = {row.labels[6:]: row.scores[0].mean for row in table(tmp_path, "guidelines").rows if row.scores[0]}
+    assert found == {("own", "SimSiam + MSE distillation"): 0.8, ("shared", "SimSiam, US-Net as the authors run it"): 0.3}
+    assert set(plots.training_kind(load(tmp_path))) == {"MSE distillation", "US-Net, shared predictor"}

@@ -28,7 +28,7 @@ from results.render import (
 from results.tables import above_chance, by_cell, guidelines, mark_collapse, width_name
 from tests.results.synthetic import config, metric, record, write_run
 
-METHOD = 6  # position of the method among the left columns
+METHOD = 7  # position of the method among the left columns
 
 
 def build(path):
@@ -206,7 +206,7 @@ def test_latex_structure(whole):
     text = latex(whole)
     body = text[text.index(r"\toprule"):text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    assert len(rows) == 15 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {10}
+    assert len(rows) == 15 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {11}
     assert body.count(r"\midrule") == 6 and r"\textbf{" in body and r"$\checkmark$" in body
     for name in ("table*", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
