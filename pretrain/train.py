@@ -262,9 +262,11 @@ class Trainer:
         entry[0], entry[1] = entry[0] + value, entry[1] + 1
 
     def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss / self.cfg.optimizer.accumulate_steps).backward()
 
     def _update(self, width: float) -> None:
+        if self._pending(self.step_count + 1) and self.step_count + 1 < self.total_steps:
+            return
         self.scaler.unscale_(self.optimizer)
         widest = width == self.cfg.widths.max
         self.regularizer.add_gradient(widest)
@@ -340,6 +342,10 @@ class Trainer:
         self._add_train_seconds(seconds, finished=now())
         self.run.set_status("done", trained=True)
 
+    def _pending(self, steps: int) -> bool:
+        """Whether gradients are still being gathered after so many steps."""
+        return steps % self.cfg.optimizer.accumulate_steps != 0
+
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
@@ -353,6 +359,8 @@ class Trainer:
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
             "seed_teacher": self.teacher.fingerprint() if frozen else None,
             "touched": [name for name, p in self.student.named_parameters() if p in self.regularizer.touched],
+            "gradients": {name: p.grad for name, p in self.student.named_parameters()
+                          if p.grad is not None and self._pending(self.step_count)},
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
             "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
             "guidance": self.diagnostics.guidance if self.diagnostics else {},
@@ -373,6 +381,8 @@ class Trainer:
                 module.load_state_dict(payload[name])
         self.optimizer.load_state_dict(payload["optimizer"])
         self.regularizer.touched |= {p for name, p in self.student.named_parameters() if name in payload.get("touched", ())}
+        for name, gradient in payload.get("gradients", {}).items():
+            self.student.get_parameter(name).grad = gradient.to(self.device)
         self.scaler.load_state_dict(payload["scaler"])
         self.step_count = payload["step"]
         self.meter.update({name: list(entry) for name, entry in payload["meter"].items()})

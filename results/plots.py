@@ -57,7 +57,8 @@ class Look:
 
 # How a panel's networks are trained below full width.
 TRAINING = {"InfoNCE distillation": Look("#0072B2", "s", "-"), "MSE distillation": Look("#E69F00", "o", "--", False),
-            "KL distillation": Look("#CC79A7", "P", (0, (5, 1))), "US-Net, shared predictor": Look("#D55E00", "D", (0, (3, 1, 1, 1)), False),
+            "KL distillation": Look("#CC79A7", "P", (0, (5, 1))),
+            "US-Net, shared predictor": Look("#D55E00", "D", (0, (3, 1, 1, 1)), False),
             "naive US-Net": Look("#000000", "x", ":"), "individually trained": Look("#009E73", "^", "-.", False),
             "made without training": Look("#8C8C8C", "*", (0, (1, 3)))}
 TRAINING_KINDS = {"naive": "naive US-Net", "individual": "individually trained", "usnet": "US-Net, shared predictor",

@@ -60,6 +60,7 @@ class ObjectiveConfig:
     distill_weight: float = number(1.0)
     sub_base_weight: float = number(0.0, 0, 1)  # share of the base loss in the loss of narrower widths, next to distillation
     kl_temperature: float = number(5.0, above=0)
+    same_view_weight: float = number(0.0)  # of distillation from the widest's output of the same view, added likewise (POA)
     feature_weight: float = number(0.0)  # of feature distillation, added to the loss of narrower widths; 0: none
     temperature: float = number(0.5, above=0)
     ema_momentum: float = number(0.99, 0, 1)
@@ -84,7 +85,7 @@ class ObjectiveConfig:
 class WidthsConfig:
     min: float = number(0.25, above=0, high=1)
     max: float = number(1.0, above=0, high=1)
-    sampling: str = choice("sandwich", "uniform", "fixed", "dynamic")
+    sampling: str = choice("sandwich", "uniform", "fixed", "dynamic", "elastic")
     per_step: int = number(3, 1, 1000)
     doubled_ends: bool = False  # of the sandwich rule: the widest and the narrowest twice (as found in US-Net + BYOL)
     fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
@@ -110,6 +111,7 @@ class OptimizerConfig:
     epochs: int = number(400, 1, MOST_EPOCHS)
     batch_size: int = number(512, 2, 2**20)  # over all processes
     # parts of the batch with BatchNorm statistics and negatives of their own; 0: the processes there are
+    accumulate_steps: int = number(1, 1, 10000)  # steps whose gradients, averaged, make one update
     virtual_processes: int = number(0, 0, 4096)
     warmup_epochs: int = number(0, 0, MOST_EPOCHS)
     schedule: str = choice("epoch", "step")  # the rate changes every epoch or step

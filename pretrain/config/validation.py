@@ -81,9 +81,10 @@ def _validate_widths(cfg: Config) -> None:
                         "widths train after it")
     if widths.min == widths.max:
         return
-    if widths.sampling in ("sandwich", "dynamic") and widths.per_step < 2:
-        raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and the "
-                        "narrowest; set widths.per_step=2 or more")
+    if widths.sampling in ("sandwich", "dynamic", "elastic") and widths.per_step < 2:
+        other = "another one" if widths.sampling == "elastic" else "the narrowest"
+        raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and {other}; "
+                        "set widths.per_step=2 or more")
     if widths.doubled_ends and (widths.sampling, widths.per_step) != ("sandwich", 4):
         raise UserError(f"widths.doubled_ends=true is the sandwich rule of four widths, as found; set widths.sampling=sandwich and "
                         f"widths.per_step=4 (now {widths.sampling} and {widths.per_step}), or widths.doubled_ends=false")
@@ -171,6 +172,9 @@ def _validate_objective(cfg: Config) -> None:
                         "objective.two_sided=false")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
         raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; set objective.negatives=batch")
+    if cfg.optimizer.accumulate_steps > 1 and objective.update != "accumulate":
+        raise UserError(f"optimizer.accumulate_steps={cfg.optimizer.accumulate_steps} makes one update of the gradients of several "
+                        "steps; set objective.update=accumulate")
     if cfg.model.freeze_patch_projection and not skeleton(cfg.model.arch).is_vit:
         raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
 
@@ -193,6 +197,9 @@ def _validate_distillation(cfg: Config) -> None:
     if objective.distill_loss == "kl" and (objective.base_loss != "infonce" or objective.head == "shared"):
         raise UserError("objective.distill_loss=kl compares similarities that objective.base_loss=infonce compares; set that, and "
                         "objective.head=none or own")
+    if objective.same_view_weight and objective.distill_loss not in ("mse", "infonce"):
+        raise UserError("objective.same_view_weight is about distillation by distance; set objective.distill_loss=mse or infonce, "
+                        "or objective.same_view_weight=0")
     if objective.distill_loss == "none" and (objective.feature_weight or objective.sub_base_weight):
         raise UserError("objective.feature_weight and objective.sub_base_weight are about distillation; leave them out, or set "
                         "objective.distill_loss=mse, infonce or kl")

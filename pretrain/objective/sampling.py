@@ -24,7 +24,7 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
     """Widths of step ``step`` of ``total_steps`` in ``epochs``, widest first; the same on every process and after a resume.
 
     With ``doubled_ends`` they are in the order in which US-Net + BYOL was found to train them: the widest and the narrowest, both
-    again, then those drawn (METHOD section 7).
+    again, then those drawn (METHOD section 7). An elastic student (POA, arXiv 2408.01031) is drawn anew beside the widest.
 
     Before ``slow_start_epochs`` only the widest is trained (SlimCLR's slow start of sub-networks, arXiv 2209.15525).
     """
@@ -35,6 +35,8 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
         return sorted(cfg.fixed, reverse=True)
     if cfg.sampling == "uniform":
         return sorted((draw.uniform(cfg.min, cfg.max) for _ in range(cfg.per_step)), reverse=True)
+    if cfg.sampling == "elastic":
+        return [cfg.max, *sorted((draw.uniform(cfg.min, cfg.max) for _ in range(cfg.per_step - 1)), reverse=True)]
     low = cfg.min if cfg.sampling == "sandwich" else lower_bound(cfg.min, cfg.max, step / total_steps)
     if low >= cfg.max:
         return [cfg.max]

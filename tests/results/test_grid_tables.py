@@ -207,7 +207,8 @@ def test_what_is_made_without_training_costs_what_it_is_made_from(tmp_path):
 
 
 def test_tables_name_the_head_that_was_trained_with(tmp_path):
-    for cell, head, base in (("usnet-simsiam", "shared", ("mse", "mse", "online")), ("us3l", "own", ("infonce", "mse", "momentum"))):
+    us3l = ("infonce", "mse", "momentum")
+    for cell, head, base in (("usnet-simsiam", "shared", ("mse", "mse", "online")), ("us3l", "own", us3l)):
         cfg = config(*base, 100, cell=cell, grid="paper", objective={"head": head})
         cfg["experiment"]["recipe"] = cell
         write_run(tmp_path, cfg, [record(1.0, 0.5)])

@@ -36,7 +36,9 @@ def base_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss:
 def distill_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss | None:
     """The loss of narrower widths as a function of (student, target, the widest network's output); None where there is none.
 
-    A share ``sub_base_weight`` of it is the base loss on the same targets (SlimCLR, arXiv 2209.15525, section 3.3).
+    A share ``sub_base_weight`` of it is the base loss on the same targets (SlimCLR, arXiv 2209.15525, section 3.3). With
+    ``same_view_weight`` it learns from the widest network's output of the same view too (same-view distillation of POA, arXiv
+    2408.01031).
     """
     if cfg.distill_loss == "none":
         return None
@@ -48,6 +50,10 @@ def distill_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss | None:
 
         def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
             return named(s, t)
+
+        if cfg.same_view_weight:
+            def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
+                return named(s, t) + cfg.same_view_weight * named(s, widest)
     if not cfg.sub_base_weight:
         return distil
     own_loss, share = _named(cfg.base_loss, cfg, queue), cfg.sub_base_weight
