@@ -16,16 +16,16 @@ from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
 
 SAMPLES = 48
-EPOCH_STEPS = 100  # of the training that two costs are compared on
+EPOCH_STEPS, MANY_SAMPLES = 100, 480  # of the training that two costs are compared on
 BACKWARD = 2  # a backward pass costs two forward passes: one product for the input, one for the weight
 
 
-def training_flops(cfg: Config, images: int) -> float:
+def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
     """Floating-point operations of the whole run on ``images`` images (two per multiply-add; convolutions and products).
 
     The views (two, or one) through the network forward and backward at each width of a step, and the teacher's forward passes at
     its width; a SEED teacher that is not trained yet counts as the student's network at full width. Widths that are drawn at random
-    enter by the mean over 48 steps spread evenly over the run. A network that is made without training costs nothing.
+    enter by the mean over ``samples`` steps spread evenly over the run. A network that is made without training costs nothing.
     """
     if cfg.derived.network != "none":
         return 0.0
@@ -49,7 +49,7 @@ def training_flops(cfg: Config, images: int) -> float:
 
     naive = cfg.objective.distill_loss == "none"
     spent = 0.0
-    chosen = [int((i + 0.5) * total / SAMPLES) for i in range(SAMPLES)] if total > SAMPLES else list(range(total))
+    chosen = [int((i + 0.5) * total / samples) for i in range(samples)] if total > samples else list(range(total))
     for step in chosen:
         widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
         parts = ["base" if w == widths[0] or naive else "distill" for w in widths]
@@ -83,8 +83,8 @@ def epochs_of_equal_flops(cfg: Config, like: Config) -> int:
     The same for every seed: widths that are drawn at random are those of seed 0.
     """
     images = EPOCH_STEPS * max(cfg.optimizer.batch_size, like.optimizer.batch_size)
-    wanted = training_flops(replace(like, seed=0), images)
-    return max(1, round(wanted / training_flops(replace(cfg, seed=0), images) * cfg.optimizer.epochs))
+    wanted, own = (training_flops(replace(one, seed=0), images, MANY_SAMPLES) for one in (like, cfg))
+    return max(1, round(wanted / own * cfg.optimizer.epochs))
 
 
 def _frozen_teacher_flops(cfg: Config) -> int:

@@ -13,6 +13,7 @@ import pytest
 from ablations import grid
 from ablations.run import waves
 from pretrain import config
+from pretrain.cost import training_flops
 from pretrain.errors import UserError
 from results import grid_tables
 
@@ -29,6 +30,11 @@ VARIED = {
     "comparison": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head", "widths.sampling",
                    "widths.min", "widths.max", "widths.slow_start_epochs", "regularizer.kind", "model.switchable_bn",
                    "objective.width_weights", "objective.seed_teacher"},
+    "guidelines-shared": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head"},
+    "paper": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head", "widths.min", "widths.max",
+              "widths.sampling", "objective.seed_teacher", "model.arch", "model.projector_last_norm"},
+    "controls": {"objective.distill_loss", "widths.min", "widths.max", "derived.network", "derived.source", "derived.importance",
+                 "derived.calibrate", "optimizer.epochs", "objective.update"},
 }
 BY_BASE_LOSS = {"digits": set(), "cifar100": {"model.projector_out", "optimizer.lr", "regularizer.coefficient"}}
 METHODS = {"simsiam": ("mse", "online"), "byol": ("mse", "momentum"), "simclr": ("infonce", "online"),
@@ -138,19 +144,61 @@ def test_update_cells(expanded):
     assert len(expanded["update", "digits"]) == 3 * 2
 
 
-def test_us3l_cells_differ_from_us3l_in_the_part_that_they_are_without(expanded):
+def test_us3l_cells_differ_from_the_recipe_in_the_part_that_they_are_without(expanded):
     runs = {run.cell: flat(run.cfg) for run in expanded["comparison", "digits"]}
     full = runs["us3l"]
     assert (full["objective.base_loss"], full["objective.distill_loss"], full["objective.teacher"], full["objective.head"],
-            full["widths.sampling"], full["regularizer.kind"]) == ("infonce", "infonce", "momentum", "own", "dynamic", "group")
+            full["widths.sampling"], full["regularizer.kind"]) == ("infonce", "mse", "momentum", "own", "dynamic", "group")
     changed = {cell: {key: value for key, value in content.items() if value != full[key] and not key.startswith("experiment.")}
-               for cell, content in runs.items() if cell.startswith("us3l-")}
+               for cell, content in runs.items() if cell.startswith("us3l-without")}
     assert changed == {
-        "us3l-without-infonce-base": {"objective.base_loss": "mse"},
-        "us3l-without-infonce-distillation": {"objective.distill_loss": "mse"},
-        "us3l-without-momentum": {"objective.teacher": "online"}, "us3l-without-head": {"objective.head": "none"},
-        "us3l-without-dynamic": {"widths.sampling": "sandwich"}, "us3l-without-group": {"regularizer.kind": "l2"},
-        "us3l-simsiam": {"objective.base_loss": "mse", "objective.teacher": "online"}}
+        "us3l-without-infonce-base": {"objective.base_loss": "mse"}, "us3l-without-momentum": {"objective.teacher": "online"},
+        "us3l-without-head": {"objective.head": "none"}, "us3l-without-dynamic": {"widths.sampling": "sandwich"},
+        "us3l-without-group": {"regularizer.kind": "l2"}}
+
+
+@pytest.mark.parametrize("name", ["paper", "comparison", "controls", "guidelines"])
+def test_a_cell_with_the_name_of_a_recipe_is_that_recipe(expanded, name):
+    known = config.recipes()
+    for run in expanded[name, "digits"]:
+        own = re.sub(r"-w[\d.]+$", "", run.cell)
+        if own in known:
+            assert run.cfg.experiment.recipe == own, run.cell
+
+
+def test_the_paper_grid_has_every_recipe_but_what_other_grids_add(expanded):
+    assert set(config.recipes()) - {run.cfg.experiment.recipe for run in expanded["paper", "digits"]} == {"elastic-student"}
+
+
+def test_the_shared_head_is_that_of_the_cells_with_a_predictor(expanded):
+    own = {run.cell: flat(run.cfg) for run in expanded["guidelines", "digits"]}
+    shared = {run.cell: flat(run.cfg) for run in expanded["guidelines-shared", "digits"]}
+    assert len(shared) == 8
+    for cell, content in shared.items():
+        changed = {key: value for key, value in content.items() if value != own[cell][key] and not key.startswith("experiment.")}
+        assert changed == ({"objective.head": "shared"} if cell.startswith("mse-") else {})
+
+
+def test_controls_are_made_from_the_network_trained_alone_at_full_width(expanded):
+    runs = {run.cell: run for run in expanded["controls", "digits"]}
+    full = runs["individual-w1.0"]
+    made = {cell: run for cell, run in runs.items() if run.cfg.derived.network in ("sliced", "pruned")}
+    assert set(made) == {"sliced", "sliced-uncalibrated", "pruned-weights", "pruned-variance", "pruned-svd"}
+    for run in made.values():
+        assert run.needs == Path(run.cfg.derived.source) == full.directory and run.cfg.model == full.cfg.model
+        assert run.widths == WIDTHS and training_flops(run.cfg, 1297) == 0
+    assert runs["untrained"].cfg.derived.network == "untrained" and runs["untrained"].needs is None
+    assert runs["untrained"].cfg.model == full.cfg.model and runs["us3l"].cfg.model == full.cfg.model
+    slimmable, alone = (training_flops(runs[cell].cfg, 1297) for cell in ("us3l", "individual-w1.0-same-flops"))
+    assert alone == pytest.approx(slimmable, rel=0.04) and runs["individual-w1.0-same-flops"].cfg.optimizer.epochs > 16
+
+
+def test_equal_flops_are_the_same_for_every_seed_and_follow_the_users_epochs():
+    def epochs(seed, *overrides):
+        runs = expand("controls", only=["individual-w1.0-same-flops"], seeds=(seed,), overrides=overrides)
+        return {run.cell: run.cfg.optimizer.epochs for run in runs}["individual-w1.0-same-flops"]
+
+    assert epochs(100) == epochs(101) and epochs(100, "optimizer.epochs=32") == pytest.approx(2 * epochs(100), abs=1)
 
 
 def test_baselines_of_the_comparison(expanded):
@@ -178,8 +226,9 @@ def test_baselines_with_settings_of_their_own(expanded, profile, epochs, queue):
         assert (guidance(moco), moco.objective.queue) == (("infonce", "none", "momentum"), queue[0])
         assert moco.experiment.recipe == "individual-mocov2"
         assert (guidance(seed.cfg), seed.cfg.objective.queue) == (("seed", "none", "online"), queue[1])
-        assert seed.needs == Path(seed.cfg.objective.seed_teacher) == runs["individual-byol-w1.0"].directory
-        assert seed.cfg.model.projector_out == runs["individual-byol-w1.0"].cfg.model.projector_out
+        assert seed.needs == Path(seed.cfg.objective.seed_teacher) == runs["seed-teacher"].directory
+        assert seed.cfg.model.projector_out == runs["seed-teacher"].cfg.model.projector_out
+        assert seed.cfg.model.arch != runs["seed-teacher"].cfg.model.arch
     slimclr = runs["slimclr"].cfg
     assert (guidance(slimclr), slimclr.objective.queue) == (("infonce", "kl", "momentum"), queue[0])
     assert (slimclr.widths.sampling, slimclr.widths.slow_start_epochs) == ("fixed", epochs // 2)
@@ -248,14 +297,16 @@ def test_the_rows_of_a_grids_table_are_its_cells(expanded, name):
 
 
 def test_cells_that_a_network_or_a_launch_cannot_have_are_left_out_unless_asked_for(tmp_path):
-    def names(profile, widths, only=()):
-        return {run.cell for run in grid.expand("comparison", profile, only, [100], widths, [], tmp_path)}
+    def names(profile, widths, only=(), name="comparison"):
+        return {run.cell for run in grid.expand(name, profile, only, [100], widths, [], tmp_path)}
 
     every = names("digits", [1.0, 0.5])
-    assert every - names("digits_vit", [1.0, 0.5]) == {"slimmable-switchable"}
+    assert every - names("digits_vit", [1.0, 0.5]) == {"slimmable-switchable", "slimclr"}
     assert names("digits", [0.5]) & {"slimmable", "slimmable-switchable", "slimclr"} == set()
     with pytest.raises(UserError, match="vit_micro has no BatchNorm"):
         names("digits_vit", [1.0, 0.5], ["slimmable-switchable"])
+    for name, left_out in (("paper", {"us3l-r50", "slimclr"}), ("controls", {"sliced-uncalibrated"})):
+        assert names("digits", [1.0, 0.5], name=name) - names("digits_vit", [1.0, 0.5], name=name) == left_out
 
 
 def test_a_run_comes_back_from_json(expanded):

@@ -108,15 +108,14 @@ RULES = {("sandwich", 3): (1.50, 3), ("dynamic", 3): (1.67, 2.5), ("sandwich", 4
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rule", "n"), RULES)
-def test_a_steps_price_and_passes_are_those_of_the_method(rule, n, monkeypatch):
+def test_a_steps_price_and_passes_are_those_of_the_method(rule, n):
     """Counted FLOPs of a wide network without a teacher, against one that trains its full width alone."""
-    monkeypatch.setattr("pretrain.cost.SAMPLES", 4000)
     price, passes = RULES[rule, n]
 
     def flops(**widths):
         return training_flops(from_dict({
             "model": {"arch": "resnet18_cifar", "projector_hidden": 8, "projector_out": 8, "predictor_hidden": 8},
-            "optimizer": {"epochs": 40, "batch_size": 10}, "widths": widths}), 1000)
+            "optimizer": {"epochs": 40, "batch_size": 10}, "widths": widths}), 1000, samples=4000)
 
     ratio = flops(sampling=rule, per_step=n) / flops(min=1.0)
     assert ratio == pytest.approx(price, rel=0.03)  # channels are rounded to eights and the image's three are not sliced

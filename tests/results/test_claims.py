@@ -44,12 +44,15 @@ def test_every_claim_names_cells_that_its_grid_has(tmp_path):
     write_grid(tmp_path / "guidelines", seeds=(1,), epochs=1)
     cells = {"guidelines": set(load_runs(tmp_path)["cell"])}
     for grid, rows in ROWS.items():
-        cells[grid] = {row.where.get("cell") or f"{row.where['family']}-w0.5" for row in rows()}
+        cells[grid] = {row.where.get("cell") or f"{row.where['family']}-w1.0" for row in rows()}
+    cells["guidelines-shared"] = {cell for cell in cells["guidelines"] if cell.startswith(("mse-", "infonce-"))}
+    cells["guidelines"].add("usnet-simsiam")
     for claim in KNOWN:
         for side in ("better", "than", "cells"):
             for pattern in claim.how.get(side, []):
                 assert any(effects.fnmatchcase(cell, pattern) for cell in cells[claim.grid]), (claim.id, pattern)
-        assert f"--grid {claim.grid} " in claim.command and "{profile}" in claim.command
+        assert f"--grid {claim.grid} " in claim.command
+        assert ("{profile}" in claim.command) != ("arch" in claim.how)  # which names a profile of its own
 
 
 def test_a_large_and_steady_gain_is_supported_with_the_right_numbers(tmp_path):
@@ -105,31 +108,31 @@ def test_holm_counts_the_claims_of_one_profile(tmp_path):
 
 def test_networks_of_one_width_are_put_together(tmp_path):
     for seed in (0, 1):
-        add(tmp_path, "infonce-infonce-momentum", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, cost=(50.0, 5e12))
+        add(tmp_path, "us3l", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, "paper", cost=(50.0, 5e12))
         for width, value in ((1.0, 0.9), (0.5, 0.85), (0.25, 0.75)):
-            add(tmp_path, f"individual-infonce-momentum-w{width}", seed, {width: value}, widths=(width, width),
-                base=("infonce", "none", "momentum"), cost=(20.0, 4e12 * width))
+            add(tmp_path, f"individual-momentum-simclr-w{width}", seed, {width: value}, "paper", (width, width),
+                ("infonce", "none", "momentum"), cost=(20.0, 4e12 * width))
     verdicts = judge(tmp_path)
-    assert verdicts["one-network-beats-individual"].effect == pytest.approx(100 * (0.03 + 0.105) / 2)
+    assert verdicts["us3l-beats-individual-momentum-simclr"].effect == pytest.approx(100 * (0.03 + 0.105) / 2)
     assert verdicts["gains-grow"].effect == pytest.approx(10.5)  # 10 and 11 points at 0.25, none at 1.0
     cheaper = verdicts["one-training-is-cheaper"]  # 5 against 4 + 2 + 1
     assert cheaper.effect == pytest.approx(100 * (1 - 5 / 7)) and cheaper.verdict == claims.SUPPORTED and math.isnan(cheaper.p)
 
 
 def test_a_cost_is_not_compared_while_a_network_is_missing(tmp_path):
-    add(tmp_path, "infonce-infonce-momentum", 0, {1.0: 0.9, 0.25: 0.85}, cost=(50.0, 5e12))
+    add(tmp_path, "us3l", 0, {1.0: 0.9, 0.25: 0.85}, "paper", cost=(50.0, 5e12))
     for width, done in ((1.0, True), (0.25, False)):
-        cell = f"individual-infonce-momentum-w{width}"
-        cfg = config("infonce", "none", "momentum", 0, (width, width), cell)
-        write_run(tmp_path / "guidelines", cfg, [record(width, 0.8)] if done else [], state="done" if done else "running")
+        cell = f"individual-momentum-simclr-w{width}"
+        cfg = config("infonce", "none", "momentum", 0, (width, width), cell, "paper")
+        write_run(tmp_path / "paper", cfg, [record(width, 0.8)] if done else [], state="done" if done else "running")
     assert judge(tmp_path)["one-training-is-cheaper"].verdict == claims.NO_RUNS
 
 
 def test_comparable_means_no_more_than_the_margin_behind(tmp_path):
     for seed, behind in enumerate((0.001, 0.002, 0.0015, 0.0005)):
-        add(tmp_path, "us3l", seed, {1.0: 0.9 - behind, 0.25: 0.8 - behind}, "comparison")
+        add(tmp_path, "us3l", seed, {1.0: 0.9 - behind, 0.25: 0.8 - behind}, "paper")
         for width, value in ((1.0, 0.9), (0.25, 0.8)):
-            add(tmp_path, f"seed-w{width}", seed, {width: value}, "comparison", (width, width), ("seed", "none", "online"))
+            add(tmp_path, f"seed-w{width}", seed, {width: value}, "paper", (width, width), ("seed", "none", "online"))
     verdict = judge(tmp_path, "us3l-comparable-to-seed")["us3l-comparable-to-seed"]
     assert verdict.effect < 0 and verdict.verdict == claims.SUPPORTED and verdict.claim.minimum == -1
 
@@ -141,7 +144,7 @@ def test_detection_is_judged_by_its_own_records_at_the_narrowest_width(tmp_path)
         for cell, ap in (("us3l", 0.5), ("individual-momentum-simclr-w0.25", 0.3)):
             records = [record(0.25, ap + extra * (cell == "us3l"), "box_AP", **dense),
                        record(0.25, 0.9, "box_AP", **dense | {"initial": "random"})]
-            write_run(tmp_path / "comparison", config(seed=seed, cell=cell, grid="comparison"), records)
+            write_run(tmp_path / "paper", config(seed=seed, cell=cell, grid="paper"), records)
     found = judge(tmp_path)
     assert found["detection-voc"].effect == pytest.approx(20.0) and found["detection-voc"].verdict == claims.SUPPORTED
     assert (found["detection-voc"].dataset, found["detection-voc"].metric) == ("voc", "box_AP")
@@ -196,10 +199,10 @@ def test_effect_and_p_of_a_correlation_are_of_the_same_cells(tmp_path):
 
 def test_what_is_counted_is_decided_only_where_all_seeds_agree(tmp_path):
     for seed, cost in ((0, 0.9), (1, 1.2)):
-        add(tmp_path, "infonce-infonce-momentum", seed, {1.0: 0.9, 0.25: 0.85}, cost=(50.0, cost * 1e12))
+        add(tmp_path, "us3l", seed, {1.0: 0.9, 0.25: 0.85}, "paper", cost=(50.0, cost * 1e12))
         for width in (1.0, 0.25):
-            add(tmp_path, f"individual-infonce-momentum-w{width}", seed, {width: 0.8}, widths=(width, width),
-                base=("infonce", "none", "momentum"), cost=(20.0, 0.5e12))
+            add(tmp_path, f"individual-momentum-simclr-w{width}", seed, {width: 0.8}, "paper", (width, width),
+                ("infonce", "none", "momentum"), cost=(20.0, 0.5e12))
     verdict = judge(tmp_path)["one-training-is-cheaper"]
     assert verdict.verdict == claims.UNDECIDED and "both sides" in verdict.why and verdict.effect == pytest.approx(-5)
 
@@ -209,7 +212,7 @@ def test_missing_runs_say_which_command_makes_them(tmp_path, capsys):
     assert claims.main(["--runs", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "python ablations/run.py --grid sampling --profile digits --seeds 3" in printed
-    verdict = judge(tmp_path)["dynamic-sampling-helps"]
+    verdict = judge(tmp_path)["dynamic-sampling-helps-n3"]
     assert verdict.verdict == claims.NO_RUNS and verdict.why == "no runs of grid sampling"
     assert exit_code(claims.main, ["--runs", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("error: no directory")
@@ -221,11 +224,12 @@ def test_verdicts_as_text_and_json(tmp_path):
     lines = claims.markdown(verdicts).splitlines()
     assert {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")} == {15}
     back = json.loads(json.dumps([verdict.record() for verdict in verdicts]))
-    assert back[0]["claim"] == "naive-degrades" and back[0]["p"] is None
+    assert back[0]["claim"] == "baseline-degrades" and back[0]["p"] is None
+    assert back[0]["about"] == "individual-simsiam-w* against usnet-simsiam"
     assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]
     console = Console(width=150, record=True)
     claims.show(verdicts, console, runs=True)
-    assert verdicts[1].runs[0] in console.export_text()
+    assert next(verdict.runs[0] for verdict in verdicts if verdict.runs) in console.export_text()
 
 
 @pytest.mark.parametrize(("change", "message"), [
