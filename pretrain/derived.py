@@ -14,6 +14,7 @@ from pretrain import checkpoint
 from pretrain.calibration import calibrate_on, calibration_images
 from pretrain.config import Config, ModelConfig, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.data import ImageSource, load_for
+from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.errors import UserError
 from pretrain.importance import channel_orders
 from pretrain.objective.networks import Student
@@ -39,6 +40,8 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     run.write_config(to_yaml(cfg))
     run.set_status("running")
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
+    run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "memory_format": "contiguous",
+                                    "compile": False})
     full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
     if cfg.derived.network == "pruned":
         calibrate_on(student.encoder, [full], source, cfg)
@@ -48,6 +51,9 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     else:
         calibrate_on(student.encoder, [full], source, cfg)
         cut_statistics(batch_norms(student.encoder).values(), widths, full)
+    if cfg.diagnostics.images:
+        measured = Diagnostics(cfg, fixed_images(source, cfg, device)).measure(student, None)
+        run.append_metrics({"step": 0, "epoch": 0, "name": name, "width": width, "value": value} for name, width, value in measured)
     checkpoint.save(run.path, {
         "config": to_dict(cfg), "step": 0, "epoch": 0, "encoder": student.encoder.state_dict(),
         "projector": student.projector.state_dict(), "calibration": calibration_state(student.encoder)})

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.config import Config, usable_widths
+from pretrain.data import ImageSource, evaluation_batches
 from pretrain.objective.networks import Student, Teacher
 from pretrain.slimmable import at_width
 from pretrain.slimmable.calibrate import local_statistics
@@ -65,6 +66,13 @@ def cka_drift(now: Tensor, before: Tensor) -> float | None:
     x, y = (t.double() - t.double().mean(0) for t in (now, before))
     scale = torch.linalg.norm(x.T @ x) * torch.linalg.norm(y.T @ y)
     return float(1 - torch.linalg.norm(x.T @ y) ** 2 / scale) if scale > 1e-24 else None
+
+
+def fixed_images(source: ImageSource, cfg: Config, device: torch.device) -> Tensor:
+    """The images (N, 3, H, W) that a run's diagnostics are measured on, chosen by its seed; the same at every measurement."""
+    count = min(cfg.diagnostics.images, len(source))
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(cfg.seed))[:count]
+    return torch.cat([x for x, _ in evaluation_batches(source, cfg.data.size, count, device, chosen)])
 
 
 class Diagnostics:

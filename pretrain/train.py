@@ -22,9 +22,9 @@ from pretrain.calibration import calibrate_on
 from pretrain.compiled import compile_ends
 from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
-from pretrain.data import TwoViewBatches, evaluation_batches, load_for
+from pretrain.data import TwoViewBatches, load_for
 from pretrain.derived import derive
-from pretrain.diagnostics import Diagnostics
+from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
 from pretrain.memory import keep_freed_memory
@@ -109,7 +109,8 @@ class Trainer:
                                       cfg.optimizer.virtual_processes)
         self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
         self._build_networks()
-        self.diagnostics = Diagnostics(cfg, self._fixed_images()) if cfg.diagnostics.images and group.first else None
+        measured = cfg.diagnostics.images and group.first
+        self.diagnostics = Diagnostics(cfg, fixed_images(self.source, cfg, self.device)) if measured else None
         self.step_count = 0
         self.meter: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # name -> [sum, count] of the epoch so far
 
@@ -166,11 +167,6 @@ class Trainer:
         if self.cfg.train.precision not in types:
             return nullcontext()
         return torch.autocast(self.device.type, types[self.cfg.train.precision])
-
-    def _fixed_images(self) -> Tensor:
-        count = min(self.cfg.diagnostics.images, len(self.source))
-        chosen = torch.randperm(len(self.source), generator=torch.Generator().manual_seed(self.cfg.seed))[:count]
-        return torch.cat([x for x, _ in evaluation_batches(self.source, self.cfg.data.size, count, self.device, chosen)])
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ def test_sliced_is_the_same_network_calibrated_at_narrower_widths(trained, tmp_p
         mean, variance = expected.get_submodule(name).statistics_at(0.5)
         torch.testing.assert_close(moments["mean"], mean)
         torch.testing.assert_close(moments["variance"], variance)
+    assert not (tmp_path / "a" / "metrics.jsonl").exists()  # diagnostics are off
     provenance = RunDirectory(tmp_path / "a").provenance()
     assert provenance["train_flops"] == 0 and RunDirectory(tmp_path / "a").status()["trained"]
 
@@ -103,7 +104,11 @@ def test_the_widest_filters_come_first(trained, tmp_path):
 
 
 def test_untrained_is_what_training_with_this_seed_begins_with(tmp_path):
-    payload = made(tmp_path / "a", "derived.network=untrained", "seed=7")
+    payload = made(tmp_path / "a", "derived.network=untrained", "seed=7", "diagnostics.images=32", "diagnostics.widths=[1.0,0.5]")
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    found = {(line["name"], line["width"]): line["value"] for line in lines}
+    assert {(name, width) for name in ("feature_std", "effective_rank") for width in (1.0, 0.5)} <= set(found)
+    assert all(line["step"] == line["epoch"] == 0 for line in lines) and found["effective_rank", 1.0] > 1
     torch.manual_seed(7)
     expected = Student(from_dict(payload["config"])).encoder.state_dict()
     assert all(torch.equal(payload["encoder"][name], tensor) for name, tensor in expected.items())
