@@ -13,7 +13,8 @@ from typing import Any
 # What a record means that does not say so: top-1 accuracy, with all labels; no model besides the encoder, which is pretrained.
 DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model": None, "schedule": None, "initial": "pretrained"}
 # The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
-SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student"}
+SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd", "trust": 0.001, "start": "normal",
+                     "test_scale": 8 / 7, "test_interpolation": "bilinear"}
 # Measured, or derived from what the identity holds already.
 MEASURED = ("value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed")
 

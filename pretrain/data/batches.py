@@ -120,19 +120,19 @@ def calibration_batches(source: ImageSource, cfg: CalibrationConfig, augment: Au
 
 
 def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: torch.device | str,
-                       indices: Sequence[int] | Tensor | None = None,
-                       workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+                       indices: Sequence[int] | Tensor | None = None, workers: int = 0, scale: float = 8 / 7,
+                       interpolation: str = "bilinear") -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (x, labels) once over the source, or over ``indices`` of it, in order; the last batch may be smaller.
 
-    Images are resized (anti-aliased bilinear) so that the shorter side is 8/7 of ``size``, and the central square is
-    cut: the usual rule of ImageNet (256 for 224), which the paper's code follows on CIFAR too. x (b, 3, size, size)
-    float32, normalised; labels (b,) int64; both on the device.
+    Images are resized (anti-aliased) so that the shorter side is ``scale`` times ``size``, and the central square is
+    cut: by default the usual rule of ImageNet (256 for 224). x (b, 3, size, size) float32, normalised; labels (b,)
+    int64; both on the device.
     """
     indices = torch.arange(len(source)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
 
     def fetch(step: int) -> tuple[Tensor, Tensor]:
         index = indices[step * batch_size:(step + 1) * batch_size]
-        return index, _centre(source, index, size)
+        return index, _centre(source, index, size, round(size * scale), interpolation)
 
     steps = range(-(-len(indices) // batch_size))
     for index, images in _fetched(fetch, steps, source, workers, torch.device(device)):
@@ -184,12 +184,12 @@ def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, T
     return out
 
 
-def _centre(source: ImageSource, index: Tensor, size: int) -> Tensor:
+def _centre(source: ImageSource, index: Tensor, size: int, side: int, interpolation: str) -> Tensor:
     """Images resized and cut for evaluation: (b, 3, size, size), float32 from memory, uint8 from files."""
-    side = round(size * 8 / 7)
     if isinstance(source, TensorSource):
-        return resize_square(to_float(_rows(source.images, index)), side, size)
-    return torch.stack([resize_square(source.decode(i), side, size) for i in index.tolist()])
+        resized = resize_square(to_float(_rows(source.images, index)), side, size, interpolation)
+        return resized.clamp_(0, 1) if interpolation == "bicubic" else resized
+    return torch.stack([resize_square(source.decode(i), side, size, interpolation) for i in index.tolist()])
 
 
 def _rows(images: Tensor, index: Tensor) -> Tensor:

@@ -92,10 +92,9 @@ def _class_names(root: str, split: str) -> list[str]:
     return names
 
 
-def resize_square(image: Tensor, side: int, crop: int | None = None) -> Tensor:
-    """Resize (..., H, W) so that the shorter side is ``side`` (anti-aliased bilinear), then cut the central ``crop``
-    square."""
-    resized = transforms.resize(image, [side], transforms.InterpolationMode.BILINEAR, antialias=True)
+def resize_square(image: Tensor, side: int, crop: int | None = None, interpolation: str = "bilinear") -> Tensor:
+    """Resize (..., H, W) so that the shorter side is ``side`` (anti-aliased), then cut the central ``crop`` square."""
+    resized = transforms.resize(image, [side], transforms.InterpolationMode(interpolation), antialias=True)
     return transforms.center_crop(resized, [crop or side, crop or side])
 
 

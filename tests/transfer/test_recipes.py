@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from pretrain.config import Config, DataConfig
 from pretrain.errors import UserError
+from transfer.backbone import Backbone
 from transfer.classification.options import Options, Recipe, finetune_recipe, parse_overrides, recipe_of
+from transfer.classification.task import Task
 
 PER_PAPER = {  # learning rate, epochs, schedule, batch
     "cifar10": (30, 100, "step", 512), "cifar100": (30, 100, "step", 512), "digits": (30, 100, "step", 512),
@@ -30,6 +36,20 @@ def test_linear_evaluation_of_each_data_set(dataset):
     assert (recipe.crop_scale, recipe.interpolation) == (([0.8, 1.0], "bicubic") if cifar else ([0.08, 1.0], "bilinear"))
 
 
+def test_linear_evaluation_as_the_authors_run_it():
+    """METHOD section 7: LARS on ImageNet, ViTs' own, 36 pixels of which 32, MobileNetV2 on Flowers."""
+    imagenet, vit, cifar = (Options(recipe=r).recipe_for("linear", d) for r, d in (
+        (None, "imagenet"), ("vit", "cifar10"), ("cifar-as-run", "cifar10")))
+    assert (imagenet.optimizer, imagenet.trust, imagenet.lr, imagenet.start) == ("lars", 0.001, 0.8, "torch")
+    assert (vit.lr, vit.epochs, vit.schedule, vit.batch_size, vit.crop_scale, vit.interpolation, vit.test_scale) == (
+        0.1, 90, "cosine", 256, [0.08, 1.0], "bilinear", 1.0)
+    assert (32 * cifar.test_scale, cifar.test_interpolation, cifar.start, cifar.lr) == (36, "bicubic", "torch", 30)
+    assert Options().recipe_for("linear", "cifar10", "vit_tiny") == vit
+    assert Options().recipe_for("linear", "cifar10", "resnet18_cifar") == Options().recipe_for("linear", "cifar10") != vit
+    lr = {arch: Options().recipe_for("linear", "flowers102", arch).lr for arch in ("mobilenetv2_cifar", "resnet18")}
+    assert lr == {"mobilenetv2_cifar": 100, "resnet18": 30}
+
+
 def test_cosine_schedule():
     recipe = Options().recipe_for("linear", "imagenet")
     assert [recipe.lr_at(e) for e in (0, 15, 30, 45)] == pytest.approx(
@@ -37,9 +57,12 @@ def test_cosine_schedule():
     assert 0 < recipe.lr_at(59) < 0.001
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "flowers102", "imagenet"])
-def test_fine_tuning_is_one_recipe(dataset):
-    assert Options().recipe_for("finetune", dataset) == finetune_recipe() == Recipe(50, 0.01, 1e-4, 64)
+@pytest.mark.parametrize(("dataset", "epochs", "lr"), [("cifar10", 50, 0.001), ("aircraft", 50, 0.005), ("dtd", 100, 0.1),
+                                                       ("flowers102", 100, 0.1), ("pets", 100, 0.1), ("imagenet", 50, 0.01)])
+def test_fine_tuning_of_each_data_set(dataset, epochs, lr):
+    assert Options().recipe_for("finetune", dataset) == finetune_recipe(dataset) == Recipe(epochs, lr, 1e-4, 64)
+    rates = [finetune_recipe(dataset).lr_at(epoch) for epoch in range(epochs)]
+    assert rates == pytest.approx([lr] * (epochs * 3 // 5) + [lr / 10] * (epochs // 5) + [lr / 100] * (epochs // 5))
 
 
 def test_overrides_change_the_recipe_of_the_data_set():
@@ -47,7 +70,7 @@ def test_overrides_change_the_recipe_of_the_data_set():
     flowers, cifar = (options.recipe_for("linear", name) for name in ("flowers102", "cifar10"))
     assert (flowers.epochs, flowers.batch_size, flowers.crop_scale) == (7, 64, [0.5, 1.0])
     assert (cifar.epochs, cifar.batch_size) == (7, 512)
-    assert options.recipe_for("finetune", "pets") == Recipe(50, 0.001, 1e-4, 64)
+    assert options.recipe_for("finetune", "pets") == Recipe(100, 0.001, 1e-4, 64)
 
 
 def test_a_recipe_by_name():
@@ -62,7 +85,11 @@ def test_a_recipe_by_name():
     (["linear.schedule=stairs"], {}, "linear.schedule=stairs is not known; write step or cosine"),
     (["finetune.batch_size=1"], {}, "finetune.batch_size 1 must be at least 2: BatchNorm"),
     (["linear.epochs=0"], {}, "linear.epochs 0 must be at least 1"),
-    ([], {"recipe": "imagnet"}, "unknown recipe 'imagnet'; write --recipe with one of cifar, imagenet, transfer"),
+    ([], {"recipe": "imagnet"},
+     "unknown recipe 'imagnet'; write --recipe with one of cifar, cifar-as-run, imagenet, transfer, vit"),
+    (["linear.optimizer=adam"], {}, "linear.optimizer=adam is not known; write sgd or lars"),
+    (["linear.test_scale=0.5"], {}, "linear.test_scale=0.5 must be in"),
+    (["linear.trust=0"], {}, "linear.trust=0.0 must be above 0"),
     ([], {"score": "top5"}, "unknown score 'top5'; write --score with one of top1, mean_per_class"),
     ([], {"label_fractions": [0.1, 2.0]}, "--label-fraction 2 is not a share of the labels"),
     ([], {"label_fractions": []}, "--label-fraction names none"),
@@ -72,3 +99,15 @@ def test_wrong_settings_are_one_line(overrides, values, said):
     with pytest.raises(UserError, match=said) as error:
         parse_overrides(overrides, **values)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("foreign", "dense", "data", "dataset", "pixels"), [
+    (True, False, DataConfig(name=""), "cifar100", {"std": [0.2023, 0.1994, 0.2010]}),  # the authors' networks
+    (True, False, DataConfig(name=""), "flowers102", {}), (True, True, DataConfig(name=""), "cifar10", {}),
+    (False, False, DataConfig(name="cifar10", std=[0.3, 0.2, 0.1]), None, {"std": [0.3, 0.2, 0.1]}),
+    (False, False, DataConfig(name="cifar10", mean=[0.3, 0.2, 0.1]), "cifar100", {}), (False, False, DataConfig(), None, {}),
+])
+def test_pixels_are_normalised_as_in_pretraining(foreign, dense, data, dataset, pixels):
+    backbone = Backbone(nn.Identity(), "resnet18_cifar", 0.25, 1.0, Config(data=data), 0, Path(), None, foreign, dense)
+    task = Task(backbone, dataset, None, Options(), torch.device("cpu"))
+    assert task.pixels == pixels

@@ -119,3 +119,36 @@ def test_features_of_all_widths_in_one_pass(trained, images):
     for width, network in networks.items():
         with torch.no_grad():
             assert torch.allclose(features[width], network(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["normal", "torch"])
+def test_linear_evaluation_with_lars_by_hand(trained, images, start):
+    """LARS (arXiv 1708.03888, algorithm 1) without weight decay: the rate of each parameter times trust * |w| / |g|, then momentum;
+    a parameter of norm 0 moves by its gradient."""
+    backbone = load_backbone(trained)
+    recipe = dataclasses.replace(SHORT, epochs=2, optimizer="lars", lr=20.0, trust=0.02, milestones=[1.0])
+    classifier = Classifier(backbone.at(0.5), backbone.feature_dim(0.5), 10, 5, True, start)
+    values = [p.detach().double().clone() for p in classifier.head.parameters()]
+    train({0.5: classifier}, recipe, images, 16, seed=5, device=CPU, title="test")
+    network, speed = backbone.at(0.5).double(), [0.0, 0.0]
+    for epoch in range(2):
+        for x, y in crop_batches(images, 16, 64, epoch, 5, CPU, (0.8, 1.0), 0.0, "bicubic"):
+            with torch.no_grad():
+                features = network(x.double())
+            error = ((features @ values[0].T + values[1]).softmax(1) - F.one_hot(y, 10)) / len(y)
+            for i, gradient in enumerate((error.T @ features, error.sum(0))):
+                size, slope = float(values[i].norm()), float(gradient.norm())
+                trust = 0.02 * size / slope if size > 0 and slope > 0 else 1.0
+                speed[i] = 0.9 * speed[i] + trust * gradient
+            values = [value - 20.0 * v for value, v in zip(values, speed, strict=True)]
+    for parameter, value in zip(classifier.head.parameters(), values, strict=True):
+        assert torch.allclose(parameter.double(), value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_that_starts_as_torchs():
+    """Uniform within 1 / sqrt(features), weights and bias, whatever was drawn before."""
+    heads = [Classifier(torch.nn.Linear(1, 1), 400, 50, 3, True, "torch").head
+             for _ in range(2)]
+    weight = heads[0].weight.detach()
+    assert torch.equal(weight, heads[1].weight) and float(weight.abs().max()) <= 1 / 20
+    assert float(weight.std()) == pytest.approx(1 / 20 / 3**0.5, rel=0.02) and float(heads[0].bias.detach().abs().max()) > 0.01

@@ -190,7 +190,7 @@ def _choices(task: Task, protocol: str) -> dict:
     else:
         own = {"knn": {"k": task.options.k, "temperature": task.options.temperature},
                "linear_fast": {"C": task.options.C}}[protocol]
-    common = {"branch": task.backbone.branch, "size": task.size, "limit": task.limit}
+    common = {"branch": task.backbone.branch, "size": task.size, "limit": task.limit} | task.pixels
     return json.loads(json.dumps({**common, **own}))
 
 
@@ -202,7 +202,7 @@ def _settings(task: Task, protocol: str) -> dict:
 def _changed(task: Task, protocol: str) -> dict:
     """The choices, and the seed, that are not those of a grid's own evaluation: what tells its scores and these apart."""
     plain, recipe = task.as_a_grid_does(), {}
-    if protocol == "linear" and task.options.recipe not in (None, recipe_of(task.dataset)):
+    if protocol == "linear" and task.options.recipe not in (None, recipe_of(task.dataset, task.backbone.arch)):
         plain.options.recipe, recipe = task.options.recipe, {"recipe": task.options.recipe}  # its name says it shorter
     usual, chosen = (_choices(each, protocol) | {"branch": branch, "seed": each.seed}
                      for each, branch in ((plain, "student"), (task, task.backbone.branch)))

@@ -13,7 +13,8 @@ def finetune(task: Task, widths: list[float]) -> dict[float, float | None]:
     BatchNorms train on batch statistics, and their running averages start from the calibrated ones. The widths share
     the pass over the images, nothing else.
     """
-    classifiers = {width: task.classifier(width, frozen=False) for width in widths}
-    train(classifiers, task.recipe("finetune"), task.labelled, task.size, task.seed, task.device,
+    recipe = task.recipe("finetune")
+    classifiers = {width: task.classifier(width, frozen=False, start=recipe.start) for width in widths}
+    train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
           f"fine-tuning on {task.dataset}{task.share}", task.workers)
-    return accuracies(classifiers, task.batches(task.val), SCORES[task.score])
+    return accuracies(classifiers, task.test_batches(recipe), SCORES[task.score])

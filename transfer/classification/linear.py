@@ -9,7 +9,8 @@ from transfer.classification.task import Task
 
 def linear(task: Task, widths: list[float]) -> dict[float, float | None]:
     """Validation accuracy by width; every width has its own frozen network and its own layer, one pass trains all."""
-    classifiers = {width: task.classifier(width, frozen=True) for width in widths}
-    train(classifiers, task.recipe("linear"), task.labelled, task.size, task.seed, task.device,
+    recipe = task.recipe("linear")
+    classifiers = {width: task.classifier(width, frozen=True, start=recipe.start) for width in widths}
+    train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
           f"linear evaluation on {task.dataset}{task.share}", task.workers)
-    return accuracies(classifiers, task.batches(task.val), SCORES[task.score])
+    return accuracies(classifiers, task.test_batches(recipe), SCORES[task.score])

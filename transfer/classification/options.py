@@ -15,15 +15,21 @@ from pretrain.data.subsets import check_fraction
 from pretrain.errors import UserError
 from transfer.classification.scores import check_score
 
+CHOICES = {"interpolation": ("bilinear", "bicubic"), "test_interpolation": ("bilinear", "bicubic"), "schedule": ("step", "cosine"),
+           "optimizer": ("sgd", "lars"), "start": ("normal", "torch")}
+FLOWERS_MOBILENETV2 = 100.0  # learning rate of the linear evaluation (METHOD section 7)
+
 
 @dataclass
 class Recipe:
-    """Training of classifiers by SGD on one random crop of each image an epoch.
+    """Training of classifiers by SGD, or by LARS (arXiv 1708.03888), on one random crop of each image an epoch.
 
     With the schedule ``step`` the learning rate is multiplied by ``decay`` at each of ``milestones``, given as shares of
     ``epochs``, so that another number of epochs keeps the shape of the schedule; with ``cosine`` it falls to 0 along half a
     cosine, epoch by epoch. ``flip`` is the probability of mirroring, and is taken as 0 where mirrored images are other
-    signs (digits, and the data set of pretraining if that did not mirror either).
+    signs (digits, and the data set of pretraining if that did not mirror either). ``trust`` is LARS's coefficient; ``start`` how
+    the classifier begins: normal (N(0, 0.01), no bias, as MoCo's) or torch (its default). Test images are resized to ``test_scale``
+    times the size, of which the centre is cut.
     """
 
     epochs: int
@@ -37,6 +43,11 @@ class Recipe:
     crop_scale: list[float] = field(default_factory=lambda: [0.8, 1.0])
     flip: float = 0.5
     interpolation: str = "bicubic"
+    optimizer: str = "sgd"
+    trust: float = 0.001
+    start: str = "normal"
+    test_scale: float = 8 / 7
+    test_interpolation: str = "bilinear"
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of ``epoch``, which counts from 0."""
@@ -53,10 +64,13 @@ class Recipe:
             raise UserError(f"{name}.batch_size {self.batch_size} must be at least {smallest_batch}{why}")
         if not self.lr > 0:  # nan too
             raise UserError(f"{name}.lr={self.lr} must be above 0")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise UserError(f"{name}.interpolation={self.interpolation} is not known; write bilinear or bicubic")
-        if self.schedule not in ("step", "cosine"):
-            raise UserError(f"{name}.schedule={self.schedule} is not known; write step or cosine")
+        for key, allowed in CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise UserError(f"{name}.{key}={getattr(self, key)} is not known; write {' or '.join(allowed)}")
+        if not self.trust > 0:
+            raise UserError(f"{name}.trust={self.trust} must be above 0")
+        if not 1 <= self.test_scale <= 4:
+            raise UserError(f"{name}.test_scale={self.test_scale} must be in [1, 4]: the centre is cut of the resized image")
 
 
 def linear_recipe() -> Recipe:
@@ -64,10 +78,21 @@ def linear_recipe() -> Recipe:
     return Recipe(epochs=100, lr=30.0, weight_decay=0.0, batch_size=512)
 
 
+def cifar_as_run() -> Recipe:
+    """The same as the authors run it (METHOD section 7): test images of 36 pixels, bicubic, and torch's start of the layer."""
+    return dataclasses.replace(linear_recipe(), test_scale=36 / 32, test_interpolation="bicubic", start="torch")
+
+
 def imagenet_recipe() -> Recipe:
-    """The paper's linear evaluation on ImageNet (METHOD section 6): 60 epochs, lr 0.8, cosine, batch 2048, standard crops."""
+    """The paper's linear evaluation on ImageNet (METHOD sections 6 and 7): 60 epochs of LARS, lr 0.8, cosine, batch 2048."""
     return Recipe(epochs=60, lr=0.8, weight_decay=0.0, batch_size=2048, schedule="cosine", crop_scale=[0.08, 1.0],
-                  interpolation="bilinear")
+                  interpolation="bilinear", optimizer="lars", start="torch")
+
+
+def vit_recipe() -> Recipe:
+    """The authors' linear evaluation of ViTs on CIFAR at 224 pixels (METHOD section 7), without a central cut."""
+    return Recipe(epochs=90, lr=0.1, weight_decay=0.0, batch_size=256, schedule="cosine", crop_scale=[0.08, 1.0],
+                  interpolation="bilinear", start="torch", test_scale=1.0)
 
 
 def transfer_recipe() -> Recipe:
@@ -79,23 +104,29 @@ def transfer_recipe() -> Recipe:
     return Recipe(epochs=100, lr=30.0, weight_decay=0.0, batch_size=64, crop_scale=[0.08, 1.0], interpolation="bilinear")
 
 
-def finetune_recipe() -> Recipe:
-    """The paper's fine-tuning (METHOD section 6): 50 epochs, x0.1 at epochs 30 and 40, weight decay 1e-4."""
-    return Recipe(epochs=50, lr=0.01, weight_decay=1e-4, batch_size=64)
+def finetune_recipe(dataset: str = "") -> Recipe:
+    """The paper's fine-tuning (METHOD sections 6 and 7): x0.1 at 60 and 80 % of the epochs, weight decay 1e-4."""
+    epochs, lr = FINETUNE.get(dataset, (50, 0.01))
+    return Recipe(epochs=epochs, lr=lr, weight_decay=1e-4, batch_size=64)
 
 
 # Recipes of linear evaluation. The paper has none for Caltech-101 and Food-101, which resemble the other transfer sets.
 LINEAR_RECIPES: dict[str, Callable[[], Recipe]] = {
-    "cifar": linear_recipe, "imagenet": imagenet_recipe, "transfer": transfer_recipe,
+    "cifar": linear_recipe, "cifar-as-run": cifar_as_run, "imagenet": imagenet_recipe, "transfer": transfer_recipe,
+    "vit": vit_recipe,
 }
+# Epochs and learning rate of fine-tuning. Of Aircraft the authors have 0.001 and 0.005.
+FINETUNE = {"cifar10": (50, 0.001), "aircraft": (50, 0.005), "dtd": (100, 0.1), "flowers102": (100, 0.1), "pets": (100, 0.1)}
 TRANSFER_SETS = ("flowers102", "pets", "dtd", "aircraft", "caltech101", "food101")
 
 
-def recipe_of(dataset: str) -> str:
+def recipe_of(dataset: str, arch: str = "") -> str:
     """The name of the linear evaluation's recipe for a data set, named as in records: of a folder the folder's name.
 
-    A folder whose name begins with imagenet or ilsvrc gets ``imagenet``, any other folder ``cifar``.
+    A folder whose name begins with imagenet or ilsvrc gets ``imagenet``, any other folder ``cifar``, ViTs on CIFAR ``vit``.
     """
+    if arch.startswith("vit") and dataset in ("cifar10", "cifar100"):
+        return "vit"
     if dataset in TRANSFER_SETS:
         return "transfer"
     return "imagenet" if dataset.lower().startswith(("imagenet", "ilsvrc")) else "cifar"
@@ -136,15 +167,18 @@ class Options:
     linear: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
 
-    def recipe_for(self, protocol: str, dataset: str) -> Recipe:
-        """The recipe of ``protocol``, linear or finetune, on a data set named as in records.
+    def recipe_for(self, protocol: str, dataset: str, arch: str = "") -> Recipe:
+        """The recipe of ``protocol``, linear or finetune, of a network on a data set named as in records.
 
         Raises:
             UserError: an override that does not exist.
         """
         if protocol == "finetune":
-            return _changed(finetune_recipe(), self.finetune, protocol)
-        return _changed(LINEAR_RECIPES[self.recipe or recipe_of(dataset)](), self.linear, protocol)
+            return _changed(finetune_recipe(dataset), self.finetune, protocol)
+        recipe = LINEAR_RECIPES[self.recipe or recipe_of(dataset, arch)]()
+        if self.recipe is None and dataset == "flowers102" and arch.startswith("mobilenetv2"):
+            recipe.lr = FLOWERS_MOBILENETV2
+        return _changed(recipe, self.linear, protocol)
 
     def check(self) -> None:
         """:class:`UserError` for a value that no protocol can use."""

@@ -18,20 +18,25 @@ class Classifier(nn.Module):
     """A dense encoder and a linear layer: images (B, 3, H, W) to logits (B, classes).
 
     The layer starts from a normal distribution of deviation 0.01 and zero bias, as MoCo's linear evaluation
-    (arXiv 1911.05722) does, drawn from ``seed`` alone. A ``frozen`` encoder stays in evaluation mode and gets no
-    gradient.
+    (arXiv 1911.05722) does, or with ``start`` torch as torch's linear layers do, drawn from ``seed`` alone. A ``frozen`` encoder
+    stays in evaluation mode and gets no gradient.
     """
 
-    def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool):
+    def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool,
+                 start: str = "normal"):
         super().__init__()
         # What is fixed by design, such as a ViT's position embedding, stays fixed in fine-tuning.
         self.encoder, self.frozen = encoder.requires_grad_(False) if frozen else encoder, frozen
         device = next(encoder.parameters()).device
-        start = 0.01 * torch.randn(classes, features, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
         self.head = nn.Linear(features, classes, device=device)
         with torch.no_grad():
-            self.head.weight.copy_(start)
-            self.head.bias.zero_()
+            if start == "torch":
+                for parameter in self.head.parameters():
+                    parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) / features**0.5)
+            else:
+                self.head.weight.copy_(0.01 * torch.randn(classes, features, generator=generator))
+                self.head.bias.zero_()
 
     def train(self, mode: bool = True) -> Classifier:
         super().train(mode)
@@ -69,6 +74,12 @@ def train(classifiers: Mapping[float, Classifier], recipe: Recipe, source: Image
 
 def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    if recipe.optimizer == "lars":
+        from timm.optim import Lars  # slow to import, and seldom needed
+
+        # Without weight decay timm's would be plain SGD: it adapts what decays, unless told otherwise.
+        return Lars(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, trust_coeff=recipe.trust,
+                    always_adapt=True)
     return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,8 @@ from transfer.classification.options import Options, Recipe
 from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
 from transfer.latency import latency_ms
+
+AUTHORS_STD = (0.2023, 0.1994, 0.2010)  # METHOD section 7
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ class Task:
         data = self.backbone.config.data
         store_size = data.store_size if self.name == data.name and self.size == data.size else 0
         source = load(self.name, split, self.root, self.size, self.device, limit=self.limit or None, store_size=store_size or None)
-        return source.normalised(data) if self._same_data or self._as_authors else source
+        return replace(source, **{name: tuple(values) for name, values in self.pixels.items()})
 
     @property
-    def _as_authors(self) -> bool:
-        """Whether the network is of US3L's authors, who normalise CIFAR's pixels in their own way."""
-        return self.backbone.foreign and not self.backbone.dense and self.name in ("cifar10", "cifar100")
+    def pixels(self) -> dict[str, list[float]]:
+        """The mean and the standard deviation of pixels that are not the data set's own: pretraining's on its data, on CIFAR
+        that of US3L's authors for their networks.
+        """
+        data = self.backbone.config.data
+        if self.backbone.foreign and not self.backbone.dense and self.name in ("cifar10", "cifar100"):
+            return {"std": list(AUTHORS_STD)}
+        own = {"mean": list(data.mean), "std": list(data.std)} if self._same_data else {}
+        return {name: values for name, values in own.items() if values}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,7 +150,7 @@ class Task:
 
     def recipe(self, protocol: str) -> Recipe:
         """The recipe of ``protocol``, linear or finetune, without mirroring where a mirrored image is another sign."""
-        recipe = self.options.recipe_for(protocol, self.dataset)
+        recipe = self.options.recipe_for(protocol, self.dataset, self.backbone.arch)
         pretraining = self.backbone.config
         signs = self.name == "digits" or (self.name == pretraining.data.name and not pretraining.augment.flip)
         return dataclasses.replace(recipe, flip=0.0) if signs else recipe
@@ -165,6 +173,11 @@ class Task:
         if width not in self._frozen:
             self._frozen[width] = Frozen(self.backbone.at(width))
         return self._frozen[width]
+
+    def test_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images that scores are of, as ``recipe`` resizes them, and labels."""
+        return evaluation_batches(self.val, self.size, self.options.batch_size, self.device, None, self.workers, recipe.test_scale,
+                                  recipe.test_interpolation)
 
     def batches(self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
                 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -189,10 +202,10 @@ class Task:
         return calibration_batches(self.train, cfg.calibration, cfg.augment, self.size, self.backbone.seed, self.device,
                                    self.workers)
 
-    def classifier(self, width: float, frozen: bool) -> Classifier:
+    def classifier(self, width: float, frozen: bool, start: str) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
         encoder = self.frozen(width) if frozen else self.backbone.at(width).to(memory_format=torch.channels_last)
-        return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen)
+        return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen, start)
 
     @cached_property
     def features(self) -> Features:
