@@ -24,11 +24,13 @@ LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a wh
 def missing_scores(run: Run) -> list[tuple[str, float]]:
     """(protocol, width) pairs that the run directory has no score on its own data for yet, by the grid's own settings.
 
-    A score that somebody computed with others (``transfer/run.py classification --set C=0.1``) is not one of them.
+    A score that somebody computed with others (``transfer/run.py classification --set C=0.1``) is not one of them, nor is one of
+    images or labels that have changed since.
     """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
     own = {protocol: own_record(run.cfg, protocol) for protocol in run.cfg.evaluation.protocols}
-    have = {(r["metric"], r["width"]) for r in records if r["metric"] in own and is_own(r, own[r["metric"]])}
+    have = {(r["metric"], r["width"]) for r in records if r["metric"] in own and is_own(r, own[r["metric"]])
+            and (not run.data or r.get("data") in (None, run.data))}
     return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
 
 
@@ -100,7 +102,8 @@ def _record_command(run: Run, directory: RunDirectory) -> None:
 
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
     try:
-        evaluate(directory.path, widths=run.widths, protocols=protocols, device=run.cfg.train.device)
+        evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
+                 device=run.cfg.train.device)
     except BaseException as error:
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")

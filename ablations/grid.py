@@ -27,6 +27,7 @@ from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
 from pretrain.errors import UserError, suggestion
+from pretrain.identity import identified, own_directory
 from pretrain.slimmable import has_batch_norm
 
 GRIDS = Path(__file__).parent / "grids"
@@ -53,6 +54,7 @@ class Run:
     directory: Path
     needs: Path | None = None
     command: tuple[str, ...] = ()  # that launched it, for its provenance
+    data: str = ""  # fingerprint of the data that it is scored on; "": not asked for
 
     @property
     def name(self) -> str:
@@ -165,7 +167,7 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     Raises:
         UserError: unknown grid, cell, preset or key, an impossible config, or widths that cannot be told apart.
     """
-    base = config.load(profile, overrides)
+    base = identified(config.load(profile, overrides))
     widths = sorted(base.evaluation.widths if widths is None else widths, reverse=True)
     config.check_widths(base.model.arch, widths, base.widths.min, base.widths.max, "--widths")
     listed = "[" + ",".join(map(str, widths)) + "]"
@@ -188,8 +190,8 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
             cfg.optimizer.epochs = epochs_of_equal_flops(cfg, config.load(profile, [*common, *like.overrides, *overrides]))
             config.validate(cfg)
         of_first_seed.setdefault(cell.name, cfg)
-        cfg.experiment.setting = setting
-        directories[cell.name, seed] = runs / grid / f"{cell.name}-s{seed}-{config.config_hash(cfg)}"
+        cfg.experiment.setting, cfg.data.fingerprint = setting, base.data.fingerprint
+        directories[cell.name, seed] = own_directory(runs / grid, cell.name, cfg)
         found.append(Run(cell.name, cfg, directories[cell.name, seed], needed))
     return found
 

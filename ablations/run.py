@@ -30,6 +30,7 @@ from ablations.grid import Run
 from ablations.jobs import KINDS, graph, missing_lines
 from ablations.plan import show_graph
 from pretrain import config, data
+from pretrain.data import fingerprint
 from pretrain.errors import UserError, cli
 from results import report
 from slurm import settings
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     launched = ("ablations/run.py", *(sys.argv[1:] if argv is None else argv))
     runs = [replace(run, command=launched) for run in runs]
     images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
+    scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
+    runs = [replace(run, data=scored_on) for run in runs]
     missing = [run for run in runs if not finished(run)]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
     if arguments.dry_run:

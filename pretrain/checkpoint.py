@@ -84,7 +84,13 @@ def check_format(payload: dict, path: str | Path) -> None:
 
 
 def load_latest(directory: Path) -> dict | None:
-    """The newest readable checkpoint of ``directory``: the previous one where the last is damaged; None where there is none.
+    """What :func:`latest` finds, without its path."""
+    found = latest(directory)
+    return None if found is None else found[1]
+
+
+def latest(directory: Path) -> tuple[Path, dict] | None:
+    """The newest readable checkpoint of ``directory`` and its path: the previous one where the last is damaged; None without any.
 
     Raises:
         UserError: there are checkpoints but none can be read.
@@ -93,7 +99,7 @@ def load_latest(directory: Path) -> dict | None:
     for name in (NAME, PREVIOUS):
         if (directory / name).exists():
             try:
-                return load(directory / name)
+                return directory / name, load(directory / name)
             except UserError as error:
                 problems.append(str(error))
                 print(f"warning: {error}; trying the one before", flush=True)

@@ -13,7 +13,7 @@ from torch import nn
 from pretrain import checkpoint
 from pretrain.calibration import calibrate_on, calibration_images
 from pretrain.config import Config, ModelConfig, from_dict, to_dict, to_yaml, usable_widths
-from pretrain.data import ImageSource, load_for
+from pretrain.data import ImageSource, fingerprint, load_for
 from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.errors import UserError
 from pretrain.importance import channel_orders
@@ -55,8 +55,9 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         measured = Diagnostics(cfg, fixed_images(source, cfg, device)).measure(student, None)
         run.append_metrics({"step": 0, "epoch": 0, "name": name, "width": width, "value": value} for name, width, value in measured)
     checkpoint.save(run.path, {
-        "config": to_dict(cfg), "step": 0, "epoch": 0, "encoder": student.encoder.state_dict(),
-        "projector": student.projector.state_dict(), "calibration": calibration_state(student.encoder)})
+        "config": to_dict(cfg), "data": fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root), "step": 0, "epoch": 0,
+        "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
+        "calibration": calibration_state(student.encoder)})
     run.add_provenance(finished=now())
     run.set_status("done", trained=True)
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.errors import UserError
+from pretrain.provenance import hardware
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Processes:
         return bool(found)
 
 
-    def gathered(self, thing: object) -> list:
-        """Every process's ``thing``, by rank; all must give theirs."""
+    def machines(self) -> list[dict]:
+        """:func:`pretrain.provenance.hardware` of every process, by rank; all must ask."""
         if self.world_size == 1:
-            return [thing]
-        found = [None] * self.world_size
-        dist.all_gather_object(found, thing)
+            return [hardware()]
+        found: list[dict] = [{}] * self.world_size
+        dist.all_gather_object(found, hardware())
         return found
 
 

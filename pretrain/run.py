@@ -17,6 +17,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 
 from pretrain import config
 from pretrain.errors import cli
+from pretrain.identity import identified, own_directory
 from pretrain.train import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 
@@ -46,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides.append(f"data.root={arguments.data_dir}")
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    cfg = config.load(arguments.preset, overrides)
+    cfg = identified(config.load(arguments.preset, overrides))
     if arguments.print_config:
         print(config.to_yaml(cfg), end="")
         return 0
     name = "-".join(filter(None, (cfg.experiment.preset, cfg.experiment.recipe)))
-    out = arguments.out or Path("runs/pretrain") / f"{name}-s{cfg.seed}-{config.config_hash(cfg)}"
+    out = arguments.out or own_directory(Path("runs/pretrain"), name, cfg)
     pretrain(cfg, out)
     print(f"checkpoint: {out / 'checkpoint.pt'}")
     return 0

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from pretrain import checkpoint
 from pretrain.calibration import calibrate_on
 from pretrain.compiled import compile_ends
-from pretrain.config import Config, config_hash, from_dict, to_dict, to_yaml, usable_widths
+from pretrain.config import Config, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
-from pretrain.data import TwoViewBatches, load_for
+from pretrain.data import TwoViewBatches, fingerprint, load_for
 from pretrain.derived import derive
 from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
+from pretrain.identity import check_checkpoint, check_directory, identified
 from pretrain.memory import keep_freed_memory
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
 from pretrain.objective.networks import Student, Teacher
@@ -35,7 +36,6 @@ from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
 from pretrain.progress import Reporter, reporting
-from pretrain.provenance import hardware
 from pretrain.rundir import RunDirectory, now
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
@@ -55,11 +55,14 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
         Interrupted: it was asked to stop (pretrain.stopping) and has saved.
     """
     keep_freed_memory()
+    cfg = identified(cfg)
     with processes(cfg.train.device) as group, _threads(cfg.train.threads):
         run = directory if isinstance(directory, RunDirectory) else RunDirectory(directory)
         with run.lock() if group.first else nullcontext():
-            _check_same_experiment(run, cfg)
+            check_directory(run, cfg)
             if run.status().get("trained"):
+                if group.first and run.read_config() is None:  # lost
+                    run.write_config(to_yaml(cfg))
                 return
             try:
                 if cfg.derived.network == "none":
@@ -82,12 +85,6 @@ def _record_end(run: RunDirectory, error: BaseException) -> None:
     run.set_ended(error)
 
 
-def _check_same_experiment(run: RunDirectory, cfg: Config) -> None:
-    there = run.read_config()
-    if there is not None and config_hash(from_dict(there)) != config_hash(cfg):
-        raise UserError(f"{run.path} holds another experiment (its config.yaml differs); choose another --out")
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -107,6 +104,7 @@ class Trainer:
         self.batches = TwoViewBatches(self.source, cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, self.device,
                                       group.rank, group.world_size, cfg.data.workers, cfg.data.drop_last,
                                       cfg.optimizer.virtual_processes)
+        self.data = cfg.data.fingerprint or fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root)
         self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
         self._build_networks()
         measured = cfg.diagnostics.images and group.first
@@ -192,15 +190,18 @@ class Trainer:
         self._finish(time.monotonic() - self.started)
 
     def _begin(self) -> None:
-        payload = checkpoint.load_latest(self.run.path)
-        if payload is not None:
-            self._restore(payload)
-        machines = self.group.gathered(hardware())
+        found = checkpoint.latest(self.run.path)
+        if found is not None:
+            check_checkpoint(*found, self.cfg, self.data)
+            self._restore(found[1])
+        machines = self.group.machines()
         if not self.group.first:
             return
-        if payload is None:
+        if found is None or self.run.read_config() is None:
             self.run.write_config(to_yaml(self.cfg))
-            self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0)
+        if found is None:
+            self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0,
+                                    data=self.data)
         self.run.add_stretch("pretraining", self._execution(), machines, step=self.step_count)
         self.run.truncate_metrics(self.step_count)
         self.run.set_status("running", epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
@@ -350,7 +351,8 @@ class Trainer:
                     "adapters": self.student.adapters,
                     "teacher": None if frozen else self.teacher, "queue": self.queue}
         checkpoint.save(self.run.path, {
-            "config": to_dict(self.cfg), "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
+            "config": to_dict(self.cfg), "data": self.data,
+            "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
             "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
             "seed_teacher": self.teacher.fingerprint() if frozen else None,

@@ -15,8 +15,9 @@ DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model":
 # The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
 SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd", "trust": 0.001, "start": "normal",
                      "test_scale": 8 / 7, "test_interpolation": "bilinear"}
-# Measured, or derived from what the identity holds already.
-MEASURED = ("value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed")
+# Measured, or derived from what the identity holds already; ``data`` and ``computed_on`` say on what: a score of data that have
+# changed since takes the place of the old one.
+MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed")
 
 
 def entry(record: Mapping[str, Any], name: str) -> Any:

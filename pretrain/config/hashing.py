@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 
 from pretrain.config.schema import Config, to_dict
 from rundir.experiment import NOT_HASHED, OTHER_RUNS, run_name
@@ -16,6 +17,20 @@ def config_hash(cfg: Config) -> str:
     Only what differs from the defaults of the dataclasses counts, so a run keeps its name when a later version adds keys. A default
     must therefore never change: a new behaviour is a new key whose default is the old one.
     """
+    counted = _difference(_counted(cfg), _defaults(type(cfg)))
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def differences(there: Config, here: Config, most: int = 3) -> str:
+    """The first keys in which two experiments differ, in words: ``seed=100, not 7``."""
+    theirs, ours = (dict(_flat(_counted(cfg))) for cfg in (there, here))
+    keys = [key for key in theirs if theirs[key] != ours[key]]
+    shown = [f"{key}={theirs[key]}, not {ours[key]}" for key in keys[:most]]
+    return "; ".join([*shown, *([f"{len(keys) - most} more"] if len(keys) > most else [])])
+
+
+def _counted(cfg: Config) -> dict:
+    """What counts of a config."""
     content = to_dict(cfg)
     for dotted in NOT_HASHED:
         *parents, last = dotted.split(".")
@@ -25,7 +40,15 @@ def config_hash(cfg: Config) -> str:
         section.pop(last)
     for section, key in (dotted.split(".") for dotted in OTHER_RUNS):
         content[section][key] = run_name(content[section][key])  # a moved tree of runs is the same
-    return hashlib.sha256(json.dumps(_difference(content, _defaults(type(cfg))), sort_keys=True).encode()).hexdigest()[:8]
+    return content
+
+
+def _flat(content: dict, before: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def changed(cfg: Config) -> dict:

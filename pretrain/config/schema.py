@@ -122,6 +122,7 @@ class OptimizerConfig:
 class DataConfig:
     name: str = choice(*DATA_SETS)
     root: str = ""
+    fingerprint: str = ""  # of data.name=folder: which images these are (pretrain.data.fingerprint); filled in by itself
     size: int = number(32, 1, MOST_PIXELS)  # pixels of a training view
     limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
     store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are

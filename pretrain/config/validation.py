@@ -37,6 +37,8 @@ def validate(cfg: Config) -> None:
     _validate_regularizer(cfg)
     _validate_execution(cfg)
     _validate_derived(cfg)
+    if cfg.data.fingerprint and cfg.data.name != "folder":
+        raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} is of data.name=folder only; leave it out")
 
 
 def check_values(content: object, prefix: str = "") -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from pretrain.data import folder, published, sources
 from pretrain.errors import UserError
 
-DIGITS = 16  # hex digits of a fingerprint
+DIGITS = 15  # hex digits of a fingerprint, behind an f: so YAML takes none for a number
 WHOLE_BYTES = 256 * 2**20  # files that together are no larger are read whole
 SIZED = 65536  # files at most whose size is asked for: of a million on a network file system that would take minutes
 SAMPLED = 256  # files at most that are read where all together are too large
@@ -76,6 +76,11 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     return of_images(home, found.classes, found.paths, [found.classes[label] for label in found.labels])
 
 
+def of_splits(name: str, root: str | None) -> str:
+    """The fingerprint of both splits of a data set, those that it is scored by."""
+    return combined(train=of_dataset(name, "train", root), val=of_dataset(name, "val", root))
+
+
 def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str]) -> str:
     """The fingerprint of image files below ``home``, the class of each by name, and all ``classes``, in order."""
     names = names_below(home, paths)
@@ -106,7 +111,6 @@ def _of_digits(split: str) -> str:
 
 
 def _of_cifar(name: str, split: str, root: str) -> str:
-    published.read(name, split, root)  # downloaded, checked
     kind, home = published.SETS[name].make, os.path.join(root, published.SETS[name].folder)
     files = [file for file, _ in (kind.train_list if split == "train" else kind.test_list)] + [kind.meta["filename"]]
     return of_files({file: os.path.join(home, file) for file in files})
@@ -151,4 +155,4 @@ def _digest(*parts: bytes | memoryview) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    return digest.hexdigest()[:DIGITS]
+    return f"f{digest.hexdigest()[:DIGITS]}"

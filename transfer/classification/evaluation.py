@@ -62,6 +62,7 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 TRAINING_PROTOCOLS = ("linear", "finetune")  # these can do with a fraction of the labels
+EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
 Key = tuple[str, float, float]  # protocol, share of the labels, width
 
 
@@ -86,7 +87,8 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     ``value`` and ``chance`` are fractions; ``value`` is None where outputs were not finite;
     ``latency_ms`` is the time of one image through the extracted network on ``latency_on``; older records without it get it;
     ``seed`` is that of the evaluation; ``settings`` says what else the score depends on, and ``changed`` which of it is not
-    as a grid evaluates the run.
+    as a grid evaluates the run; ``data`` is the fingerprint of the images and labels, and ``computed_on`` the kind of machine. A
+    score of data that have changed is computed again.
 
     Returns:
         The records of all asked (protocol, fraction of the labels, width), new and old, in the order asked.
@@ -115,11 +117,12 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     if missing:
         check_data(task)
         run = _made(where)
+        noted = {"data": task.data, "computed_on": run.add_stretch("evaluation", {"device": str(chosen), **EXECUTION})}
         task.prepare(sorted({w for some in missing.values() for w in some}, reverse=True))
     for (protocol, fraction), some in missing.items():
         part = task.with_labels(fraction)
         scores = PROTOCOLS[protocol](part, some)
-        fresh = {(protocol, fraction, w): _record(part, protocol, w, value) for w, value in scores.items()}
+        fresh = {(protocol, fraction, w): {**_record(part, protocol, w, value), **noted} for w, value in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
     for key, record in records.items():  # of those from before this was recorded
@@ -156,7 +159,26 @@ def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
     """Records in ``where`` of what is ``asked`` that are what would be computed now."""
     stored = {identity(record): record for record in RunDirectory(where).records()} if where.is_dir() else {}
     wanted = {key: identity(_named(task.with_labels(key[1]), key[0], key[2])) for key in asked}
-    return {key: stored[name] for key, name in wanted.items() if name in stored}
+    found = {key: stored[name] for key, name in wanted.items() if name in stored}
+    return {key: record for key, record in found.items() if key not in _outdated(task, found)}
+
+
+def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
+    """Which of the records were computed on images or labels that have changed since; says so, and what is not known of others."""
+    if not found:
+        return set()
+    data = task.data
+    if data is None:
+        print(f"{task.dataset} is not there now; these are the scores of when it was", flush=True)
+        return set()
+    old = {key for key, record in found.items() if record.get("data") not in (None, data)}
+    if old:
+        print(f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
+              "computing these again", flush=True)
+    if task.name == "folder" and any("data" not in record for record in found.values()):
+        print(f"{task.dataset}: an earlier version computed scores without noting which images these were; --force computes them "
+              "again", flush=True)
+    return old
 
 
 def own_record(cfg: Config, protocol: str) -> dict:
@@ -196,7 +218,7 @@ def _choices(task: Task, protocol: str) -> dict:
 
 def _settings(task: Task, protocol: str) -> dict:
     """What a score depends on besides the place of its record."""
-    return {"weights": task.fingerprint, **_choices(task, protocol)}
+    return {"weights": task.weights, **_choices(task, protocol)}
 
 
 def _changed(task: Task, protocol: str) -> dict:

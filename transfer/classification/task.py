@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pretrain.data import ImageSource, calibration_batches, evaluation_batches, load, subsets
+from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from pretrain.errors import UserError
 from transfer.backbone import Backbone, Cost
 from transfer.classification.features import extract_features
@@ -60,12 +60,26 @@ class Task:
     @property
     def as_pretrained(self) -> bool:
         """Whether the images are those of pretraining at its size, so that stored BatchNorm statistics are right."""
-        return self._same_data and self.size == self.backbone.config.data.size
+        return self._same_data and self.size == self.backbone.config.data.size and self._unchanged is not False
 
     @property
     def _same_data(self) -> bool:
         data = self.backbone.config.data
-        return self.name == data.name and (self.name != "folder" or _resolved(self.root) == _resolved(data.root))
+        same_place = self.name != "folder" or _resolved(self.root) == _resolved(data.root)
+        return self.name == data.name and (same_place or self._unchanged is True)
+
+    @cached_property
+    def _unchanged(self) -> bool | None:
+        """Whether a folder's training images are those of pretraining, wherever they lie; None where that is not known."""
+        known = self.backbone.config.data.fingerprint
+        if not known or self.name != "folder" or not fingerprint.is_there(self.name, self.root):
+            return None
+        return fingerprint.of_dataset(self.name, "train", self.root) == known
+
+    @property
+    def data(self) -> str | None:
+        """The fingerprint of the images and labels of both splits; None where they are not there."""
+        return fingerprint.of_splits(self.name, self.root) if fingerprint.is_there(self.name, self.root) else None
 
     @property
     def limit(self) -> int:
@@ -102,8 +116,8 @@ class Task:
         return {name: values for name, values in own.items() if values}
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Names the weights that are scored."""
+    def weights(self) -> str:
+        """Names the weights that are scored: their fingerprint."""
         return self.backbone.fingerprint()
 
     @property
@@ -192,6 +206,9 @@ class Task:
         calibrated; on any other data set, or at another size, all are, on its own training images.
         """
         missing = [w for w in widths if not (self.as_pretrained and self.backbone.is_calibrated(w))]
+        if self._same_data and self._unchanged is False:
+            print(f"{self.dataset}: its training images have changed since pretraining; BatchNorm statistics are of them as they "
+                  "are now", flush=True)
         if missing:
             self.backbone.calibrate(missing, self._calibration_images)
         self._widths = widths

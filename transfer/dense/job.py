@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ from rundir.atomic import write_atomically
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
+UNKNOWN = ("data", "")  # left out of a name: earlier versions did not have it
 
 
 @dataclass(frozen=True)
 class Job:
     """One fine-tuning at one width. ``settings``: whatever else its scores depend on, plain types (weights, schedule, sizes, ...).
 
-    ``flops`` and ``parameters`` are the encoder's at that width and at the image size evaluated.
+    ``flops`` and ``parameters`` are the encoder's at that width and at the image size evaluated; ``data`` is the fingerprint of
+    images and annotations.
     """
 
     task: str
@@ -48,13 +50,20 @@ class Job:
     flops: int
     parameters: int
     settings: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def name(self) -> str:
         """The directory's name: what it is, and eight hex digits of everything its scores depend on."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("flops", "parameters")}
+        content = {key: value for key, value in asdict(self).items() if key not in ("flops", "parameters")
+                   and (key, value) != UNKNOWN}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-w{self.width:g}-s{self.seed}-{digest}"
+        return f"{self.what}-{digest}"
+
+    @property
+    def what(self) -> str:
+        """The beginning of the directory's name, that a person can read."""
+        return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-w{self.width:g}-s{self.seed}"
 
     @property
     def title(self) -> str:
@@ -62,14 +71,26 @@ class Job:
         return f"{self.model} on {self.dataset}, width {self.width:g}, {self.initial}"
 
     def directory(self, home: str | Path) -> Path:
-        """Its run directory below ``home``, the pretraining run's directory or ``--out``."""
-        return Path(home) / "transfer" / self.task / self.name
+        """Its run directory below ``home``, the pretraining run's directory or ``--out``.
+
+        Where an earlier version, which did not ask for the data's fingerprint, has trained it, that is the one.
+        """
+        every = Path(home) / "transfer" / self.task
+        own, former = every / self.name, every / replace(self, data="").name
+        return former if not own.exists() and _data_of(former) == "" and not self.trained_on_other_data(home) else own
+
+    def trained_on_other_data(self, home: str | Path) -> bool:
+        """Whether there is a run directory below ``home`` of the same network on data that have changed since."""
+        every = Path(home) / "transfer" / self.task
+        alike = [path for path in every.iterdir() if path.name.startswith(f"{self.what}-")] if every.is_dir() else []
+        return any(_data_of(path) not in (None, "", self.data) for path in alike)
 
     def record(self, metric: str, value: float | None, count: int) -> dict:
         """One score record: ``value`` a fraction, None where it is undefined; ``count``: images scored."""
         return {"task": self.task, "dataset": self.dataset, "metric": metric, "model": self.model, "schedule": self.schedule,
                 "initial": self.initial, "width": self.width, "seed": self.seed, "value": value, "chance": None, "count": count,
-                "flops": self.flops, "parameters": self.parameters, "settings": self.settings}
+                "flops": self.flops, "parameters": self.parameters, "settings": self.settings,
+                **({"data": self.data} if self.data else {})}
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,12 @@ class Scores:
 
     values: Mapping[str, float | None]
     count: int
+
+
+def _data_of(directory: Path) -> str | None:
+    """The fingerprint of the data that a run directory is of; "" where an earlier version made it, None where there is none."""
+    config = RunDirectory(directory).read_config() if (directory / "config.yaml").is_file() else None
+    return None if config is None else config.get("data", "")
 
 
 Train = Callable[[Job, RunDirectory, Processes], Scores]
@@ -93,12 +120,15 @@ def run_jobs(jobs: Sequence[Job], home: str | Path, group: Processes, train: Tra
 
 
 def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool) -> list[dict]:
-    run = RunDirectory(job.directory(home))
+    path = job.directory(home)
+    run = RunDirectory(path.with_name(job.name) if force else path)
     with run.lock() if group.first else nullcontext():
         done = run.status()["state"] == "done" and not force
         if several():
             dist.barrier()  # all have read the state before the first process changes it
         if not done:
+            if group.first and run.read_config() is None and job.trained_on_other_data(home):
+                print(f"{job.title}: the images or annotations have changed since it was trained; training it again", flush=True)
             try:
                 _train(job, run, group, train, force)
             except BaseException as error:
@@ -108,24 +138,30 @@ def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool
         records = run.records()
         if group.first and done:
             print(f"{job.title}: finished before, in {run.path}", flush=True)
+            if job.data and _data_of(run.path) == "":
+                print(f"{job.title}: an earlier version trained it without noting what the data were; --force trains it again",
+                      flush=True)
         if group.first:
             RunDirectory(home).add_records(records)
     return records
 
 
 def _train(job: Job, run: RunDirectory, group: Processes, train: Train, force: bool) -> None:
+    machines, execution = group.machines(), {"device": str(group.device), "processes": group.world_size}
     if group.first:
         if force:
             _empty(run)
         run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(job)}, sort_keys=False))
         run.add_provenance(started=run.provenance().get("started") or now())
+        kind = run.add_stretch("fine-tuning", execution, machines)
         run.set_status("running")
     if several():
         dist.barrier()
     began = time.monotonic()
     scores = train(job, run, group)
     if group.first:
-        run.add_records(job.record(metric, finite(value), scores.count) for metric, value in scores.values.items())
+        run.add_records({**job.record(metric, finite(value), scores.count), "computed_on": kind}
+                        for metric, value in scores.values.items())
         seconds = run.provenance().get("train_seconds", 0.0) + time.monotonic() - began
         run.add_provenance(finished=now(), train_seconds=seconds)
         run.set_status("done")

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         for note in found.notes if group.first else ():
             print(f"{found.name}: {note}", flush=True)
         task = Task(setup, found, model, arguments.schedule, arguments.initial, arguments.norm, arguments.size, arguments.lr,
-                    arguments.overrides, arguments.workers, arguments.pictures)
+                    arguments.overrides, arguments.workers, arguments.pictures, found.contents(Path(where).expanduser()))
         task.config(group.device)
         records = run_jobs(task.jobs(), setup.home, group, task.run, arguments.force)
         if group.first:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -21,6 +22,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from pretrain.data import fingerprint
 from pretrain.errors import UserError
 from transfer.dense.scenes import CLASSES as SCENE_CLASSES
 from transfer.dense.scenes import RECORD as SCENES
@@ -43,6 +45,7 @@ class Split:
     json_file: Path | None = None
     root: Path | None = None
     image_set: str = ""
+    annotations: list[Path] = field(default_factory=list)  # the files that boxes and masks are read from
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,17 @@ class DetectionData:
     mask_format: str | None
     flip: bool
     notes: list[str] = field(default_factory=list)
+
+    def contents(self, root: Path) -> str:
+        """The fingerprint of all that is read below ``root``: annotation files whole, images as of any data set."""
+        splits = {}
+        for name, split in (("train", self.train), ("test", self.test)):
+            images = [record["file_name"] for record in split.records]
+            names = fingerprint.names_below(root, images)
+            files = zip(fingerprint.names_below(root, split.annotations), split.annotations, strict=True)
+            splits[name] = [names, fingerprint.of_files(dict(zip(names, images, strict=True))),
+                            fingerprint.of_files(dict(files), whole=math.inf)]
+        return fingerprint.combined(classes=self.classes, metric=self.metric, **splits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -151,8 +165,14 @@ def _voc(root: Path, clip: bool) -> DetectionData:
             box["category_id"] = numbers.get(name, -1)
     notes = faults.finish(classes, train, test)
     metric = "voc2007" if 2007 in years or (published_name(root) == "voc" and "2007" in root.name) else "voc2012"
-    return DetectionData(published_name(root), classes, Split(train), Split(test, root=test_set[0], image_set=test_set[1]), metric,
-                         None, flip=not (root / SCENES).is_file(), notes=notes)
+    return DetectionData(published_name(root), classes, *_voc_splits(train, test, test_set), metric, None,
+                         flip=not (root / SCENES).is_file(), notes=notes)
+
+
+def _voc_splits(train: list[dict], test: list[dict], test_set: tuple[Path, str]) -> tuple[Split, Split]:
+    files = [[Path(record["file_name"].rpartition("JPEGImages")[0]) / "Annotations" / f"{record['image_id']}.xml"
+              for record in records] for records in (train, test)]
+    return Split(train, annotations=files[0]), Split(test, root=test_set[0], image_set=test_set[1], annotations=files[1])
 
 
 def _voc_classes(root: Path, found: set[str]) -> list[str]:
@@ -220,8 +240,9 @@ def _coco(root: Path, clip: bool, digits: bool) -> DetectionData:
     classes = [categories[0][number] for number in sorted(categories[0])]
     notes = faults.finish(classes, records["train"], records["test"])
     mask_format = None if None in formats else "bitmask" if "rle" in formats else "polygon"
-    return DetectionData("digits" if digits else published_name(root), classes, Split(records["train"]),
-                         Split(records["test"], json_file=splits["test"]), "coco", mask_format,
+    return DetectionData("digits" if digits else published_name(root), classes,
+                         Split(records["train"], annotations=[splits["train"]]),
+                         Split(records["test"], json_file=splits["test"], annotations=[splits["test"]]), "coco", mask_format,
                          flip=not (root / SCENES).is_file(), notes=notes)
 
 

@@ -47,6 +47,7 @@ class Task:
         size: shorter side of images in training and scoring; None: the schedule's.
         overrides: words of detectron2's keys and values, in turn, on top of its config.
         lr: what was asked for, None if nothing was.
+        contents: fingerprint of the data.
     """
 
     setup: Setup
@@ -60,6 +61,7 @@ class Task:
     overrides: Sequence[str]
     workers: int
     pictures: int
+    contents: str = ""
 
     @property
     def vit(self) -> bool:
@@ -110,7 +112,7 @@ class Task:
                     "adamw": adamw_rate(setup.schedule, self.lr) if self.vit else None,
                     "config": {**self.small}, "overrides": list(self.overrides), **branch_setting(backbone)}
         return Job(TASK, self.data.name, str(self.model), self.schedule, self.initial, width, setup.seed, cost.flops,
-                   cost.parameters, settings)
+                   cost.parameters, settings, self.contents)
 
     def run(self, job: Job, run: RunDirectory, group: Processes) -> Scores:
         """Fine-tune and score one width in its run directory; what is there already is not done again."""

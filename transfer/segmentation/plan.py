@@ -12,6 +12,7 @@ from mmseg.registry import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretrain.data import fingerprint
 from pretrain.errors import UserError
 from transfer.backbone import Backbone
 from transfer.dense.job import Job
@@ -23,6 +24,7 @@ from transfer.segmentation.layouts import Layout
 from transfer.segmentation.models import DILATED, POOLING, Features, model_config
 
 TASK = "segmentation"
+MASKS_READ = 4096  # for the fingerprint, where all together are too large to be read
 INFERENCES = ("whole", "slide")
 
 
@@ -98,17 +100,27 @@ class Plan:
                 "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],
                 **dataclasses.asdict(self.schedule), **branch_setting(self.backbone)}
 
+    def contents(self) -> str:
+        """The fingerprint of images and masks of both splits."""
+        splits = {}
+        for name, split in (("train", self.train), ("val", self.val)):
+            root = self.layout.train[0]["data_root"]
+            names = [fingerprint.names_below(root, files) for files in (split.images, split.labels)]
+            splits[name] = [names, fingerprint.of_files(dict(zip(names[0], split.images, strict=True))),
+                            fingerprint.of_files(dict(zip(names[1], split.labels, strict=True)), sampled=MASKS_READ)]
+        return fingerprint.combined(classes=list(self.train.classes), **splits)
+
     def trunk(self, width: float, network: nn.Module) -> SlimmableTrunk:
         """The backbone of ``width`` around its dense ``network``, which it changes."""
         return MODELS.build({**self.backbone_config(width), "network": network})
 
     def jobs(self, widths: Sequence[float]) -> list[Job]:
         """A job for each of ``widths``."""
-        settings, jobs = self.settings(), []
+        settings, contents, jobs = self.settings(), self.contents(), []
         for width in widths:
             flops, parameters = encoder_cost(self.trunk(width, self.backbone.random_at(width, 0)), self.evaluated)
             jobs.append(Job(TASK, self.layout.name, self.model, self.schedule_name, self.initial, width, self.seed, flops,
-                            parameters, settings))
+                            parameters, settings, contents))
         return jobs
 
 

@@ -41,6 +41,7 @@ def test_a_job_leaves_a_run_directory_and_its_scores(tmp_path):
     assert run.status()["state"] == "done" and run.provenance()["train_seconds"] >= 0
     assert run.records() == RunDirectory(tmp_path).records() == records
     assert [(r["metric"], r["value"]) for r in records] == [("box_AP", 0.5), ("box_APl", None), ("mask_AP", None)]
+    assert records[0].pop("computed_on") == run.provenance()["kinds"]["fine-tuning"][0]
     assert records[0] == {"task": "detection", "dataset": "digits", "metric": "box_AP", "model": "faster_rcnn_small_fpn",
                           "schedule": "quick", "initial": "pretrained", "width": 0.5, "seed": 100, "value": 0.5, "chance": None,
                           "count": 8, "flops": 12, "parameters": 34, "settings": {"norm": "auto"}}
@@ -72,6 +73,32 @@ def test_random_and_pretrained_models_and_schedules_stand_side_by_side(tmp_path)
     assert other.name != JOB.name  # another run, whose score replaces the one of the same name
     run_jobs([other], tmp_path, GROUP, Train({"box_AP": 0.1}))
     assert [r["value"] for r in RunDirectory(tmp_path).records()].count(0.1) == 1
+
+
+def test_data_that_changed_are_trained_on_again_and_the_old_run_stays(tmp_path, capsys):
+    jobs = [dataclasses.replace(JOB, data=data) for data in ("f1", "f2")]
+    train = Train()
+    before = run_jobs(jobs[:1], tmp_path, GROUP, train)
+    assert "changed" not in capsys.readouterr().out
+    after = run_jobs(jobs[1:], tmp_path, GROUP, Train({"box_AP": 0.25}))
+    said = [line for line in capsys.readouterr().out.splitlines() if "changed" in line]
+    assert said == [f"{JOB.title}: the images or annotations have changed since it was trained; training it again"]
+    assert [r["data"] for r in (*before, *after)] == ["f1", "f2"]
+    assert RunDirectory(tmp_path).records() == after  # the score of what is there
+    assert run_jobs(jobs[:1], tmp_path, GROUP, train) == before == RunDirectory(tmp_path).records()  # put back
+    assert train.calls == [0.5]
+
+
+def test_a_run_of_an_earlier_version_is_taken_and_that_is_said(tmp_path, capsys):
+    run_jobs([JOB], tmp_path, GROUP, Train())
+    now = dataclasses.replace(JOB, data="f1")
+    again = Train({"box_AP": 0.25})
+    assert run_jobs([now], tmp_path, GROUP, again)[0]["value"] == 0.5 and not again.calls
+    assert "without noting what the data were; --force trains it again" in capsys.readouterr().out
+    assert run_jobs([now], tmp_path, GROUP, again, force=True)[0]["value"] == 0.25
+    assert run_jobs([now], tmp_path, GROUP, again)[0]["value"] == 0.25 and again.calls == [0.5]
+    run_jobs([dataclasses.replace(JOB, data="f2")], tmp_path, GROUP, again)  # the data have changed since, that is known
+    assert again.calls == [0.5, 0.5]
 
 
 def test_a_classification_score_and_a_detection_score_do_not_meet(tmp_path):

@@ -44,6 +44,31 @@ def test_catalogs_and_fingerprints(scenes, tmp_path):
     assert MetadataCatalog.get(name).thing_classes == first.classes
 
 
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+def test_contents_are_all_that_is_read_and_not_where_it_lies(scenes, tmp_path, layout):
+    def contents(root):
+        return data.load(layout, root).contents(root)
+
+    before = contents(scenes)
+    moved = Path(shutil.copytree(scenes, tmp_path / scenes.name))
+    assert contents(moved) == before
+    found = [before]
+    if layout == "coco":
+        path = moved / "annotations" / "instances_val2017.json"
+        content = json.loads(path.read_text())
+        content["annotations"][0]["area"] += 1  # of what scoring reads, no box
+        path.write_text(json.dumps(content))
+    else:
+        path = next((moved / "Annotations").iterdir())
+        path.write_text(path.read_text().replace("<difficult>0", "<difficult>1", 1))
+    found.append(contents(moved))
+    image = next((moved / ("val2017" if layout == "coco" else "JPEGImages")).iterdir())
+    with Image.open(image) as picture:
+        picture.rotate(180).save(image)
+    found.append(contents(moved))
+    assert len(set(found)) == 3
+
+
 def devkit(root: Path, scenes: Path, years=(2007, 2012)) -> Path:
     """Scenes as a VOCdevkit; digits are called by names of VOC's classes."""
     for year in years:

@@ -1,0 +1,84 @@
+"""Is what lies in a run directory of this run? Its config names the experiment, a fingerprint the user's own images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pretrain import checkpoint
+from pretrain.config import Config, config_hash, from_dict
+from pretrain.config.hashing import differences
+from pretrain.data import fingerprint
+from pretrain.errors import UserError
+from pretrain.rundir import RunDirectory
+
+
+def identified(cfg: Config) -> Config:
+    """``cfg`` with ``data.fingerprint``, that of its training images, where these are the user's own (data.name=folder).
+
+    So the same images at another place are the same experiment, and others at the same place are another. Where the images are not
+    seen, on a login node for example, it stays as it was; training finds out.
+
+    Raises:
+        UserError: ``data.fingerprint`` is set to another one than that of the images.
+    """
+    data = cfg.data
+    if data.name != "folder" or not fingerprint.is_there(data.name, data.root):
+        return cfg
+    found = fingerprint.of_dataset(data.name, "train", data.root)
+    if data.fingerprint not in ("", found):
+        raise UserError(f"data.fingerprint={data.fingerprint} is not that of the training images in {data.root}, {found}: they have"
+                        " changed, or others are meant; put those back, or set data.root=DIR where they are")
+    return dataclasses.replace(cfg, data=dataclasses.replace(data, fingerprint=found))
+
+
+def own_directory(parent: Path, label: str, cfg: Config) -> Path:
+    """The run directory of ``cfg`` in ``parent``: label, seed and hash of the config.
+
+    Of the user's own images it is the directory that an earlier version, which did not ask which images these are, gave the run,
+    where that is there.
+    """
+    own = parent / f"{label}-s{cfg.seed}-{config_hash(cfg)}"
+    if not cfg.data.fingerprint or own.exists():
+        return own
+    former = parent / f"{label}-s{cfg.seed}-{config_hash(_unidentified(cfg))}"
+    return former if (former / "config.yaml").is_file() else own
+
+
+def check_directory(run: RunDirectory, cfg: Config) -> None:
+    """:class:`UserError` if ``run`` holds another experiment than ``cfg``, or finished, the checkpoint of another one."""
+    there = run.read_config()
+    if there is not None:
+        _check_same(from_dict(there), cfg, f"{run.path} holds another experiment", "its config.yaml", "choose another --out")
+    found = checkpoint.latest(run.path) if run.status().get("trained") else None
+    if found is not None:
+        check_checkpoint(*found, cfg)
+
+
+def check_checkpoint(path: Path, payload: dict, cfg: Config, data: str | None = None) -> None:
+    """:class:`UserError` if the checkpoint ``payload``, of file ``path``, is not of the experiment ``cfg``.
+
+    data: fingerprint of the training images; None where it is not known.
+    """
+    instead = f"remove {path.name} to start this run again, or choose another --out"
+    if not isinstance(payload.get("config"), dict):
+        raise UserError(f"{path} holds no config; it is not a checkpoint of pretraining; {instead}")
+    _check_same(from_dict(payload["config"]), cfg, f"{path} is the checkpoint of another experiment", "the checkpoint", instead)
+    if data is not None and payload.get("data") not in (None, data):
+        raise UserError(f"{path} was trained on other images (their fingerprint is {payload['data']}, that of {cfg.data.name} in "
+                        f"{cfg.data.root or 'this version'} is {data}); put those back, or {instead}")
+
+
+def _check_same(there: Config, cfg: Config, what: str, where: str, instead: str) -> None:
+    if not (there.data.fingerprint and cfg.data.fingerprint):
+        there, cfg = _unidentified(there), _unidentified(cfg)
+    if config_hash(there) == config_hash(cfg):
+        return
+    if config_hash(_unidentified(there)) == config_hash(_unidentified(cfg)):
+        raise UserError(f"{what}: it learns from other images than those in {cfg.data.root} are now (data.fingerprint="
+                        f"{there.data.fingerprint} there, {cfg.data.fingerprint} here); put those back, or {instead}")
+    raise UserError(f"{what} ({where} has {differences(there, cfg)}); {instead}")
+
+
+def _unidentified(cfg: Config) -> Config:
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, fingerprint=""))

@@ -1,0 +1,147 @@
+"""Images and labels that changed after they were scored never have the old scores; the same at another place keep theirs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain import config
+from pretrain.data import fingerprint
+from pretrain.identity import identified
+from pretrain.rundir import RunDirectory
+from pretrain.train import pretrain
+from tests.pretrain import tiny
+from transfer.classification import evaluation
+from transfer.classification.evaluation import evaluate
+
+
+def pictures(root: Path, seed: int) -> Path:
+    """Two classes that are told apart by their colour."""
+    random = np.random.default_rng(seed)
+    for split, each in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("blue", "red")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(each):
+                pixels = random.integers(0, 60, (8, 8, 3), np.uint8)
+                pixels[..., 2 - 2 * label] += 150
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def relabel(folder: Path) -> None:
+    """What was blue is red, and the other way round."""
+    (folder / "blue").rename(folder / "x")
+    (folder / "red").rename(folder / "blue")
+    (folder / "x").rename(folder / "red")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return pictures(tmp_path / "colours", 0)
+
+
+@pytest.fixture
+def trained(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("pretrain.train.training_flops", lambda *args: 1.0)
+    cfg = tiny.tiny("optimizer.epochs=1", "data.name=folder", f"data.root={folder}", "data.limit=0")
+    pretrain(cfg, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Widths that were scored, by call of a protocol."""
+    calls = []
+    whole = evaluation.PROTOCOLS["knn"]
+    monkeypatch.setitem(evaluation.PROTOCOLS, "knn", lambda task, widths: calls.append(list(widths)) or whole(task, widths))
+    return calls
+
+
+def scored(run: Path, *more: float, **options) -> list[dict]:
+    return evaluate(run, widths=[1.0, *more], protocols=["knn"], **options)
+
+
+def test_corrected_labels_are_scored_again_and_their_scores_replace_the_old(trained, folder, computed, capsys):
+    before, = scored(trained)
+    assert before["data"] == fingerprint.of_splits("folder", str(folder)) and "thread" in before["computed_on"]
+    assert scored(trained) == [before] and computed == [[1.0]]
+    assert "changed" not in capsys.readouterr().out
+    relabel(folder / "val")
+    after, = scored(trained)
+    assert computed == [[1.0]] * 2 and after["data"] != before["data"]
+    assert after["value"] == pytest.approx(1 - before["value"]) and after["value"] != before["value"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "changed" in line]
+    assert said == ["colours: its images or labels have changed since 1 of 1 scores were computed; computing these again"]
+    assert RunDirectory(trained).records() == [after]
+    relabel(folder / "val")
+    assert scored(trained)[0]["value"] == before["value"] and len(computed) == 3
+
+
+def test_only_what_is_asked_for_is_computed_again(trained, folder, computed):
+    scored(trained, 0.25)
+    relabel(folder / "val")
+    scored(trained)
+    scored(trained, 0.25)
+    assert computed == [[1.0, 0.25], [1.0], [0.25]]
+    assert len({r["data"] for r in RunDirectory(trained).records()}) == 1
+
+
+def test_training_images_that_changed_give_new_batch_norm_statistics_and_say_so(trained, folder, capsys):
+    before, = scored(trained)
+    for i in range(6):
+        (folder / f"train/blue/{i}.png").unlink()
+    after, = scored(trained)
+    out = capsys.readouterr().out
+    assert "training images have changed since pretraining" in out and after["data"] != before["data"]
+
+
+def test_images_at_another_place_are_those_of_pretraining(trained, folder, tmp_path, computed):
+    before, = scored(trained)
+    moved = tmp_path / "disk" / "colours"
+    shutil.move(folder, moved)
+    assert scored(trained, root=str(moved)) == [before] and computed == [[1.0]]
+
+
+def test_scores_are_shown_where_the_images_are_not_and_it_is_said(trained, folder, capsys, computed):
+    before, = scored(trained)
+    shutil.rmtree(folder)
+    assert scored(trained) == [before] and len(computed) == 1
+    assert "colours is not there now; these are the scores of when it was" in capsys.readouterr().out
+
+
+def test_scores_of_an_earlier_version_are_kept_and_it_is_said(trained, capsys, computed):
+    before, = scored(trained)
+    run = RunDirectory(trained)
+    run.add_records([{name: entry for name, entry in before.items() if name not in ("data", "computed_on")}])
+    assert "data" not in run.records()[0]
+    assert scored(trained)[0]["value"] == before["value"] and len(computed) == 1
+    assert "--force" in capsys.readouterr().out
+
+
+def test_the_machine_of_an_evaluation_is_recorded(trained, tmp_path):
+    record, = scored(trained, out=tmp_path / "scores")
+    there = RunDirectory(tmp_path / "scores").provenance()
+    assert there["kinds"] == {"evaluation": [record["computed_on"]]}
+    own = RunDirectory(trained)
+    scored(trained)
+    kinds = own.provenance()["kinds"]
+    assert set(kinds) == {"pretraining", "evaluation"} and record["computed_on"] == kinds["evaluation"][0]
+
+
+def test_a_grid_counts_scores_of_its_data_alone(trained, folder):
+    from ablations.cell import missing_scores
+    from ablations.grid import Run
+
+    cfg = identified(config.from_dict(RunDirectory(trained).read_config()))
+    cfg.evaluation.widths, cfg.evaluation.protocols = [1.0], ["knn"]
+    run = Run("cell", cfg, trained, data=fingerprint.of_splits("folder", str(folder)))
+    assert missing_scores(run) == [("knn", 1.0)]
+    scored(trained)
+    assert missing_scores(run) == []
+    relabel(folder / "val")
+    later = Run("cell", cfg, trained, data=fingerprint.of_splits("folder", str(folder)))
+    assert missing_scores(later) == [("knn", 1.0)]
