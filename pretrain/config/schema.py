@@ -110,8 +110,8 @@ class OptimizerConfig:
     momentum: float = number(0.9, 0, 1)
     epochs: int = number(400, 1, MOST_EPOCHS)
     batch_size: int = number(512, 2, 2**20)  # over all processes
-    # parts of the batch with BatchNorm statistics and negatives of their own; 0: the processes there are
     accumulate_steps: int = number(1, 1, 10000)  # steps whose gradients, averaged, make one update
+    # parts of the batch with BatchNorm statistics and negatives of their own; 0: the processes there are
     virtual_processes: int = number(0, 0, 4096)
     warmup_epochs: int = number(0, 0, MOST_EPOCHS)
     schedule: str = choice("epoch", "step")  # the rate changes every epoch or step

@@ -53,18 +53,17 @@ def seed(s, t, queue, student_temperature, teacher_temperature):
 
 
 def feature_loop(maps, targets):
-    """Mean over stages of the mean squared difference, image by image and channel by channel."""
+    """Mean over stages of the mean squared difference, image by image."""
     means = []
     for a, b in zip(maps, targets, strict=True):
-        channels = [((x - y) ** 2).sum() for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)]
-        means.append(sum(channels) / a.numel())
+        means.append(sum(((x - y) ** 2).sum() for x, y in zip(a, b, strict=True)) / a.numel())
     return sum(means) / len(means)
 
 
 def adapted(p, stage, y):
-    """The 1x1 convolution of a stage as a sum over the channels there are."""
-    weight = p[f"adapters.{stage}.weight"]
-    return torch.stack([sum(weight[o, i, 0, 0] * y[:, i] for i in range(y.shape[1])) for o in range(len(weight))], dim=1)
+    """The 1x1 convolution of a stage: a sum over the channels that there are."""
+    weight = p[f"adapters.{stage}.weight"][:, :, 0, 0]
+    return sum(weight[:, i].view(1, -1, 1, 1) * y[:, i:i + 1] for i in range(y.shape[1]))
 
 
 class SlowRecipe:
@@ -147,6 +146,8 @@ class SlowRecipe:
                 total = total + self.pair(own.base_loss, output, target)
                 continue
             value = self.pair(own.distill_loss, output, target, None if top is None else top[view][process])
+            if own.same_view_weight:
+                value = value + own.same_view_weight * self.pair(own.distill_loss, output, top[view][process])
             a = own.sub_base_weight
             total = total + (value if a == 0 else (1 - a) * value + a * self.pair(own.base_loss, output, target))
             if own.feature_weight:

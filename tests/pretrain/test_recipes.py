@@ -129,6 +129,7 @@ ROWS = {
     "slimclr": ("infonce", "kl", "momentum", "none", "step", "fixed", 3, "l2", False, False),
     "seed": ("seed", "none", "online", "own", "step", "sandwich", 3, "l2", False, True),
     "seed-teacher": ("mse", "none", "momentum", "own", "step", "sandwich", 3, "l2", False, True),
+    "elastic-student": ("infonce", "mse", "momentum", "own", "step", "elastic", 2, "l2", False, False),
     "individual-simsiam": ("mse", "none", "online", "own", "step", "sandwich", 3, "l2", True, True),
     "individual-byol": ("mse", "none", "momentum", "own", "step", "sandwich", 3, "l2", False, True),
     "individual-simclr": ("infonce", "none", "online", "own", "step", "sandwich", 3, "l2", False, False),
@@ -136,6 +137,7 @@ ROWS = {
     "individual-mocov2": ("infonce", "none", "momentum", "own", "step", "sandwich", 3, "l2", False, False),
 }
 EXTRA = {
+    "elastic-student": {"objective.update": "accumulate", "objective.same_view_weight": 1.0, "optimizer.accumulate_steps": 2},
     "us3l-r50": {"objective.feature_weight": 1.0}, "usnet-byol": {"widths.doubled_ends": True},
     "slimclr": {"objective.sub_base_weight": 0.5, "objective.kl_temperature": 5.0, "objective.update": "accumulate",
                 "objective.width_weights": "slimclr", "model.switchable_bn": True, "widths.fixed": [1.0, 0.75, 0.5, 0.25],

@@ -49,11 +49,7 @@ def distill_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss | None:
         named = _named(cfg.distill_loss, cfg, queue)
 
         def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
-            return named(s, t)
-
-        if cfg.same_view_weight:
-            def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
-                return named(s, t) + cfg.same_view_weight * named(s, widest)
+            return named(s, t) + cfg.same_view_weight * named(s, widest) if cfg.same_view_weight else named(s, t)
     if not cfg.sub_base_weight:
         return distil
     own_loss, share = _named(cfg.base_loss, cfg, queue), cfg.sub_base_weight
