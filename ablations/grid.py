@@ -14,6 +14,7 @@ the training, rounded down.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 import pickle
 import re
@@ -29,8 +30,12 @@ from pretrain.cost import epochs_of_equal_flops
 from pretrain.errors import UserError, suggestion
 from pretrain.identity import identified, own_directory
 from pretrain.slimmable import has_batch_norm
+from results.apart import listed
+from rundir.experiment import counts
 
 GRIDS = Path(__file__).parent / "grids"
+# What the words of a launch's setting say.
+IN_SETTING = ("data.name", "data.limit", "data.size", "model.arch", "optimizer.epochs", "optimizer.batch_size")
 NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory, is known
 
 
@@ -175,7 +180,7 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     found = []
     every = cells(grid, widths, base.optimizer.epochs)
     _check_free(overrides, every, grid)
-    setting = _setting(base)
+    setting, otherwise = _setting(base), _otherwise(base, overrides)
     directories: dict[tuple[str, int], Path] = {}
     given = {"batch_norm": has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
     chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
@@ -190,7 +195,7 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
             cfg.optimizer.epochs = epochs_of_equal_flops(cfg, config.load(profile, [*common, *like.overrides, *overrides]))
             config.validate(cfg)
         of_first_seed.setdefault(cell.name, cfg)
-        cfg.experiment.setting, cfg.data.fingerprint = setting, base.data.fingerprint
+        cfg.experiment.setting, cfg.experiment.overrides, cfg.data.fingerprint = setting, otherwise, base.data.fingerprint
         directories[cell.name, seed] = own_directory(runs / grid, cell.name, cfg)
         found.append(Run(cell.name, cfg, directories[cell.name, seed], needed))
     return found
@@ -211,6 +216,12 @@ def _setting(base: Config) -> str:
     images = f" ({base.data.limit} images)" if base.data.limit else ""
     return (f"{base.data.name}{images} at {base.data.size} pixels, {base.model.arch}, {base.optimizer.epochs} epochs, batch "
             f"{base.optimizer.batch_size}")
+
+
+def _otherwise(base: Config, overrides: Sequence[str]) -> str:
+    """What a launch overrides that changes its runs and is not in :func:`_setting`: tables name it, and keep its runs apart."""
+    keys = {text.partition("=")[0] for text in overrides} - set(IN_SETTING)
+    return listed({key: functools.reduce(getattr, key.split("."), base) for key in keys if counts(key)})
 
 
 def _needed_first(chosen: Sequence[Cell]) -> list[Cell]:

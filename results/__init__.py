@@ -1,1 +1,5 @@
-"""What came out: run directories -> tidy frames -> tables, plots, report. Reads files, imports no other room."""
+
+
+from rundir.drawing import import_matplotlib
+
+import_matplotlib()

@@ -152,15 +152,12 @@ def _with_seeds(verdict: Verdict, level: float) -> Verdict:
     return replace(verdict, seeds_needed=seeds_needed(verdict.differences, verdict.claim.minimum, level, most=MOST_SEEDS))
 
 
-def of_runs(runs: Sequence[Path], keep: bool = True) -> list[Verdict]:
-    """The verdicts of the runs below these directories. Raises :class:`results.frame.InputError`."""
-    known = frame.current(frame.load_runs(runs, keep))
-    if known.empty:
-        raise frame.InputError(f"{' '.join(map(str, runs))} holds no runs; give the directory of a grid's runs, such as "
-                               "runs/guidelines")
-    scores, metrics = frame.load(runs, keep), frame.load_metrics(runs, keep)
+def of_runs(runs: Sequence[Path], keep: bool = True) -> tuple[list[Verdict], tuple[str, ...]]:
+    """The verdicts of the runs below these directories, and a line for each run that cannot be read. Raises
+    :class:`results.frame.InputError`."""
+    loaded = frame.current_of(frame.load_all(runs, keep), runs)
     claims, level = load_claims()
-    return judge(claims, scores[scores["run"].isin(known["run"])], known, metrics[metrics["run"].isin(known["run"])], level)
+    return judge(claims, loaded.scores, loaded.runs, loaded.metrics, level), loaded.left_out
 
 
 def p_text(p: float) -> str:
@@ -238,7 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
     arguments = parser.parse_args(argv)
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
-    show(of_runs(arguments.runs), console, arguments.show_runs)
+    verdicts, left_out = of_runs(arguments.runs)
+    show(verdicts, console, arguments.show_runs)
+    for line in left_out:
+        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,11 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import cell_plots, grid_plots, grid_tables, plots, tables, task_tables
+from results.names import file_name
 from results.render import Table
 
 # What one table or picture of scores has one value of; what tells several of them apart is in their file names.
-SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "preset", "setting"]
-DENSE = ["grid", "task", "dataset", "model", "schedule", "preset", "setting"]
+SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "preset", "setting",
+          "variant"]
+DENSE = ["grid", "task", "dataset", "model", "schedule", "preset", "setting", "variant"]
 SETTING = ["grid", "preset", "setting"]
 NO_PART = pd.DataFrame({name: pd.Series(dtype=object) for name in SCORED})
 
@@ -72,7 +73,7 @@ def _transfer_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem
     """Of settings evaluated on more than the pretraining data, or in more than one way."""
     found = []
     for name, part in parts(scores[scores["task"].eq("classification") & scores["value"].notna()], SETTING, []):
-        if len(part[["dataset", "metric", "score", "label_fraction"]].drop_duplicates()) > 1:
+        if len(part[task_tables.KINDS].drop_duplicates()) > 1:
             first = part.iloc[0]
             table = task_tables.classification(part, _same_setting(runs, first), join("table-transfer", name))
             found.append(TableItem(table, Facets(first["grid"], "classification", "", first["preset"])))
@@ -172,7 +173,7 @@ def parts(rows: pd.DataFrame, by: Sequence[str], keep: Sequence[str]) -> list[tu
             break
         if name not in said and len({key[name] for key in keys}) > 1:
             said = [column for column in by if column in (*said, name)]
-    names = ["-".join(filter(None, (_slug(str(key[name])) for name in said))) for key in keys]
+    names = [file_name([_text(key[name]) for name in said]) for key in keys]
     return list(zip(names, groups, strict=True))
 
 
@@ -181,8 +182,8 @@ def join(*words: str, by: str = "-") -> str:
     return by.join(filter(None, words))
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _dense(scores: pd.DataFrame) -> pd.DataFrame:

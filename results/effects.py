@@ -71,7 +71,8 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     Classification is judged on the pretraining data, with all labels, by the best protocol there is: linear evaluation, else the
     linear probe, else k-NN.
     """
-    found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")]
+    found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")
+                   & scores["variant"].eq("")]
     if how.get("task", "classification") == "classification":
         found = found[found["label_fraction"].eq(1)]
     if "task" not in how:

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from results import store
+from results import apart, store
 from results.reading import (
+    APART_RECORDS,
+    APART_RUNS,
     FACTOR_NUMBERS,
     FACTORS,
     FILES,
@@ -32,10 +36,12 @@ from results.reading import (
     read_metrics,
     read_records,
     read_run,
+    shown,
 )
+from rundir.files import Damaged
 
-__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "InputError", "current", "guidelines", "load", "load_metrics",
-           "load_runs", "run_directories", "save"]
+__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "Frames", "InputError", "current", "guidelines", "load", "load_all",
+           "load_metrics", "load_runs", "run_directories", "save"]
 
 # What names an experiment; these columns are the same in all three frames.
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
@@ -50,40 +56,92 @@ _HASHED = re.compile(r"-[0-9a-f]{8}$")
 Places = Path | str | Sequence[Path | str]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Everything below some directories: the three frames, and a line for each run (or file of one) that was left out of them."""
+
+    scores: pd.DataFrame
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    left_out: tuple[str, ...]
+
+
+def load_all(runs: Places, keep: bool = True) -> Frames:
+    """What :func:`load`, :func:`load_runs` and :func:`load_metrics` give, and which runs could not be read, with why.
+
+    Raises :class:`InputError`.
+    """
+    known, records, left_out = _read(runs, keep)
+    metrics, more = _read_metrics(runs, known, keep)
+    return Frames(_scores(known, records), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more])))
+
+
+def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
+    """Only the runs that count (:func:`current`), with paths as seen from ``places``.
+
+    Raises :class:`InputError` where there are none.
+    """
+    roots = sorted({f"{Path(place).resolve().parent}{os.sep}" for place in places}, key=len, reverse=True)
+    left_out = tuple(_seen_from(roots, line) for line in frames.left_out)
+    if frames.runs.empty:
+        many = f" ({len(left_out)} cannot be read: {left_out[0]})" if left_out else ""
+        raise InputError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
+                         "directory of a grid's runs, such as runs/guidelines")
+    runs = current(frames.runs).reset_index(drop=True)
+    scores, metrics = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics))
+    return Frames(scores, runs, metrics, left_out)
+
+
+def _seen_from(roots: Sequence[str], line: str) -> str:
+    for root in roots:
+        line = line.replace(root, "")
+    return line
+
+
 def load(runs: Places, keep: bool = True) -> pd.DataFrame:
     """One row per result record of every run under ``runs`` (a run, a grid's directory, a directory of grids, or several).
 
     Columns: ``SCORE_COLUMNS``. ``value`` and ``chance`` are fractions in 0..1, ``flops`` counts 2 x multiply-adds of one image;
-    what is missing or undefined is NaN (numbers), None or "" (texts). A run without results has no rows here; :func:`load_runs`
-    knows it. ``keep=False`` neither reads nor writes what is kept between calls. Raises :class:`InputError`.
+    what is missing or undefined is NaN (numbers), None or "" (texts). ``variant`` is "" for the grid's own evaluation of a run and
+    else names the settings that differ. A run without results has no rows here; :func:`load_runs` knows it. ``keep=False`` neither
+    reads nor writes what is kept between calls. A damaged run is left out with a warning. Raises :class:`InputError`.
     """
-    known, records = _read(runs, keep)
-    table = records.merge(known, on="path", how="inner", sort=False)
-    return table[SCORE_COLUMNS]
+    known, records, left_out = _read(runs, keep)
+    _warn(left_out)
+    return _scores(known, records)
 
 
 def load_runs(runs: Places, keep: bool = True) -> pd.DataFrame:
-    """One row per run directory under ``runs``, finished or not: ``RUN_COLUMNS``. Raises :class:`InputError`."""
-    return _read(runs, keep)[0]
+    """One row per run directory under ``runs``, finished or not: ``RUN_COLUMNS``. Runs with an equal cell and setting differ in the
+    seed alone. A damaged run is left out with a warning. Raises :class:`InputError`."""
+    known, _, left_out = _read(runs, keep)
+    _warn(left_out)
+    return known[RUN_COLUMNS]
 
 
 def load_metrics(runs: Places, keep: bool = True) -> pd.DataFrame:
     """The logged values of every run under ``runs`` in long form: ``CELL_COLUMNS`` and ``METRIC_COLUMNS``.
 
     ``width`` is NaN where a value belongs to no width. Where a resumed run logged the same (step, name, width) again,
-    the last line counts. A line cut short by a killed job is skipped. Raises :class:`InputError`.
+    the last line counts. A line cut short by a killed job is skipped, any other that cannot be read with a warning. Raises
+    :class:`InputError`.
     """
-    known = _read(runs, keep)[0]
-    parts = [_kept(root, "metrics", ["metrics.jsonl"], {"values": _metrics_table}, keep)["values"] for root in _roots(runs)]
-    table = pd.concat(parts, ignore_index=True).merge(known[["path", *CELL_COLUMNS]], on="path", how="inner", sort=False)
-    return table[[*CELL_COLUMNS, *METRIC_COLUMNS]]
+    known, _, left_out = _read(runs, keep)
+    metrics, more = _read_metrics(runs, known, keep)
+    _warn([*left_out, *more])
+    return metrics
+
+
+def _warn(left_out: Sequence[str]) -> None:
+    for line in left_out:
+        warnings.warn(f"left out: {line}", stacklevel=3)
 
 
 def current(runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`load_runs` that count: one run per (grid, cell, setting, seed).
 
-    The same cell may lie there twice, run with other options under another hash. Averaging both as if they were seeds
-    would be wrong, so the newest counts, a finished one before an unfinished one.
+    The same experiment may have been run twice under other names: the newest counts, a finished one before an unfinished one. Runs
+    of one cell that differ in a setting have different ``setting`` texts, and all count.
     """
     keep = _by_age(runs).drop_duplicates(["grid", "cell", "setting", "seed"], keep="last").index
     return runs.loc[runs.index.isin(keep)]
@@ -98,24 +156,44 @@ def save(scores: pd.DataFrame, stem: Path) -> list[Path]:
 
 
 def run_directories(runs: Path) -> list[Path]:
-    """The directories at ``runs`` or up to two levels below that hold a config.yaml. Nothing is sought inside of them.
+    """The directories at ``runs`` or up to two levels below that hold a config.yaml. These are not searched further.
 
     Raises :class:`InputError`.
     """
+    return [Path(path) for path in _found(runs)[0]]
+
+
+def _found(runs: Path) -> tuple[list[str], list[str]]:
+    """The run directories below ``runs``, sorted, and a line for each place that cannot be searched."""
     runs = Path(runs)
     if not runs.is_dir():
         raise InputError(f"no directory {runs}; give the directory that holds a grid's runs, such as runs/guidelines")
-    return sorted(map(Path, _holding_a_config(str(runs), 2)))
+    unread: list[str] = []
+    return sorted(_holding_a_config(str(runs), 2, unread)), sorted(unread)
 
 
-def _holding_a_config(place: str, depth: int) -> list[str]:
-    if os.path.isfile(f"{place}{os.sep}config.yaml"):
+def _holding_a_config(place: str, depth: int, unread: list[str]) -> list[str]:
+    if os.path.lexists(f"{place}{os.sep}config.yaml"):  # whatever it is
         return [place]
-    if not depth:
+    try:
+        with os.scandir(place) as entries:
+            inside = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        unread.append(f"{place} cannot be read ({error.strerror})")
         return []
-    with os.scandir(place) as entries:
-        folders = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return [path for folder in folders for path in _holding_a_config(folder, depth - 1)]
+    if {entry.name for entry in inside} >= {"status.json", "metrics.jsonl"}:
+        unread.append(f"{place} has no config.yaml")
+        return []
+    folders = [entry.path for entry in inside if depth and _is_folder(entry, unread)]
+    return [path for folder in folders for path in _holding_a_config(folder, depth - 1, unread)]
+
+
+def _is_folder(entry: os.DirEntry, unread: list[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself
+        unread.append(f"{entry.path} cannot be read ({error.strerror})")
+        return False
 
 
 def _roots(runs: Places) -> list[Path]:
@@ -124,13 +202,30 @@ def _roots(runs: Places) -> list[Path]:
     return list(dict.fromkeys(Path(place).resolve() for place in given))
 
 
-def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The runs, each experiment once, and the records of all of them, both with ``path``."""
-    read = [_kept(root, "scores", FILES, {"runs": _runs_table, "records": _records_table}, keep) for root in _roots(runs)]
-    known = pd.concat([tables["runs"] for tables in read], ignore_index=True)
-    records = pd.concat([tables["records"] for tables in read], ignore_index=True)
-    known = known.drop_duplicates("path", ignore_index=True)  # one directory given may lie in another
-    return _distinct(known), records.drop_duplicates(ignore_index=True)
+def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The runs, each experiment once and named apart, and the records of all of them, both with ``path``; what was left out."""
+    read = [_kept(root, "scores", FILES, _read_scores, keep) for root in _roots(runs)]
+    known = pd.concat([tables["runs"] for tables, _ in read], ignore_index=True)
+    records = pd.concat([tables["records"] for tables, _ in read], ignore_index=True)
+    known = _distinct(known.drop_duplicates("path", ignore_index=True))  # one directory given may lie in another
+    return apart.of_runs(known), records.drop_duplicates(ignore_index=True), _once(line for _, lines in read for line in lines)
+
+
+def _read_metrics(runs: Places, known: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The logged values of the ``known`` runs, and what was left out of them."""
+    read = [_kept(root, "metrics", ["metrics.jsonl"], _read_logs, keep) for root in _roots(runs)]
+    logged = pd.concat([tables["values"] for tables, _ in read], ignore_index=True)
+    table = logged.merge(known[["path", *CELL_COLUMNS]], on="path", how="inner", sort=False)
+    return table[[*CELL_COLUMNS, *METRIC_COLUMNS]], _once(line for _, lines in read for line in lines)
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _scores(known: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    table = records.merge(known, on="path", how="inner", sort=False)
+    return table.assign(variant=apart.of_scores(table))[SCORE_COLUMNS]
 
 
 def _distinct(known: pd.DataFrame) -> pd.DataFrame:
@@ -150,57 +245,74 @@ def _by_age(runs: pd.DataFrame) -> pd.DataFrame:
     return order.sort_values(["_done", "_when"], kind="stable")
 
 
-def _kept(root: Path, kind: str, files: Sequence[str], make: dict[str, Callable[[list[str]], pd.DataFrame]],
-          keep: bool) -> dict[str, pd.DataFrame]:
-    """The tables of all runs below ``root``: those of runs that have not changed from the store, the others read.
+def _kept(root: Path, kind: str, files: Sequence[str], read: Callable[[list[str]], tuple[dict[str, pd.DataFrame], dict[str, str]]],
+          keep: bool) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The tables of all runs below ``root``, of those that have not changed from the store; and a line for what was left out.
 
-    The first table of ``make`` has a row for each run that has been looked at, with its ``stamp``.
+    ``read`` gives the tables of some runs, and by path why something of a run is left out: such a run is read again the next time.
     """
     folder = root / store.FOLDER if keep else None
-    stamps = {path: store.stamp(path, files) for path in map(str, run_directories(root))}
-    found = store.load(folder, kind, ["stamps", *make])
-    stored = dict(zip(["stamps", *make], found, strict=True)) if found else {}
+    paths, unread = _found(root)
+    places = {shown(path): path for path in paths}
+    stamps = {path: store.stamp(place, files) for path, place in places.items()}
+    fresh, _ = read([])
+    found = store.load(folder, kind, ["stamps", *fresh])
+    stored = dict(zip(["stamps", *fresh], found, strict=True)) if found else {}
     old = dict(zip(stored["stamps"]["path"], stored["stamps"]["stamp"], strict=True)) if found else {}
     changed = [path for path, seen in stamps.items() if old.get(path) != seen]
-    fresh = {name: build(changed) for name, build in make.items()}
+    fresh, left_out = read([places[path] for path in changed])
+    lines = list(map(shown, [*unread, *left_out.values()]))
     if found and not changed and old.keys() == stamps.keys():
-        return {name: _typed(stored[name].drop(columns="token"), fresh[name]) for name in make}
-    changed_names, tables = set(changed), {}
-    for name in make:
-        parts = [fresh[name]]
+        return {name: _typed(stored[name].drop(columns="token"), fresh[name]) for name in fresh}, lines
+    same, order = set(stamps) - set(changed), {path: place for place, path in enumerate(stamps)}
+    tables = {}
+    for name, table in fresh.items():
+        parts = [table]
         if found:
             kept = stored[name].drop(columns="token")
-            same = kept["path"].isin([path for path in stamps if path not in changed_names])
-            parts.insert(0, _typed(kept[same], fresh[name]))
-        parts = [part for part in parts if len(part)] or [fresh[name]]
+            parts.insert(0, _typed(kept[kept["path"].isin(same)], table))
+        parts = [part for part in parts if len(part)] or [table]
         table = pd.concat(parts, ignore_index=True)
-        order = {path: place for place, path in enumerate(stamps)}
         tables[name] = table.sort_values("path", key=lambda paths, order=order: paths.map(order), kind="stable", ignore_index=True)
-    table = pd.DataFrame({"path": list(stamps), "stamp": list(stamps.values())}, dtype=object)
-    if stamps:
+    whole = {path: seen for path, seen in stamps.items() if path not in left_out}
+    if whole:
+        table = pd.DataFrame({"path": list(whole), "stamp": list(whole.values())}, dtype=object)
         store.save(folder, kind, {"stamps": table, **tables})
-    return tables
+    return tables, lines
 
 
-def _runs_table(paths: list[str]) -> pd.DataFrame:
-    rows = [row for path in paths if (row := read_run(path)) is not None]
-    return _columns(rows, RUN_COLUMNS, _RUN_NUMBERS, integers=("seed",))
-
-
-def _records_table(paths: list[str]) -> pd.DataFrame:
-    rows = [{**row, "path": path} for path in paths for row in read_records(path)]
-    return _columns(rows, [*RECORD_COLUMNS, "path"], RECORD_NUMBERS)
-
-
-def _metrics_table(paths: list[str]) -> pd.DataFrame:
-    parts = []
+def _read_scores(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Tables of runs and of their records, and why runs are in neither, by path."""
+    rows, records, left_out = [], [], {}
     for path in paths:
-        lines = read_metrics(path)
+        try:
+            row = read_run(path)
+            own = [] if row is None else read_records(path, row["seed"])
+        except Damaged as error:
+            left_out[shown(path)] = str(error)
+            continue
+        if row is not None:
+            rows.append(row)
+            records += [{**record, "path": row["path"]} for record in own]
+    return {"runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS], _RUN_NUMBERS, integers=("seed",)),
+            "records": _columns(records, [*RECORD_COLUMNS, *APART_RECORDS, "path"], RECORD_NUMBERS)}, left_out
+
+
+def _read_logs(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """A table of logged values, and why lines or files are not in it, by path."""
+    empty = _columns([], [*METRIC_COLUMNS, "path"], ["step", "epoch", "width", "value"])
+    parts, left_out = [], {}
+    for path in paths:
+        try:
+            lines, note = read_metrics(path)
+        except Damaged as error:
+            lines, note = [], str(error)
+        if note:
+            left_out[shown(path)] = note
         if lines:
             values = _columns(lines, METRIC_COLUMNS, ["step", "epoch", "width", "value"])
-            parts.append(values.drop_duplicates(["step", "name", "width"], keep="last").assign(path=path))
-    empty = _columns([], [*METRIC_COLUMNS, "path"], ["step", "epoch", "width", "value"])
-    return pd.concat(parts, ignore_index=True).astype({"path": object}) if parts else empty
+            parts.append(values.drop_duplicates(["step", "name", "width"], keep="last").assign(path=shown(path)))
+    return {"values": pd.concat(parts, ignore_index=True).astype({"path": object}) if parts else empty}, left_out
 
 
 def _columns(rows: list[dict[str, Any]], columns: Sequence[str], numbers: Sequence[str],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import plots
+from rundir.files import Damaged, read_json
 
 FORMAT = 1
 UNFINISHED, LEFT_SECONDS = ".report-", 3600.0
@@ -38,15 +42,32 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
           kinds: Sequence[str] = plots.KINDS) -> Written:
     """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
 
-    A report that fails half-way leaves the old one as it was. Drawing takes most of the time, so a picture whose numbers and code
-    are those of the earlier report is kept. ``about`` goes into the manifest.
+    A report that fails half-way leaves the old one as it was; of several at once each waits for the one before. Drawing takes most
+    of the time, so a picture whose numbers and code are those of the earlier report is kept. ``about`` goes into the manifest.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _write(out, writers, pictures, after, about, kinds)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold ``out`` against other reports; the lock goes with the process. Where directories cannot be locked (NFS) nothing is."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
+           after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
+           kinds: Sequence[str]) -> Written:
     earlier, drawn, result = _earlier(out), {}, Written()
-    for left in out.glob(f"{UNFINISHED}*"):
-        if time.time() - left.stat().st_mtime > LEFT_SECONDS:  # of a process that was killed; a younger one may be at work
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out) as folder:
+    _clear(out)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
         made = Path(folder)
         for name, draw in pictures.items():
             drawn[name], files = fingerprint(draw), plots.files(Path(name), kinds)
@@ -64,11 +85,23 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
         manifest = {"format": FORMAT, **about, "files": names, "skipped": result.skipped, "pictures": drawn}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for name in (*names, MANIFEST):
+            if (out / name).is_dir():  # before the first is moved: a report is replaced whole
+                raise IsADirectoryError(errno.EISDIR, "Is a directory", str(out / name))
+        for name in (*names, MANIFEST):
             os.replace(made / name, out / name)
     for name in set(earlier.get("files", [])) - set(names):
-        (out / Path(name).name).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed stays
+            (out / Path(name).name).unlink(missing_ok=True)
     result.paths = {name: out / name for name in names}
     return result
+
+
+def _clear(out: Path) -> None:
+    """Remove what processes that were killed left; what is young may be another's at work, where directories cannot be locked."""
+    for left in out.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # another report removes it too
+            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -79,10 +112,12 @@ def text(content: str) -> Callable[[Path], None]:
 def _earlier(out: Path) -> dict[str, Any]:
     """The manifest of the report that lies in ``out``; empty where there is none that can be read."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(out / MANIFEST)
+    except (FileNotFoundError, Damaged):
         return {}
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else {}
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    whole = known and isinstance(manifest.get("files"), list) and isinstance(manifest.get("pictures"), dict)
+    return manifest if whole and all(isinstance(name, str) for name in manifest["files"]) else {}
 
 
 def fingerprint(draw: partial[Figure]) -> str:

@@ -42,15 +42,16 @@ class Made:
 
 
 def page(verdicts: Sequence[Verdict], tables: Sequence[TableItem], pictures: Sequence[Picture],
-         published: tuple[Table, Sequence[Number]], runs: pd.DataFrame, scores: pd.DataFrame, made: Made) -> str:
-    """The whole page. ``runs`` and ``scores``: those that the tables are of."""
+         published: tuple[Table, Sequence[Number]], runs: pd.DataFrame, scores: pd.DataFrame, made: Made,
+         left_out: Sequence[str] = ()) -> str:
+    """The whole page. ``runs`` and ``scores``: those that the tables are of; ``left_out``: a line for each that cannot be read."""
     order = {name: str(place) for place, name in enumerate(runs["run"])}
     body = [_head(runs, scores, made), _filters(runs, scores),
             _section("claims", "Claims", f"<p class=soft>{escape(MEANING)}</p>" + _claims(verdicts, order)),
             _section("tables", "Tables", "".join(_table(item, order) for item in tables)),
             _section("pictures", "Pictures", f'<div class="pictures">{"".join(map(_picture, pictures))}</div>'),
             _section("published", "Published numbers and ours", _published(published, order)),
-            _section("runs", "Runs", _runs(runs))]
+            _section("runs", "Runs", _left_out(left_out) + _runs(runs))]
     data = json.dumps([{"place": run["place"], "commit": run["commit"]} for run in runs[["place", "commit"]].to_dict("records")])
     return "\n".join([
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -156,6 +157,12 @@ def _published(published: tuple[Table, Sequence[Number]], order: dict[str, str])
     facets = _facets(Facets(), {number.width for number in numbers})
     return (f'<div class="item"{facets}>{html(table, lambda run: order.get(run, ""))}'
             f"<details><summary>Sources</summary><ul>{lines}</ul></details></div>")
+
+
+def _left_out(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    return f"<p>Left out, since they cannot be read:</p><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _runs(runs: pd.DataFrame) -> str:

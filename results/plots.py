@@ -227,7 +227,8 @@ def save(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
             figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
             if path.suffix == ".svg":  # a hundredth of a point is finer than any screen or press
-                path.write_text(_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", path.read_text(encoding="utf-8")))
+                text = path.read_text(encoding="utf-8")
+                path.write_text(_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", text), encoding="utf-8")
     return files(stem, kinds)
 
 

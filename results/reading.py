@@ -1,34 +1,44 @@
 """One run directory (format 1) -> plain rows. The only file of this room that knows the files of a run.
 
-Nothing here joins, filters or averages; :mod:`results.frame` does.
+Nothing here joins, filters or averages; :mod:`results.frame` does. A file that cannot be used raises :class:`rundir.files.Damaged`,
+whose message is one line.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-import warnings
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from results.apart import listed
 from rundir.errors import UserError
+from rundir.experiment import OTHER_RUNS, changes, run_name
+from rundir.files import Damaged, parse_yaml, read_json, read_text
+from rundir.records import content
 
 FORMAT = 1
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
            ("infonce", "online"): "SimCLR", ("infonce", "momentum"): "momentum SimCLR"}
 # What a change of which means that a run has to be read again.
 FILES = ("config.yaml", "status.json", "result.json", "provenance.json")
+MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 
+# Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
+PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
-                  "flops", "parameters", "latency_ms", "latency_on", "model", "schedule", "initial"]
-# What a record means that does not say so: top-1 accuracy, trained on all labels, of the bare encoder.
+                  "flops", "parameters", "latency_ms", "latency_on", "model", "schedule", "initial", "variant"]
+# What a record means that does not say so: trained on all labels, of the bare encoder.
 RECORD_DEFAULTS = {"label_fraction": 1.0, "latency_on": "", "model": "", "schedule": "", "initial": ""}
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters", "latency_ms"]
+RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial"]
+# What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
+APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 # Settings that experiments vary, by the column's name. Older runs lack some of them.
 FACTORS = {"head": "objective.head", "ema_momentum": "objective.ema_momentum", "ema_schedule": "objective.ema_schedule",
@@ -37,77 +47,185 @@ FACTORS = {"head": "objective.head", "ema_momentum": "objective.ema_momentum", "
            "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "image_size": "data.size",
            "baseline": "experiment.baseline"}
 FACTOR_NUMBERS = ["ema_momentum", "per_step", "groups", "alpha", "epochs", "batch_size", "image_size"]
+_REQUIRED, _UNREADABLE = object(), object()
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TOP_LEVEL = re.compile(r"(?m)^(?=[A-Za-z_]\w*:)")
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:\\|/)\S*[/\\]")
 
 
 class InputError(UserError):
-    """Run directories that cannot be read. The message is one line: what is wrong, and what to do about it."""
+    """Places without runs, or files of this room that are not as documented. The message is one line."""
+
+
+class Fields:
+    """The entries of one file, by dotted key, each of the type that is asked for. Raises :class:`rundir.files.Damaged`."""
+
+    def __init__(self, entries: Mapping[str, Any], source: str):
+        self.entries, self.source = entries, source
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The entry, ``default`` where there is none."""
+        found: Any = self.entries
+        for part in key.split("."):
+            if not isinstance(found, Mapping) or part not in found:
+                if default is _REQUIRED:
+                    raise Damaged(f"{self.source} has no {key}")
+                return default
+            found = found[part]
+        return found
+
+    def text(self, key: str, default: Any = _REQUIRED) -> Any:
+        """A string; ``default`` for null too."""
+        found = self.get(key, default)
+        if found is None and default is not _REQUIRED:
+            return default
+        if found is not default and not (isinstance(found, str) and _encodable(found)):
+            raise self._wrong(key, found, "text")
+        return found
+
+    def number(self, key: str, default: Any = _REQUIRED) -> Any:
+        """An int or float that float64 holds; ``default`` for null too."""
+        found = self.get(key, default)
+        if found is None and default is not _REQUIRED:
+            return default
+        if found is not default and (isinstance(found, bool) or not isinstance(found, (int, float)) or not abs(found) < 1e300):
+            raise self._wrong(key, found, "a number")
+        return found
+
+    def _wrong(self, key: str, found: Any, kind: str) -> Damaged:
+        return Damaged(f"{self.source}: {key} is {reprlib.repr(found)}, not {kind}")
+
+
+def _encodable(text: str) -> bool:
+    """Whether ``text`` can be written to a file: JSON may hold halves of characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(text: str) -> str:
+    """A path, or a message with one, as text: file names that are not in the locale's encoding hold bytes as halves of characters.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_run(path: str) -> dict[str, Any] | None:
-    """The row of one run: its cell, its factors, its state and what its training took. Raises :class:`InputError`.
+    """The row of one run: its cell, its factors, its state and what its training took. Raises :class:`rundir.files.Damaged`.
 
     ``path`` is absolute. None where the directory is that of a fine-tuning job, whose config names its ``task``: its scores are
     records of the pretraining run.
     """
-    config = _config(f"{path}{os.sep}config.yaml")
-    if "task" in config:
+    config = Fields(_config(f"{path}{os.sep}config.yaml"), f"{path}{os.sep}config.yaml")
+    if "task" in config.entries:
         return None
-    grid, name = path.split(os.sep)[-2:]
-    status = _json(f"{path}{os.sep}status.json") or {}
-    provenance = _json(f"{path}{os.sep}provenance.json") or {}
-    return {"run": name, **_cell(config, f"{path}{os.sep}config.yaml"), "state": status.get("state", "pending"),
-            **{name: _optional(config, key) for name, key in FACTORS.items()}, "pretrained_on": _pretrained_on(config),
-            "why": status.get("why") or "", "started": status.get("started"),
-            "finished": status.get("finished") or provenance.get("finished"),
-            "train_seconds": provenance.get("train_seconds"), "train_flops": provenance.get("train_flops"),
-            "commit": provenance.get("git_commit") or "", "hardware": _hardware(provenance.get("hardware")),
-            "command": portable(provenance.get("command") or []), "place": f"{grid}/{name}", "path": path}
+    grid, name = shown(path).split(os.sep)[-2:]
+    status, provenance = (Fields(_object(f"{path}{os.sep}{file}") or {}, f"{path}{os.sep}{file}")
+                          for file in ("status.json", "provenance.json"))
+    factors = {name: config.number(key, None) if name in FACTOR_NUMBERS else config.text(key, None)
+               for name, key in FACTORS.items()}
+    return {"run": name, **_cell(config), **factors, "pretrained_on": _pretrained_on(config), **_same(config),
+            "state": status.text("state", "pending"), "why": status.text("why", ""), "started": status.text("started", None),
+            "finished": status.text("finished", None) or provenance.text("finished", None),
+            "train_seconds": provenance.number("train_seconds", None), "train_flops": provenance.number("train_flops", None),
+            "commit": provenance.text("git_commit", ""), "hardware": _hardware(provenance),
+            "command": _command(provenance), "place": f"{grid}/{name}", "path": shown(path)}
 
 
-def read_records(path: str) -> Iterator[dict[str, Any]]:
-    """The records of one run's result.json, what they leave out filled in; none where there is no such file."""
+def read_records(path: str, seed: int) -> list[dict[str, Any]]:
+    """The records of one run's result.json, what they leave out filled in; none where there is no such file.
+
+    ``seed``: the run's. ``variant`` names the settings that are not those of the grid's own evaluation, ``rest`` (JSON) is all else
+    that the value depends on, ``standard`` whether the record says that it is the grid's own. Of records that differ in weights or
+    data alone the last counts. Raises :class:`rundir.files.Damaged`.
+    """
     source = f"{path}{os.sep}result.json"
-    result = _json(source)
+    result = _object(source)
     if result is None:
-        return
+        return []
     records = result.get("records")
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise InputError(f"{source} has no list of records; delete it and evaluate the run again")
+        raise Damaged(f"{source} has no list of records; delete it and evaluate the run again")
+    newest = {}
     for record in records:
-        _check_record(record, source)
-        row = RECORD_DEFAULTS | record
-        row.setdefault("score", "top1" if record.get("task") == "classification" else "")
-        yield row
+        row = _record(Fields(record, source), seed)
+        lasting = {name: said for name, said in row["rest"].items() if name != "data"}
+        name = json.dumps([row.get(name) for name in PLACE] + [row["variant"], lasting], sort_keys=True, default=str)
+        newest.pop(name, None)
+        newest[name] = row | {"rest": json.dumps(row["rest"], sort_keys=True)}
+    return list(newest.values())
 
 
-def _check_record(record: dict[str, Any], source: str) -> None:
-    for name in RECORD_NUMBERS:
-        value = record.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise InputError(f"{source}: {name} of a record is {value!r}, not a number; delete the file and evaluate the run again")
-    if record.get("width") is None:
-        raise InputError(f"{source} has a record without a width; delete the file and evaluate the run again")
-    if not 0 <= (record.get("value") or 0) <= 1:
-        raise InputError(f"{source}: value {record['value']} is not between 0 and 1; scores are fractions, not per cent")
+def _record(record: Fields, seed: int) -> dict[str, Any]:
+    row = {name: record.text(name, RECORD_DEFAULTS.get(name)) for name in RECORD_TEXTS}
+    row |= {name: record.number(name, RECORD_DEFAULTS.get(name)) for name in RECORD_NUMBERS}
+    classification = row["task"] == "classification"
+    row["score"] = row["score"] if row["score"] is not None else "top1" if classification else ""
+    if row["width"] is None:
+        raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
+    if not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
+        raise Damaged(f"{record.source}: value {row['value']} is not between 0 and 1; scores are fractions, not per cent")
+    row["seed"] = record.number("seed", seed)
+    changed, settings = (record.get(name, None) for name in ("changed", "settings"))
+    for name, found in (("changed", changed), ("settings", settings)):
+        if found is not None and not isinstance(found, dict):
+            raise Damaged(f"{record.source}: {name} of a record is {reprlib.repr(found)}, not a mapping")
+    if changed is None and classification and row["seed"] != seed:  # of a version that did not say so
+        changed = {"seed": row["seed"]}
+    said = content(record.entries)
+    rest = {name: entry for name, entry in said.items() if name not in (*PLACE, "settings")} | said.get("settings", {})
+    rest.pop("weights", None)
+    return row | {"variant": listed(changed or {}), "standard": changed == {}, "rest": rest}
 
 
-def read_metrics(path: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. One that a killed job cut short is left out."""
+def read_metrics(path: str) -> tuple[list[dict[str, Any]], str]:
+    """The lines of metrics.jsonl, and what is wrong with those that are left out; "" where nothing is.
+
+    A last line that a killed job cut short is left out without a word. Raises :class:`rundir.files.Damaged`.
+    """
     source = f"{path}{os.sep}metrics.jsonl"
     try:
-        with open(source, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
+        lines = read_text(source, MOST_METRICS).splitlines()
     except FileNotFoundError:
-        return []
-    try:  # one call for all lines is several times faster than one a line
+        return [], ""
+    try:  # one call for all lines is several times faster than one for each
         values = json.loads(f"[{','.join(lines)}]")
-    except ValueError:
-        values = list(_line_by_line(lines, source))
-    return [value for value in values if isinstance(value, dict)]
+    except (ValueError, RecursionError):
+        values = list(map(_line, lines))
+        if lines and values[-1] is _UNREADABLE:
+            values.pop()
+    faults = [(number, fault) for number, value in enumerate(values, start=1) if (fault := _metric_fault(value))]
+    more = f", and {len(faults) - 1} more lines like it" if len(faults) > 1 else ""
+    note = f"{source}, line {faults[0][0]} {faults[0][1]}{more}: left out" if faults else ""
+    wrong = {number for number, _ in faults}
+    return [_finite(value) for number, value in enumerate(values, start=1) if number not in wrong], note
+
+
+def _line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _metric_fault(value: Any) -> str:
+    """Why this is no line of metrics.jsonl; "" where it is one."""
+    if value is _UNREADABLE or not isinstance(value, dict):
+        return "is not a JSON object"
+    if not isinstance(value.get("name"), str) or not _encodable(value["name"]):
+        return f"has the name {reprlib.repr(value.get('name'))}, not text"
+    for name in ("step", "epoch", "width", "value"):
+        found = value.get(name)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, (int, float)) or
+                                  (isinstance(found, int) and abs(found) > 1e300)):
+            return f"has the {name} {reprlib.repr(found)}, not a number"
+    return ""
+
+
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    logged = value.get("value")
+    return value if logged is None or math.isfinite(logged) else value | {"value": None}
 
 
 def guidelines(base_loss: str, distill_loss: str, teacher: str) -> str:
@@ -119,89 +237,112 @@ def guidelines(base_loss: str, distill_loss: str, teacher: str) -> str:
 def portable(command: list[str]) -> str:
     """A command line without the places of one machine: of an absolute path only its last part is kept."""
     words = [_ABSOLUTE.sub("", str(word)) for word in command]
-    return " ".join(words)
+    return _escaped(" ".join(words))
 
 
-def _cell(config: dict[str, Any], source: str) -> dict[str, Any]:
-    def get(key: str) -> Any:
-        value: Any = config
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise InputError(f"{source} has no {key}; it is not the resolved configuration of a run")
-            value = value[part]
-        return value
+def _escaped(text: str) -> str:
+    """``text`` with escapes for halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
-    base, distill, teacher = get("objective.base_loss"), get("objective.distill_loss"), get("objective.teacher")
-    low, high = float(get("widths.min")), float(get("widths.max"))
+
+def _command(provenance: Fields) -> str:
+    words = provenance.get("command", None) or []
+    if not isinstance(words, list):
+        raise Damaged(f"{provenance.source}: command is {reprlib.repr(words)}, not a list of words")
+    return portable(words)
+
+
+def _cell(config: Fields) -> dict[str, Any]:
+    base, distill, teacher = (config.text(f"objective.{name}") for name in ("base_loss", "distill_loss", "teacher"))
+    low, high = float(config.number("widths.min")), float(config.number("widths.max"))
     kind = _kind(config, low == high, distill == "none")
-    limit = _optional(config, "data.limit")
-    trained = (f"{_pretrained_on(config)}{f' ({limit:,} images)' if limit else ''} at {get('data.size')} pixels, "
-               f"{get('model.arch')}, {get('optimizer.epochs')} epochs, batch {get('optimizer.batch_size')}")
+    limit = config.number("data.limit", None)
+    trained = (f"{_pretrained_on(config)}{f' ({limit:,} images)' if limit else ''} at {config.number('data.size')} pixels, "
+               f"{config.text('model.arch')}, {config.number('optimizer.epochs')} epochs, batch "
+               f"{config.number('optimizer.batch_size')}")
+    seed = config.number("seed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise Damaged(f"{config.source}: seed is {reprlib.repr(seed)}, not a whole number of 63 bits")
     # A run started by hand belongs to no grid: its place names it.
-    folder, name = source.split(os.sep)[-3:-1]
-    return {"grid": get("experiment.grid") or folder, "cell": get("experiment.cell") or name,
+    folder, name = shown(config.source).split(os.sep)[-3:-1]
+    return {"grid": config.text("experiment.grid", "") or folder, "cell": config.text("experiment.cell", "") or name,
             "base_loss": base, "distill_loss": distill, "teacher": teacher,
             "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
             "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
-            "arch": get("model.arch"), "width_min": low, "width_max": high,
+            "arch": config.text("model.arch"), "width_min": low, "width_max": high,
             # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
-            "setting": _optional(config, "experiment.setting") or trained, "trained": trained,
-            "preset": get("experiment.preset"), "needs": _run_of(_needed(config)),
-            "seed": int(get("seed"))}
+            "setting": config.text("experiment.setting", "") or trained, "trained": trained,
+            "preset": config.text("experiment.preset", ""), "needs": run_name(_needed(config)),
+            "seed": seed}
 
 
-def _optional(config: dict[str, Any], key: str) -> Any:
-    section, name = key.split(".")
-    return config[section].get(name) if isinstance(config.get(section), dict) else None
+def _same(config: Fields) -> dict[str, Any]:
+    """What has to be equal in runs that differ in the seed alone: ``alike`` (JSON), other runs by name (JSON), and what the launch
+    changed, None where it did not say so.
+    """
+    alike = changes(config.entries)
+    if config.get("data.name", None) == "folder":
+        alike["data.root"] = _pretrained_on(config)
+    others = {key: run_name(place) for key in OTHER_RUNS if (place := config.text(key, ""))}
+    return {"alike": json.dumps(alike, sort_keys=True, default=str), "others": json.dumps(others, sort_keys=True) if others else "",
+            "overrides": config.text("experiment.overrides", None)}
 
 
-def _pretrained_on(config: dict[str, Any]) -> str:
+def _pretrained_on(config: Fields) -> str:
     """The name that records of evaluation on the pretraining data have: an image folder is called by its directory."""
-    name = str(_optional(config, "data.name"))
-    return Path(_optional(config, "data.root") or name).name if name == "folder" else name
+    name = config.text("data.name")
+    return Path(config.text("data.root", "") or name).name if name == "folder" else name
 
 
-def _kind(config: dict[str, Any], one_width: bool, naive: bool) -> str:
+def _kind(config: Fields, one_width: bool, naive: bool) -> str:
     """``derived`` (made without training), ``individual``, ``naive``, ``usnet`` (the authors' baselines: the predictor shared, and
     with it more that is no cell of the guidelines grid) or ``us3l``.
     """
-    if (_optional(config, "derived.network") or "none") != "none":
+    if config.text("derived.network", "none") != "none":
         return "derived"
-    usnet = str(_optional(config, "experiment.recipe") or "").startswith("usnet-")
+    usnet = config.text("experiment.recipe", "").startswith("usnet-")
     return "individual" if one_width else "naive" if naive else "usnet" if usnet else "us3l"
 
 
-def _needed(config: dict[str, Any]) -> str:
+def _needed(config: Fields) -> str:
     """The run or checkpoint that this run was made from or learned from; "" for none."""
-    return _optional(config, "objective.seed_teacher") or _optional(config, "derived.source") or ""
+    return config.text("objective.seed_teacher", "") or config.text("derived.source", "")
 
 
-def _run_of(checkpoint: str) -> str:
-    """The name of the run directory that a checkpoint lies in, which may be given by the directory itself; "" for none."""
-    path = Path(checkpoint)
-    return path.parent.name if path.suffix == ".pt" else path.name
+def _hardware(provenance: Fields) -> str:
+    """What the run was made on, as far as its numbers depend on it: ``AMD EPYC (26/2/1) AVX512, 1 thread, fp32``; of a run that
+    moved, ``A, then B``; where its scores were computed elsewhere, ``A; evaluated on B``. Of older runs ``x86_64, 2 cores``.
+    """
+    kinds = provenance.get("kinds", None)
+    if not isinstance(kinds, Mapping) or not kinds:
+        return _escaped(_machine(provenance.get("hardware", None)))
+    trained, scored = (_kinds(kinds, work) for work in ("pretraining", "evaluation"))
+    return _escaped("; evaluated on ".join(filter(None, dict.fromkeys([trained, scored]))))
 
 
-def _hardware(known: dict[str, Any] | None) -> str:
-    """``x86_64, 2 cores`` or ``8 x NVIDIA A100``."""
-    if not isinstance(known, dict):
+def _kinds(kinds: Mapping[str, Any], work: str) -> str:
+    found = kinds.get(work)
+    return ", then ".join(map(str, found)) if isinstance(found, list) else ""
+
+
+def _machine(known: Any) -> str:
+    if not isinstance(known, Mapping):
         return ""
-    gpus = known.get("gpus") or []
+    gpus = known.get("gpus")
+    gpus = [str(gpu) for gpu in gpus] if isinstance(gpus, list) else []
     if gpus:
-        return f"{len(gpus)} x {gpus[0]}" if len(set(map(str, gpus))) == 1 else ", ".join(map(str, gpus))
+        return f"{len(gpus)} x {gpus[0]}" if len(set(gpus)) == 1 else ", ".join(gpus)
     return f"{known.get('machine', 'unknown')}, {known.get('cores', '?')} cores"
 
 
 def _config(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            config = _yaml(file.read())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML ({_first_line(error)}); delete the run and start it again") from None
-    return _known_format(config, path)
+        return _known_format(_yaml(read_text(path, MOST_CONFIG), path), path)
+    except FileNotFoundError:
+        raise Damaged(f"{path} is a broken link") from None
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str, path: str = "") -> Any:
     """A YAML document. Most sections of a configuration are those of other runs too: each is parsed once.
 
     A section is what follows a key at the beginning of a line. Where a text is not made so, it is parsed as a whole.
@@ -210,49 +351,32 @@ def _yaml(text: str) -> Any:
     try:
         for section in _TOP_LEVEL.split(text):
             parsed = _section(section)
-            if isinstance(parsed, dict):
-                merged |= parsed
-            elif parsed is not None:
-                return yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError:
-        return yaml.load(text, Loader=_LOADER)
+            if parsed is None:
+                continue
+            if not isinstance(parsed, dict) or parsed.keys() & merged.keys():
+                return parse_yaml(text, path)
+            merged |= parsed
+    except Damaged:
+        return parse_yaml(text, path)  # for the line in the whole
     return merged
 
 
 @lru_cache(maxsize=4096)
 def _section(text: str) -> Any:
-    return yaml.load(text, Loader=_LOADER)
+    return parse_yaml(text)
 
 
-def _json(path: str) -> dict[str, Any] | None:
+def _object(path: str) -> dict[str, Any] | None:
     """The object in ``path``; None where there is no such file (the run has not come that far)."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        return _known_format(read_json(path), path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({_first_line(error)}); delete it and run the cell again") from None
-    return _known_format(content, path)
 
 
-def _known_format(content: Any, path: str) -> dict[str, Any]:
-    number = content.get("format") if isinstance(content, dict) else None
-    if number != FORMAT:
-        raise InputError(f"{path} has format {number!r}, this version reads format {FORMAT}; "
-                         f"use the version that wrote it, or run the cell again")
-    return content
-
-
-def _line_by_line(lines: list[str], source: str) -> Iterator[Any]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            # The last line may be cut short at any time. Inside the file it means a job was killed and appended to.
-            if number < len(lines) and line.strip():
-                warnings.warn(f"{source}, line {number} is not readable and is left out", stacklevel=2)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _known_format(found: Any, path: str) -> dict[str, Any]:
+    number = found.get("format") if isinstance(found, dict) else None
+    if number != FORMAT or isinstance(number, bool):
+        raise Damaged(f"{path} has format {reprlib.repr(number)}, this version reads format {FORMAT}; "
+                      f"use the version that wrote it, or run the cell again")
+    return found

@@ -11,14 +11,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, results/ is on the path, not the directory above it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import pandas as pd
 import rich.console
 
 from results import claims, contents, frame, output, paper, plots, render, tables
@@ -39,22 +38,15 @@ PAGE = "index.html"
 
 @dataclass
 class Report:
-    """What was written: paths by file name, why pictures were skipped by their name, main table first, the verdicts."""
+    """What was written: paths by file name, why pictures were skipped by their name, main table first, the verdicts, and a line for
+    each run that could not be read."""
 
     out: Path
     paths: dict[str, Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     tables: list[render.Table] = field(default_factory=list)
     verdicts: list[claims.Verdict] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The frames of the runs that count."""
-
-    scores: pd.DataFrame
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
+    left_out: tuple[str, ...] = ()
 
 
 def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
@@ -75,7 +67,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
     """
     roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     loaded = _load(roots, keep)
-    result = Report(Path(out) if out is not None else _default_out(roots))
+    result = Report(Path(out) if out is not None else _default_out(roots), left_out=loaded.left_out)
     items = contents.all_tables(loaded.scores, loaded.runs)
     pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs, small)}
     known, level = claims.load_claims()
@@ -92,30 +84,26 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
     def last(folder: Path) -> dict[str, Callable[[Path], None]]:
         drawn = [Picture(item.title, (folder / f"{name}.svg").read_text(encoding="utf-8"), item.facets)
                  for name, item in pictures.items() if (folder / f"{name}.svg").is_file()]
-        return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made))}
+        return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made,
+                                       loaded.left_out))}
 
     try:
         written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
-                               {"command": made.command, "commit": made.commit}, ("svg",) if small else plots.KINDS)
+                               {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
+                               ("svg",) if small else plots.KINDS)
     except FileExistsError:
         raise frame.InputError(f"{result.out} is a file; give another directory to write the report to") from None
     result.paths, result.skipped = written.paths, written.skipped
     return result
 
 
-def _load(roots: Sequence[Path], keep: bool) -> Loaded:
-    known = frame.load_runs(roots, keep)
-    if known.empty:
-        raise frame.InputError(f"{' '.join(map(str, roots))} holds no runs (directories with a config.yaml); "
-                               "give the directory of a grid")
-    runs = frame.current(known).reset_index(drop=True)
-    scores, metrics = frame.load(roots, keep), frame.load_metrics(roots, keep)
-    metrics = metrics[metrics["run"].isin(runs["run"])]
-    scores = tables.mark_collapse(scores[scores["run"].isin(runs["run"])], metrics)
-    return Loaded(scores, runs, metrics)
+def _load(roots: Sequence[Path], keep: bool) -> frame.Frames:
+    """The frames of the runs that count."""
+    loaded = frame.current_of(frame.load_all(roots, keep), roots)
+    return replace(loaded, scores=tables.mark_collapse(loaded.scores, loaded.metrics))
 
 
-def _frame_writers(loaded: Loaded) -> dict[str, Callable[[Path], None]]:
+def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
     scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns="path")
     return {"frame.parquet": lambda path: scores.to_parquet(path, index=False),
             "frame.csv": lambda path: scores.to_csv(path, index=False),
@@ -148,6 +136,8 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
     counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in claims.STYLES}
     console.print(f"claims: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count)} (claims.md; "
                   "python results/claims.py shows them)", markup=False, highlight=False)
+    for line in result.left_out:
+        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():
         console.print(f"skipped {name}: {reason}", markup=False, highlight=False)
     console.print(f"in {result.out}:", markup=False, highlight=False)

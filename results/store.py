@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
 from results import reading
+from rundir import experiment, files, records
 
 FOLDER = ".frame"
 
@@ -24,7 +26,7 @@ def stamp(path: str, names: Sequence[str]) -> str:
     for name in names:
         try:
             status = os.stat(f"{path}{os.sep}{name}")
-        except FileNotFoundError:
+        except OSError:  # missing, or damaged: a link to itself
             found.append("-")
         else:
             found.append(f"{status.st_mtime_ns}.{status.st_size}.{status.st_ino}")
@@ -37,8 +39,11 @@ def load(folder: Path | None, kind: str, parts: Sequence[str]) -> list[pd.DataFr
         return None
     tables = []
     for part in parts:
+        path = folder / f"{kind}-{part}-{_version()}.parquet"
         try:
-            table = pd.read_parquet(folder / f"{kind}-{part}-{_version()}.parquet")
+            if not path.is_file():  # a named pipe would be waited for
+                return None
+            table = pd.read_parquet(path)
         except (OSError, ValueError, KeyError):  # pyarrow's errors are ValueErrors
             return None
         tables.append(table)
@@ -50,7 +55,7 @@ def save(folder: Path | None, kind: str, tables: dict[str, pd.DataFrame]) -> Non
     """Store ``tables`` by part; nothing where the folder cannot be written (a store is a convenience)."""
     if folder is None:
         return
-    token = os.urandom(8).hex()
+    token, made = os.urandom(8).hex(), None
     try:
         folder.mkdir(exist_ok=True)
         for old in folder.glob(f"{kind}-*.parquet"):
@@ -61,9 +66,12 @@ def save(folder: Path | None, kind: str, tables: dict[str, pd.DataFrame]) -> Non
             table.assign(token=token).to_parquet(made, index=False)
             os.replace(made, folder / f"{kind}-{part}-{_version()}.parquet")
     except OSError:
-        return
+        if made is not None:
+            with suppress(OSError):
+                made.unlink(missing_ok=True)
 
 
 def _version() -> str:
     """Of the code that reads: a store of other code has other columns, or other meanings."""
-    return hashlib.sha256(Path(reading.__file__).read_bytes() + pd.__version__.encode()).hexdigest()[:12]
+    code = b"".join(Path(module.__file__).read_bytes() for module in (reading, experiment, files, records))
+    return hashlib.sha256(code + experiment.DEFAULTS.read_bytes() + pd.__version__.encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ A new table is a list of :class:`RowSpec` given to :func:`score_table`, and its 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -29,9 +30,11 @@ LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "kl": "KL", "none": "none"}
 METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning",
            **{f"{kind}_AP{what}": f"{kind} AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")},
            "mIoU": "mIoU", "mAcc": "mean class accuracy", "aAcc": "pixel accuracy"}
+MOST_KINDS = 4  # of machine, that a caption names
 SCORES = {"top1": "Accuracy", "mean_per_class": "Mean per-class accuracy"}
 # Scores of one table have these equal.
-SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial"]
+SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial",
+          "variant"]
 GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G3")
 
 
@@ -169,9 +172,11 @@ def _at_width(rows: pd.DataFrame, width: float | None) -> pd.DataFrame:
 
 
 def metric_name(about: pd.Series) -> str:
-    """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``."""
+    """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``; and the
+    settings that are not those of a grid's own evaluation: ``linear probe (C=0.1)``."""
     name, fraction = METRICS.get(about["metric"], about["metric"]), about["label_fraction"]
-    return name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
+    name = name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
+    return f"{name} ({about['variant']})" if about["variant"] else name
 
 
 def score_name(about: pd.Series) -> str:
@@ -239,7 +244,18 @@ def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> s
     if any(score.collapsed for score in found):
         text.append(f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
                     f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
-    return " ".join(text + _unfinished(runs))
+    return " ".join(text + _machines(runs) + _unfinished(runs))
+
+
+def _machines(runs: pd.DataFrame) -> list[str]:
+    """A note where runs were made on different kinds of machine: that alone can change a score by points (docs/formats.md)."""
+    kinds = Counter(filter(None, runs["hardware"]))
+    if len(kinds) < 2:
+        return []
+    most = sorted(kinds, key=lambda kind: (-kinds[kind], kind))
+    named = [f"{kinds[kind]} on {kind}" for kind in most[:MOST_KINDS]]
+    more = [f"{sum(kinds[kind] for kind in most[MOST_KINDS:])} on others"] if len(kinds) > MOST_KINDS else []
+    return [f"Runs come from {len(kinds)} kinds of machine, which alone can change scores by points: {'; '.join(named + more)}."]
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:

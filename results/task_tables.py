@@ -14,19 +14,21 @@ from results.tables import METRICS, RowSpec, metric_name, value_table, width_nam
 # What a table of a dense task shows, in this order.
 DENSE_METRICS = {"detection": [f"{kind}_AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")],
                  "segmentation": ["mIoU", "mAcc", "aAcc"]}
+# What one column of classification scores has one value of.
+KINDS = ["dataset", "metric", "score", "label_fraction", "variant"]
 INITIAL = {"random": "random weights", "pretrained": "pretrained", "": "pretrained"}
 
 
 def classification(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "transfer") -> Table:
     """Linear evaluation and transfer classification: networks and widths x data sets and protocols. ``scores``: of one grid."""
     scores = scores[scores["task"].eq("classification") & scores["value"].notna()]
-    kinds = scores[["dataset", "metric", "score", "label_fraction"]].drop_duplicates()
+    kinds = scores[KINDS].drop_duplicates()
     order = {metric: place for place, metric in enumerate(METRICS)}
     own = set(runs["pretrained_on"])
     kinds = kinds.assign(foreign=~kinds["dataset"].isin(own), place=kinds["metric"].map(order).fillna(len(order)))
-    kinds = kinds.sort_values(["foreign", "dataset", "label_fraction", "place", "score"],
-                              ascending=[True, True, False, True, False])
-    keys = kinds[["dataset", "metric", "score", "label_fraction"]].to_dict("records")
+    kinds = kinds.sort_values(["foreign", "dataset", "label_fraction", "place", "score", "variant"],
+                              ascending=[True, True, False, True, False, True])
+    keys = kinds[KINDS].to_dict("records")
     names = [f"{kind['dataset']}, {metric_name(pd.Series(kind))}" + (", by class" if kind["score"] == "mean_per_class" else "")
              for kind in keys]
     return value_table(name, "Linear evaluation and transfer classification", with_family(scores), runs, _columns(scores),
@@ -42,7 +44,8 @@ def dense(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "dense") -> Tabl
     first = scores.iloc[0]
     found = [metric for metric in DENSE_METRICS.get(first["task"], []) if scores["metric"].eq(metric).any()]
     found += sorted(set(scores["metric"]) - set(found))
-    about = ", ".join(filter(None, [first["model"], f"schedule {first['schedule']}" if first["schedule"] else ""]))
+    about = ", ".join(filter(None, [first["model"], f"schedule {first['schedule']}" if first["schedule"] else "",
+                                      first["variant"]]))
     title = f"{first['task'].capitalize()} on {first['dataset']}" + (f" ({about})" if about else "")
     return value_table(name, title, with_family(scores), runs, _columns(scores), _by_width(scores, runs),
                        [{"metric": metric} for metric in found], [METRICS.get(metric, metric) for metric in found], "Score (%)")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from rundir.drawing import import_matplotlib
 from rundir.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,6 +42,7 @@ def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     """
     _open_streams()
     _catch_termination()
+    import_matplotlib()
     try:
         code = _code(main, argv, interrupted)
         _flush()

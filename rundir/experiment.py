@@ -34,7 +34,7 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     Two runs with equal changes are one experiment with two seeds, if they learned from the same data, and of equal teachers.
     """
     known = defaults()
-    said = {key: value for key, value in _flat(config) if not _left_out(key)}
+    said = {key: value for key, value in _flat(config) if counts(key)}
     return {key: value for key, value in said.items()
             if key not in known or known[key] != value or isinstance(known[key], bool) != isinstance(value, bool)}  # True == 1
 
@@ -45,8 +45,9 @@ def run_name(place: str) -> str:
     return path.parent.name if path.suffix == ".pt" else path.name
 
 
-def _left_out(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in (*NOT_HASHED, *OTHER_RUNS, "format", "seed"))
+def counts(key: str) -> bool:
+    """Whether runs that differ in this key, dotted, differ in more than the seed and other runs' names."""
+    return not any(key == name or key.startswith(f"{name}.") for name in (*NOT_HASHED, *OTHER_RUNS, "format", "seed"))
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -93,6 +93,7 @@ def _as_given(value: float) -> str:
 
 
 def _ours(number: Number, scores: pd.DataFrame) -> Score | None:
+    scores = scores[scores["variant"].eq("")] if len(scores) else scores
     found = of_cells(scores, number.cells) if len(scores) and number.cells else scores[:0]
     for column in ("arch", "task", "dataset", "metric"):
         found = found[found[column].eq(getattr(number, column))]

@@ -89,3 +89,12 @@ def test_seeds_are_a_count_or_a_list():
     for bad in ("0", "-1", "a", "1,b", ""):
         with pytest.raises(UserError, match="neither a count"):
             seeds(bad)
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    ((), ""), (("optimizer.lr=1e-4", "optimizer.epochs=3"), "optimizer.lr=0.0001"),
+    (("train.threads=1", "evaluation.protocols=[knn]"), ""),
+    (("regularizer.coefficient=0", "augment.flip=0.5"), "augment.flip=0.5, regularizer.coefficient=0.0")])
+def test_runs_say_what_their_launch_changed_that_counts(overrides, said):
+    runs = expand(overrides=overrides)
+    assert {run.cfg.experiment.overrides for run in runs} == {said}

@@ -32,7 +32,7 @@ def config(base="infonce", distill="infonce", teacher="momentum", seed=100, widt
 
 def record(width, value, metric="knn", **changes):
     """One record of result.json; FLOPs and parameters grow with the square of the width."""
-    return {"task": "classification", "dataset": "digits", "metric": metric, "width": width, "seed": 100,
+    return {"task": "classification", "dataset": "digits", "metric": metric, "width": width,
             "value": value, "chance": CHANCE, "count": COUNT, "flops": int(4e7 * width**2),
             "parameters": int(7e5 * width**2)} | changes
 
@@ -54,7 +54,7 @@ def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", n
         status["finished"] = finished
     (path / "status.json").write_text(json.dumps(status))
     if records:
-        (path / "result.json").write_text(json.dumps({"format": 1, "records": list(records)}))
+        (path / "result.json").write_text(json.dumps({"format": 1, "records": [{"seed": seed} | entry for entry in records]}))
         (path / "provenance.json").write_text(json.dumps({"format": 1, "train_seconds": cost[0], "train_flops": cost[1]}))
     if metrics:
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from results import frame, reading
-from results.frame import CELL_COLUMNS, InputError, current, guidelines, load, load_metrics, load_runs, save
+from results.frame import CELL_COLUMNS, InputError, current, guidelines, load, load_all, load_metrics, load_runs, save
 from tests.results.synthetic import config, metric, record, write_run
 
 
@@ -100,31 +101,156 @@ def test_a_torn_last_line_is_skipped(tmp_path, recwarn):
     assert not recwarn.list
 
 
-def test_a_torn_line_inside_is_skipped_and_said(tmp_path):
+@pytest.mark.parametrize(("line", "why"), [
+    ('{"step": 1', "is not a JSON object"), ("5", "is not a JSON object"), ("[" * 100_000, "is not a JSON object"),
+    ('{"step": 1, "epoch": 1, "name": "lr", "width": null, "value": "abc"}', "line 1 has the value 'abc', not a number"),
+    ('{"step": [], "name": "lr"}', "line 1 has the step [], not a number"), ('{"name": 5}', "line 1 has the name 5, not text"),
+    ('{"step": 1' + "0" * 400 + ', "name": "lr"}', "not a number")])
+def test_a_line_of_metrics_that_is_none_is_left_out_and_said(tmp_path, line, why):
     path = write_run(tmp_path, config())
-    (path / "metrics.jsonl").write_text('{"step": 1\n' + json.dumps(metric("lr", 1, 0.1)) + "\n")
-    with pytest.warns(UserWarning, match="line 1 is not readable"):
-        assert len(load_metrics(tmp_path)) == 1
+    (path / "metrics.jsonl").write_text(line + "\n" + json.dumps(metric("lr", 1, 0.1)) + "\n")
+    for _ in range(2):  # not only when it is read for the first time
+        frames = load_all(tmp_path)
+        assert frames.metrics["value"].tolist() == [0.1] and len(frames.runs) == 1
+        [note] = frames.left_out
+        assert why in note and note.startswith(f"{path / 'metrics.jsonl'}, line 1")
+    with pytest.warns(UserWarning, match="left out"):
+        load_metrics(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["status.json", "result.json", "provenance.json", "config.yaml"])
-def test_an_unknown_format_number(tmp_path, name):
-    path = write_run(tmp_path, config(), [record(1.0, 0.5)])
-    (path / name).write_text(json.dumps({"format": 2}))  # JSON is YAML
-    with pytest.raises(InputError, match=rf"{name} has format 2, this version reads format 1") as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("value", "read"), [("NaN", True), ("Infinity", True), ("null", True), ("1e400", True)])
+def test_a_logged_value_that_is_not_finite_is_missing(tmp_path, value, read):
+    path = write_run(tmp_path, config())
+    (path / "metrics.jsonl").write_text(f'{{"step": 1, "epoch": 1, "name": "lr", "width": null, "value": {value}}}\n')
+    assert load_metrics(tmp_path)["value"].isna().tolist() == [True]
 
 
-@pytest.mark.parametrize(("name", "text", "message"), [
+def damage(path, name, content):
+    """Replace a file of a run by text, bytes, or what a function makes of its place."""
+    (path / name).unlink(missing_ok=True)
+    if callable(content):
+        content(path / name)
+    elif isinstance(content, bytes):
+        (path / name).write_bytes(content)
+    else:
+        (path / name).write_text(content)
+
+
+def changed(name, **entries):
+    """A valid file of the run with some entries replaced."""
+    whole = {"config.yaml": config(seed=7), "status.json": {"format": 1, "state": "done", "started": "2026"},
+             "provenance.json": {"format": 1, "train_seconds": 1.0},
+             "result.json": {"format": 1, "records": [record(1.0, 0.5)]}}[name]
+    for key, value in entries.items():
+        place, *parents = whole, *key.split("__")[:-1]
+        for parent in parents:
+            place = place[parent]
+        place[key.split("__")[-1]] = value
+    return json.dumps(whole)  # JSON is YAML
+
+
+ALL = ("config.yaml", "status.json", "result.json", "provenance.json")
+HUGE = 10**400
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+DAMAGES = [
+    *((name, os.mkfifo, "is a named pipe, not a file") for name in (*ALL, "metrics.jsonl")),
+    *((name, lambda path: path.mkdir(), "is a directory, not a file") for name in ALL),
+    *((name, lambda path: path.symlink_to(path.name), "cannot be read (Too many levels") for name in ALL),
+    *((name, b"\xff\xfe\x00", "not UTF-8") for name in ALL),
+    *((name, changed(name, format=2), "has format 2, this version reads format 1") for name in ALL),
+    *((name, content, "is not JSON") for name in ALL[1:] for content in ("", "{", "nul")),
+    *((name, "[" * 100_000, "nested too deeply") for name in ALL[1:]),
+    *((name, content, "has format None") for name in ALL[1:] for content in ("[1, 2]", "5", '"text"', "null", "{}")),
     ("config.yaml", "a: [1", "is not YAML"), ("config.yaml", "format: 1", "has no objective.base_loss"),
-    ("result.json", "{", "is not JSON"), ("result.json", '{"format": 1}', "has no list of records")])
-def test_damaged_files(tmp_path, name, text, message):
+    ("config.yaml", "", "has format None"), ("config.yaml", BOMB, "more than 200,000 values"),
+    ("config.yaml", "seed: " + "[" * 10_000, "nested more than"), ("config.yaml", "seed: 1\nseed: 2\n", "seed is there twice"),
+    ("config.yaml", lambda path: path.symlink_to("gone"), "is a broken link"),
+    ("config.yaml", changed("config.yaml", seed="abc"), "seed is 'abc', not a number"),
+    ("config.yaml", changed("config.yaml", seed=1.5), "seed is 1.5, not a whole number"),
+    ("config.yaml", changed("config.yaml", seed=2**64), "not a whole number"),
+    ("config.yaml", changed("config.yaml", experiment__cell=5), "experiment.cell is 5, not text"),
+    ("config.yaml", changed("config.yaml", optimizer=7), "has no optimizer.epochs"),
+    ("config.yaml", changed("config.yaml", widths__min="a" * 1000), "widths.min is 'aaa"),
+    ("config.yaml", changed("config.yaml", objective__teacher=["online"]), "objective.teacher is ['online'], not text"),
+    ("status.json", changed("status.json", state=3), "state is 3, not text"),
+    ("status.json", changed("status.json", started=5), "started is 5, not text"),
+    ("provenance.json", changed("provenance.json", train_seconds="abc"), "train_seconds is 'abc', not a number"),
+    ("provenance.json", changed("provenance.json", train_flops=HUGE), "not a number"),
+    ("provenance.json", changed("provenance.json", command=5), "command is 5, not a list"),
+    ("result.json", changed("result.json", records=5), "has no list of records"),
+    ("result.json", changed("result.json", records=[5]), "has no list of records"),
+    ("result.json", '{"format": 1}', "has no list of records"),
+    *(("result.json", changed("result.json", records=[record(1.0, 0.9), record(0.5, 0.8) | entry]), why) for entry, why in [
+        ({"value": 95.3}, "value 95.3 is not between 0 and 1"), ({"value": "abc"}, "value is 'abc', not a number"),
+        ({"value": True}, "value is True, not a number"), ({"value": math.nan}, "value is nan, not a number"),
+        ({"width": "narrow"}, "width is 'narrow'"), ({"width": None}, "a record without a width"),
+        ({"flops": HUGE}, "not a number"),
+        ({"metric": 7}, "metric is 7, not text"), ({"settings": "all"}, "settings of a record is 'all', not a mapping"),
+        ({"changed": 3}, "changed of a record is 3")]),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "why"), DAMAGES)
+def test_a_damaged_run_is_left_out_by_name_and_the_others_are_read(tmp_path, name, content, why):
+    write_run(tmp_path / "guidelines", config(seed=1), [record(1.0, 0.25)], [metric("lr", 1, 0.1)])
+    path = write_run(tmp_path / "guidelines", config(seed=7), [record(1.0, 0.5)], [metric("lr", 1, 0.2)])
+    before = load_all(tmp_path)
+    assert len(before.runs) == 2 and before.left_out == ()
+    damage(path, name, content)
+    for _ in range(2):
+        frames = load_all(tmp_path)
+        [line] = frames.left_out
+        assert why in line and str(path / name) in line and "\n" not in line and len(line) < 400
+        assert frames.metrics["value"].tolist() == [0.1]
+        assert frames.scores["value"].tolist() == ([0.25, 0.5] if name == "metrics.jsonl" else [0.25])
+    with pytest.warns(UserWarning, match="left out"):
+        (load_metrics if name == "metrics.jsonl" else load)(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(place)
+    for seed in (1, 2):
+        path = write_run(tmp_path, config(seed=seed, experiment={"grid": "", "cell": ""}), [record(1.0, 0.5)], name=f"run{seed}")
+        shutil.move(path, place)
+    (tmp_path / place / "run2" / "status.json").write_text("{")
+    for _ in range(2):
+        frames = load_all(tmp_path)
+        assert frames.runs["grid"].tolist() == ["caf\\xe9"] and frames.scores["value"].tolist() == [0.5]
+        assert frames.left_out[0].startswith(f"{tmp_path}/caf\\xe9/run2/status.json is not JSON")
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("result.json", json.dumps({"format": 1, "records": [record(1.0, 0.9, dataset="\ud800")]})),
+    ("status.json", '{"format": 1, "why": "\\udc80"}')])
+def test_halves_of_characters_are_no_text(tmp_path, name, text):
     path = write_run(tmp_path, config(), [record(1.0, 0.5)])
     (path / name).write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        load(tmp_path)
-    assert "\n" not in str(error.value)
+    frames = load_all(tmp_path)
+    assert frames.runs.empty and "not text" in frames.left_out[0]
+
+
+def test_places_that_cannot_be_searched_are_named(tmp_path, monkeypatch):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    (tmp_path / "guidelines" / "self").symlink_to("self")
+    (tmp_path / "guidelines" / "closed").mkdir()
+    for name in ("status.json", "metrics.jsonl"):
+        (tmp_path / "guidelines" / "lost").mkdir(exist_ok=True)
+        (tmp_path / "guidelines" / "lost" / name).write_text("{}")
+    scandir = os.scandir
+
+    def refusing(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may read everything
+    frames = load_all(tmp_path)
+    place = tmp_path / "guidelines"
+    assert len(frames.runs) == 1 and sorted(frames.left_out) == [
+        f"{place / 'closed'} cannot be read (Permission denied)", f"{place / 'lost'} has no config.yaml",
+        f"{place / 'self'} cannot be read (Too many levels of symbolic links)"]
 
 
 def test_a_missing_directory(tmp_path):
@@ -132,13 +258,14 @@ def test_a_missing_directory(tmp_path):
         load(tmp_path / "nowhere")
 
 
-def test_of_one_cell_and_seed_run_twice_the_newest_finished_counts(tmp_path):
-    write_run(tmp_path, config(optimizer={"lr": 0.1}), name="old", finished="2026-01-02")
-    write_run(tmp_path, config(optimizer={"lr": 0.2}), name="new", finished="2026-01-03")
-    write_run(tmp_path, config(optimizer={"lr": 0.3}), name="unfinished", state="running")
+def test_of_one_experiment_run_twice_the_newest_finished_counts(tmp_path):
+    write_run(tmp_path, config(), name="old", finished="2026-01-02")
+    write_run(tmp_path, config(train={"threads": 2}), name="new", finished="2026-01-03")
+    write_run(tmp_path, config(), name="unfinished", state="running")
     write_run(tmp_path, config(seed=101), name="other-seed")
     write_run(tmp_path, config(optimizer={"epochs": 1}), name="other-setting", finished="2026-01-04")
-    assert set(current(load_runs(tmp_path))["run"]) == {"new", "other-seed", "other-setting"}
+    write_run(tmp_path, config(optimizer={"lr": 0.3}), name="other-rate", finished="2026-01-04")
+    assert set(current(load_runs(tmp_path))["run"]) == {"new", "other-seed", "other-setting", "other-rate"}
 
 
 def test_what_was_read_is_kept_and_only_changed_runs_are_read_again(tmp_path, monkeypatch):
@@ -207,17 +334,6 @@ def test_the_directory_of_a_fine_tuning_job_is_no_run(tmp_path):
 
 @pytest.mark.parametrize("text", [
     "format: 1\na: {b: 1}\n", "a:\n- 1\n- 2\nb: &x {c: 1}\nd: *x\n", "# top\na: |\n  two\n  lines\nb: 'x: y'\n", "{a: 1, b: 2}",
-    "a: 1\na: 2\n", ""])
+    ""])
 def test_parsing_by_sections_is_parsing(text):
     assert (reading._yaml(text) or None) == (yaml.safe_load(text) or None)
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"value": 95.3}, "value 95.3 is not between 0 and 1"), ({"value": "abc"}, "value of a record is 'abc', not a number"),
-    ({"width": "narrow"}, "width of a record is 'narrow'"), ({"width": None}, "a record without a width"),
-    ({"value": True}, "not a number")])
-def test_a_record_that_is_none_is_refused_with_its_file(tmp_path, changes, message):
-    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.9), record(0.5, 0.8) | changes])
-    with pytest.raises(InputError, match=message) as error:
-        load(tmp_path)
-    assert str(path / "result.json") in str(error.value) and "\n" not in str(error.value)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from results import contents, plots, report
+from results import contents, output, plots, report
 from results.frame import InputError, load
 from tests.program import exit_code
 from tests.results.conftest import undraw
@@ -211,3 +213,110 @@ def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path, 
     assert by_title["pets, k-NN"].value_header == "Mean per-class accuracy (%) at width"
     assert by_title["digits, fine-tuning"].value_header == "Accuracy (%) at width"
     assert len({table.name for table in made.tables}) == 5
+
+
+def test_damaged_runs_are_named_and_the_others_reported(tmp_path, undrawn, capsys):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    broken = write_run(tmp_path / "guidelines", config("mse", "mse", "online"), [record(1.0, 0.6)])
+    (broken / "result.json").write_text('{"format": 1, "records": [')
+    assert report.main(["--runs", str(tmp_path / "guidelines")]) == 0
+    out = tmp_path / "guidelines" / "report"
+    place = f"guidelines/{broken.name}/result.json is not JSON"
+    assert f"left out: {place}" in capsys.readouterr().out.replace("\n", " ")
+    assert place in (out / "index.html").read_text() and place in json.loads((out / report.MANIFEST).read_text())["left_out"][0]
+    assert str(tmp_path) not in (out / "index.html").read_text()
+    assert "50.0" in (out / "table-digits-knn.md").read_text()
+    (tmp_path / "guidelines" / "report" / report.MANIFEST).write_text("[" * 100_000)  # its own files may be damaged too
+    assert report.main(["--runs", str(tmp_path / "guidelines")]) == 0
+
+
+def test_where_no_run_can_be_read_the_reason_is_said(tmp_path, capsys):
+    path = write_run(tmp_path, config(), [record(1.0, 0.5)])
+    (path / "config.yaml").write_text("a: [")
+    assert exit_code(report.main, ["--runs", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "1 cannot be read" in error and "config.yaml is not YAML" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_reports_at_once_take_turns(tmp_path):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    command = [sys.executable, str(ROOT / "results" / "report.py"), "--runs", str(tmp_path / "guidelines"), "--small"]
+    jobs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [(job.communicate()[1], job.returncode) for job in jobs] == [("", 0)] * 4
+    out = tmp_path / "guidelines" / "report"
+    names = {path.name for path in out.iterdir()}
+    assert names == {*json.loads((out / report.MANIFEST).read_text())["files"], report.MANIFEST}
+
+
+def test_a_report_waits_for_the_one_before(tmp_path, undrawn, monkeypatch):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    out, ended = tmp_path / "guidelines" / "report", []
+    out.mkdir()
+    with output._alone(out):
+        other = threading.Thread(target=lambda: ended.append(report.report(tmp_path / "guidelines")))
+        other.start()
+        other.join(timeout=3)
+        assert other.is_alive() and not list(out.iterdir())
+    other.join(timeout=120)
+    assert len(ended) == 1 and (out / "index.html").is_file()
+
+
+def test_where_directories_cannot_be_locked_a_report_is_made_all_the_same(tmp_path, undrawn, monkeypatch):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    monkeypatch.setattr(output.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(9, "Bad file descriptor")))
+    assert "index.html" in report.report(tmp_path / "guidelines")
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000])
+def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_path, limit):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    command = [sys.executable, str(ROOT / "results" / "report.py"), "--runs", str(tmp_path / "guidelines"), "--small"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    out = tmp_path / "guidelines" / "report"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_run(tmp_path / "guidelines", config(seed=101), [record(1.0, 0.9)])
+    done = subprocess.run(command, capture_output=True, text=True,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 2 and done.stderr.startswith("error: File too large") and done.stderr.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not [name for name in os.listdir(tmp_path / "guidelines" / ".frame") if name.startswith(".")]
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_replaced(tmp_path, undrawn, capsys):
+    path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    out = report.report(tmp_path / "guidelines")["index.html"].parent
+    (out / "runs.csv").unlink()
+    (out / "runs.csv").mkdir()
+    before = (out / "table-digits-knn.md").read_text()
+    (path / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.9)]}))
+    assert exit_code(report.main, ["--runs", str(tmp_path / "guidelines")]) == 2
+    assert "runs.csv" in capsys.readouterr().err and (out / "table-digits-knn.md").read_text() == before
+
+
+@pytest.mark.parametrize("environment", [
+    {"MPLBACKEND": "module://backend_of_a_notebook"}, {"MPLBACKEND": "nonsense"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "iso-8859-1"}])
+def test_in_the_environments_that_people_have(tmp_path, environment):
+    write_run(tmp_path / "grid", config(grid="own", cell="é"), [record(1.0, 0.5), record(0.5, 0.4)])
+    for script, place in (("report.py", tmp_path / "grid" / "report" / "index.html"), ("claims.py", None)):
+        done = subprocess.run([sys.executable, str(ROOT / "results" / script), "--runs", str(tmp_path / "grid")],
+                              capture_output=True, env={**os.environ, **environment})
+        assert done.returncode == 0 and done.stderr == b"", done.stderr
+        assert place is None or "é" in place.read_text(encoding="utf-8")
+
+
+def test_a_table_of_runs_from_different_machines_says_so(tmp_path, undrawn):
+    kinds = [{"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["A AVX2, 1 thread, fp32"]},
+             {"pretraining": ["A AVX2, 1 thread, fp32"]}, {"pretraining": ["A AVX512, 2 threads, fp32", "B AVX2, 2 threads, fp32"]},
+             {"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["B AVX2, 2 threads, fp32"]}]
+    captions = []
+    for seed, kind in enumerate(kinds):
+        path = write_run(tmp_path / "guidelines", config(seed=seed), [record(1.0, 0.5)])
+        provenance = {"format": 1, "kinds": kind, "hardware": {"machine": "x86_64", "cores": 2}}
+        (path / "provenance.json").write_text(json.dumps(provenance))
+        captions.append(report.build(tmp_path / "guidelines", tmp_path / "out").tables[0].caption)
+    assert "machine" not in captions[0] and "machine" not in captions[1]
+    assert ("Runs come from 3 kinds of machine, which alone can change scores by points: 2 on A AVX2, 1 thread, fp32; 1 on A AVX2, "
+            "1 thread, fp32; evaluated on B AVX2, 2 threads, fp32; 1 on A AVX512, 2 threads, fp32, then B AVX2, 2 threads, fp32."
+            ) in captions[3]
