@@ -66,6 +66,7 @@ def _with_others(alike: str, others: str, labels: Mapping[str, str]) -> str:
 
 def _labels(cell: pd.DataFrame) -> pd.Series:
     """What names each run of one cell; equal exactly for runs that are alike."""
+    cell = cell.assign(alike=_identified(cell["alike"]))
     order = cell.assign(_open=cell["state"].ne("done"), _when=cell["started"].fillna("")).sort_values(["_open", "_when", "run"])
     said: dict[str, str | None] = {}  # what the launches of runs that are alike say, the least of it; None: nothing is recorded
     for alike, overrides in zip(order["alike"], order["overrides"], strict=True):
@@ -79,6 +80,19 @@ def _labels(cell: pd.DataFrame) -> pd.Series:
         named[_new(text, alike, named)] = alike
     texts = {alike: text for text, alike in named.items()}
     return cell["alike"].map(texts)
+
+
+def _identified(alike: Sequence[str]) -> list[str]:
+    """``alike`` of a cell's runs; one that does not say which images it learned from is taken to be as a run that does."""
+    saying: dict[str, str] = {}
+    without = []
+    for said in alike:
+        content = json.loads(said)
+        images = content.pop("data.fingerprint", None)
+        without.append(json.dumps(content, sort_keys=True))
+        if images:
+            saying.setdefault(without[-1], said)
+    return [said if "data.fingerprint" in said else saying.get(rest, said) for said, rest in zip(alike, without, strict=True)]
 
 
 def _new(text: str, of: object, taken: Mapping[str, Any]) -> str:

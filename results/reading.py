@@ -176,6 +176,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     said = content(record.entries)
     rest = {name: entry for name, entry in said.items() if name not in (*PLACE, "settings")} | said.get("settings", {})
     rest.pop("weights", None)
+    rest |= {"data": record.entries["data"]} if record.entries.get("data") is not None else {}
     return row | {"variant": listed(changed or {}), "standard": changed == {}, "rest": rest}
 
 

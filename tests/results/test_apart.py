@@ -92,6 +92,14 @@ def test_a_key_that_an_older_version_did_not_have_is_at_its_default(tmp_path):
     assert "clip_norm" not in json.dumps(changes(config())) and defaults()["optimizer.clip_norm"] == 0
 
 
+def test_runs_on_other_images_stand_apart_and_older_ones_are_taken_to_be_as_the_first(tmp_path):
+    for seed, images in ((1, "1a"), (2, "1a"), (3, "2b"), (4, "")):
+        data = {"name": "folder", "root": f"somewhere{seed}/scans"} | ({"fingerprint": images} if images else {})
+        write_run(tmp_path, config(seed=seed, data=data), name=f"run{seed}")
+    named = settings_by_run(tmp_path)
+    assert named["run1"] == named["run2"] == named["run4"] and named["run3"] == f"{named['run1']}, data.fingerprint=2b"
+
+
 def test_what_the_launch_changed_names_its_runs_where_it_is_recorded(tmp_path):
     lr = {"optimizer": {"lr": 0.2}, "experiment": {"overrides": "optimizer.lr=0.2"}}
     write_run(tmp_path, config(seed=1, experiment={"overrides": ""}), name="plain")
@@ -119,9 +127,9 @@ def test_students_of_different_teachers_stand_apart(tmp_path):
 STANDARD = {"weights": "0a", "branch": "student", "size": 16, "limit": 0, "C": 1.0}
 
 
-def scored(width, value, changed=None, metric="linear_fast", **settings):
+def scored(width, value, changed=None, metric="linear_fast", data=None, **settings):
     """A record of this version (``changed`` is {}) or of an older one (None)."""
-    said = record(width, value, metric, settings=STANDARD | settings)
+    said = record(width, value, metric, settings=STANDARD | settings, **({"data": data} if data else {}))
     return said if changed is None else said | {"changed": changed}
 
 
@@ -149,7 +157,7 @@ def test_scores_of_new_weights_or_data_replace_those_of_old_ones_in_tables(tmp_p
 
 def test_seeds_scored_on_different_data_are_not_averaged(tmp_path):
     for seed, data in ((1, "1a"), (2, "1a"), (3, "2b"), (4, None)):
-        write_run(tmp_path, config(seed=seed), [scored(1.0, 0.5, {}, **({"data": data} if data else {}))])
+        write_run(tmp_path, config(seed=seed), [scored(1.0, 0.5, {}, data=data)])
     named = load(tmp_path).set_index("seed")["variant"].to_dict()
     assert named == {1: "", 2: "", 3: "data=2b", 4: ""}  # a record that does not say it is taken for as most are
 
