@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ablations.grid import Run
+from pretrain.checkpoints import Checkpoint
 from pretrain.errors import UserError
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.stopping import Interrupted
@@ -28,7 +29,7 @@ def missing_scores(run: Run) -> list[tuple[str, float]]:
     images or labels that have changed since.
     """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
-    own = {protocol: own_record(run.cfg, protocol) for protocol in run.cfg.evaluation.protocols}
+    own = {protocol: own_record(Checkpoint.unloaded(run.cfg), protocol) for protocol in run.cfg.evaluation.protocols}
     have = {(r["metric"], r["width"]) for r in records if r["metric"] in own and is_own(r, own[r["metric"]])
             and (not run.data or r.get("data") in (None, run.data))}
     return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]

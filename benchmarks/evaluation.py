@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, at_most, faster, interleaved, markdown, options
 from pretrain import config
+from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import processes
 from pretrain.rundir import RunDirectory
 from pretrain.slimmable import calibrated_widths, extract
 from pretrain.train import Trainer
-from transfer.backbone import load_backbone
 from transfer.classification.evaluation import knn, linear_fast
 from transfer.classification.linear import linear
 from transfer.classification.options import Options
@@ -56,7 +56,7 @@ def checkpoint(preset: str, quick: bool) -> Iterator[Path]:
 
 def fresh(run: Path, images: int, prepared: bool = True, **settings) -> Task:
     """A task on the checkpoint, nothing computed yet but, if ``prepared``, the statistics and the images in memory."""
-    task = Task(load_backbone(run), None, None, Options(limit=images, batch_size=BATCH, **settings), torch.device("cpu"))
+    task = Task(open_checkpoint(run), None, None, Options(limit=images, batch_size=BATCH, **settings), torch.device("cpu"))
     assert len(task.train) and len(task.val)  # loaded, which is not what is measured
     if prepared:
         task.prepare(WIDTHS)
@@ -70,7 +70,7 @@ class Plain:
         task = fresh(run, images, prepared=False)
         self.train = [x for x, _ in task.batches(task.train)]
         self.val = [x for x, _ in task.batches(task.val)]
-        encoder = load_backbone(run).encoder
+        encoder = open_checkpoint(run).encoder
         assert not calibrated_widths(encoder)  # so the extracted networks use the statistics of the batch
         self.networks = [extract(encoder, w).to(memory_format=torch.channels_last) for w in WIDTHS]
         with_statistics = fresh(run, images)

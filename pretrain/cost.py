@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from pretrain.checkpoints import open_pretrained
 from pretrain.config import Config
 from pretrain.data import batch_sizes
 from pretrain.errors import UserError
 from pretrain.objective.features import with_stage_norms
-from pretrain.objective.frozen import read_teacher, teacher_config
+from pretrain.objective.frozen import SETTING
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
@@ -89,9 +90,8 @@ def epochs_of_equal_flops(cfg: Config, like: Config) -> int:
 
 def _frozen_teacher_flops(cfg: Config) -> int:
     """Of one image through the encoder and projector of SEED's teacher at its widest."""
-    path = cfg.objective.seed_teacher
     try:
-        own = teacher_config(read_teacher(path), path)
+        own = open_pretrained(SETTING, cfg.objective.seed_teacher).config
         student, width = Student(own), own.widths.max
     except UserError:  # found again, and said, where the training starts
         student, width = Student(cfg), 1.0

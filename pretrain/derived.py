@@ -5,14 +5,13 @@ They end as a run directory like any other.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
-from pretrain import checkpoint
 from pretrain.calibration import calibrate_on, calibration_images
-from pretrain.config import Config, ModelConfig, from_dict, to_dict, to_yaml, usable_widths
+from pretrain.checkpoints import Checkpoint, files, open_pretrained
+from pretrain.checkpoints.weights import load_weights
+from pretrain.config import Config, ModelConfig, to_dict, to_yaml, usable_widths
 from pretrain.data import ImageSource, fingerprint, load_for
 from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.errors import UserError
@@ -31,10 +30,10 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     """
     torch.manual_seed(cfg.seed)
     student = Student(cfg)
-    weights = _source(cfg) if cfg.derived.source else None
-    if weights is not None:
-        for name in ("encoder", "projector"):
-            checkpoint.load_weights(student.get_submodule(name), weights[name], cfg.derived.source, f"this run's {name}")
+    if cfg.derived.source:
+        made_from = _source(cfg)
+        load_weights(student.encoder, made_from.encoder.state_dict(), made_from.path, "this run's encoder")
+        load_weights(student.projector, made_from.behind, made_from.path, "this run's projector")
     student = student.to(device).requires_grad_(False)
     source = load_for(cfg.data, "train", device)
     run.write_config(to_yaml(cfg))
@@ -54,7 +53,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     if cfg.diagnostics.images:
         measured = Diagnostics(cfg, fixed_images(source, cfg, device)).measure(student, None)
         run.append_metrics({"step": 0, "epoch": 0, "name": name, "width": width, "value": value} for name, width, value in measured)
-    checkpoint.save(run.path, {
+    files.save(run.path, {
         "config": to_dict(cfg), "data": fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root), "step": 0, "epoch": 0,
         "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
         "calibration": calibration_state(student.encoder)})
@@ -62,22 +61,19 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     run.set_status("done", trained=True)
 
 
-def _source(cfg: Config) -> dict:
+def _source(cfg: Config) -> Checkpoint:
     """The checkpoint that ``cfg`` is made from, of a finished training of the same network at the same full width."""
-    path = Path(cfg.derived.source)
-    payload = checkpoint.load_latest(path) if path.is_dir() else checkpoint.load(path) if path.exists() else None
-    if payload is None or not isinstance(payload.get("config"), dict):
-        raise UserError(f"derived.source={path}: there is no checkpoint of a pretraining; set the run directory of a finished one")
-    own = from_dict(payload["config"])
-    different = _first_difference(own.model, cfg.model)
+    path = cfg.derived.source
+    found = open_pretrained("derived.source", path)
+    different = _first_difference(found.config.model, cfg.model)
     if different:
         raise UserError(f"derived.source={path} is another network; set {different}")
-    if width_key(own.widths.max) != width_key(cfg.widths.max):
-        raise UserError(f"widths.max={cfg.widths.max} is not the full width of derived.source={path}; set "
-                        f"widths.max={own.widths.max}")
-    if payload["epoch"] < own.optimizer.epochs:
-        raise UserError(f"derived.source={path} has trained {payload['epoch']} of {own.optimizer.epochs} epochs; finish it first")
-    return payload
+    if width_key(found.high) != width_key(cfg.widths.max):
+        raise UserError(f"widths.max={cfg.widths.max} is not the full width of derived.source={path}; set widths.max={found.high}")
+    if not found.finished:
+        raise UserError(f"derived.source={path} has trained {found.epoch} of {found.config.optimizer.epochs} epochs; finish it "
+                        "first")
+    return found
 
 
 def _first_difference(theirs: ModelConfig, ours: ModelConfig) -> str:

@@ -27,17 +27,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pretrain.calibration import calibrate_on
-from pretrain.checkpoints.arguments import add_checkpoint_arguments
-from pretrain.config import Config, DataConfig, check_widths
-from pretrain.data import sources
+from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
+from pretrain.config import Config, DataConfig
+from pretrain.data import calibration_batches, sources
 from pretrain.errors import UserError, cli
-from pretrain.models.dense import DenseEncoder
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
-from pretrain.restore import Restored, restore
-from pretrain.slimmable import PrefixLinear, cost, extract, is_calibrated
+from pretrain.slimmable import PrefixLinear, extract
+from pretrain.slimmable.calibrate import batch_norms
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
@@ -92,17 +90,14 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
             something else than the network.
     """
     _check_packages(formats)
-    found = restore(checkpoint, branch, arch)
-    if width != 1.0 or not found.dense:
-        if found.dense:
-            raise UserError(f"{checkpoint} is a dense {found.arch}, not a slimmable one; write --width 1.0")
-        check_widths(found.arch, [width], found.low, found.high, "--width")
+    found = open_checkpoint(checkpoint, branch=branch, arch=arch)
+    found.check_widths([width], "--width")
     config = _with_data(found.config, dataset, root, size)
-    _check_size(found, config.data.size)
-    _ready(found, width, config, checkpoint)
+    found.check_size(config.data.size)
+    _calibrate(found, width, config)
     network = extract(found.encoder, width)
-    network = network.network if isinstance(network, DenseEncoder) else network  # by its library's own names
-    described = describe(found, network, width, config) | {"source": _source(checkpoint, branch, found)}
+    network = network.body if found.dense else network  # by its library's own names
+    described = describe(found, network, width, config) | {"source": found.origin()}
     if "safetensors" in formats and described["network"] is None:
         formats = list(dict.fromkeys([*formats, "program"]))
     try:
@@ -132,45 +127,29 @@ def _with_data(config: Config, dataset: str | None, root: str | None, size: int 
     return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
 
 
-def _check_size(found: Restored, size: int) -> None:
-    patch = found.encoder.size_divisor
-    fixed = found.encoder.fixed_size and size != found.encoder.size
-    if size < 1 or size % patch or fixed:
-        other = f", or another multiple of {patch}" if patch > 1 and not fixed else ""
-        raise UserError(f"--size {size} does not suit {found.arch}; write --size {found.config.data.size}{other}")
-
-
-def _ready(found: Restored, width: float, config: Config, checkpoint: Path) -> None:
+def _calibrate(found: Checkpoint, width: float, config: Config) -> None:
     """Calibrate ``width`` unless the checkpoint has its statistics and the images are those of pretraining."""
-    if found.dense or not any(True for _ in _norms(found.encoder)):
+    if found.dense or not batch_norms(found.encoder):
         return
     before, data = found.config.data, config.data
-    if is_calibrated(found.encoder, width) and (before.name, before.size) == (data.name, data.size):
+    if found.is_calibrated(width) and (before.name, before.size) == (data.name, data.size):
         return
     if not data.name:
-        raise UserError(f"{checkpoint} has no BatchNorm statistics; write --dataset NAME for images to calibrate them on")
+        raise UserError(f"{found.path} has no BatchNorm statistics; write --dataset NAME for images to calibrate them on")
     source = sources.load_for(data, "train")
     print(f"calibrating width {width:g} on {data.name} at {data.size} pixels", flush=True)
-    calibrate_on(found.encoder, [width], source, config)
+    found.calibrate([width], calibration_batches(source, config.calibration, config.augment, data.size, config.seed, "cpu"))
 
 
-def _norms(encoder: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in encoder.modules() if hasattr(module, "statistics_at"))
-
-
-def describe(found: Restored, network: nn.Module, width: float, config: Config) -> dict:
+def describe(found: Checkpoint, network: nn.Module, width: float, config: Config) -> dict:
     """What ``config.json`` holds: what the files compute, on which images, and which library's network they fit."""
     mean, std = sources.normalisation(config.data) if config.data.name else (None, None)
-    counted = cost(found.encoder, width, config.data.size)
+    counted = found.cost(width, config.data.size)
     return {
         "format": FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,
         "features": found.encoder.feature_dim(width), "channels": found.encoder.stage_dims(width),
         "flops": counted.flops, "parameters": counted.parameters, "network": library_network(network),
     }
-
-
-def _source(checkpoint: Path, branch: str, found: Restored) -> dict:
-    return {"checkpoint": checkpoint.name, "branch": branch, "epoch": found.epoch}
 
 
 def library_network(network: nn.Module) -> dict | None:

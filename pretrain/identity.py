@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pretrain import checkpoint
+from pretrain.checkpoints import files
 from pretrain.config import Config, config_hash, from_dict
 from pretrain.config.hashing import differences
 from pretrain.data import fingerprint
@@ -50,7 +50,7 @@ def check_directory(run: RunDirectory, cfg: Config) -> None:
     there = run.read_config()
     if there is not None:
         _check_same(from_dict(there), cfg, f"{run.path} holds another experiment", "its config.yaml", "choose another --out")
-    found = checkpoint.latest(run.path) if run.status().get("trained") else None
+    found = files.latest(run.path) if run.status().get("trained") else None
     if found is not None:
         check_checkpoint(*found, cfg)
 

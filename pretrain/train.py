@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain import checkpoint
 from pretrain.calibration import calibrate_on
+from pretrain.checkpoints import files, weights
 from pretrain.compiled import compile_ends
 from pretrain.config import Config, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
@@ -190,7 +190,7 @@ class Trainer:
         self._finish(time.monotonic() - self.started)
 
     def _begin(self) -> None:
-        found = checkpoint.latest(self.run.path)
+        found = files.latest(self.run.path)
         if found is not None:
             check_checkpoint(*found, self.cfg, self.data)
             self._restore(found[1])
@@ -350,12 +350,12 @@ class Trainer:
         optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head,
                     "adapters": self.student.adapters,
                     "teacher": None if frozen else self.teacher, "queue": self.queue}
-        checkpoint.save(self.run.path, {
+        files.save(self.run.path, {
             "config": to_dict(self.cfg), "data": self.data,
             "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
             "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
-            "seed_teacher": self.teacher.fingerprint() if frozen else None,
+            "seed_teacher": weights.fingerprint(self.teacher) if frozen else None,
             "touched": [name for name, p in self.student.named_parameters() if p in self.regularizer.touched],
             "gradients": {name: p.grad for name, p in self.student.named_parameters()
                           if p.grad is not None and self._pending(self.step_count)},
@@ -371,7 +371,7 @@ class Trainer:
                    "distill_head": self.student.distill_head, "adapters": self.student.adapters, "queue": self.queue}
         if not isinstance(self.teacher, FrozenTeacher):
             modules["teacher"] = self.teacher
-        elif payload["seed_teacher"] != self.teacher.fingerprint():
+        elif payload["seed_teacher"] != weights.fingerprint(self.teacher):
             raise UserError(f"objective.seed_teacher={self.cfg.objective.seed_teacher} has other weights than when this run began; "
                             "put them back, or start in another run directory")
         for name, module in modules.items():

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pretrain.checkpoint import load_weights
 from pretrain.checkpoints.inert import parts_of
+from pretrain.checkpoints.weights import load_weights
 from pretrain.errors import UserError
 from pretrain.models.dense import DenseEncoder, Untold, positions_before_patches, shaped_like
 

@@ -15,19 +15,21 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretrain.checkpoint import load_weights
 from pretrain.checkpoints import dense
+from pretrain.checkpoints.checkpoint import Checkpoint
 from pretrain.checkpoints.dense import names_of, words
 from pretrain.checkpoints.inert import StandIn, StoredTensor, parts_of
+from pretrain.checkpoints.weights import load_weights
+from pretrain.config import Config, DataConfig, ModelConfig, WidthsConfig
 from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES, build
-from pretrain.models.dense import CIFAR_SIZE, FAMILIES, HEADS, IMAGENET_SIZE, MOCO_V3_HEADS, Untold
+from pretrain.models.dense import CIFAR_SIZE, FAMILIES, HEADS, IMAGENET_SIZE, MOCO_V3_HEADS, DenseEncoder, Untold
+from pretrain.models.encoder import Encoder
 
 BRANCHES = ("student", "teacher")
 # A parameter that only one family of networks has.
@@ -43,34 +45,12 @@ TEACHER_WORDS = {"k", "key", "momentum", "teacher", "ema", "target"}
 STUDENT_WORDS = {"q", "query", "student", "online"}
 SELF_SUPERVISED = {"encoder_q", "encoder_k", "base_encoder", "momentum_encoder"}
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+LOWEST_WIDTH = 0.25  # of the authors' networks, whose files do not say it (METHOD section 1)
 US = "us_"  # begins the authors' names of slimmable networks
 DEEPEST, MOST_MAPPINGS = 40, 100_000  # mappings in mappings that are searched for tensors
 
 
-@dataclass
-class Foreign:
-    """An encoder from elsewhere.
-
-    Attributes:
-        encoder: a slimmable encoder of this project, or a :class:`~pretrain.models.dense.DenseEncoder`.
-        arch: its name: this project's, or the library's family.
-        slimmable: whether it works at other widths than 1.0.
-        size: pixels of the images it was made for.
-        epoch: finished epochs of pretraining; 0 where the file does not say.
-        projector: what stands behind the encoder in the file, by name, unused.
-        note: what was taken for granted that the file does not say, on one line; empty where there is nothing.
-    """
-
-    encoder: nn.Module
-    arch: str
-    slimmable: bool
-    size: int
-    epoch: int = 0
-    projector: dict[str, Tensor] = field(default_factory=dict)
-    note: str = ""
-
-
-def adopt(payload: object, path: Path, branch: str = "student", arch: str | None = None) -> Foreign:
+def adopt(payload: object, path: Path, branch: str = "student", arch: str | None = None) -> Checkpoint:
     """The encoder in ``payload``, which :func:`pretrain.checkpoints.reading.read` got from ``path``.
 
     Args:
@@ -95,11 +75,20 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
     named = arch or _said(payload, "arch", str, "")
     epoch = _said(payload, "epoch", int, 0)
     if not _asks_for_dense(arch, family, path) and (arch or _is_slimmable(named, family, prefix, state)):
-        return _slimmable(state, family, named, path, epoch)
+        return _slimmable(state, family, named, path, epoch, branch)
     heads = MOCO_V3_HEADS if SELF_SUPERVISED & set(prefix.split(".")) else HEADS
     untold = Untold.parse((arch or "").partition(",")[2], heads)
     network = dense.load(state, family, path, untold, names_of(payload))
-    return Foreign(network.encoder, family, False, network.encoder.size, epoch, network.aside, network.note)
+    if network.note:
+        print(network.note, flush=True)
+    return _checkpoint(network.encoder, family, network.encoder.size, path, epoch, branch, network.aside)
+
+
+def _checkpoint(encoder: Encoder, arch: str, size: int, path: Path, epoch: int, branch: str,
+                behind: dict[str, Tensor]) -> Checkpoint:
+    low = 1.0 if isinstance(encoder, DenseEncoder) else LOWEST_WIDTH
+    config = Config(model=ModelConfig(arch=arch), data=DataConfig(name="", size=size), widths=WidthsConfig(min=low, max=1.0))
+    return Checkpoint(encoder, config, path, epoch, branch, foreign=True, behind=behind)
 
 
 def _said(payload: object, key: str, kind: type, default):
@@ -187,14 +176,14 @@ def _is_slimmable(arch: str, family: str, prefix: str, state: dict[str, Tensor])
     return ours and not (family == "resnet" and "bn1.running_mean" in state)
 
 
-def _slimmable(state: dict[str, Tensor], family: str, named: str, path: Path, epoch: int) -> Foreign:
+def _slimmable(state: dict[str, Tensor], family: str, named: str, path: Path, epoch: int, branch: str) -> Checkpoint:
     arch = _own_name(named) or _by_shapes(state, family, path)
     encoder = build(arch)
-    state, projector = dense.split(state, encoder)
+    state, behind = dense.split(state, encoder)
     state = {name: tensor for name, tensor in state.items() if not name.endswith(STATISTICS)}
     load_weights(encoder, state, path, f"{named} ({arch})" if named not in ("", arch) else arch)
     own_size = encoder.patch_size * encoder.grid_size if family == "vit" else IMAGENET_SIZE
-    return Foreign(encoder, arch, True, CIFAR_SIZE if arch.endswith("_cifar") else own_size, epoch, projector)
+    return _checkpoint(encoder, arch, CIFAR_SIZE if arch.endswith("_cifar") else own_size, path, epoch, branch, behind)
 
 
 def _own_name(arch: str) -> str | None:

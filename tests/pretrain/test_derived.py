@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from pretrain import checkpoint
 from pretrain.calibration import calibration_images
+from pretrain.checkpoints import files as checkpoint
+from pretrain.checkpoints import open_checkpoint
 from pretrain.config import config_hash, from_dict, load, to_dict
 from pretrain.data import load as load_images
 from pretrain.errors import UserError
@@ -17,7 +18,6 @@ from pretrain.objective.networks import Student
 from pretrain.rundir import RunDirectory
 from pretrain.slimmable import at_width, calibrate, load_calibration_state
 from pretrain.train import pretrain
-from transfer.backbone import load_backbone
 from transfer.classification import evaluate
 
 SIZES = ["model.projector_layers=2", "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16",
@@ -76,7 +76,7 @@ def test_without_calibration_narrow_widths_have_the_first_of_the_full_statistics
             full = payload["calibration"]["1.0"][name]
             assert all(torch.equal(moments[key], full[key][:len(moments[key])]) for key in full), width
     # At a width that the checkpoint has no statistics of too.
-    backbone = load_backbone(tmp_path / "a")
+    backbone = open_checkpoint(tmp_path / "a")
     backbone.calibrate([0.75], [images()[2]])
     norm = backbone.encoder.bn1
     assert torch.equal(norm.statistics_at(0.75)[0], norm.statistics_at(1.0)[0][:len(norm.statistics_at(0.75)[0])])

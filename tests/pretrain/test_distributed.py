@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain import checkpoint
 from pretrain import train as training
+from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
 from pretrain.errors import UserError
 from pretrain.objective.losses import infonce

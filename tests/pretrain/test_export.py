@@ -134,7 +134,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, monkeypatch):
     ]:
         with pytest.raises(UserError, match=message):
             export.export(*arguments)
-    with pytest.raises(UserError, match=r"--size 18 does not suit vit_micro; write --size 16, or another multiple of 4"):
+    with pytest.raises(UserError, match=r"size=18 is not a whole number of the 4-pixel patches of vit_micro"):
         export.export(vit, 0.5, tmp_path / "out", size=18)
     with pytest.raises(UserError, match="unknown data set 'digit'"):
         export.export(path, 0.5, tmp_path / "out", dataset="digit")

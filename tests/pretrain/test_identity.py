@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain import checkpoint, config, identity, run
+from pretrain import config, identity, run
+from pretrain.checkpoints import files as checkpoint
 from pretrain.errors import UserError, cli
 from pretrain.rundir import RunDirectory
 from pretrain.train import pretrain

@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pretrain import checkpoint, config
+from pretrain import config
+from pretrain.checkpoints import files as checkpoint
+from pretrain.checkpoints import open_checkpoint
+from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import OptimizerConfig, RegularizerConfig, WidthsConfig, from_dict, to_dict
 from pretrain.cost import training_flops
 from pretrain.errors import UserError
@@ -29,7 +32,6 @@ from tests.pretrain import slow_reference
 from tests.pretrain.slow_reference import SlowMethod
 from tests.pretrain.test_queue_and_seed import slow_keys, slow_queue, slow_seed
 from tests.pretrain.test_step import ALPHA, LR, MOMENTUM, STEPS, Fast, views
-from transfer.backbone import load_backbone
 
 SMALL = {"projector_layers": 2, "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14}
 
@@ -158,9 +160,10 @@ def seed_config(teacher, width=0.25, **objective):
 
 
 @pytest.mark.parametrize("teacher_width", [1.0, 0.5])
-def test_a_step_of_seed(teacher_width):
+def test_a_step_of_seed(teacher_width, tmp_path):
     """The frozen teacher at its own width; each view's output follows its own view's target; then the queue gets both targets."""
-    teacher = FrozenTeacher(teacher_payload(teacher_width), "here").double()
+    torch.save(teacher_payload(teacher_width), tmp_path / "teacher.pt")
+    teacher = FrozenTeacher(open_checkpoint(tmp_path / "teacher.pt")).double()
     calibration = [torch.randn(5, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
     calibrate(teacher, [teacher_width], calibration)
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
@@ -182,10 +185,11 @@ def test_a_seed_teacher_that_cannot_be_used_is_refused(tmp_path):
         load_teacher(seed_config(tmp_path))
     payload = teacher_payload()
     torch.save(payload, tmp_path / "checkpoint.pt")
-    assert load_teacher(seed_config(tmp_path)).fingerprint() == load_teacher(seed_config(tmp_path / "checkpoint.pt")).fingerprint()
-    for change, message in (({"projector": None}, "no encoder and projector"), ({"config": None}, "holds no config"),
-                            ({"config": to_dict(small(model={"projector_out": 12}))}, "write model.projector_out=12"),
-                            ({"encoder": {}}, "no encoder and projector")):
+    assert fingerprint(load_teacher(seed_config(tmp_path))) == fingerprint(load_teacher(seed_config(tmp_path / "checkpoint.pt")))
+    for change, message in (({"projector": None}, r"does not fit the projector of its config: 0\.weight is missing"),
+                            ({"config": None}, "holds no config"),
+                            ({"config": to_dict(small(model={"projector_out": 12}))}, "set model.projector_out=12"),
+                            ({"encoder": {}}, r"conv1\.weight is missing")):
         torch.save(payload | change, tmp_path / "other.pt")
         with pytest.raises(UserError, match=message) as caught:
             load_teacher(seed_config(tmp_path / "other.pt"))
@@ -335,7 +339,7 @@ def test_a_switchable_run_from_training_to_its_backbone(tmp_path):
     cfg = switchable(objective={"teacher": "momentum"}, calibration={"widths": [1.0, 0.75, 0.25], "images": 30},
                      diagnostics={"images": 8, "widths": [1.0, 0.75]}, regularizer={"kind": "group"})
     pretrain(cfg, tmp_path / "run")
-    backbone = load_backbone(tmp_path / "run")
+    backbone = open_checkpoint(tmp_path / "run")
     assert backbone.default_widths() == backbone.calibrated == [1.0, 0.25]
     with pytest.raises(UserError, match=r"0\.75 has no BatchNorm of its own"):
         backbone.at(0.75)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pretrain import checkpoint, config
+from pretrain import config
+from pretrain.checkpoints import files as checkpoint
 from pretrain.config import CalibrationConfig, RegularizerConfig, WidthsConfig
 from pretrain.data import TwoViewBatches, batch_sizes, calibration_batches, crop_batches, evaluation_batches, load, load_for
 from pretrain.errors import UserError

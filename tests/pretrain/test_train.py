@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain import checkpoint, config, run
+from pretrain import config, run
 from pretrain import train as training
+from pretrain.checkpoints import files as checkpoint
 from pretrain.errors import UserError, cli
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.schedule import learning_rate

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from pretrain import checkpoint, config, run
+from pretrain import config, run
 from pretrain import train as training
+from pretrain.checkpoints import files as checkpoint
 from pretrain.errors import cli
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet

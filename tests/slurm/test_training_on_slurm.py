@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablations.run import main
-from pretrain import checkpoint
+from pretrain.checkpoints import files as checkpoint
 from slurm import status
 from slurm.jobs import Job
 from tests.pretrain import tiny

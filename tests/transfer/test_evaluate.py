@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain import checkpoint, config
+from pretrain import config
+from pretrain.checkpoints import files as checkpoint
+from pretrain.checkpoints import open_checkpoint
 from pretrain.data import load
 from pretrain.errors import UserError
 from pretrain.train import pretrain
 from tests.transfer.conftest import TINY
-from transfer.backbone import load_backbone
 from transfer.classification import Options, evaluate, evaluation
 from transfer.classification.options import parse_overrides
 from transfer.run import main
@@ -106,7 +107,7 @@ def test_other_settings_or_weights_are_computed_anew(run_directory, asked):
 
 def test_an_evaluation_by_hand_stands_beside_the_grids_own(run_directory, asked):
     def own_scores():
-        own = evaluation.own_record(load_backbone(run_directory).config, "linear_fast")
+        own = evaluation.own_record(open_checkpoint(run_directory), "linear_fast")
         return [r for r in result(run_directory)["records"] if evaluation.is_own(r, own)]
 
     [grid] = evaluate(run_directory, widths=[0.5], protocols=["linear_fast"])
@@ -134,7 +135,7 @@ def test_a_record_of_an_older_version_is_known_again(run_directory, asked):
     old = {name: entry for name, entry in record.items() if name not in ("changed", "score", "label_fraction", "label_seed")}
     old["settings"] = {name: entry for name, entry in record["settings"].items() if name not in ("branch", "schedule")}
     (run_directory / "result.json").write_text(json.dumps({"format": 1, "records": [old]}))
-    assert evaluation.is_own(old, evaluation.own_record(load_backbone(run_directory).config, "linear")) == (not record["changed"])
+    assert evaluation.is_own(old, evaluation.own_record(open_checkpoint(run_directory), "linear")) == (not record["changed"])
     asked.clear()
     evaluate(run_directory, widths=[0.5], protocols=["linear"], options=QUICK)
     assert not asked and len(result(run_directory)["records"]) == 1

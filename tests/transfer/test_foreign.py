@@ -4,12 +4,12 @@ import pytest
 import torch
 import torchvision
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.data import evaluation_batches, load
 from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import calibrate, extract
 from transfer import run
-from transfer.backbone import load_backbone
 from transfer.classification import Options, evaluate
 from transfer.classification.knn import knn_predict
 from transfer.classification.task import Task
@@ -76,11 +76,11 @@ def test_a_dense_network_is_scored_with_its_own_statistics(dense, tmp_path):
 
 def test_a_dense_backbone_keeps_its_statistics_and_takes_one_width(dense):
     path, network = dense
-    backbone = load_backbone(path)
+    backbone = open_checkpoint(path)
     assert (backbone.dense, backbone.default_widths(), backbone.run_dir, backbone.finished) == (True, [1.0], None, True)
     Task(backbone, "digits", None, OPTIONS, torch.device("cpu")).prepare([1.0])
     assert torch.equal(backbone.at(1.0).network.bn1.running_mean, network.bn1.running_mean)
-    assert backbone.fingerprint() == load_backbone(path).fingerprint()
+    assert backbone.fingerprint() == open_checkpoint(path).fingerprint()
     for widths in ([0.5], [1.0, 1.0]):
         with pytest.raises(UserError, match=r"is a dense resnet, not a slimmable one; write --widths 1\.0"):
             backbone.check_widths(widths)
@@ -89,13 +89,13 @@ def test_a_dense_backbone_keeps_its_statistics_and_takes_one_width(dense):
 def test_sizes_of_vits(tmp_path):
     students = {f"module.base_encoder.{name}": tensor for name, tensor in build("vit_micro").state_dict().items()}
     torch.save({"arch": "us_vit_micro", "state_dict": students}, tmp_path / "authors.pth")
-    backbone = load_backbone(tmp_path / "authors.pth")
+    backbone = open_checkpoint(tmp_path / "authors.pth")
     backbone.check_size(24)
     with pytest.raises(UserError, match=r"data\.size=18 does not suit .*write data\.size=16, or another multiple of 4"):
         backbone.check_size(18)
     state = torchvision.models.VisionTransformer(32, 8, 4, 3, 192, 96).state_dict()
     torch.save(state, tmp_path / "vit.pth")
-    backbone = load_backbone(tmp_path / "vit.pth")
+    backbone = open_checkpoint(tmp_path / "vit.pth")
     backbone.check_size(32)
     with pytest.raises(UserError, match=r"data\.size=64 does not suit .*write data\.size=32"):
         backbone.check_size(64)
@@ -107,6 +107,6 @@ def test_what_a_foreign_file_does_not_say_is_asked_for(authors, dense, tmp_path)
     with pytest.raises(UserError, match="write --out DIR for its scores"):
         evaluate(dense[0], "digits", device="cpu")
     with pytest.raises(UserError, match=r"outside the trained range \[0\.25, 1\.0\]"):
-        load_backbone(authors[0]).check_widths([0.1])
+        open_checkpoint(authors[0]).check_widths([0.1])
     with pytest.raises(UserError, match="no BatchNorm statistics for width"):
-        load_backbone(authors[0]).at(0.5)
+        open_checkpoint(authors[0]).at(0.5)

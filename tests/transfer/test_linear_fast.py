@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
+from pretrain.checkpoints import open_checkpoint
 from tests.transfer.clusters import clusters
-from transfer.backbone import load_backbone
 from transfer.classification import Options
 from transfer.classification.linear_fast import fit
 from transfer.classification.task import Task
@@ -33,7 +33,7 @@ def test_equals_scikit_learn(classes, C):
 
 
 def test_equals_scikit_learn_on_features_of_a_checkpoint(trained):
-    task = Task(load_backbone(trained), None, None, Options(limit=300), torch.device("cpu"))
+    task = Task(open_checkpoint(trained), None, None, Options(limit=300), torch.device("cpu"))
     task.prepare([0.5])
     features = task.features
     probabilities, _ = reference(features.train[0.5].double().numpy(), features.train_labels.numpy(), 1.0)

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from pretrain.checkpoints import Checkpoint
 from pretrain.config import Config, DataConfig
 from pretrain.errors import UserError
-from transfer.backbone import Backbone
+from pretrain.models import build
+from pretrain.models.dense import DenseEncoder
 from transfer.classification.options import Options, Recipe, finetune_recipe, parse_overrides, recipe_of
 from transfer.classification.task import Task
 
@@ -108,6 +110,7 @@ def test_wrong_settings_are_one_line(overrides, values, said):
     (False, False, DataConfig(name="cifar10", mean=[0.3, 0.2, 0.1]), "cifar100", {}), (False, False, DataConfig(), None, {}),
 ])
 def test_pixels_are_normalised_as_in_pretraining(foreign, dense, data, dataset, pixels):
-    backbone = Backbone(nn.Identity(), "resnet18_cifar", 0.25, 1.0, Config(data=data), 0, Path(), None, foreign, dense)
+    encoder = DenseEncoder(nn.Identity(), 8, {}, 32) if dense else build("resnet_small")
+    backbone = Checkpoint(encoder, Config(data=data), Path(), foreign=foreign)
     task = Task(backbone, dataset, None, Options(), torch.device("cpu"))
     assert task.pixels == pixels

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.data import crop_batches, evaluation_batches, load
-from transfer.backbone import load_backbone
 from transfer.classification.features import extract_features
 from transfer.classification.options import finetune_recipe, linear_recipe
 from transfer.classification.sgd import Classifier, accuracies, train
@@ -32,7 +32,7 @@ def trained_classifiers(backbone, widths, frozen, images, recipe):
 
 @pytest.mark.parametrize(("frozen", "recipe"), [(True, SHORT), (False, SHORT_FINETUNE)])
 def test_one_pass_equals_each_width_alone(trained, images, frozen, recipe):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     together = trained_classifiers(backbone, [1.0, 0.5, 0.25], frozen, images, recipe)
     for width in (0.5, 0.25):
         alone = trained_classifiers(backbone, [width], frozen, images, recipe)[width].state_dict()
@@ -41,7 +41,7 @@ def test_one_pass_equals_each_width_alone(trained, images, frozen, recipe):
 
 
 def test_linear_evaluation_equals_sgd_by_hand(trained, images):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     recipe = dataclasses.replace(SHORT, lr=3.0, milestones=[0.4, 0.7])
     head = trained_classifiers(backbone, [0.5], True, images, recipe)[0.5].head
     network = backbone.at(0.5).double()
@@ -59,7 +59,7 @@ def test_linear_evaluation_equals_sgd_by_hand(trained, images):
 
 
 def test_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(trained, images):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     before = backbone.at(0.5).state_dict()
     frozen = trained_classifiers(backbone, [0.5], True, images, SHORT)[0.5].encoder.state_dict()
     tuned = trained_classifiers(backbone, [0.5], False, images, SHORT_FINETUNE)[0.5].encoder.state_dict()
@@ -69,7 +69,7 @@ def test_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(trained, images)
 
 
 def test_running_statistics_start_from_the_calibrated_ones(trained, images):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     calibrated = backbone.at(0.5)
     recipe = dataclasses.replace(SHORT_FINETUNE, epochs=1, batch_size=150)  # a single step
     tuned = trained_classifiers(backbone, [0.5], False, images, recipe)[0.5].encoder
@@ -81,19 +81,19 @@ def test_running_statistics_start_from_the_calibrated_ones(trained, images):
 
 def test_fine_tuning_survives_a_last_batch_of_one_image(trained):
     images = load("digits", "train", None, 16, limit=65)
-    trained_classifiers(load_backbone(trained), [0.25], False, images, dataclasses.replace(SHORT_FINETUNE, epochs=1))
+    trained_classifiers(open_checkpoint(trained), [0.25], False, images, dataclasses.replace(SHORT_FINETUNE, epochs=1))
 
 
 def test_fine_tuning_learns(trained):
     images = load("digits", "train", None, 16, limit=400)
     val = load("digits", "val", None, 16)
     recipe = dataclasses.replace(finetune_recipe(), epochs=3, lr=0.05, flip=0.0)
-    classifiers = trained_classifiers(load_backbone(trained), [0.5], False, images, recipe)
+    classifiers = trained_classifiers(open_checkpoint(trained), [0.5], False, images, recipe)
     assert accuracies(classifiers, evaluation_batches(val, 16, 256, CPU))[0.5] > 0.6
 
 
 def test_outputs_that_are_not_finite_have_no_accuracy(trained, images):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     classifiers = {w: Classifier(backbone.at(w), backbone.feature_dim(w), 10, 5, True) for w in (1.0, 0.5)}
     with torch.no_grad():
         classifiers[1.0].head.bias[3] = float("nan")
@@ -111,7 +111,7 @@ def test_published_schedules(recipe, rates):
 
 
 def test_features_of_all_widths_in_one_pass(trained, images):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     networks = {w: backbone.at(w) for w in (1.0, 0.25)}
     features, labels = extract_features(networks, evaluation_batches(images, 16, 64, CPU))
     x, y = next(evaluation_batches(images, 16, len(images), CPU))
@@ -125,7 +125,7 @@ def test_features_of_all_widths_in_one_pass(trained, images):
 def test_linear_evaluation_with_lars_by_hand(trained, images, start):
     """LARS (arXiv 1708.03888, algorithm 1) without weight decay: the rate of each parameter times trust * |w| / |g|, then momentum;
     a parameter of norm 0 moves by its gradient."""
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     recipe = dataclasses.replace(SHORT, epochs=2, optimizer="lars", lr=20.0, trust=0.02, milestones=[1.0])
     classifier = Classifier(backbone.at(0.5), backbone.feature_dim(0.5), 10, 5, True, start)
     values = [p.detach().double().clone() for p in classifier.head.parameters()]

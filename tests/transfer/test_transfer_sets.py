@@ -8,12 +8,12 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.data import evaluation_batches, load
 from pretrain.data.subsets import labelled
 from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
 from tests.pretrain.published_copies import COPIES, caltech101
-from transfer.backbone import load_backbone
 from transfer.classification import Options, evaluate, finetune, task
 from transfer.classification import linear as linear_evaluation
 from transfer.classification.knn import knn_predict
@@ -44,7 +44,7 @@ def test_k_nn_on_pets_is_scored_by_class(run_directory, pets):
     assert {name: record[name] for name in ("dataset", "metric", "score", "chance", "count", "label_fraction", "label_seed")} == {
         "dataset": "pets", "metric": "knn", "score": "mean_per_class", "chance": 0.5, "count": 3, "label_fraction": 1.0,
         "label_seed": None}
-    network = load_backbone(run_directory)
+    network = open_checkpoint(run_directory)
     train, val = (load("pets", split, pets, 16) for split in ("train", "val"))
     (x, y), = evaluation_batches(train, 16, 8, "cpu")
     (queries, truth), = evaluation_batches(val, 16, 8, "cpu")

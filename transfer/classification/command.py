@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
 from rundir.records import entry
 from transfer import width_table
-from transfer.backbone import add_checkpoint_arguments
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
 from transfer.classification.options import LINEAR_RECIPES, parse_overrides
 from transfer.classification.scores import NAMES as SCORE_NAMES

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pretrain.config import Config
+from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.errors import UserError, check_choice
 from pretrain.rundir import RunDirectory
 from rundir.records import entry, identity
-from transfer.backbone import Backbone, load_backbone
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
@@ -80,7 +79,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         protocols: some of ``PROTOCOLS``.
         out: directory of ``result.json``; None: the checkpoint's run directory.
         force: score anew what is there already.
-        branch, arch: as :func:`~transfer.backbone.load_backbone` takes them.
+        branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
 
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
@@ -100,7 +99,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     options.check()
     _check_names(dataset, protocols, options)
     chosen = choose_device(device)
-    backbone = load_backbone(checkpoint, chosen, branch=branch, arch=arch)
+    backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
     if dataset is None and not backbone.config.data.name:
         raise UserError(f"{backbone.path} does not say which data it was trained on; write --dataset NAME")
     widths = [float(w) for w in (backbone.default_widths() if widths is None else widths)]
@@ -181,10 +180,11 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
     return old
 
 
-def own_record(cfg: Config, protocol: str) -> dict:
-    """What the records of a grid's own evaluation of a run say, but for the width and the weights; see :func:`is_own`."""
-    unloaded = Backbone(nn.Identity(), cfg.model.arch, cfg.widths.min, cfg.widths.max, cfg, 0, Path(), None)
-    task = Task(unloaded, None, None, Options(), torch.device("cpu"))
+def own_record(checkpoint: Checkpoint, protocol: str) -> dict:
+    """What the records of a grid's own evaluation of ``checkpoint`` (it may be unloaded) say, but for the width and the weights;
+    see :func:`is_own`.
+    """
+    task = Task(checkpoint, None, None, Options(), torch.device("cpu"))
     return _place(task) | {"metric": protocol, "settings": _choices(task, protocol)}
 
 

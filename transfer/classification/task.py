@@ -12,9 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from pretrain.errors import UserError
-from transfer.backbone import Backbone, Cost
 from transfer.classification.features import extract_features
 from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
@@ -38,7 +38,7 @@ class Features:
 class Task:
     """``backbone`` on data set ``name`` in ``root`` (None: those of pretraining), by ``options``."""
 
-    def __init__(self, backbone: Backbone, name: str | None, root: str | None, options: Options, device: torch.device):
+    def __init__(self, backbone: Checkpoint, name: str | None, root: str | None, options: Options, device: torch.device):
         data = backbone.config.data
         self.backbone, self.options, self.device = backbone, options, device
         self.name = name or data.name

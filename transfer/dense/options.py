@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
 from pretrain.errors import UserError, check_choice
-from transfer.backbone import Backbone, add_checkpoint_arguments, load_backbone
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
 from transfer.dense.trunk import INITIALS
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datase
 class Setup:
     """What the shared options say, checked: the checkpoint, its widths, the schedule, and where results go."""
 
-    backbone: Backbone
+    backbone: Checkpoint
     widths: list[float]
     schedule: Schedule
     seed: int
@@ -72,14 +72,14 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     if schedule.batch_size % processes:
         raise UserError(f"--batch-size {schedule.batch_size} cannot be shared by {processes} processes; write "
                         f"--batch-size {math.ceil(schedule.batch_size / processes) * processes}")
-    backbone = load_backbone(arguments.checkpoint, device, branch=arguments.branch, arch=arguments.arch)
+    backbone = open_checkpoint(arguments.checkpoint, device, branch=arguments.branch, arch=arguments.arch)
     widths = [float(w) for w in (backbone.default_widths() if arguments.widths is None else arguments.widths)]
     backbone.check_widths(widths)
     seed = backbone.seed if arguments.seed is None else arguments.seed
     return Setup(backbone, widths, schedule, seed, backbone.home(arguments.out))
 
 
-def branch_setting(backbone: Backbone) -> dict[str, str]:
+def branch_setting(backbone: Checkpoint) -> dict[str, str]:
     """Of a job's settings, which network was fine-tuned where that is not the student; jobs of the student keep their names."""
     return {} if backbone.branch == "student" else {"branch": backbone.branch}
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
+from pretrain.checkpoints import Batches, Checkpoint
 from pretrain.distributed import several
 from pretrain.errors import UserError, check_choice
-from transfer.backbone import Backbone, Batches
 
 MAPS = ("res2", "res3", "res4", "res5")
 NORMS = ("auto", "bn", "syncbn", "frozen")
@@ -21,8 +21,8 @@ PROBE_SIDE = 64  # pixels of the image that channels and strides are read from
 class Trunk(nn.Module):
     """Normalised images (B, 3, H, W), H and W multiples of ``divisor``, to ``{"res2": (B, C, H', W'), ..., "res5": ...}``.
 
-    ``network`` is what ``Backbone.at`` or ``Backbone.random_at`` returns: its ``stages`` are the maps. A ViT's four maps all have
-    its patch size as stride; :class:`Pyramid` makes levels of them.
+    ``network`` is what ``Checkpoint.at`` or ``Checkpoint.random_at`` returns: its ``stages`` are the maps. A ViT's four maps all
+    have its patch size as stride; :class:`Pyramid` makes levels of them.
 
     Attributes:
         channels, strides: by map name.
@@ -97,7 +97,7 @@ class Pyramid(nn.Module):
         return dict(zip(MAPS, (self.up4(last), self.up2(last), last, F.max_pool2d(last, 2, 2)), strict=True))
 
 
-def dense_network(backbone: Backbone, width: float, initial: str, seed: int, batches: Batches | None = None) -> nn.Module:
+def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, batches: Batches | None = None) -> nn.Module:
     """The dense network of ``width``: its pretrained weights, or (``initial`` random) freshly drawn ones as the reference.
 
     ``batches``: normalised images (B, 3, H, W) of the data at hand, on which a pretrained width is calibrated if the checkpoint

@@ -22,8 +22,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import Tensor, nn
 
+from pretrain.checkpoints import Checkpoint
 from pretrain.errors import UserError
-from transfer.backbone import Backbone as Checkpoint
 from transfer.dense.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
 from transfer.dense.weights import WeightsReport, weights_report
 

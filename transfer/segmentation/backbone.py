@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
-from transfer.backbone import load_backbone
+from pretrain.checkpoints import open_checkpoint
 from transfer.dense.trunk import Pyramid, Trunk, dense_network, set_norm
 from transfer.segmentation.dilation import dilate
 
@@ -16,7 +16,7 @@ class SlimmableTrunk(BaseModule):
     """Normalised images (B, 3, H, W) to four maps, finest first; of a ViT read as ``patches`` one map, (B, C, H/p, W/p).
 
     Args:
-        checkpoint, branch, arch: as :func:`~transfer.backbone.load_backbone` takes them.
+        checkpoint, branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
         width: the width whose dense network this is.
         initial, seed: ``pretrained``, or ``random`` weights drawn from ``seed``.
         norm: ``bn`` or ``frozen``, as :func:`~transfer.dense.trunk.set_norm` takes it (mmengine makes SyncBN of the former).
@@ -30,7 +30,7 @@ class SlimmableTrunk(BaseModule):
                  network: nn.Module | None = None):
         super().__init__()
         if network is None:
-            network = dense_network(load_backbone(checkpoint, branch=branch, arch=arch), width, initial, seed)
+            network = dense_network(open_checkpoint(checkpoint, branch=branch, arch=arch), width, initial, seed)
         if output_stride:
             dilate(network, output_stride)
         trunk = Trunk(set_norm(network, norm))

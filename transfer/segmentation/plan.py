@@ -12,9 +12,9 @@ from mmseg.registry import MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretrain.checkpoints import Checkpoint
 from pretrain.data import fingerprint
 from pretrain.errors import UserError
-from transfer.backbone import Backbone
 from transfer.dense.job import Job
 from transfer.dense.options import branch_setting
 from transfer.dense.schedules import Schedule
@@ -36,7 +36,7 @@ class Plan:
     images shown.
     """
 
-    backbone: Backbone
+    backbone: Checkpoint
     checkpoint: str
     layout: Layout
     train: Split

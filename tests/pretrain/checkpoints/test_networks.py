@@ -10,10 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.errors import UserError
-from pretrain.restore import restore
 from pretrain.slimmable import extract
-from transfer.backbone import load_backbone
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(2, 3, 32, 32, generator=GENERATOR)
@@ -57,7 +56,7 @@ def features(network):
 
 @torch.no_grad()
 def assert_same(path, network, arch=None, branch="student"):
-    found = restore(path, branch, arch)
+    found = open_checkpoint(path, branch=branch, arch=arch)
     expected = features(network)
     assert torch.allclose(extract(found.encoder, 1.0)(IMAGES), expected, atol=1e-5, rtol=1e-5)
     return found
@@ -123,7 +122,7 @@ def test_mae_with_its_decoder_and_ibot_with_its_mask(tmp_path):
     args = argparse.Namespace(model="mae_vit_base_patch16")
     torch.save({"model": network.state_dict() | more, "args": args}, tmp_path / "mae.pth")
     found = assert_same(tmp_path / "mae.pth", network)
-    assert set(more) <= set(found.projector)
+    assert set(more) <= set(found.behind)
 
 
 @torch.no_grad()
@@ -135,7 +134,7 @@ def test_heads_by_the_file_or_by_the_user(tmp_path, capsys):
     with pytest.raises(AssertionError):
         assert_same(tmp_path / "vit.pth", network)
     assert "3 attention heads; where it is otherwise set --arch vit,heads=N" in capsys.readouterr().out
-    plain, told = (load_backbone(tmp_path / "vit.pth", arch=arch).fingerprint() for arch in (None, "vit,heads=6"))
+    plain, told = (open_checkpoint(tmp_path / "vit.pth", arch=arch).fingerprint() for arch in (None, "vit,heads=6"))
     assert plain != told  # another network of the same weights
     named = timm.create_model("test_vit", num_classes=5, img_size=32, patch_size=8).eval()  # two heads in 64 channels
     torch.save({"model": named.state_dict(), "args": argparse.Namespace(model="test_vit")}, tmp_path / "named.pth")
@@ -154,10 +153,10 @@ def test_stems_that_shapes_do_not_tell(tmp_path, padding, max_pool, capsys):
     arch = f"resnet,padding={padding},max_pool={'yes' if max_pool else 'no'}"
     assert_same(tmp_path / "solo.ckpt", network, arch)
     assert "padding" not in capsys.readouterr().out
-    restore(tmp_path / "solo.ckpt")
+    open_checkpoint(tmp_path / "solo.ckpt")
     said = capsys.readouterr().out
     assert "padding 1 in its 3x3 stem" in said and "set --arch resnet,padding=2" in said and len(said.splitlines()) == 1
-    same = load_backbone(tmp_path / "solo.ckpt").fingerprint() == load_backbone(tmp_path / "solo.ckpt", arch=arch).fingerprint()
+    same = open_checkpoint(tmp_path / "solo.ckpt").fingerprint() == open_checkpoint(tmp_path / "solo.ckpt", arch=arch).fingerprint()
     assert same == ((padding, max_pool) == (1, False))
 
 
@@ -180,7 +179,7 @@ def test_bottlenecks_of_both_versions(tmp_path, capsys):
 def test_settings_that_cannot_be(tmp_path, arch, message):
     torch.save(cifar(small_resnet()).state_dict(), tmp_path / "r.pth")
     with pytest.raises(UserError, match=message):
-        restore(tmp_path / "r.pth", arch=arch)
+        open_checkpoint(tmp_path / "r.pth", arch=arch)
 
 
 def blurred():
@@ -219,7 +218,7 @@ def test_other_networks_are_refused_by_what_they_are(tmp_path, kind):
     make, message = OTHERS[kind]
     torch.save(make(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=message) as error:
-        restore(tmp_path / "other.pth")
+        open_checkpoint(tmp_path / "other.pth")
     assert "\n" not in str(error.value)
 
 
@@ -230,14 +229,14 @@ def test_a_network_that_shapes_do_not_tell_but_the_file_says(tmp_path, said):
     state = timm.create_model("resnet18").state_dict()
     torch.save({"state_dict": state} | said("resnetblur18"), tmp_path / "r.pth")
     with pytest.raises(UserError, match=r"says that it is a resnetblur18, which is not a plain resnet \(BlurPool2d\) and not"):
-        restore(tmp_path / "r.pth")
+        open_checkpoint(tmp_path / "r.pth")
     for plain in ("resnet18", "resnet18.a1_in1k", "mine"):
         torch.save({"state_dict": state} | said(plain), tmp_path / "r.pth")
-        assert restore(tmp_path / "r.pth").dense
+        assert open_checkpoint(tmp_path / "r.pth").dense
     quick = small_vit(num_heads=12, embed_dim=768, img_size=224, patch_size=32).state_dict()
     torch.save({"state_dict": quick} | said("vit_base_patch32_clip_quickgelu_224"), tmp_path / "v.pth")
     with pytest.raises(UserError, match="QuickGELU"):
-        restore(tmp_path / "v.pth")
+        open_checkpoint(tmp_path / "v.pth")
 
 
 # -- two networks in a file ---------------------------------------------------------------------------------------------------
@@ -279,13 +278,13 @@ def test_any_of_several_networks_by_its_name(tmp_path):
     nn.init.normal_(networks["right"].layer1[0].conv1.weight)
     torch.save({name: network.state_dict() for name, network in networks.items()}, tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"holds several networks \(left, right\); set --branch to one of these names"):
-        restore(tmp_path / "c.pth")  # the copy is the left one
+        open_checkpoint(tmp_path / "c.pth")  # the copy is the left one
     for name in ("left", "right"):
         assert_same(tmp_path / "c.pth", networks[name], branch=name)
     with pytest.raises(UserError, match=r"unknown branch 'both' of .*set --branch to student, teacher or one of left, right, copy"):
-        restore(tmp_path / "c.pth", "both")
+        open_checkpoint(tmp_path / "c.pth", branch="both")
     with pytest.raises(UserError, match="holds no teacher; set --branch student"):
-        restore(tmp_path / "c.pth", "teacher")
+        open_checkpoint(tmp_path / "c.pth", branch="teacher")
 
 
 @pytest.mark.parametrize("more", [
@@ -319,4 +318,4 @@ def test_weights_that_cannot_be_used(tmp_path, change, message, name):
     state["layer2.0.conv1.weight"] = change(state["layer2.0.conv1.weight"].clone())
     torch.save(state, tmp_path / name)
     with pytest.raises(UserError, match=message):
-        restore(tmp_path / name)
+        open_checkpoint(tmp_path / name)

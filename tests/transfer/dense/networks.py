@@ -8,10 +8,10 @@ import torch
 import torchvision
 
 from pretrain import config
+from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.models import ARCHITECTURES, build
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
 from pretrain.slimmable import calibrate, calibration_state
-from transfer.backbone import Backbone, load_backbone
 
 # Small networks of each kind, under names that say what they are.
 ARCHITECTURES.setdefault("resnet_tiny_of_tests", lambda: ResNet(BasicBlock, (1, 1, 1, 1), base_channels=8, stem="imagenet"))
@@ -19,7 +19,7 @@ ARCHITECTURES.setdefault("resnet_bottleneck_of_tests", lambda: ResNet(Bottleneck
 WIDTHS = [1.0, 0.5, 0.25]
 
 
-def checkpoint(folder: Path, arch: str, size: int = 32) -> Backbone:
+def checkpoint(folder: Path, arch: str, size: int = 32) -> Checkpoint:
     """A checkpoint of ``arch`` on disk, read back; BatchNorm scales and shifts are random."""
     torch.manual_seed(0)
     encoder = build(arch)
@@ -32,12 +32,12 @@ def checkpoint(folder: Path, arch: str, size: int = 32) -> Backbone:
                "calibration": calibration_state(encoder)}
     path = folder / f"{arch}.pt"
     torch.save(payload, path)
-    return load_backbone(path)
+    return open_checkpoint(path)
 
 
-def foreign_resnet(folder: Path) -> Backbone:
+def foreign_resnet(folder: Path) -> Checkpoint:
     """torchvision's ResNet-18, as a file of somebody else's."""
     torch.manual_seed(0)
     path = folder / "resnet18.pth"
     torch.save(torchvision.models.resnet18().state_dict(), path)
-    return load_backbone(path)
+    return open_checkpoint(path)

@@ -7,10 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.errors import UserError
 from pretrain.slimmable import at_width
 from tests.transfer.dense.networks import checkpoint, foreign_resnet
-from transfer.backbone import load_backbone
 from transfer.dense.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
 from transfer.dense.weights import weights_report
 
@@ -131,6 +131,6 @@ def test_a_stem_that_shifts_its_maps_is_no_trunk(tmp_path):
     network = torchvision.models.resnet18()
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 2, bias=False)
     torch.save(network.state_dict(), tmp_path / "solo.pth")
-    check_trunk(load_backbone(tmp_path / "solo.pth").encoder)
+    check_trunk(open_checkpoint(tmp_path / "solo.pth").encoder)
     with pytest.raises(UserError, match=r"another padding than 1 .* use classification"):
-        check_trunk(load_backbone(tmp_path / "solo.pth", arch="resnet,padding=2").encoder)
+        check_trunk(open_checkpoint(tmp_path / "solo.pth", arch="resnet,padding=2").encoder)

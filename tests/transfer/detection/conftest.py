@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import transfer.detection  # noqa: F401 (aids for detectron2, which the tests import)
+from pretrain.checkpoints import Checkpoint
 from tests.transfer.dense.networks import checkpoint
-from transfer.backbone import Backbone
 from transfer.dense.scenes import SceneConfig, write_scenes
 
 SCENES = SceneConfig(train=8, test=4, size=48, smallest=14, largest=20, fewest=1, most=3)
@@ -21,6 +21,6 @@ def scenes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory) -> Backbone:
+def small(tmp_path_factory) -> Checkpoint:
     """A checkpoint of resnet_small."""
     return checkpoint(tmp_path_factory.mktemp("checkpoint"), "resnet_small")

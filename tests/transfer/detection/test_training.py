@@ -13,11 +13,11 @@ from detectron2.solver import build_lr_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
 from tests.pretrain.tiny import distributed
-from transfer.backbone import load_backbone
 from transfer.dense.options import Setup
 from transfer.dense.schedules import DETECTION
 from transfer.detection import data
@@ -158,7 +158,7 @@ def test_a_batch_depends_neither_on_the_processes_nor_on_where_training_resumed(
 
 def _ranked(checkpoint: str, scenes: str, home: str) -> None:
     with processes("cpu") as group:
-        made = task(load_backbone(checkpoint), scenes, home, iterations=3)
+        made = task(open_checkpoint(checkpoint), scenes, home, iterations=3)
         run = RunDirectory(f"{home}/run")
         scores = made.run(made.jobs()[0], run, group)
         assert bool(scores.values) == group.first

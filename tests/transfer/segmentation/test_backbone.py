@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pretrain.checkpoints import open_checkpoint
 from tests.transfer.segmentation.runs import untrained_vit
-from transfer.backbone import load_backbone
 from transfer.dense.weights import weights_report
 from transfer.segmentation import models
 from transfer.segmentation.layouts import layout_of
@@ -33,7 +33,7 @@ def segmentor(checkpoint, width: float, name: str, scenes, **more):
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5, 0.25])
 @torch.no_grad()
 def test_features_and_weights_equal_the_extracted_networks(trained, scenes, width):
-    expected = load_backbone(trained).at(width)
+    expected = open_checkpoint(trained).at(width)
     model = segmentor(trained, width, "upernet", scenes)
     for ours, theirs in zip(model.extract_feat(IMAGES), expected.stages(IMAGES), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -48,7 +48,7 @@ def test_heads_follow_the_width(trained, scenes, name):
     sizes = {}
     for width in (1.0, 0.5):
         model = segmentor(trained, width, name, scenes, output_stride=4 if name in models.DILATED else 0)
-        channels = load_backbone(trained).encoder.stage_dims(width)
+        channels = open_checkpoint(trained).encoder.stage_dims(width)
         head, auxiliary = model.decode_head, model.auxiliary_head
         assert head.in_channels == (channels if name == "upernet" else channels[3])
         assert auxiliary.in_channels == channels[2] and auxiliary.channels == max(32, channels[2] // 4)
@@ -67,7 +67,7 @@ def test_channels_are_those_of_the_published_configs():
 @torch.no_grad()
 def test_a_vit_gives_its_patches_or_a_pyramid(tmp_path, scenes, width):
     checkpoint = untrained_vit(tmp_path / "vit.pt", "vit_micro_heads")
-    dense = load_backbone(checkpoint).at(width)
+    dense = open_checkpoint(checkpoint).at(width)
     tokens = dense.norm(dense.blocks(dense._tokens(IMAGES)[0]))[:, 1:]
     model = segmentor(checkpoint, width, "segmenter", scenes, reads="patches")
     (patches,) = model.extract_feat(IMAGES)

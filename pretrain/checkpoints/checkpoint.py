@@ -1,55 +1,79 @@
-"""The only door from pretraining to the tasks: a checkpoint becomes a dense backbone at any of its widths."""
+"""A checkpoint, ours or anybody's: an encoder, where it comes from, and dense networks at any of its widths."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from pretrain.checkpoints.arguments import add_checkpoint_arguments
+from pretrain.checkpoints.redrawn import redrawn
+from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
 from pretrain.data.sources import normalisation
 from pretrain.errors import UserError
-from pretrain.restore import restore
+from pretrain.models.dense import DenseEncoder
+from pretrain.models.encoder import Encoder
 from pretrain.rundir import RunDirectory
 from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, cut_statistics, extract, is_calibrated
 from pretrain.slimmable.calibrate import batch_norms
-
-__all__ = ["Backbone", "Batches", "Cost", "add_checkpoint_arguments", "load_backbone"]
 
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 
 
 @dataclass
-class Backbone:
-    """A pretrained slimmable encoder and what is known about it.
+class Checkpoint:
+    """A pretrained encoder and what is known about it; :func:`~pretrain.checkpoints.open_checkpoint` makes one of a file.
 
     Attributes:
         encoder: images (B, 3, H, W), normalised, to features (B, D(width)).
-        arch: its name in ``pretrain.models``; of a dense network its family.
-        low, high: the range of widths it was trained for.
-        config: the pretraining config; of a file from elsewhere the defaults with its size and no data.
-        epoch: finished epochs of pretraining.
-        path: the file it came from; ``run_dir``: the run directory that file belongs to, None where it lies elsewhere.
-        foreign: whether somebody else pretrained it; ``dense``: whether width 1.0 is all there is; ``branch``: which of its
-            networks it is.
+        config: the pretraining config; of a file from elsewhere the defaults with its architecture, its size, the widths it can be
+            used at, and no data (``data.name`` empty).
+        path: the file it came from, or the run directory.
+        epoch: finished epochs of pretraining; 0 where the file does not say.
+        branch: which of the file's networks it is.
+        foreign: whether somebody else wrote the file.
+        behind: weights of what stands behind the encoder (the projector), by name.
     """
 
-    encoder: nn.Module
-    arch: str
-    low: float
-    high: float
+    encoder: Encoder
     config: Config
-    epoch: int
     path: Path
-    run_dir: Path | None
-    foreign: bool = False
-    dense: bool = False
+    epoch: int = 0
     branch: str = "student"
+    foreign: bool = False
+    behind: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def unloaded(cls, config: Config) -> Checkpoint:
+        """What is known of the checkpoint of ``config`` before there is one: all but the encoder."""
+        return cls(Encoder(), config, Path())
+
+    @property
+    def arch(self) -> str:
+        """The encoder's name in ``pretrain.models``; of a dense network its family."""
+        return self.config.model.arch
+
+    @property
+    def low(self) -> float:
+        """The narrowest width it can be used at."""
+        return self.config.widths.min
+
+    @property
+    def high(self) -> float:
+        """The widest width it can be used at."""
+        return self.config.widths.max
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is an ordinary network, of which width 1.0 is all there is."""
+        return isinstance(self.encoder, DenseEncoder)
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run directory that its file is in; None where it lies elsewhere, or is not what that run has scores of."""
+        return None if self.foreign or self.branch != "student" else _run_directory(self.path, self.config)
 
     @property
     def seed(self) -> int:
@@ -108,8 +132,8 @@ class Backbone:
     def _check_foreign_size(self, size: int) -> None:
         made, patch = self.config.data.size, self.encoder.size_divisor
         fixed = self.encoder.fixed_size
-        if size % patch or (fixed and size != made):
-            whole = "" if fixed else f", or another multiple of {patch}"
+        if size < 1 or size % patch or (fixed and size != made):
+            whole = "" if fixed or patch == 1 else f", or another multiple of {patch}"
             raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "
                             f"write data.size={made}{whole}")
 
@@ -145,16 +169,9 @@ class Backbone:
         return extract(self.encoder, width)
 
     def random_at(self, width: float, seed: int) -> nn.Module:
-        """The dense network of ``width`` with weights freshly drawn from ``seed``: the reference of pretraining.
-
-        Convolutions are drawn as this project's are (He et al., arXiv 1502.01852, fan-out) and linear layers as its ViTs' (Glorot),
-        for the width's own channels, so that a narrow network starts as one that was made narrow. BatchNorms have mean 0,
-        variance 1.
-        """
+        """The dense network of ``width`` with weights freshly drawn from ``seed``: the reference of pretraining."""
         self.check_widths([width], "width")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _redrawn(extract(self.encoder, width).cpu()).to(next(self.encoder.parameters()).device)
+        return redrawn(extract(self.encoder, width).cpu(), seed).to(next(self.encoder.parameters()).device)
 
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation by RGB channel, in [0, 1], that images must be normalised with: those of pretraining."""
@@ -168,56 +185,13 @@ class Backbone:
         """FLOPs of one image of ``size`` pixels (default: the size of pretraining) and parameters at ``width``."""
         return cost(self.encoder, width, size or self.config.data.size)
 
+    def origin(self) -> dict[str, object]:
+        """Where its encoder comes from, for files that are made of it."""
+        return {"checkpoint": self.path.name, "branch": self.branch, "epoch": self.epoch}
+
     def fingerprint(self) -> str:
-        """Eight hex digits of the encoder's weights: equal for equal weights."""
-        digest = hashlib.sha256(str(dict(self.encoder.settings) or "").encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:8]
-
-
-def load_backbone(path: str | Path, device: str | torch.device = "cpu", *, branch: str = "student",
-                  arch: str | None = None) -> Backbone:
-    """The backbone in ``path``: a checkpoint file, or a run directory (its newest readable checkpoint).
-
-    Files of the authors of US3L, and of torchvision's and timm's networks, are taken too (``pretrain.checkpoints.foreign``, which
-    says what ``branch`` and ``arch`` may be there). With ``branch`` teacher it is the momentum teacher, which is not what its run
-    directory has scores of.
-
-    Raises:
-        UserError: there is none, it cannot be read, it is of no known kind, or its weights do not fit.
-    """
-    path = Path(path)
-    found = restore(path, branch, arch)
-    run_dir = None if found.foreign or branch != "student" else _run_directory(path, found.config)
-    return Backbone(found.encoder.to(device), found.arch, found.low, found.high, found.config, found.epoch, path, run_dir,
-                    found.foreign, found.dense, branch)
-
-
-def _redrawn(network: nn.Module) -> nn.Module:
-    drawn: set[int] = set()
-    for name, module in list(network.named_modules()):
-        own = list(module.parameters(recurse=False))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats:  # extracted without statistics
-            module = nn.BatchNorm2d(module.num_features, module.eps, affine=module.affine)
-            network.set_submodule(name, module)
-            own = list(module.parameters(recurse=False))
-        elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-        elif own and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        else:
-            continue
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-        drawn |= {id(parameter) for parameter in own}
-    for parameter in network.parameters():  # tokens and embeddings; what is fixed by design stays
-        if id(parameter) not in drawn and parameter.requires_grad:
-            nn.init.trunc_normal_(parameter, std=0.02)
-    return network
+        """Eight hex digits of the encoder's weights and of what else decides what it computes: equal for equal ones."""
+        return fingerprint(self.encoder, str(dict(self.encoder.settings) or ""))
 
 
 def _run_directory(path: Path, config: Config) -> Path | None:

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 import torch
 
-from pretrain import checkpoint
+from pretrain.checkpoints import files as checkpoint
 from pretrain.errors import UserError
 from rundir.cli import Terminated, is_interruption
 
@@ -231,7 +231,7 @@ def test_a_file_size_limit(two):
         import resource, sys
         from pathlib import Path
         import torch
-        from pretrain import checkpoint
+        from pretrain.checkpoints import files as checkpoint
         from pretrain.errors import cli
         def main(argv):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

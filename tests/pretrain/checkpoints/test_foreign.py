@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pretrain import config
+from pretrain.checkpoints import open_checkpoint
 from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.objective.networks import Student, Teacher
-from pretrain.restore import restore
 from pretrain.slimmable import at_width, calibrate, cost, extract
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -83,7 +83,7 @@ def authors_resnet(state, x, width):
 @torch.no_grad()
 def test_the_authors_resnet_at_any_width(resnet_file, width, branch):
     path, *sources = resnet_file
-    found = restore(path, branch)
+    found = open_checkpoint(path, branch=branch)
     assert (found.arch, found.epoch, found.foreign, found.dense) == ("resnet_small", 400, True, False)
     prefix = {"student": "module.encoder_q.", "teacher": "module.encoder_k."}[branch]
     written = torch.load(path)["state_dict"]
@@ -95,7 +95,7 @@ def test_the_authors_resnet_at_any_width(resnet_file, width, branch):
         calibrate(encoder, [width], [IMAGES])
     with at_width(source.eval(), width):
         assert torch.allclose(extract(found.encoder.eval(), width)(IMAGES), source(IMAGES), atol=1e-5)
-    assert {name.split(".")[0] for name in found.projector} == {"fc"} and len(found.projector) == len(PROJECTOR)
+    assert {name.split(".")[0] for name in found.behind} == {"fc"} and len(found.behind) == len(PROJECTOR)
 
 
 @pytest.mark.parametrize(("arch", "named"), [
@@ -107,7 +107,7 @@ def test_the_authors_names_and_shapes_tell_the_architecture(tmp_path, arch, name
     path = authors_file(tmp_path / "c.pth.tar", named, network, network)
     if named is None:
         torch.save({"state_dict": torch.load(path)["state_dict"]}, path)
-    found = restore(path)
+    found = open_checkpoint(path)
     assert found.arch == arch
     assert found.config.data.size == (224 if arch in ("resnet18", "mobilenetv2") else 32)
     assert all(torch.equal(a, b) for a, b in zip(found.encoder.parameters(), network.parameters(), strict=True))
@@ -123,7 +123,7 @@ def test_the_authors_mobilenet(tmp_path):
     payload["state_dict"] |= prefixed("module.encoder_q.features.18.1.", {
         "running_mean": torch.randn(1280), "running_var": torch.rand(1280), "num_batches_tracked": torch.tensor(9)})
     torch.save(payload, path)
-    found = restore(path)
+    found = open_checkpoint(path)
     for encoder in (network, found.encoder):
         calibrate(encoder, [width], [IMAGES])
     with at_width(network.eval(), width):
@@ -135,9 +135,9 @@ def test_the_authors_vit(tmp_path):
     """Written out at a width: each linear layer reads the first features, everything else is a plain ViT with 6 heads."""
     student, teacher = (build("vit_tiny") for _ in range(2))
     path = authors_file(tmp_path / "c.pth.tar", "us_vit_tiny", student, teacher, "head", ("base_encoder", "momentum_encoder"))
-    found, width = restore(path), 0.3
+    found, width = open_checkpoint(path), 0.3
     assert (found.arch, found.config.data.size, found.low) == ("vit_tiny", 224, 0.25)
-    assert torch.equal(restore(path, "teacher").encoder.blocks[3].mlp.fc1.weight, teacher.blocks[3].mlp.fc1.weight)
+    assert torch.equal(open_checkpoint(path, branch="teacher").encoder.blocks[3].mlp.fc1.weight, teacher.blocks[3].mlp.fc1.weight)
     source, x = student.state_dict(), torch.randn(1, 3, 224, 224)
 
     def linear(x, name):
@@ -219,7 +219,7 @@ def test_dense_networks_of_torchvision_and_timm(tmp_path, case):
     source = used(make())
     state = prefixed(prefix, source.state_dict())
     torch.save({key: state, "epoch": 3} if key else state, tmp_path / "dense.pth")
-    found = restore(tmp_path / "dense.pth", "teacher" if key == "teacher" else "student")
+    found = open_checkpoint(tmp_path / "dense.pth", branch="teacher" if key == "teacher" else "student")
     assert (found.arch, found.low, found.high, found.dense) == (arch, 1.0, 1.0, True)
     assert found.config.data.size == (32 if "vit" in case else 224)
     x = torch.randn(2, 3, size, size)
@@ -244,11 +244,11 @@ def test_real_timm_sizes_get_timms_heads(tmp_path):
             source = timm.create_model(name)
         state = {key: torch.zeros(tensor.shape) for key, tensor in source.state_dict().items()}
         torch.save(state, tmp_path / "vit.pth")
-        network = restore(tmp_path / "vit.pth").encoder.network
+        network = open_checkpoint(tmp_path / "vit.pth").encoder.network
         assert network.blocks[0].attn.num_heads == heads == source.blocks[0].attn.num_heads
     # MoCo v3's own small ViT has 12.
     torch.save({"arch": "vit_small", "state_dict": prefixed("module.base_encoder.", state)}, tmp_path / "moco.pth")
-    assert restore(tmp_path / "moco.pth").encoder.network.blocks[0].attn.num_heads == 12
+    assert open_checkpoint(tmp_path / "moco.pth").encoder.network.blocks[0].attn.num_heads == 12
 
 
 @torch.no_grad()
@@ -259,12 +259,12 @@ def test_others_files_of_both_kinds(tmp_path):
     source.conv1, source.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     state = {name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name}
     save_file(prefixed("module.encoder_q.", state), tmp_path / "moco.safetensors")
-    found = restore(tmp_path / "moco.safetensors")
+    found = open_checkpoint(tmp_path / "moco.safetensors")
     assert found.dense and found.config.data.size == 32
     source.fc = nn.Identity()
     assert torch.allclose(extract(found.encoder, 1.0)(IMAGES), source(IMAGES), atol=1e-5)
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.safetensors")
-    half = restore(tmp_path / "half.safetensors").encoder
+    half = open_checkpoint(tmp_path / "half.safetensors").encoder
     assert half(IMAGES).dtype == torch.float32
     assert torch.allclose(half(IMAGES), source(IMAGES), atol=0.02)
 
@@ -277,14 +277,14 @@ def test_the_teacher_of_ones_own_checkpoint(tmp_path):
                "teacher": teacher.state_dict(), "projector": student.projector.state_dict()}
     torch.save(payload, tmp_path / "own.pt")
     for branch, source in (("student", student), ("teacher", teacher)):
-        found = restore(tmp_path / "own.pt", branch)
+        found = open_checkpoint(tmp_path / "own.pt", branch=branch)
         assert torch.equal(found.encoder.conv1.weight, source.encoder.conv1.weight)
-        assert torch.equal(found.projector["0.weight"], source.projector[0].weight)
+        assert torch.equal(found.behind["0.weight"], source.projector[0].weight)
     torch.save(payload | {"teacher": None}, tmp_path / "own.pt")
     with pytest.raises(UserError, match=r"holds no teacher .* set --branch student"):
-        restore(tmp_path / "own.pt", "teacher")
+        open_checkpoint(tmp_path / "own.pt", branch="teacher")
     with pytest.raises(UserError, match="leave out --arch"):
-        restore(tmp_path / "own.pt", arch="resnet18")
+        open_checkpoint(tmp_path / "own.pt", arch="resnet18")
 
 
 def resnet18_state():
@@ -307,7 +307,7 @@ def test_what_does_not_fit_is_named_in_one_line(tmp_path, change, message):
     change(state)
     torch.save(state, tmp_path / "f.pth")
     with pytest.raises(UserError, match=message) as error:
-        restore(tmp_path / "f.pth")
+        open_checkpoint(tmp_path / "f.pth")
     assert "\n" not in str(error.value)
 
 
@@ -316,29 +316,29 @@ def test_authors_files_that_cannot_be_used(tmp_path, resnet_file):
     path = tmp_path / "c.pth.tar"
     torch.save(payload | {"arch": "us_cifar_resnet18"}, path)
     with pytest.raises(UserError, match=r"\(resnet18_cifar\): conv1\.weight has shape \(16, 3, 3, 3\), expected \(64, "):
-        restore(path)
+        open_checkpoint(path)
     students = {name: tensor for name, tensor in payload["state_dict"].items() if "encoder_k" not in name}
     torch.save(payload | {"state_dict": students}, path)
     with pytest.raises(UserError, match="holds no teacher; set --branch student"):
-        restore(path, "teacher")
+        open_checkpoint(path, branch="teacher")
     with pytest.raises(UserError, match="unknown branch 'both'"):
-        restore(path, "both")
+        open_checkpoint(path, branch="both")
     with pytest.raises(UserError, match="unknown architecture 'us_cifar_resnet999'"):
-        restore(path, arch="us_cifar_resnet999")
+        open_checkpoint(path, arch="us_cifar_resnet999")
     mobile = build("mobilenetv2")
     authors_file(path, "", mobile, mobile)
     with pytest.raises(UserError, match="which MobileNetV2 it is; set --arch mobilenetv2 or --arch mobilenetv2_cifar"):
-        restore(path)
-    assert restore(path, arch="us_cifar_mobilenetv2").arch == "mobilenetv2_cifar"
+        open_checkpoint(path)
+    assert open_checkpoint(path, arch="us_cifar_mobilenetv2").arch == "mobilenetv2_cifar"
 
 
 def test_broken_files(tmp_path):
     (tmp_path / "f.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json at all")
     with pytest.raises(UserError, match="not a safetensors file"):
-        restore(tmp_path / "f.safetensors")
+        open_checkpoint(tmp_path / "f.safetensors")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="not a checkpoint of this project"):
-        restore(tmp_path / "list.pt")
+        open_checkpoint(tmp_path / "list.pt")
     torch.save(torchvision.models.resnet18, tmp_path / "code.pt")
     with pytest.raises(UserError, match=r"it holds no tensors but a torchvision\.models\.resnet\.resnet18; .*save"):
-        restore(tmp_path / "code.pt")
+        open_checkpoint(tmp_path / "code.pt")

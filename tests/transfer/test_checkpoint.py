@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
-from pretrain import checkpoint, config
+from pretrain import config
+from pretrain.checkpoints import files as checkpoint
+from pretrain.checkpoints import open_checkpoint
 from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import at_width
-from transfer.backbone import load_backbone
 from transfer.classification import Options
 from transfer.classification.sgd import Classifier
 from transfer.classification.task import Task
@@ -30,7 +31,7 @@ def rewritten(run_directory, change):
 
 @pytest.mark.parametrize("width", [1.0, 0.5, 0.25])
 def test_dense_network_equals_the_slimmable_one(trained, width):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     dense = backbone.at(width)
     with torch.no_grad(), at_width(backbone.encoder.eval(), width):
         expected = backbone.encoder(IMAGES)
@@ -41,7 +42,7 @@ def test_dense_network_equals_the_slimmable_one(trained, width):
 
 
 def test_dense_network_is_a_copy(trained):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     before = backbone.fingerprint()
     with torch.no_grad():
         for parameter in backbone.at(0.5).parameters():
@@ -50,32 +51,32 @@ def test_dense_network_is_a_copy(trained):
 
 
 def test_what_is_known_about_a_checkpoint(trained):
-    backbone = load_backbone(trained / "checkpoint.pt")
+    backbone = open_checkpoint(trained / "checkpoint.pt")
     assert (backbone.arch, backbone.seed, backbone.low, backbone.high) == ("resnet_small", 100, 0.25, 1.0)
     assert backbone.calibrated == backbone.default_widths() == [1.0, 0.75, 0.5, 0.25]
     assert backbone.run_dir == trained
     assert backbone.finished
-    assert load_backbone(trained).run_dir == trained
-    assert load_backbone(trained).fingerprint() == backbone.fingerprint()
+    assert open_checkpoint(trained).run_dir == trained
+    assert open_checkpoint(trained).fingerprint() == backbone.fingerprint()
 
 
 def test_statistics_computed_later_are_those_of_pretraining(run_directory, trained):
     path = rewritten(run_directory, lambda payload: payload.update(calibration={}))
-    backbone = load_backbone(path)
+    backbone = open_checkpoint(path)
     assert backbone.calibrated == []
     assert backbone.default_widths() == [1.0, 0.75, 0.5, 0.25]
     Task(backbone, None, None, Options(limit=256), torch.device("cpu")).prepare([1.0, 0.5])  # its pretraining had 256 too
-    stored = load_backbone(trained)
+    stored = open_checkpoint(trained)
     for width in (1.0, 0.5):  # pretraining computes with another memory layout, hence with other rounding
         assert torch.allclose(backbone.at(width)(IMAGES), stored.at(width)(IMAGES), atol=1e-3)
 
 
 def test_another_width_is_calibrated_on_what_is_given(trained):
-    backbone = load_backbone(trained)
+    backbone = open_checkpoint(trained)
     with pytest.raises(UserError, match=r"no BatchNorm statistics for width 0\.6"):
         backbone.at(0.6)
     from_iterable = backbone.at(0.6, [IMAGES])
-    from_callable = load_backbone(trained).at(0.6, lambda: iter([IMAGES]))
+    from_callable = open_checkpoint(trained).at(0.6, lambda: iter([IMAGES]))
     assert torch.equal(from_iterable(IMAGES), from_callable(IMAGES))
     # Calibrated on one batch: the first BatchNorm has that batch's mean.
     first = torch.nn.functional.conv2d(IMAGES, from_iterable.conv1.weight, padding=1)
@@ -88,13 +89,13 @@ def test_another_width_is_calibrated_on_what_is_given(trained):
 ])
 def test_widths_that_cannot_be_used(trained, widths, message):
     with pytest.raises(UserError, match=message):
-        load_backbone(trained).check_widths(widths)
+        open_checkpoint(trained).check_widths(widths)
 
 
 def test_a_size_without_whole_patches(tmp_path):
     cfg = config.load("digits", ["model.arch=vit_micro", "data.size=16"])
     torch.save({"format": 1, "config": config.to_dict(cfg), "encoder": build("vit_micro").state_dict()}, tmp_path / "vit.pt")
-    backbone = load_backbone(tmp_path / "vit.pt")
+    backbone = open_checkpoint(tmp_path / "vit.pt")
     backbone.check_size(24)
     with pytest.raises(UserError, match=r"data\.size=18 is not a whole number"):
         backbone.check_size(18)
@@ -108,30 +109,30 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(run_directory):
     path = run_directory / "checkpoint.pt"
     shutil.copy(path, run_directory / "checkpoint.previous.pt")
     path.write_bytes(path.read_bytes()[:1000])
-    assert load_backbone(run_directory).arch == "resnet_small"
+    assert open_checkpoint(run_directory).arch == "resnet_small"
     with pytest.raises(UserError, match="truncated or not a torch file"):
-        load_backbone(path)
+        open_checkpoint(path)
 
 
 def test_a_checkpoint_outside_its_run_directory_belongs_to_none(run_directory, tmp_path):
     shutil.copy(run_directory / "checkpoint.pt", tmp_path / "copy.pt")
-    assert load_backbone(tmp_path / "copy.pt").run_dir is None
+    assert open_checkpoint(tmp_path / "copy.pt").run_dir is None
     written = yaml.safe_load((run_directory / "config.yaml").read_text())
     (run_directory / "config.yaml").write_text(yaml.safe_dump(written | {"seed": 7}))  # now another run's directory
-    assert load_backbone(run_directory).run_dir is None
+    assert open_checkpoint(run_directory).run_dir is None
 
 
 def test_foreign_files(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint"):
-        load_backbone(tmp_path / "nowhere.pt")
+        open_checkpoint(tmp_path / "nowhere.pt")
     with pytest.raises(UserError, match="there is no checkpoint in"):
-        load_backbone(tmp_path)
+        open_checkpoint(tmp_path)
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="not a checkpoint of this project"):
-        load_backbone(tmp_path / "foreign.pt")
+        open_checkpoint(tmp_path / "foreign.pt")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
     with pytest.raises(UserError, match=r"its first tensor is weight"):
-        load_backbone(tmp_path / "module.pt")
+        open_checkpoint(tmp_path / "module.pt")
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -145,4 +146,4 @@ def test_foreign_files(tmp_path):
 def test_what_does_not_fit_is_named(run_directory, change, message):
     path = rewritten(run_directory, change)
     with pytest.raises(UserError, match=message):
-        load_backbone(path)
+        open_checkpoint(path)
