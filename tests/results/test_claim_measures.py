@@ -156,3 +156,14 @@ def test_a_claim_that_is_not_as_documented_is_refused(tmp_path, change, message)
     with pytest.raises(InputError, match=message) as error:
         load_claims(path)
     assert "\n" not in str(error.value)
+
+
+def test_passes_are_counted(tmp_path):
+    """Dynamic sampling trains one width a step in its first stage and three in the others."""
+    stages = {"ours": (1.0, 3.0, 3.0, 3.0), "theirs": (3.0, 3.0, 3.0, 3.0)}
+    for seed in range(2):
+        for cell, found in stages.items():
+            lines = [metric("widths_per_step", epoch, value) for epoch, value in enumerate(found, start=1)]
+            add(tmp_path, cell, seed, {1.0: 0.5}, lines)
+    found = judged(tmp_path, claim("diagnostic", "exact", better_name="widths_per_step", than_name="widths_per_step"))
+    assert found.effect == pytest.approx(100 * (1 - 2.5 / 3)) and found.verdict == claims.SUPPORTED
