@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -258,3 +261,46 @@ def test_what_cannot_be_is_refused_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         config.load("digits", overrides)
     assert "\n" not in str(caught.value)
+
+
+# -- docs/methods.md --------------------------------------------------------------------------------------------------------
+
+
+def settings_of(cfg: config.Config) -> dict[str, object]:
+    content = to_dict(cfg)
+    content.pop("experiment")
+    return {f"{section}.{key}": value for section, values in content.items() if isinstance(values, dict)
+            for key, value in values.items()}
+
+
+def controlled(cell: str) -> config.Config:
+    """A cell of the grid of guidelines on digits: BASE-DISTILL-TEACHER, or individual-BASE-TEACHER-w1.0."""
+    alone = cell.startswith("individual-")
+    words = cell.removeprefix("individual-").removesuffix("-w1.0").split("-")
+    base, distill, teacher = (words[0], "none", words[1]) if alone else words
+    guidance = [f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}"]
+    return config.load("digits", guidance + (["widths.min=1.0"] if alone else []))
+
+
+def shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
+def differences(recipe: str, cell: str) -> list[str]:
+    """What the recipe says otherwise than the controlled cell, as ``key=value``."""
+    own, other = settings_of(resolved(recipe)), settings_of(controlled(cell))
+    return [f"{key}={shown(value)}" for key, value in own.items() if value != other[key]]
+
+
+def documented() -> dict[str, tuple[str, list[str]]]:
+    """The table of docs/methods.md: recipe -> its controlled cell and the settings that differ."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| `([\w.-]+)` \| (.*) \|$", text, flags=re.M)
+    return {recipe: (cell, re.findall(r"`([\w.]+=[^`]*)`", settings)) for recipe, cell, settings in rows}
+
+
+def test_the_documented_differences_from_the_controlled_cells_are_these():
+    rows = documented()
+    assert set(rows) == set(config.recipes())
+    for recipe, (cell, settings) in rows.items():
+        assert sorted(settings) == sorted(differences(recipe, cell)), recipe
