@@ -33,6 +33,7 @@ from pretrain import config, data
 from pretrain.data import fingerprint
 from pretrain.errors import UserError, cli
 from results import report
+from rundir.arguments import LARGEST_SEED, Parser, place, real, whole, word
 from slurm import settings
 from slurm.clock import duration
 from slurm.executors import EXECUTORS, run_all
@@ -41,28 +42,31 @@ from slurm.settings import Cluster
 from slurm.submit import environment_lines
 
 BASE_SEED = 100  # METHOD section 6
+MOST_SEEDS = 1000
+MOST_PARALLEL = 1000
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = argparse.ArgumentParser(prog="ablations/run.py",
-                                  description="Run a grid of experiments and write its tables and plots. What is finished is not "
-                                              "run again; what was interrupted resumes.")
+    own = Parser(prog="ablations/run.py",
+                 description="Run a grid of experiments and write its tables and plots. What is finished is not "
+                             "run again; what was interrupted resumes.")
     own.add_argument("--grid", required=True, help=f"one of: {', '.join(grids.grids())}")
     own.add_argument("--profile", default="auto",
                      help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
                           "CUDA or Slurm is found, else digits")
-    own.add_argument("--data-dir", help="folder of the data set (shorthand for data.root=DIR)")
+    own.add_argument("--data-dir", type=word, help="folder of the data set (shorthand for data.root=DIR)")
     own.add_argument("--seeds", default="1", metavar="N|LIST",
                      help="how many seeds, from 100 on, or a list such as 100,107; default 1")
-    own.add_argument("--widths", type=float, nargs="+", metavar="W", help="evaluation widths; default the profile's")
+    own.add_argument("--widths", type=real(), nargs="+", metavar="W", help="evaluation widths; default the profile's")
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
-    own.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
+    own.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
     own.add_argument("--executor", choices=EXECUTORS, default="inline",
                      help="inline: one run after another in this process (default); local: --parallel processes; slurm: jobs in "
                           "Slurm's queue, see docs/slurm.md")
-    own.add_argument("--parallel", type=int, default=2, metavar="N", help="processes of --executor local; default 2")
-    own.add_argument("--slurm-config", type=Path, metavar="FILE",
+    own.add_argument("--parallel", type=whole(1, MOST_PARALLEL), default=2, metavar="N",
+                     help="processes of --executor local; default 2")
+    own.add_argument("--slurm-config", type=place, metavar="FILE",
                      help="settings of the cluster: a filled in copy of slurm/example.yaml")
     own.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
                      help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times")
@@ -80,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = cluster_settings(arguments)
     profile = choose_profile(arguments.profile)
     overrides += [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
-    if arguments.parallel < 1:
-        raise UserError(f"--parallel {arguments.parallel} must be at least 1")
     if arguments.executor == "slurm":
         arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
@@ -129,17 +131,19 @@ def seeds(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts) or (len(parts) == 1 and int(text) < 1):
         raise UserError(f"--seeds {text} is neither a count such as 3 nor a list such as 100,107")
-    if len(parts) == 1:
-        return [BASE_SEED + i for i in range(int(text))]
-    return list(dict.fromkeys(int(part) for part in parts))
+    numbers = [int(part) for part in parts if len(part) < 20]
+    count = numbers[0] if len(parts) == len(numbers) == 1 else len(parts)
+    if len(numbers) < len(parts) or max(numbers) > LARGEST_SEED or count > MOST_SEEDS:
+        raise UserError(f"--seeds {text[:50]} is too much; at most {MOST_SEEDS} seeds, each below 2^63")
+    return [BASE_SEED + i for i in range(count)] if len(parts) == 1 else list(dict.fromkeys(numbers))
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
     """``--slurm key=value`` as one word: a ``key=value`` that stands alone is a setting of the cells."""
     words = list(argv)
-    for place in range(len(words) - 1, 0, -1):
-        if words[place - 1] == "--slurm":
-            words[place - 1:place + 1] = [f"--slurm={words[place]}"]
+    for at in range(len(words) - 1, 0, -1):
+        if words[at - 1] == "--slurm":
+            words[at - 1:at + 1] = [f"--slurm={words[at]}"]
     return words
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from pretrain.progress import reporting
+from rundir.arguments import Parser, whole
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ def peak_bytes() -> int:
 
 def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of a benchmark, and what it asks of torch done."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser = Parser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and single calls: does it run, not how fast")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--threads", type=whole(0, 1024), default=0, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",
                         help="cpu: the process's own time, for one thread on a busy machine")
-    parser.add_argument("--rounds", type=int, default=5, help="times that everything measured takes its turn")
+    parser.add_argument("--rounds", type=whole(1, 10**6), default=5, help="times that everything measured takes its turn")
     for name, settings in more:
         parser.add_argument(name, **settings)
     args = parser.parse_args(argv)

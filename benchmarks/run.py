@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import augment, decoding, dynamic, evaluation, limits, step, widths
 from benchmarks.measure import Row, markdown, options, table_csv
+from rundir.arguments import place, word
+from rundir.cli import cli
 
 RESULTS = Path(__file__).parent / "results"
 # Name, and its rows for (rounds, quick).
@@ -56,8 +58,9 @@ def write(where: Path, args, rows: Sequence[Row]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = options(__doc__, ("--only", {"nargs": "+", "choices": list(ALL), "default": list(ALL), "metavar": "NAME",
                                         "help": ", ".join(ALL)}),
-                   ("--name", {"default": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "help": "of the results' folder"}),
-                   ("--out", {"type": Path, "default": RESULTS, "help": "where that folder is made"}), argv=argv)
+                   ("--name", {"default": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "type": word,
+                            "help": "of the results' folder"}),
+                   ("--out", {"type": place, "default": RESULTS, "help": "where that folder is made"}), argv=argv)
     rows: list[Row] = []
     for number, name in enumerate(args.only, start=1):
         print(f"{number}/{len(args.only)} {name}", flush=True)
@@ -73,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main, interrupted="interrupted; what was measured is kept")

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
-from pretrain.config import Config, DataConfig
+from pretrain.config import MOST_PIXELS, Config, DataConfig
 from pretrain.data import calibration_batches, sources
 from pretrain.errors import UserError, cli
 from pretrain.models.mobilenetv2 import MobileNetV2
@@ -36,6 +36,7 @@ from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
 from pretrain.slimmable import PrefixLinear, extract
 from pretrain.slimmable.calibrate import batch_norms
+from rundir.arguments import Parser, place, real, whole, word
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
@@ -49,16 +50,16 @@ WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset ", "data.si
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = argparse.ArgumentParser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
+    own = Parser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
     add_checkpoint_arguments(own)
-    own.add_argument("--width", type=float, default=1.0, metavar="W", help="default 1.0")
-    own.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the files go")
+    own.add_argument("--width", type=real(), default=1.0, metavar="W", help="default 1.0")
+    own.add_argument("--out", required=True, type=place, metavar="DIR", help="where the files go")
     own.add_argument("--format", nargs="+", choices=list(NEEDS), default=list(DEFAULT_FORMATS), metavar="F",
                      help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
     own.add_argument("--dataset", metavar="D", help="to calibrate on where there are no BatchNorm statistics for the width: "
                                                     f"{', '.join(sources.NAMES)}; default: that of pretraining")
-    own.add_argument("--data-dir", metavar="DIR", help="where it lies; default: where pretraining found it")
-    own.add_argument("--size", type=int, metavar="N", help="pixels of an image; default: the size of pretraining")
+    own.add_argument("--data-dir", type=word, metavar="DIR", help="where it lies; default: where pretraining found it")
+    own.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N", help="pixels of an image; default: the size of pretraining")
     return own
 
 

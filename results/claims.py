@@ -8,7 +8,6 @@ wrong with a probability of at most 5 % (as far as the test's assumptions hold).
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from results.claim_list import Claim, load_claims
 from results.effects import UNITS, Effect, effect
 from results.statistics import TESTS, bootstrap_interval, every_p, holm, seeds_needed
 from results.tables import METRICS
+from rundir.arguments import Parser, place
 from rundir.cli import cli
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
@@ -230,8 +230,8 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show the verdicts. Raises :class:`results.frame.InputError`."""
-    parser = argparse.ArgumentParser(description="Say which of the paper's claims the runs support.")
-    parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
+    parser = Parser(description="Say which of the paper's claims the runs support.")
+    parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
     arguments = parser.parse_args(argv)
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)

@@ -6,7 +6,6 @@ and index.html.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from results.latex import latex
 from results.output import MANIFEST
 from results.page import Made, Picture, page
 from results.reading import portable
+from rundir.arguments import Parser, place
 from rundir.cli import cli
 
 __all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
@@ -161,9 +161,9 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and say what is in it. Raises :class:`results.frame.InputError`."""
-    parser = argparse.ArgumentParser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
-    parser.add_argument("--runs", type=Path, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: DIR/report)")
+    parser = Parser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
+    parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
+    parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
     parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from rundir.arguments import Parser, place, real, whole
 from rundir.cli import cli
 from slurm import squeue
 from slurm.clock import duration
@@ -32,6 +33,7 @@ from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
 from slurm.settings import from_dict
 from slurm.submit import in_queue, submit
 
+LONGEST = 86400.0  # seconds between two looks
 SHOWN = 40  # rows without --all
 TAIL = 40  # lines of a log
 GONE_SECONDS = 120  # for a cancelled job to leave the queue
@@ -39,12 +41,13 @@ GONE_SECONDS = 120  # for a cancelled job to leave the queue
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = argparse.ArgumentParser(prog="slurm/status.py", description="Where the jobs of a grid stand, on Slurm or anywhere else.")
-    own.add_argument("--runs", type=Path, required=True, metavar="DIR", help="directory of a grid, or of several")
+    own = Parser(prog="slurm/status.py", description="Where the jobs of a grid stand, on Slurm or anywhere else.")
+    own.add_argument("--runs", type=place, required=True, metavar="DIR", help="directory of a grid, or of several")
     own.add_argument("--all", action="store_true", help="show every job, also what is done")
-    own.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds between two looks in a terminal; default 10")
+    own.add_argument("--every", type=real(above=True, high=LONGEST), default=10.0, metavar="S",
+                     help="seconds between two looks in a terminal; default 10")
     own.add_argument("--once", action="store_true", help="show the table once and end (as always where the output is no terminal)")
-    own.add_argument("--stalled-minutes", type=float, metavar="M", help="after how long a silent job counts as stalled")
+    own.add_argument("--stalled-minutes", type=real(), metavar="M", help="after how long a silent job counts as stalled")
     actions = own.add_subparsers(dest="action", metavar="ACTION")
     for name, text in (("retry", "submit again what failed, died, was cancelled or has stalled, and what waited for it"),
                        ("cancel", "cancel jobs that wait or run"), ("logs", "what jobs printed")):
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         many = "+" if name == "logs" else "*"
         action.add_argument("cells", nargs=many, metavar="CELL", help="a part of their names" + "; default all" * (many == "*"))
         if name == "logs":
-            action.add_argument("--lines", type=int, default=TAIL, metavar="N", help=f"the last N of each; default {TAIL}")
+            action.add_argument("--lines", type=whole(1), default=TAIL, metavar="N", help=f"the last N of each; default {TAIL}")
     return own
 
 

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pretrain.errors import UserError, cli
+from rundir.arguments import Parser
 from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.dense import scenes_command as scenes
@@ -36,7 +37,7 @@ WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.lim
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of all tasks."""
-    own = argparse.ArgumentParser(prog="transfer/run.py", description="Score a checkpoint at several widths.")
+    own = Parser(prog="transfer/run.py", description="Score a checkpoint at several widths.")
     tasks = own.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, task in TASKS.items():
         task.add_arguments(tasks.add_parser(name, help=task.HELP, description=task.HELP))

@@ -9,6 +9,8 @@ from pretrain.config.hashing import NOT_HASHED, changed, config_hash
 from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes, split_overrides
 from pretrain.config.schema import (
     FORMAT,
+    MOST_PIXELS,
+    MOST_WORKERS,
     AugmentConfig,
     CalibrationConfig,
     Config,
@@ -37,9 +39,9 @@ from pretrain.config.validation import (
 )
 
 __all__ = [
-    "FORMAT", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
-    "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
-    "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_values", "check_widths", "choice", "config_hash",
-    "from_dict", "has_predictor", "load", "number", "number_list", "presets", "recipes", "skeleton", "split_overrides",
-    "switchable_widths", "to_dict", "to_yaml", "usable_widths", "validate", "width_list",
+    "FORMAT", "MOST_PIXELS", "MOST_WORKERS", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config",
+    "DataConfig", "DerivedConfig", "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig",
+    "OptimizerConfig", "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_values", "check_widths", "choice",
+    "config_hash", "from_dict", "has_predictor", "load", "number", "number_list", "presets", "recipes", "skeleton",
+    "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths", "validate", "width_list",
 ]

@@ -18,6 +18,7 @@ PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; t
 MOST_CHANNELS = 2**17
 MOST_EPOCHS = 10**6
 MOST_PIXELS = 2**12  # of a side
+MOST_WORKERS = 2**12
 
 
 @dataclass
@@ -127,7 +128,7 @@ class DataConfig:
     size: int = number(32, 1, MOST_PIXELS)  # pixels of a training view
     limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
     store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are
-    workers: int = number(0, 0, 4096)
+    workers: int = number(0, 0, MOST_WORKERS)
     drop_last: bool = True  # leave out the last, incomplete batch of an epoch
     mean: list[float] = pixel_list()  # of the pixels, RGB in [0, 1]; empty: the data set's own
     std: list[float] = pixel_list(above=0)

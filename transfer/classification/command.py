@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoints import add_checkpoint_arguments
+from pretrain.config import MOST_PIXELS, MOST_WORKERS
 from pretrain.data.sources import NAMES
+from rundir.arguments import LARGEST_SEED, real, whole, word
 from rundir.records import entry
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
@@ -21,28 +23,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data lies; default: where pretraining found it")
-    parser.add_argument("--widths", type=float, nargs="+", metavar="W",
+    parser.add_argument("--data-dir", type=word, metavar="DIR", help="where the data lies; default: where pretraining found it")
+    parser.add_argument("--widths", type=real(), nargs="+", metavar="W",
                         help="default: those the checkpoint is calibrated for")
     parser.add_argument("--protocol", nargs="+", metavar="P",
                         help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}, "
                              f"or {TRAINING_PROTOCOLS[-1]} with --label-fraction")
-    parser.add_argument("--label-fraction", type=float, nargs="+", default=[1.0], metavar="F",
+    parser.add_argument("--label-fraction", type=real(), nargs="+", default=[1.0], metavar="F",
                         help="shares of the training labels to train on, for example 0.01 0.1; default 1")
-    parser.add_argument("--label-seed", type=int, default=0, metavar="N", help="which labels these are; default 0")
+    parser.add_argument("--label-seed", type=whole(0, LARGEST_SEED), default=0, metavar="N",
+                        help="which labels these are; default 0")
     parser.add_argument("--recipe", metavar="R", help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's")
     parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's custom")
-    parser.add_argument("--out", metavar="DIR",
+    parser.add_argument("--out", type=word, metavar="DIR",
                         help="where result.json goes; default: the run directory of the checkpoint")
     parser.add_argument("--force", action="store_true", help="score anew what is scored already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
-    parser.add_argument("--size", type=int, metavar="N", help="pixels of an image; default: the size of pretraining")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="of feature extraction; default 256")
-    parser.add_argument("--seed", type=int, metavar="N", help="of linear and finetune; default: that of pretraining")
-    parser.add_argument("--limit", type=int, metavar="N",
+    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
+                        help="pixels of an image; default: the size of pretraining")
+    parser.add_argument("--batch-size", type=whole(1), default=256, metavar="N", help="of feature extraction; default 256")
+    parser.add_argument("--seed", type=whole(0, LARGEST_SEED), metavar="N",
+                        help="of linear and finetune; default: that of pretraining")
+    parser.add_argument("--limit", type=whole(), metavar="N",
                         help="training images used, balanced; 0: all; default: as pretraining, of other data all")
-    parser.add_argument("--k", type=int, metavar="N", help="neighbours of knn; default 20")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode files; default: as pretraining")
+    parser.add_argument("--k", type=whole(1), metavar="N", help="neighbours of knn; default 20")
+    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), metavar="N",
+                        help="processes that decode files; default: as pretraining")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="change a protocol, for example linear.epochs=20 finetune.lr=0.001 C=0.1")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
+from pretrain.config import MOST_WORKERS
 from pretrain.errors import UserError, check_choice
+from rundir.arguments import LARGEST_SEED, real, whole, word
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
 from transfer.dense.trunk import INITIALS
@@ -23,24 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datase
     """Add the arguments that both tasks have; the sequences are what may be chosen, the default first."""
     add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", default="digits", metavar="D", help=f"{', '.join(datasets)}; default digits")
-    parser.add_argument("--data-dir", metavar="DIR",
+    parser.add_argument("--data-dir", type=word, metavar="DIR",
                         help="where the data lies; of digits: scenes, or where to write them; default beside the scores")
     parser.add_argument("--model", default=models[0], metavar="M", help=f"{', '.join(models)}; default {models[0]}")
-    parser.add_argument("--widths", type=float, nargs="+", metavar="W", help="default: those the checkpoint is calibrated for")
+    parser.add_argument("--widths", type=real(), nargs="+", metavar="W", help="default: those the checkpoint is calibrated for")
     parser.add_argument("--schedule", default="quick", metavar="S", help=f"{', '.join(schedules)}; default quick")
-    parser.add_argument("--iterations", type=int, metavar="N", help="another length of the schedule")
-    parser.add_argument("--batch-size", type=int, metavar="N",
+    parser.add_argument("--iterations", type=whole(1), metavar="N", help="another length of the schedule")
+    parser.add_argument("--batch-size", type=whole(1), metavar="N",
                         help="images a step over all processes; the learning rate follows it")
-    parser.add_argument("--lr", type=float, metavar="X", help="instead of the schedule's")
+    parser.add_argument("--lr", type=real(above=True), metavar="X", help="instead of the schedule's")
     parser.add_argument("--initial", default="pretrained", metavar="I", help="pretrained, or random for the reference")
     parser.add_argument("--norm", default="auto", metavar="N",
                         help="BatchNorm: frozen, or tuned: bn, syncbn, auto (syncbn on several GPUs, else bn); default auto")
-    parser.add_argument("--seed", type=int, metavar="N", help="of fine-tuning; default: that of pretraining")
-    parser.add_argument("--out", metavar="DIR", help="where scores and runs go; default: the run directory of the checkpoint")
+    parser.add_argument("--seed", type=whole(0, LARGEST_SEED), metavar="N", help="of fine-tuning; default: that of pretraining")
+    parser.add_argument("--out", type=word, metavar="DIR",
+                        help="where scores and runs go; default: the run directory of the checkpoint")
     parser.add_argument("--force", action="store_true", help="train anew what is finished")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read images; default 0: none beside")
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="images shown with their predictions; default 4")
+    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), default=0, metavar="N",
+                        help="processes that read images; default 0: none beside")
+    parser.add_argument("--pictures", type=whole(), default=4, metavar="N", help="images shown with their predictions; default 4")
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,6 @@ def prepare(arguments: argparse.Namespace, models: Sequence[str], datasets: Sequ
     check_choice("--model", arguments.model, models)
     check_choice("--dataset", arguments.dataset, datasets)
     check_choice("--initial", arguments.initial, INITIALS)
-    for option, value in (("--workers", arguments.workers), ("--pictures", arguments.pictures), ("--seed", arguments.seed or 0)):
-        if value < 0:
-            raise UserError(f"{option} {value} must be at least 0")
     schedule = named(arguments.schedule, schedules).changed(arguments.iterations, arguments.batch_size, arguments.lr)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if schedule.batch_size % processes:

@@ -7,8 +7,10 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.config import MOST_PIXELS
 from pretrain.distributed import processes
 from pretrain.errors import UserError
+from rundir.arguments import whole
 from transfer import width_table
 from transfer.dense.job import run_jobs
 from transfer.dense.options import add_arguments as add_shared_arguments
@@ -23,7 +25,8 @@ HELP = "fine-tune and score a detector (detectron2) on a checkpoint at every wid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     add_shared_arguments(parser, MODELS, DATASETS, SCHEDULES)
-    parser.add_argument("--size", type=int, metavar="N", help="shorter side of images in pixels; default: the schedule's")
+    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
+                        help="shorter side of images in pixels; default: the schedule's")
     parser.add_argument("--clip-boxes", action="store_true", help="cut boxes at their image's edge instead of refusing them")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides",
                         help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS 128 SOLVER.AMP.ENABLED True")

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from pretrain.config import MOST_PIXELS
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
+from rundir.arguments import whole
 from transfer import width_table
 from transfer.dense import options
 from transfer.dense.job import run_jobs
@@ -43,10 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     options.add_arguments(parser, MODELS, DATASETS, SEGMENTATION)
     parser.add_argument("--inference", metavar="I", help="whole image, or windows that slide; default whole, slide for segmenter")
-    parser.add_argument("--scale", type=int, nargs=2, metavar=("W", "H"),
+    parser.add_argument("--scale", type=whole(1, MOST_PIXELS), nargs=2, metavar=("W", "H"),
                         help="images are resized to fit in it, keeping their ratio; default: the data set's")
-    parser.add_argument("--crop", type=int, nargs=2, metavar=("H", "W"), help="of training, and window; default: the data set's")
-    parser.add_argument("--output-stride", type=int, metavar="N", choices=STRIDES,
+    parser.add_argument("--crop", type=whole(1, MOST_PIXELS), nargs=2, metavar=("H", "W"),
+                        help="of training, and window; default: the data set's")
+    parser.add_argument("--output-stride", type=whole(), metavar="N", choices=STRIDES,
                         help=f"of fcn's and deeplabv3's dilated backbones: {', '.join(map(str, STRIDES))}; default: the data set's")
 
 
