@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
+from rundir.errors import UserError
+
 MOST_BYTES = 64 * 2**20
 # Of YAML: a config has some 150 values four levels deep.
 MOST_DEPTH, MOST_NODES = 64, 200_000
 _KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
           (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+_UNFIT = re.compile("[\0\ud800-\udfff]")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Damaged(Exception):
+class Damaged(UserError):
     """A file that cannot be used. The message is one line: which file, and what is wrong with it."""
 
 
@@ -82,8 +86,8 @@ def parse_yaml(text: str, name: str = "the text") -> Any:
         _check_size(text, name)
         return yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
-        raise Damaged(f"{name} is not YAML ({_problem(error)})") from None
-    except (ValueError, OverflowError, TypeError) as error:  # a date such as 2026-99-99, a key that is a list
+        raise Damaged(f"{name} is not YAML ({_problem(error, text)})") from None
+    except (ValueError, TypeError) as error:  # not seen, but libraries change
         raise Damaged(f"{name} is not YAML ({first_line(error)})") from None
 
 
@@ -119,7 +123,23 @@ def _check_size(text: str, name: str) -> None:
 
 
 class _UniqueKeys(_Loader):
-    """The safe loader; a key that stands twice in a mapping is an error, not silently the last one."""
+    """The safe loader, as users mean it: a key that stands twice in a mapping is an error, not silently the last one; 1:30:00 is a
+    string, not a number to the base 60; strings hold nothing that no file can.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:  # 2026-99-99, !!int x, 5,000 digits
+            kind = str(node.tag).rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"not a value of type {kind} ({first_line(error)})",
+                                                    node.start_mark) from None
+
+    def construct_scalar(self, node: yaml.Node) -> str:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _UNFIT.search(value):
+            raise yaml.constructor.ConstructorError(None, None, "a NUL or half a character in a string", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[Hashable] = set()
@@ -134,12 +154,21 @@ class _UniqueKeys(_Loader):
         return super().construct_mapping(node, deep)
 
 
-def _problem(error: yaml.YAMLError) -> str:
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, re.compile(rf"(?!.*:)(?:{pattern.pattern})", re.X) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()}
+
+
+def _problem(error: yaml.YAMLError, text: str) -> str:
     """What a YAML error says, with its line; PyYAML's own text takes several."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return first_line(error)
     problem = getattr(error, "problem", None) or "it cannot be read"
+    lines = text.splitlines()
+    if mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
+        problem = "it is indented with a tab; indent with spaces"
     return f"line {mark.line + 1}: {problem}"
 
 

@@ -30,23 +30,27 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """Any string without a NUL character, which no file name can hold."""
+    """Any string that a file in UTF-8 and the name of a file can hold."""
 
     def fault(self, value: object) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
-        return "holds a NUL character; leave that out" if "\0" in str(value) else ""
+        unfit = any(character == "\0" or "\ud800" <= character <= "\udfff" for character in str(value))
+        return "holds a NUL or bytes that are not UTF-8; set it without them (rename the file)" if unfit else ""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number in [low, high]; ``strictly``: above ``low``."""
+    """A finite number in [low, high]; ``strictly``: above ``low``; ``optional``: or None."""
 
     low: float
     high: float = math.inf
     strictly: bool = False
+    optional: bool = False
 
     def fault(self, value: object) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if value is None and self.optional:
+            return ""
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             return f"must be a number {self}"
         if not -math.inf < value < math.inf:
@@ -101,15 +105,15 @@ def choice(*allowed: str, default: str | None = None) -> Any:
     return field(default=allowed[0] if default is None else default, metadata={CONSTRAINT: Choice(allowed)})
 
 
-def number(default: float, low: float = 0, high: float = math.inf, above: float | None = None) -> Any:
-    """A field that is a finite number in [low, high], or in (above, high]."""
-    limits = Number(low, high) if above is None else Number(above, high, strictly=True)
+def number(default: float | None = dataclasses.MISSING, low: float = 0, high: float = math.inf, above: float | None = None) -> Any:
+    """A field that is a finite number in [low, high], or in (above, high]; or None, where that is the default."""
+    limits = Number(low if above is None else above, high, above is not None, default is None)
     return field(default=default, metadata={CONSTRAINT: limits})
 
 
-def number_list(*default: float, low: float = 0, high: float = math.inf, ordered: bool = False) -> Any:
-    """A field that is a list of as many numbers as the default has, each in [low, high]."""
-    limits = Numbers(Number(low, high), len(default), ordered)
+def number_list(*default: float, low: float = 0, high: float = math.inf, ordered: bool = False, any_count: bool = False) -> Any:
+    """A field that is a list of as many numbers as the default has, or of any count, each in [low, high]."""
+    limits = Numbers(Number(low, high), None if any_count else len(default), ordered)
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
 
 

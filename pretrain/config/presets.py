@@ -19,15 +19,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from pretrain.config.fields import constraints
+from pretrain.config.overrides import read_overrides
 from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.config.typed import check_keys, typed
 from pretrain.config.validation import validate
 from pretrain.errors import UserError, suggestion
+from rundir.files import Damaged, parse_yaml, read_text
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 RECIPES = PRESETS.parent / "recipes"
@@ -54,10 +52,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     layers = [layer for _, layer in _layers(preset, PRESETS)]
     tables = {key: [layer.pop(key, {}) for layer in layers] for key in TABLES}
     _check_tables(tables)
-    try:
-        chosen = OmegaConf.to_container(OmegaConf.from_dotlist([_checked_override(text) for text in overrides]))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the overrides {list(overrides)}: {_first_line(error)}") from None
+    chosen = read_overrides(overrides)
     for layer in (*layers, chosen):
         _check_layer(layer)
     recipe = _last([*layers, chosen], "experiment", "recipe", ExperimentConfig.recipe)
@@ -93,13 +88,6 @@ def _with_epochs(content: object, epochs: object) -> object:
         return {key: _with_epochs(value, epochs) for key, value in content.items()}
     part = re.fullmatch(r"\$epochs/([1-9]\d*)", content) if isinstance(content, str) else None
     return epochs // int(part[1]) if part and isinstance(epochs, int) else content
-
-
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command line that are options, and those that are ``key=value``, wherever they stand."""
-    is_override = [re.match(r"[A-Za-z_][\w.]*=", word) is not None for word in argv]
-    return ([word for word, yes in zip(argv, is_override, strict=True) if not yes],
-            [word for word, yes in zip(argv, is_override, strict=True) if yes])
 
 
 def from_dict(raw: dict) -> Config:
@@ -138,17 +126,18 @@ def _path(name: str, home: Path, folder: Path = Path()) -> Path:
 def _read(path: Path, home: Path) -> dict:
     """One file of a preset or recipe. Raises :class:`UserError` where it is no mapping of sections."""
     try:
-        raw = _parsed(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
+        raw = _parsed(read_text(path), str(path))
+    except (Damaged, FileNotFoundError) as error:
+        raise UserError(str(error)) from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} must hold a mapping of sections, not a {type(raw).__name__}")
     return copy.deepcopy(raw)
 
 
 @functools.cache
-def _parsed(text: str):
-    return yaml.safe_load(text) or {}
+def _parsed(text: str, name: str) -> object:
+    content = parse_yaml(text, name)
+    return {} if content is None else content
 
 
 def _check_layer(layer: dict) -> None:
@@ -184,11 +173,3 @@ def _merged(*layers: dict) -> dict:
     return joined
 
 
-def _checked_override(text: str) -> str:
-    if "=" not in text:
-        raise UserError(f"override {text!r} is not of the form key=value, for example optimizer.epochs=20")
-    return text
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

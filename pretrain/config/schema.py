@@ -19,6 +19,7 @@ MOST_CHANNELS = 2**17
 MOST_EPOCHS = 10**6
 MOST_PIXELS = 2**12  # of a side
 MOST_WORKERS = 2**12
+MOST_BATCH = 2**20
 
 
 @dataclass
@@ -111,7 +112,7 @@ class OptimizerConfig:
     lr: float = number(0.05, above=0)
     momentum: float = number(0.9, 0, 1)
     epochs: int = number(400, 1, MOST_EPOCHS)
-    batch_size: int = number(512, 2, 2**20)  # over all processes
+    batch_size: int = number(512, 2, MOST_BATCH)  # over all processes
     accumulate_steps: int = number(1, 1, 10000)  # steps whose gradients, averaged, make one update
     # parts of the batch with BatchNorm statistics and negatives of their own; 0: the processes there are
     virtual_processes: int = number(0, 0, 4096)

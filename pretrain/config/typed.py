@@ -59,6 +59,9 @@ def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
 
 def _check_value(value: Any, kind: str, key: str) -> None:
     """:class:`UserError` for what OmegaConf would take for something else than it says."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_value(inner, "", f"{key}.{name}")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and (part == "???" or "${" in part):
             raise UserError(f"{key}={part} is no value; set {key} to the value itself")

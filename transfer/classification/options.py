@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from pretrain.config import MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS, check_values, read_overrides, typed
+from pretrain.config.fields import choice, number, number_list
 from pretrain.data.subsets import check_fraction
 from pretrain.errors import UserError
+from rundir.arguments import LARGEST, LARGEST_SEED
 from transfer.classification.scores import check_score
 
-CHOICES = {"interpolation": ("bilinear", "bicubic"), "test_interpolation": ("bilinear", "bicubic"), "schedule": ("step", "cosine"),
-           "optimizer": ("sgd", "lars"), "start": ("normal", "torch")}
 FLOWERS_MOBILENETV2 = 100.0  # learning rate of the linear evaluation (METHOD section 7)
 
 
@@ -32,22 +30,22 @@ class Recipe:
     times the size, of which the centre is cut.
     """
 
-    epochs: int
-    lr: float
-    weight_decay: float
-    batch_size: int
-    momentum: float = 0.9
-    schedule: str = "step"
-    milestones: list[float] = field(default_factory=lambda: [0.6, 0.8])
-    decay: float = 0.1
-    crop_scale: list[float] = field(default_factory=lambda: [0.8, 1.0])
-    flip: float = 0.5
-    interpolation: str = "bicubic"
-    optimizer: str = "sgd"
-    trust: float = 0.001
-    start: str = "normal"
-    test_scale: float = 8 / 7
-    test_interpolation: str = "bilinear"
+    epochs: int = number(low=1, high=MOST_EPOCHS)
+    lr: float = number(above=0)
+    weight_decay: float = number()
+    batch_size: int = number(low=1, high=MOST_BATCH)
+    momentum: float = number(0.9, 0, 1)
+    schedule: str = choice("step", "cosine")
+    milestones: list[float] = number_list(0.6, 0.8, high=1, any_count=True)
+    decay: float = number(0.1, 0, 1)
+    crop_scale: list[float] = number_list(0.8, 1.0, high=1, ordered=True)
+    flip: float = number(0.5, 0, 1)
+    interpolation: str = choice("bicubic", "bilinear")
+    optimizer: str = choice("sgd", "lars")
+    trust: float = number(0.001, above=0)
+    start: str = choice("normal", "torch")
+    test_scale: float = number(8 / 7, 1, 4)  # the centre is cut of the resized image
+    test_interpolation: str = choice("bilinear", "bicubic")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of ``epoch``, which counts from 0."""
@@ -57,20 +55,9 @@ class Recipe:
 
     def check(self, name: str, smallest_batch: int) -> None:
         """:class:`UserError` for a value that cannot be used; ``name``: what the recipe is called in overrides."""
-        if self.epochs < 1:
-            raise UserError(f"{name}.epochs {self.epochs} must be at least 1")
+        check_values(self, f"{name}.")
         if self.batch_size < smallest_batch:
-            why = ": BatchNorm needs a batch" if smallest_batch > 1 else ""
-            raise UserError(f"{name}.batch_size {self.batch_size} must be at least {smallest_batch}{why}")
-        if not self.lr > 0:  # nan too
-            raise UserError(f"{name}.lr={self.lr} must be above 0")
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                raise UserError(f"{name}.{key}={getattr(self, key)} is not known; write {' or '.join(allowed)}")
-        if not self.trust > 0:
-            raise UserError(f"{name}.trust={self.trust} must be above 0")
-        if not 1 <= self.test_scale <= 4:
-            raise UserError(f"{name}.test_scale={self.test_scale} must be in [1, 4]: the centre is cut of the resized image")
+            raise UserError(f"{name}.batch_size={self.batch_size} must be at least {smallest_batch}: BatchNorm needs a batch")
 
 
 def linear_recipe() -> Recipe:
@@ -152,17 +139,17 @@ class Options:
         linear, finetune: what is to differ from the recipe, by field of :class:`Recipe`.
     """
 
-    size: int | None = None
-    batch_size: int = 256
-    seed: int | None = None
-    k: int | None = None
-    temperature: float = 0.07
-    C: float = 1.0
-    limit: int | None = None
-    workers: int | None = None
+    size: int | None = number(None, 1, MOST_PIXELS)
+    batch_size: int = number(256, 1, MOST_BATCH)
+    seed: int | None = number(None, 0, LARGEST_SEED)
+    k: int | None = number(None, 1, LARGEST)
+    temperature: float = number(0.07, above=0)
+    C: float = number(1.0, above=0)
+    limit: int | None = number(None, 0, LARGEST)
+    workers: int | None = number(None, 0, MOST_WORKERS)
     score: str | None = None
     label_fractions: list[float] = field(default_factory=lambda: [1.0])
-    label_seed: int = 0
+    label_seed: int = number(0, 0, LARGEST_SEED)
     recipe: str | None = None
     linear: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -182,14 +169,7 @@ class Options:
 
     def check(self) -> None:
         """:class:`UserError` for a value that no protocol can use."""
-        for name, value in {"--size": self.size, "--k": self.k, "--batch-size": self.batch_size}.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name} {value} must be at least 1")
-        for name, value in {"C": self.C, "temperature": self.temperature}.items():
-            if not value > 0:  # nan too
-                raise UserError(f"{name}={value} must be above 0")
-        if self.limit is not None and self.limit < 0:
-            raise UserError(f"--limit {self.limit} must be 0 (all images) or more")
+        check_values(self)
         if self.recipe is not None and self.recipe not in LINEAR_RECIPES:
             raise UserError(f"unknown recipe {self.recipe!r}; write --recipe with one of {', '.join(LINEAR_RECIPES)}")
         check_score(self.score)
@@ -208,11 +188,7 @@ class Options:
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any], name: str) -> Recipe:
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(recipe), dict(changes)))
-    except OmegaConfBaseException as error:
-        known = ", ".join(f.name for f in dataclasses.fields(Recipe))
-        raise UserError(f"{name}.{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}; known here: {known}") from None
+    return typed(Recipe, {**dataclasses.asdict(recipe), **changes}, f"{name}.")
 
 
 def parse_overrides(overrides: Sequence[str], **values: object) -> Options:
@@ -221,15 +197,6 @@ def parse_overrides(overrides: Sequence[str], **values: object) -> Options:
     Raises:
         UserError: a key or a value that does not exist or cannot be used.
     """
-    for text in overrides:
-        if "=" not in text:
-            raise UserError(f"override {text!r} is not of the form key=value, for example linear.epochs=20")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Options), values, OmegaConf.from_dotlist(list(overrides)))
-        options = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "options"
-        known = ", ".join(f.name for f in dataclasses.fields(Options))
-        raise UserError(f"{key}: {str(error).splitlines()[0]}; known here: {known}") from None
+    options = typed(Options, values | read_overrides(overrides, "linear.epochs=20"))
     options.check()
     return options

@@ -1,0 +1,43 @@
+"""``key=value`` words of a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pretrain.errors import UserError
+from rundir.files import Damaged, parse_yaml
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command line that are options, and those that are ``key=value``, wherever they stand."""
+    is_override = [re.match(r"[A-Za-z_][\w.]*=", word) is not None for word in argv]
+    return ([word for word, yes in zip(argv, is_override, strict=True) if not yes],
+            [word for word, yes in zip(argv, is_override, strict=True) if yes])
+
+
+def read_overrides(texts: Sequence[str], example: str = "optimizer.epochs=20") -> dict:
+    """``section.key=value`` words as a nested mapping, values read as YAML; the last of one key wins.
+
+    Raises:
+        UserError: a word is not of that form, as ``example`` is, or its value is not YAML.
+    """
+    found: dict = {}
+    for text in texts:
+        dotted, sign, value = text.partition("=")
+        if not sign or not dotted:
+            raise UserError(f"override {text[:200]!r} is not of the form key=value, for example {example}")
+        *sections, last = dotted.split(".")
+        inside = found
+        for place, section in enumerate(sections):
+            inside = inside.setdefault(section, {})
+            if not isinstance(inside, dict):
+                taken = ".".join(sections[:place + 1])
+                raise UserError(f"override {text[:200]!r}: {taken} has a value already; leave one of them out")
+        try:
+            parsed = parse_yaml(value, f"the value of {dotted}")
+        except Damaged as error:
+            raise UserError(f"override {text[:200]!r}: {error}; quote it for the shell, or write another value") from None
+        both = isinstance(parsed, dict) and isinstance(inside.get(last), dict)
+        inside[last] = {**inside[last], **parsed} if both else parsed
+    return found
