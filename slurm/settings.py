@@ -17,23 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rundir.files import Damaged, parse_yaml, read_yaml
 from slurm.jobs import InputError
 
 COMMON = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "extra")
+MOST = 2**53  # of a number
 GENERATED = ("array", "dependency", "kill-on-invalid-dep", "signal", "requeue", "output", "error", "time", "nodes", "mem",
              "job-name", "comment", "open-mode")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML, but for numbers to the base 60: ``1:00:00`` is a text, not 3600."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, re.compile(r"(?!.*:)(?:" + pattern.pattern + ")", re.X) if tag.endswith((":int", ":float")) else pattern)
-            for tag, pattern in resolvers]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
 
 @dataclass
@@ -163,12 +153,12 @@ def from_dict(raw: Mapping[str, Any]) -> Cluster:
 
 def _read(path: Path) -> dict:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(path)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; copy slurm/example.yaml, or leave out --slurm-config") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(content or {}, dict):
+    except Damaged as error:
+        raise InputError(str(error)) from None
+    if not isinstance({} if content is None else content, dict):
         raise InputError(f"{path} must hold lines such as partition: gpu; see slurm/example.yaml")
     return content or {}
 
@@ -178,9 +168,9 @@ def _merge_override(raw: dict, text: str, kinds: Mapping[str, Any]) -> None:
     if not sign:
         raise InputError(f"--slurm {text} is not of the form key=value, for example partition=gpu or pretrain.gpus=4")
     try:
-        parsed = yaml.load(value, _Loader)
-    except yaml.YAMLError:
-        raise InputError(f"--slurm {text}: {value} is not YAML; quote it") from None
+        parsed = parse_yaml(value, key)
+    except Damaged as error:
+        raise InputError(f"--slurm {text[:200]}: {error}; quote it") from None
     *sections, last = key.split(".")
     if not sections:
         if last in kinds or last == "kinds":
@@ -221,7 +211,7 @@ def _filled(cls: type, raw: Mapping[str, Any], kind: str):
 
 
 def _typed(value: Any, wanted: str, name: str) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
     if wanted == "str" and (isinstance(value, str) or number):
         return os.path.expanduser(os.path.expandvars(str(value)))
     if wanted == "int" and number and int(value) == value:
@@ -233,7 +223,7 @@ def _typed(value: Any, wanted: str, name: str) -> Any:
     if wanted.startswith("dict") and isinstance(value, dict):
         return dict(value)
     said = {"str": "a text", "int": "a whole number", "float": "a number", "list[str]": "a list of texts"}.get(wanted, "a mapping")
-    raise InputError(f"{name}={value!r} must be {said}")
+    raise InputError(f"{name}={repr(value)[:200]} must be {said}")
 
 
 def _check(cluster: Cluster) -> None:

@@ -84,6 +84,9 @@ def test_times_are_slurms(days, hours, mins, secs):
     (["array_parallelism=0"], "must be at least 1"),
     (["partition"], "not of the form key=value"),
     (["partition=[a"], "is not YAML"),
+    (["pretrain.gpus=.inf"], "pretrain.gpus=inf must be a whole number"),
+    (["pretrain.mem_gb=.nan"], "pretrain.mem_gb=nan must be a number"),
+    (["requeues=" + "9" * 400], "requeues=9.* must be a whole number"),
     (["partition.name=a"], "unknown key|must be a text"),
 ])
 def test_mistakes_are_named_in_one_line(words, said):
@@ -93,7 +96,10 @@ def test_mistakes_are_named_in_one_line(words, said):
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    (None, r"copy slurm/example\.yaml"), ("- a", "must hold lines"), ("a: [", "cannot be read"), ("kinds: [a]", "below kinds"),
+    (None, r"copy slurm/example\.yaml"), ("- a", "must hold lines"), ("a: [", "line 1: |line 2: "),
+    ("requeues: 3\nrequeues: 4", "line 2: requeues is there twice"),
+    ("kinds:\n\tpretrain: {}", "line 2: it is indented with a tab"), ("a: &a [*a]", "holds itself"),
+    ("kinds: [a]", "below kinds"),
     ("kinds: {training: {}}", "unknown key training"), ("kinds: {pretrain: 3}", "must hold lines"), ("kinds:\n  pretrain:\n", ""),
 ])
 def test_files_that_are_wrong(text, said, tmp_path):
