@@ -10,11 +10,12 @@ OUT ?= $(firstword $(RUNS))/report
 REPORT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 demo test test-slow test-slurm slurm-packages bench report lint clean
+.PHONY: help setup detectron2 demo test test-slow test-slurm test-faults slurm-packages bench report lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
@@ -24,6 +25,8 @@ help:
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
+	@echo "make test-faults kills, damaged files and wrong command lines, some hundreds of them: each must end equal or in one line"
+	@echo "                (minutes; FAULTS_ARGS=\"--seed 7\" adds options of tests/faults/run.py)"
 	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
 	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
 	@echo "make lint       check style only"
@@ -68,6 +71,9 @@ test-slow: setup
 # One process: the tests share a cluster. Without Slurm they skip and say how to get it.
 test-slurm: setup slurm-packages
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(TEST_ARGS) -m slurm tests/slurm
+
+test-faults: setup
+	$(PY) tests/faults/run.py $(FAULTS_ARGS)
 
 slurm-packages: setup
 	@need=$$($(PY) tests/slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

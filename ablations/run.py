@@ -210,7 +210,8 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
     if left:
-        print(f"{len(left)} runs are left to another launcher; run the same command again when it has ended", file=sys.stderr)
+        print(f"left to another launcher: {len(left)} of {len(missing)} runs; run the same command again when it has ended",
+              file=sys.stderr)
     return [*failed, *left]
 
 

@@ -153,7 +153,7 @@ def test_a_run_that_another_launcher_holds_is_left_to_it_and_said(executor, tmp_
     said = capsys.readouterr()
     assert f"{name}: left to another launcher: process {os.getpid()} on {socket.gethostname()} holds" in said.out
     assert f"{name}: done" not in said.out and said.out.count(": done") == 2
-    assert "1 runs are left to another launcher; run the same command again when it has ended" in said.err
+    assert "left to another launcher: 1 of 3 runs; run the same command again when it has ended" in said.err
     assert run(tmp_path, "--executor", executor) == 0
     assert f"{name}: done" in capsys.readouterr().out
 

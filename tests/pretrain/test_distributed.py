@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pretrain import calibration
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
@@ -104,7 +105,8 @@ def in_float64():
     student, step, images = training.Student, training.Trainer._train_step, training.evaluation_batches
     training.Student = lambda cfg: student(cfg).double()
     training.Trainer._train_step = lambda trainer, x1, x2: step(trainer, x1.double(), x2.double())
-    training.evaluation_batches = lambda *args: ((x.double(), labels) for x, labels in images(*args))
+    for module in (training, calibration):
+        module.evaluation_batches = lambda *args: ((x.double(), labels) for x, labels in images(*args))
 
 
 def run(directory, double, *more, kill_at=0):
