@@ -93,12 +93,16 @@ class Diagnostics:
         """(name, width, value) of every diagnostic; drifts from the second call on; None for what is undefined or not finite."""
         with local_statistics(student, *([] if teacher is None else [teacher])):
             features = {width: self._at(width, student, student.encoder) for width in self.widths}
+            projections = {width: self._at(width, student, lambda _, width=width: student.projector(features[width]))
+                           for width in self.widths}
             guide = student.project if teacher is None else teacher
             targets = {str(width): self._at(width, teacher or student, guide).float() for width in self.guided}
         rows: list[tuple[str, float, float | None]] = []
-        for width, rows_of_features in features.items():
-            rows += [("feature_std", width, feature_std(rows_of_features)),
-                     ("effective_rank", width, effective_rank(rows_of_features))]
+        for width in self.widths:
+            rows += [("feature_std", width, feature_std(features[width])),
+                     ("effective_rank", width, effective_rank(features[width])),
+                     ("projection_std", width, feature_std(projections[width])),
+                     ("projection_rank", width, effective_rank(projections[width]))]
         for key, now in targets.items():
             if key in self.guidance:
                 before = self.guidance[key].to(now.device)

@@ -104,7 +104,13 @@ def test_what_is_measured_when(objective, guided):
     images = torch.randn(9, 3, 8, 8, dtype=torch.float64)
     diagnostics = Diagnostics(cfg, images)
     first = diagnostics.measure(student, teacher)
-    assert [(n, w) for n, w, _ in first] == [(n, w) for w in (1.0, 0.5, 0.25) for n in ("feature_std", "effective_rank")]
+    assert [(n, w) for n, w, _ in first] == [(n, w) for w in (1.0, 0.5, 0.25)
+                                           for n in ("feature_std", "effective_rank", "projection_std", "projection_rank")]
+    measured = {(n, w): v for n, w, v in first}
+    for width in (1.0, 0.5, 0.25):
+        projections = project(student, images, width)
+        assert measured["projection_std", width] == pytest.approx(feature_std(projections), rel=1e-6)
+        assert measured["projection_rank", width] == pytest.approx(effective_rank(projections), rel=1e-6)
     before = {w: project(teacher or student, images, w) for w in guided}
     for parameter in (teacher or student).parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
@@ -130,4 +136,4 @@ def test_a_diverged_network_is_reported_as_undefined():
     student = Student(cfg)
     student.encoder.bn1.weight.data.fill_(math.inf)
     rows = Diagnostics(cfg, torch.randn(6, 3, 8, 8)).measure(student, None)
-    assert len(rows) == 6 and all(value is None for _, _, value in rows)
+    assert len(rows) == 12 and all(value is None for _, _, value in rows)

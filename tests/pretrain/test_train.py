@@ -67,7 +67,8 @@ def test_metrics_of_a_run(uninterrupted):
     cfg = tiny.tiny()
     for epoch in range(1, EPOCHS + 1):
         names = {n for e, n, _ in values if e == epoch}
-        expected = {"loss/base", "penalty", "lr", "ema_momentum", "widths_per_step", "feature_std", "effective_rank"}
+        expected = {"loss/base", "penalty", "lr", "ema_momentum", "widths_per_step", "feature_std", "effective_rank",
+                    "projection_std", "projection_rank"}
         expected |= {"loss/distill"} if epoch > 1 else set()  # stage 1 of dynamic sampling trains the widest only
         expected |= {"drift/absolute", "drift/relative", "drift/cka"} if epoch > 1 else set()
         assert names - {"gradient_norm"} == expected
