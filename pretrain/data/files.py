@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,13 +87,13 @@ def tree(folder: str | Path) -> Tree:
     seen, waiting = {_identity(root)}, [""]
     while waiting:
         place = waiting.pop()
-        for entry in _entries(os.path.join(root, place)):
+        for entry in entries(os.path.join(root, place)):
             name = os.path.join(place, entry.name)
             if is_litter(entry.name):
                 found.litter.append(name)
-            elif entry.is_file():
+            elif _holds(entry.is_file):
                 found.files.append(name)
-            elif entry.is_dir():
+            elif is_folder(entry):
                 identity = _identity(entry.path)
                 if identity in seen:
                     found.repeated.append(name)
@@ -107,10 +107,23 @@ def tree(folder: str | Path) -> Tree:
     return found
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is none."""
+    return _holds(entry.is_dir)
+
+
+def _holds(question: Callable[[], bool]) -> bool:
     try:
-        with os.scandir(folder) as entries:
-            return list(entries)
+        return question()
+    except OSError:  # a link to itself
+        return False
+
+
+def entries(folder: str) -> list[os.DirEntry]:
+    """What is in ``folder``. Raises UserError where it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder} ({error.strerror}); correct or remove it") from None
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretrain.data import images
-from pretrain.data.files import is_litter, some, tree
+from pretrain.data.files import entries, is_folder, is_litter, some, tree
 from pretrain.errors import UserError
 from pretrain.lazy import Lazy
 
@@ -48,7 +48,7 @@ def scan(root: str, split: str) -> Found:
                         f"give both the same class folders")
     found = Found(classes[split])
     home = os.path.join(root, split)
-    left = [name for name in sorted(os.listdir(home)) if name not in found.classes]
+    left = sorted(entry.name for entry in entries(home) if entry.name not in found.classes)
     repeated = []
     for label, name in enumerate(found.classes):
         folder = os.path.join(home, name)
@@ -86,7 +86,7 @@ def _class_names(root: str, split: str) -> list[str]:
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}; set data.root=DIR, where DIR/train/<class>/ and DIR/val/<class>/ "
                         f"hold the images")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_litter(entry.name))
+    names = sorted(entry.name for entry in entries(folder) if is_folder(entry) and not is_litter(entry.name))
     if not names:
         raise UserError(f"no class folders in {folder}; put the images of each class in {folder}/<class>/")
     return names

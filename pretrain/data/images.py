@@ -70,7 +70,11 @@ def read(path: str | Path, size: tuple[int, int] | None = None, exif: str = DISP
     Raises:
         UserError: it cannot be read, or has another size than ``size`` either way.
     """
-    header, pixels = load(path)
+    return fitted(path, *load(path), size, exif)
+
+
+def fitted(path: str | Path, header: Header, pixels: Tensor, size: tuple[int, int] | None, exif: str) -> Tensor:
+    """What :func:`read` returns of an image whose ``header`` and stored ``pixels`` are known."""
     sides = [exif] if size is None else header.sides(size)
     if not sides:
         raise UserError(f"{path} has {header.displayed[0]} x {header.displayed[1]} pixels, its annotation says "

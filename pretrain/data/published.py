@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pretrain.data.files import tree
 from pretrain.data.subsets import class_turns
 from pretrain.errors import UserError
 from pretrain.lazy import Lazy
@@ -67,6 +68,7 @@ def read(name: str, split: str, root: str) -> Any:
     expected = os.path.join(root, source.folder)
     if not os.path.isdir(expected):
         _download(source, root, expected)
+    tree(expected)  # no pipe or device is waited for
     try:
         found = source.read(root, split)
         if isinstance(found, Listing):

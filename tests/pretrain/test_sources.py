@@ -183,7 +183,8 @@ def test_links_that_lead_round_are_followed_once(tmp_path, capsys):
     assert "2 links in " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path), lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path), lambda path: os.symlink(path, path),
+                                  lambda path: os.symlink("/dev/zero", path)])
 def test_an_image_that_is_no_file_is_refused(tmp_path, make):
     make_folder(tmp_path)
     make(tmp_path / "train" / "bee" / "9.png")

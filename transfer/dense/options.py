@@ -15,6 +15,7 @@ from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_chec
 from pretrain.config import MOST_WORKERS
 from pretrain.errors import UserError, check_choice
 from rundir.arguments import LARGEST_SEED, real, whole, word
+from transfer.dense.looking import EXIF
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named
 from transfer.dense.trunk import INITIALS
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser, models: Sequence[str], datase
     parser.add_argument("--dataset", default="digits", metavar="D", help=f"{', '.join(datasets)}; default digits")
     parser.add_argument("--data-dir", type=word, metavar="DIR",
                         help="where the data lies; of digits: scenes, or where to write them; default beside the scores")
+    parser.add_argument("--exif", choices=EXIF, help="pixels that annotations belong to where a picture's EXIF orientation leaves "
+                        "that open: displayed or stored; default: found from sizes")
     parser.add_argument("--model", default=models[0], metavar="M", help=f"{', '.join(models)}; default {models[0]}")
     parser.add_argument("--widths", type=real(), nargs="+", metavar="W", help="default: those the checkpoint is calibrated for")
     parser.add_argument("--schedule", default="quick", metavar="S", help=f"{', '.join(schedules)}; default quick")

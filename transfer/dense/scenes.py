@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from pretrain.data import load
+from pretrain.data.files import read_text
 from pretrain.errors import UserError
 from rundir.atomic import write_atomically
 
@@ -115,8 +116,8 @@ def _are_there(directory: Path, config: SceneConfig) -> bool:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return False
     try:
-        found = json.loads((directory / RECORD).read_text())
-    except (OSError, ValueError):
+        found = json.loads(read_text(directory / RECORD))
+    except (UserError, ValueError):
         raise UserError(f"{directory} holds something else than scenes of digits; choose another directory") from None
     if found != _description(config):
         raise UserError(f"{directory} holds scenes made with other settings ({directory / RECORD}); choose another directory")
@@ -126,9 +127,9 @@ def _are_there(directory: Path, config: SceneConfig) -> bool:
 def read_config(directory: str | Path) -> SceneConfig | None:
     """What the scenes in ``directory`` were made with; None where there are none of this format."""
     try:
-        found = json.loads((Path(directory) / RECORD).read_text())
+        found = json.loads(read_text(Path(directory) / RECORD))
         config = SceneConfig(**{key: int(value) for key, value in found.items() if key not in ("format", "classes")})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (UserError, ValueError, TypeError, AttributeError):
         return None
     return config if found == _description(config) else None
 

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.size is not None and arguments.size < 1:
         raise UserError(f"--size {arguments.size} must be at least 1")
     from transfer.detection import data  # slow, and of no use to other tasks
+    from transfer.detection.faults import some
     from transfer.detection.models import Model
     from transfer.detection.task import Task
 
@@ -47,9 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         setup = prepare(arguments, MODELS, DATASETS, SCHEDULES, group.device)
         model = Model.named(arguments.model).on(setup.backbone)
         where = digits_scenes(arguments.data_dir, setup.home)[0] if arguments.dataset == "digits" else arguments.data_dir
-        found = data.load(arguments.dataset, where, arguments.clip_boxes)
+        found = data.load(arguments.dataset, where, arguments.clip_boxes, arguments.exif, group.first)
         if model.masks and found.mask_format is None:
-            raise UserError(f"{found.name} has no masks, which --model {model} is trained on; write --model "
+            which = f" of {len(found.unmasked)} objects ({some(found.unmasked)})" if found.unmasked else ""
+            raise UserError(f"{found.name} has no masks{which}, which --model {model} is trained on; write --model "
                             f"{str(model).replace('mask_rcnn', 'faster_rcnn')}")
         for note in found.notes if group.first else ():
             print(f"{found.name}: {note}", flush=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -13,14 +14,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator, inference_on_dataset
 from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 from torch import nn
 
 from transfer.dense.job import finite
-from transfer.detection.data import CORNERS, DetectionData
+from transfer.detection.data import DetectionData
+from transfer.detection.mapper import Mapper
+from transfer.detection.voc import CORNERS
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 VOC_METRICS = ("AP", "AP50", "AP75")
@@ -39,12 +42,12 @@ class Result:
 def evaluate(cfg: CfgNode, model: nn.Module, data: DetectionData, masks: bool, directory: Path) -> Result | None:
     """Score ``model`` on the test split; None in all processes but the first. COCO's predictions go to ``directory``."""
     name = data.registered("test")
-    loader = build_detection_test_loader(data.test.records, mapper=DatasetMapper(cfg, is_train=False),
+    loader = build_detection_test_loader(data.test.records, mapper=Mapper(cfg, False, data.exif),
                                          num_workers=cfg.DATALOADER.NUM_WORKERS)
     if data.metric == "coco":
         tasks = ("bbox", "segm") if masks else ("bbox",)
-        evaluator = COCOEvaluator(name, tasks=tasks, output_dir=str(directory), use_fast_impl=False)
-        with redirect_stdout(StringIO()):  # pycocotools prints its tables
+        with redirect_stdout(StringIO()), _truth(data) as truth:  # pycocotools prints its tables
+            evaluator = COCOEvaluator(truth, tasks=tasks, output_dir=str(directory), use_fast_impl=False)
             found = inference_on_dataset(model, loader, evaluator)
         (directory / "instances_predictions.pth").unlink(missing_ok=True)  # the same is in COCO's own format beside it
         return coco_result(found, masks, data.classes) if comm.is_main_process() else None
@@ -52,6 +55,22 @@ def evaluate(cfg: CfgNode, model: nn.Module, data: DetectionData, masks: bool, d
         evaluator = VOCEvaluator(name, data, Path(folder))
         found = inference_on_dataset(model, loader, evaluator)
     return voc_result(found, data.classes) if comm.is_main_process() else None
+
+
+@contextmanager
+def _truth(data: DetectionData) -> Iterator[str]:
+    """The name, in detectron2's catalogs, of the test split with the boxes that were checked as a file of COCO's format."""
+    name = f"{data.registered('test')}/truth"
+    with TemporaryDirectory(prefix="annotations-") as folder:
+        path = Path(folder) / "instances.json"
+        path.write_text(json.dumps(data.test.truth))
+        numbers = sorted(category["id"] for category in data.test.truth["categories"])
+        MetadataCatalog.get(name).set(json_file=str(path), thing_classes=data.classes,
+                                      thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(numbers)})
+        try:
+            yield name
+        finally:
+            MetadataCatalog.remove(name)
 
 
 def coco_result(found: Mapping[str, Mapping[str, float]], masks: bool, classes: list[str]) -> Result:

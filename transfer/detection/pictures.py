@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
 from transfer.dense.pictures import chosen_images, write_panels
 from transfer.detection.data import DetectionData
+from transfer.detection.mapper import Mapper, read_record
 
 SIDE = 480  # pixels that a small image is enlarged to, so that what is written on it can be read
 
@@ -24,11 +24,11 @@ def draw(cfg: CfgNode, model: nn.Module, data: DetectionData, count: int, title:
     As many predictions are drawn as there are objects, those of the highest scores: so a detector that is not sure of anything yet
     can be looked at too.
     """
-    metadata, mapper = MetadataCatalog.get(data.registered("test")), DatasetMapper(cfg, is_train=False)
+    metadata, mapper = MetadataCatalog.get(data.registered("test")), Mapper(cfg, False, data.exif)
     rows = []
     for index in chosen_images(len(data.test.records), count):
         record = data.test.records[index]
-        image = read_image(record["file_name"], "RGB")
+        image = read_record(record, data.exif)
         with torch.no_grad():
             instances = model.eval()([mapper(record)])[0]["instances"].to("cpu")
         scale = max(1.0, SIDE / max(image.shape[:2]))

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from pretrain.data import evaluation_batches
+from pretrain.data.images import STORED
 from pretrain.data.sources import FolderSource
 from pretrain.distributed import Processes
 from pretrain.errors import UserError
@@ -21,6 +22,7 @@ from transfer.dense.options import Setup, branch_setting
 from transfer.dense.trunk import dense_network
 from transfer.detection.data import DetectionData
 from transfer.detection.evaluation import evaluate
+from transfer.detection.faults import has_box
 from transfer.detection.models import Model, build, config
 from transfer.detection.pictures import draw
 from transfer.detection.training import FINAL, adamw_rate, finished_iterations, set_schedule, train
@@ -110,7 +112,8 @@ class Task:
                     "data": self.data.fingerprint, "metric": self.data.metric, "norm": self.norm, "size": self.side,
                     "schedule": dataclasses.asdict(setup.schedule) | {"milestones": list(setup.schedule.milestones)},
                     "adamw": adamw_rate(setup.schedule, self.lr) if self.vit else None,
-                    "config": {**self.small}, "overrides": list(self.overrides), **branch_setting(backbone)}
+                    "config": {**self.small}, "overrides": list(self.overrides), **branch_setting(backbone),
+                    **({"exif": STORED} if self.data.exif == STORED else {})}
         return Job(TASK, self.data.name, str(self.model), self.schedule, self.initial, width, setup.seed, cost.flops,
                    cost.parameters, settings, self.contents)
 
@@ -143,7 +146,7 @@ class Task:
         records = [record for record in self.data.train.records if has_box(record)]
         with journal(job, run, group, cfg.SOLVER.MAX_ITER, start) as log:
             train(cfg, detector, records, run.path, job.seed, group, log, start, state,
-                  job.settings["adamw"], self.workers)
+                  job.settings["adamw"], self.data.exif, self.workers)
 
     def _calibration(self) -> Iterator[Tensor]:
         """Training images as pretraining would see them, for a width without BatchNorm statistics."""
@@ -154,9 +157,3 @@ class Task:
         for images, _ in evaluation_batches(source, backbone.config.data.size, CALIBRATION_BATCH, device):
             if len(images) > 1:  # one image is no batch
                 yield images
-
-
-def has_box(record: dict) -> bool:
-    """Whether an image has something to be trained on: a box of one object, with an area."""
-    return any(not box.get("iscrowd") for box in record["annotations"])
-

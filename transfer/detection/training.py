@@ -6,14 +6,13 @@ generator) and sampling of regions (from torch's). What a batch is depends neith
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.solver.build import get_default_optimizer_params
@@ -25,6 +24,7 @@ from pretrain.errors import UserError
 from rundir.atomic import replacing
 from transfer.dense.job import Journal
 from transfer.dense.schedules import Schedule
+from transfer.detection.mapper import Mapper
 
 FINAL = "detector.pth"  # weights of a finished training
 STATES = "model_*.pth"  # detectron2's checkpoints of one that goes on
@@ -55,8 +55,8 @@ class Batches(Dataset):
     so that little is padded.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: DatasetMapper, batch_size: int, iterations: int, seed: int, rank: int = 0,
-                 world_size: int = 1):
+    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict], batch_size: int, iterations: int, seed: int,
+                 rank: int = 0, world_size: int = 1):
         self.records, self.mapper, self.seed = records, mapper, seed
         self.batch_size, self.iterations, self.rank, self.world_size = batch_size, iterations, rank, world_size
         self.wide = np.array([record["width"] >= record["height"] for record in records])
@@ -130,10 +130,10 @@ def finished_iterations(directory: Path, world_size: int = 1) -> tuple[int, Path
 
 
 def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Path, seed: int, group: Processes, journal: Journal,
-          start: int, state: Path | None, adamw: float | None, workers: int = 0) -> None:
+          start: int, state: Path | None, adamw: float | None, exif: str, workers: int = 0) -> None:
     """Train ``model`` on ``records`` from iteration ``start`` (whose checkpoint is ``state``) to the end; weights go to ``FINAL``.
 
-    ``adamw``: learning rate of AdamW in place of the config's SGD; None: SGD.
+    ``adamw``: learning rate of AdamW in place of the config's SGD; None: SGD. ``exif``: as :class:`Mapper` takes it.
 
     Raises:
         UserError: the loss is not finite.
@@ -144,7 +144,7 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
         parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
     optimizer = build_optimizer(cfg, model) if adamw is None else _adamw(model, adamw)
     scheduler = build_lr_scheduler(cfg, optimizer)
-    batches = Batches(records, DatasetMapper(cfg, is_train=True), cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, seed, group.rank,
+    batches = Batches(records, Mapper(cfg, True, exif), cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, seed, group.rank,
                       group.world_size)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, cfg.SOLVER.MAX_ITER), num_workers=workers)
     trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(parallel, loader, optimizer)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from mmseg.registry import DATASETS
-from PIL import Image
 
+from pretrain.data import images
+from pretrain.data.files import some, tree
 from pretrain.errors import UserError
-from pretrain.progress import reporting
+from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
+from transfer.segmentation.labels import class_table, read_labels
 from transfer.segmentation.layouts import IGNORED, Layout
 
 HINTS = {"cityscapes": " (made from *_labelIds.png by the cityscapesscripts command csCreateTrainIdLabelImgs)"}
@@ -27,6 +29,8 @@ class Split:
     classes: tuple[str, ...]
     palette: list[list[int]]
     label_map: dict[int, int] | None
+    label_suffix: str
+    notes: list[str] = field(default_factory=list)
 
 
 def split_of(layout: Layout, name: str) -> Split:
@@ -35,18 +39,20 @@ def split_of(layout: Layout, name: str) -> Split:
     Raises:
         UserError: a folder or list is missing, or there are no images.
     """
-    images, labels, made = [], [], None
+    photographs, labels, notes, made = [], [], [], None
     for config in getattr(layout, name):
         _check_places(layout, config)
         made = DATASETS.build({**config, "pipeline": [], "lazy_init": True})
         for info in made.load_data_list():
-            images.append(Path(info["img_path"]))
+            photographs.append(Path(info["img_path"]))
             labels.append(Path(info["seg_map_path"]))
-    if not images:
+        notes += made.notes
+    if not photographs:
         prefix = getattr(layout, name)[0]["data_prefix"]["img_path"]
         raise UserError(f"{layout.name} has no {name} images in {Path(getattr(layout, name)[0]['data_root']) / prefix}; "
-                        "write the --data-dir DIR that holds them")
-    return Split(images, labels, tuple(made.metainfo["classes"]), made.metainfo["palette"], made.label_map)
+                        "set --data-dir to the folder that holds them")
+    return Split(photographs, labels, tuple(made.metainfo["classes"]), made.metainfo["palette"], made.label_map,
+                 made.seg_map_suffix, notes)
 
 
 def _check_places(layout: Layout, config: dict) -> None:
@@ -54,22 +60,30 @@ def _check_places(layout: Layout, config: dict) -> None:
     places = [*config["data_prefix"].values(), *([config["ann_file"]] if "ann_file" in config else [])]
     for place in places:
         if not (root / place).exists():
-            raise UserError(f"{layout.name} in {root} has no {place}; write the --data-dir DIR that holds it")
+            raise UserError(f"{layout.name} in {root} has no {place}; set --data-dir to the folder that holds it")
 
 
-def check(layout: Layout, show: bool = True) -> tuple[Split, Split]:
-    """The training and the validation split, after every pair of both was looked at.
+def check(layout: Layout, show: bool = True, exif: str | None = None) -> tuple[Layout, Split, Split, list[str]]:
+    """The layout with what was found of ``exif``, the training and the validation split, and notes; every file was read whole.
+
+    ``exif``: which pixels labels belong to where sizes leave it open; None: as other images show.
 
     Raises:
         UserError: naming the first file that is missing, alone, unreadable, of another size than its image, or that holds a
-            label that is no class, and how many more there are.
+            label that is no class, and how many more there are; or all pixels of a split are of one class.
     """
-    splits = split_of(layout, "train"), split_of(layout, "val")
-    for split, configs in zip(splits, (layout.train, layout.val), strict=True):
-        _check_partners(layout, split, configs)
-    for name, split in zip(("train", "val"), splits, strict=True):
-        _check_pixels(layout, split, f"checking {layout.name}, {name}", show)
-    return splits
+    splits = {name: split_of(layout, name) for name in ("train", "val")}
+    for name, split in splits.items():
+        _check_partners(layout, split, getattr(layout, name))
+    notes, stated = [note for split in splits.values() for note in split.notes], []
+    for name, split in splits.items():
+        look = partial(_look, split, _allowed(layout, split))
+        looks = look_at_all(look, len(split.images), f"checking {layout.name}, {name}", show)
+        stated += [(path, header, size) for path, (header, size, _) in zip(split.images, looks, strict=True)]
+        notes.append(_classes_note(layout, name, split, [counts for _, _, counts in looks]))
+    notes += trained_on_too(splits["train"].images, splits["val"].images)
+    found, turned = settle_exif(stated, exif)
+    return replace(layout, exif=found), splits["train"], splits["val"], notes + turned
 
 
 def _check_partners(layout: Layout, split: Split, configs: Sequence[dict]) -> None:
@@ -77,42 +91,17 @@ def _check_partners(layout: Layout, split: Split, configs: Sequence[dict]) -> No
         missing = [path for path in files if not path.is_file()]
         if missing:
             raise UserError(f"{missing[0]} is missing: {len(missing)} of {len(files)} {kind}s of {layout.name} have no file"
-                            f"{HINTS.get(layout.name, '') if kind == 'label image' else ''}; add them, or mend the list")
+                            f"{HINTS.get(layout.name, '') if kind == 'label image' else ''}; add them, or fix the list")
     known = set(split.labels)
     for config in configs:
         if "ann_file" in config:
             continue  # what is not in its list is left out on purpose
         folder = Path(config["data_root"]) / config["data_prefix"]["seg_map_path"]
-        suffix = _common_suffix(split)
-        alone = sorted(path for path in folder.rglob(f"*{suffix}") if path not in known)
+        alone = [folder / file for file in tree(folder).files
+                 if file.endswith(split.label_suffix) and folder / file not in known]
         if alone:
             raise UserError(f"{alone[0]} has no image: {len(alone)} label images of {layout.name} stand alone; "
                             "remove them, or add their images")
-
-
-def _common_suffix(split: Split) -> str:
-    image, label = split.images[0], split.labels[0].name
-    stem = image.name.removesuffix("_leftImg8bit.png") if image.name.endswith("_leftImg8bit.png") else image.stem
-    return label.removeprefix(stem)
-
-
-def _check_pixels(layout: Layout, split: Split, title: str, show: bool) -> None:
-    allowed = _allowed(layout, split)
-    faults: list[tuple[int, str]] = []
-
-    def look(index: int) -> tuple[int, str] | None:
-        fault = _fault(split.images[index], split.labels[index], allowed, len(split.classes))
-        return None if fault is None else (index, fault)
-
-    with reporting(title, len(split.images), show) as reporter, ThreadPoolExecutor() as pool:
-        for done, fault in enumerate(pool.map(look, range(len(split.images))), start=1):
-            if fault:
-                faults.append(fault)
-            if done % 500 == 0 or done == len(split.images):
-                reporter.update(done)
-    if faults:
-        more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
-        raise UserError(f"{faults[0][1]}{more}; mend or remove {'them' if more else 'it'}")
 
 
 def _allowed(layout: Layout, split: Split) -> np.ndarray:
@@ -125,20 +114,38 @@ def _allowed(layout: Layout, split: Split) -> np.ndarray:
     return allowed
 
 
-def _fault(image: Path, label: Path, allowed: np.ndarray, classes: int) -> str | None:
-    try:
-        with Image.open(image) as picture, Image.open(label) as labels:
-            if picture.size != labels.size:
-                return (f"{label} is {labels.size[0]} x {labels.size[1]} pixels and its image {picture.size[0]} x "
-                        f"{picture.size[1]}")
-            if labels.mode not in ("L", "P", "I", "I;16"):
-                return f"{label} is a colour image ({labels.mode}); labels are class indices in a greyscale or palette PNG"
-            values = np.unique(np.asarray(labels))
-    except (OSError, SyntaxError) as error:
-        return f"{label} or its image {image.name} cannot be read ({error})"
+def _look(split: Split, allowed: np.ndarray, index: int) -> tuple[images.Header, tuple[int, int], np.ndarray]:
+    """Read a pair whole: the image's header, the label image's (width, height), and how often each label occurs, (256,) int64."""
+    image, label = split.images[index], split.labels[index]
+    header, _ = images.load(image)
+    labels = read_labels(label)
+    size = labels.shape[::-1]
+    if not header.sides(size):
+        raise UserError(f"{label} is {size[0]} x {size[1]} pixels and its image {header.displayed[0]} x {header.displayed[1]}; "
+                        "fix or remove it")
+    values, counts = np.unique(labels, return_counts=True)
     wrong = [int(value) for value in values if not 0 <= value < 256 or not allowed[value]]
-    if not wrong:
-        return None
-    right = np.flatnonzero(allowed[:IGNORED])
-    return (f"{label} holds label{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:5]))}, which "
-            f"{'are' if len(wrong) > 1 else 'is'} none of the {classes} classes ({right[0]} to {right[-1]}, 255 = no class)")
+    if wrong:
+        right = np.flatnonzero(allowed[:IGNORED])
+        raise UserError(f"{label} holds label{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:5]))}, which "
+                        f"{'are' if len(wrong) > 1 else 'is'} none of the {len(split.classes)} classes ({right[0]} to {right[-1]}, "
+                        "255 = no class); fix or remove it")
+    return header, size, np.bincount(values, counts, minlength=256).astype(np.int64)
+
+
+def _classes_note(layout: Layout, name: str, split: Split, counts: Sequence[np.ndarray]) -> str:
+    """How many images there are, and what their pixels are of.
+
+    Raises:
+        UserError: they are all of one class, so that whatever predicts it is right everywhere.
+    """
+    pixels = np.bincount(class_table(layout.reduce_zero_label, split.label_map), np.sum(counts, 0), minlength=256)
+    there = sorted(np.flatnonzero(pixels[:len(split.classes)]), key=lambda number: -pixels[number])
+    shares = [f"{split.classes[number]} {pixels[number] / pixels.sum():.1%}" for number in there]
+    none = pixels[IGNORED] / pixels.sum()
+    if len(there) < 2:
+        masks = " (masks of 0 and 255? Label 255 is no class: save class numbers)" if none else ""
+        raise UserError(f"the {name} label images of {layout.name} hold {shares[0] if there else 'no class'} and no other class"
+                        f"{masks}; the first is {split.labels[0]}: fix the labels")
+    return (f"{name}: {len(split.images)} images, {len(there)} of {len(split.classes)} classes have pixels: {some(shares, 5)}; "
+            f"no class {none:.1%}")

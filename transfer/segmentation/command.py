@@ -85,12 +85,14 @@ def _plan(arguments: argparse.Namespace, setup: options.Setup, group: Processes)
         schedule = own.changed(arguments.iterations, arguments.batch_size, arguments.lr)
     layout = _layout(arguments, setup.home)
     inference = arguments.inference or ("slide" if arguments.model == "segmenter" else "whole")
-    plan = partial(Plan, backbone=setup.backbone, checkpoint=str(arguments.checkpoint), layout=layout, model=arguments.model,
+    plan = partial(Plan, backbone=setup.backbone, checkpoint=str(arguments.checkpoint), model=arguments.model,
                    schedule_name=arguments.schedule, schedule=schedule, seed=setup.seed, initial=arguments.initial,
                    batch_size=schedule.batch_size // group.world_size, norm=arguments.norm, inference=inference,
                    workers=arguments.workers, pictures=arguments.pictures, branch=arguments.branch, arch=arguments.arch)
-    train, val = check(layout, show=group.first)
-    made = plan(train=train, val=val)
+    layout, train, val, notes = check(layout, group.first, arguments.exif)
+    for note in notes if group.first else ():
+        print(f"{layout.name}: {note}", flush=True)
+    made = plan(layout=layout, train=train, val=val)
     made.check()
     return made
 

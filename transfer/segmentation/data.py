@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pretrain.data.images import DISPLAYED
 from transfer.dense.pictures import chosen_images
 from transfer.segmentation.checks import Split
+from transfer.segmentation.labels import read_image
 from transfer.segmentation.layouts import Layout
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 64, 8
@@ -64,9 +66,13 @@ class PlacedDataset(Dataset):
         return self.dataset[index]
 
 
+def _read(layout: Layout) -> dict:
+    return {"type": "ReadImage", **({} if layout.exif == DISPLAYED else {"exif": layout.exif})}
+
+
 def train_pipeline(layout: Layout) -> list[dict]:
     """mmsegmentation's usual training pipeline at the layout's scale and crop."""
-    steps = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"},
+    steps = [_read(layout), {"type": "ReadLabels"},
              {"type": "RandomResize", "scale": layout.scale, "ratio_range": layout.ratio_range, "keep_ratio": True},
              {"type": "RandomCrop", "crop_size": layout.crop, "cat_max_ratio": 0.75}]
     if layout.flip:
@@ -78,8 +84,8 @@ def train_pipeline(layout: Layout) -> list[dict]:
 
 def test_pipeline(layout: Layout) -> list[dict]:
     """Images at the layout's scale; labels as they are, because predictions are brought to their size."""
-    return [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": layout.scale, "keep_ratio": True},
-            {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
+    return [_read(layout), {"type": "Resize", "scale": layout.scale, "keep_ratio": True},
+            {"type": "ReadLabels"}, {"type": "PackSegInputs"}]
 
 
 def train_loader(layout: Layout, batch_size: int, workers: int, seed: int) -> dict:
@@ -107,8 +113,8 @@ def calibration_batches(layout: Layout, split: Split, mean: Sequence[float], std
     for start in range(0, len(chosen), CALIBRATION_BATCH):
         images = []
         for index in chosen[start:start + CALIBRATION_BATCH]:
-            with Image.open(split.images[index]) as image:
-                pixels = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR))
+            image = Image.fromarray(read_image(split.images[index], split.labels[index], layout.exif).permute(1, 2, 0).numpy())
+            pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
             images.append((torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 - shift) / scale)
         if len(images) > 1:
             yield torch.stack(images)

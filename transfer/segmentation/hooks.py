@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 
 from transfer.dense.job import Journal
 from transfer.dense.pictures import chosen_images, write_panels
 from transfer.segmentation.checks import Split
+from transfer.segmentation.labels import read_image
 from transfer.segmentation.layouts import IGNORED
 
 NO_CLASS = (255, 255, 255)  # colour of pixels without a class
@@ -74,9 +74,9 @@ class JournalHook(Hook):
 class PictureHook(Hook):
     """Keeps the predictions of a few images, spread evenly over the evaluated ones."""
 
-    def __init__(self, split: Split, wanted: int):
-        self.split, self.wanted = split, wanted
-        self.rows: list[tuple[Path, np.ndarray, np.ndarray]] = []
+    def __init__(self, split: Split, wanted: int, exif: str):
+        self.split, self.wanted, self.exif = split, wanted, exif
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Choose them among the images of this process."""
@@ -86,7 +86,8 @@ class PictureHook(Hook):
         """Keep what is chosen."""
         if batch_idx in self.chosen:
             sample = outputs[0]
-            self.rows.append((Path(sample.img_path), sample.gt_sem_seg.data.squeeze(0).cpu().numpy(),
+            image = read_image(sample.img_path, sample.seg_map_path, self.exif).permute(1, 2, 0).numpy()
+            self.rows.append((image, sample.gt_sem_seg.data.squeeze(0).cpu().numpy(),
                               sample.pred_sem_seg.data.squeeze(0).cpu().numpy()))
 
     def write(self, path: Path, title: str) -> None:
@@ -95,14 +96,9 @@ class PictureHook(Hook):
             return
         shown = sorted({int(label) for _, truth, guess in self.rows for label in np.union1d(truth, guess)} - {IGNORED})
         legend = {self.split.classes[label]: tuple(self.split.palette[label]) for label in shown}
-        pictures = [(_photograph(place), coloured(truth, self.split.palette), coloured(guess, self.split.palette))
-                    for place, truth, guess in self.rows]
+        pictures = [(image, coloured(truth, self.split.palette), coloured(guess, self.split.palette))
+                    for image, truth, guess in self.rows]
         write_panels(path, pictures, title, legend=legend)
-
-
-def _photograph(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def coloured(labels: np.ndarray, palette: list[list[int]]) -> np.ndarray:

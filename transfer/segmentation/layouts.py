@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mmseg.datasets import BaseSegDataset
+from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
+from pretrain.data.files import some, tree
+from pretrain.data.images import DISPLAYED, is_image
 from pretrain.errors import UserError
+from transfer.dense.lists import Images, read_names
 from transfer.dense.scenes import read_config
 
 IGNORED = 255  # label of pixels without a class, after loading
@@ -34,6 +37,7 @@ class Layout:
         output_stride: largest stride of a dilated backbone's maps; small for small things.
         first_weight: weight of the first class in the loss, for a background that is nearly everywhere; 1 of the others.
         distortion: whether brightness, contrast, saturation and hue are changed in training.
+        exif: which pixels labels belong to, ``displayed`` or ``stored``, where the sizes leave it open.
     """
 
     name: str
@@ -47,10 +51,75 @@ class Layout:
     distortion: bool = True
     output_stride: int = 8
     first_weight: float = 1.0
+    exif: str = DISPLAYED
+
+
+class PairsDataset(BaseSegDataset):
+    """Lists the pairs of image and label as :func:`listed_pairs` and :func:`found_pairs` do, instead of mmsegmentation.
+
+    ``notes``: what they say, after ``load_data_list``.
+    """
+
+    notes: Sequence[str] = ()
+
+    def load_data_list(self) -> list[dict]:
+        """The pairs, in mmsegmentation's form."""
+        images, labels = (Path(self.data_prefix[key]) for key in ("img_path", "seg_map_path"))
+        if self.ann_file:
+            pairs, self.notes = listed_pairs(Path(self.ann_file), images, labels, self.seg_map_suffix)
+        else:
+            pairs, self.notes = found_pairs(images, labels, self.img_suffix, self.seg_map_suffix)
+        return [{"img_path": str(image), "seg_map_path": str(label), "label_map": self.label_map,
+                 "reduce_zero_label": self.reduce_zero_label, "seg_fields": []} for image, label in pairs]
+
+
+def listed_pairs(names: Path, images: Path, labels: Path, label_suffix: str) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """The image and the label file of each name in the list ``names``, there or not, and notes; an image may have any suffix."""
+    there = Images(images)
+    listed, notes = read_names(names, there)
+    return [(there.find(name) or images / f"{name}.jpg", labels / f"{name}{label_suffix}") for name in listed], notes
+
+
+def found_pairs(images: Path, labels: Path, image_suffix: str, label_suffix: str) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Each image below ``images`` with the label file of its name, there or not, in order; and notes of what is left out.
+
+    An image's name ends as ``image_suffix`` does before its own suffix, which may be another: ``_leftImg8bit.png``.
+    """
+    ending, found = Path(image_suffix).stem if not image_suffix.startswith(".") else "", tree(images)
+    pairs, left = {}, list(found.litter)
+    for file in found.files:
+        stem = str(Path(file).with_suffix(""))
+        if not (is_image(file) and stem.endswith(ending)):
+            left.append(file)
+            continue
+        label = labels / f"{stem.removesuffix(ending)}{label_suffix}"
+        if label in pairs:
+            raise UserError(f"{pairs[label]} and {images / file} are images of one name, with one label image; keep one of them")
+        pairs[label] = images / file
+    notes = [f"left out {len(left)} of {images} that are no images: {some(left)}"] if left else []
+    if found.repeated:
+        notes.append(f"{len(found.repeated)} links in {images} lead to folders that are read already, and are not followed: "
+                     f"{some(found.repeated)}")
+    return [(image, label) for label, image in pairs.items()], notes
 
 
 @DATASETS.register_module()
-class CamVidDataset(BaseSegDataset):
+class VOCPairs(PairsDataset, PascalVOCDataset):
+    """mmsegmentation's VOC, listed by :class:`PairsDataset`."""
+
+
+@DATASETS.register_module()
+class ADE20KPairs(PairsDataset, ADE20KDataset):
+    """mmsegmentation's ADE20K, listed by :class:`PairsDataset`."""
+
+
+@DATASETS.register_module()
+class CityscapesPairs(PairsDataset, CityscapesDataset):
+    """mmsegmentation's Cityscapes, listed by :class:`PairsDataset`."""
+
+
+@DATASETS.register_module()
+class CamVidDataset(PairsDataset):
     """CamVid in the version of SegNet (arXiv 1511.00561): 11 classes, 11 = void, whose pixels have no class."""
 
     METAINFO: ClassVar[dict] = {
@@ -65,7 +134,7 @@ class CamVidDataset(BaseSegDataset):
 
 
 @DATASETS.register_module()
-class DigitScenesDataset(BaseSegDataset):
+class DigitScenesDataset(PairsDataset):
     """Scenes of handwritten digits (``transfer/dense/scenes.py``): background and ten digits."""
 
     METAINFO: ClassVar[dict] = {
@@ -88,12 +157,12 @@ def voc(root: Path) -> Layout:
     """Pascal VOC 2012; with SBD's annotations (``SegmentationClassAug`` and aug.txt or trainaug.txt) where they are there."""
     root = _within(root, "VOCdevkit/VOC2012", "VOC2012")
     lists, augmented = root / "ImageSets/Segmentation", (root / "SegmentationClassAug").is_dir()
-    train = [_listed(root, "Segmentation/train", "SegmentationClass", "PascalVOCDataset")]
+    train = [_listed(root, "Segmentation/train", "SegmentationClass", "VOCPairs")]
     if augmented and (lists / "trainaug.txt").is_file():  # holds VOC's own images too
-        train = [_listed(root, "Segmentation/trainaug", "SegmentationClassAug", "PascalVOCDataset")]
+        train = [_listed(root, "Segmentation/trainaug", "SegmentationClassAug", "VOCPairs")]
     elif augmented and (lists / "aug.txt").is_file():
-        train.append(_listed(root, "Segmentation/aug", "SegmentationClassAug", "PascalVOCDataset"))
-    val = [_listed(root, "Segmentation/val", "SegmentationClass", "PascalVOCDataset")]
+        train.append(_listed(root, "Segmentation/aug", "SegmentationClassAug", "VOCPairs"))
+    val = [_listed(root, "Segmentation/val", "SegmentationClass", "VOCPairs")]
     return Layout("voc", train, val, scale=(2048, 512), crop=(512, 512))
 
 
@@ -102,7 +171,7 @@ def ade20k(root: Path) -> Layout:
     root = _within(root, "ADEChallengeData2016", "ade/ADEChallengeData2016")
 
     def split(name: str) -> list[dict]:
-        return [{"type": "ADE20KDataset", "data_root": str(root),
+        return [{"type": "ADE20KPairs", "data_root": str(root),
                      "data_prefix": {"img_path": f"images/{name}", "seg_map_path": f"annotations/{name}"}}]
 
     return Layout("ade20k", split("training"), split("validation"), scale=(2048, 512), crop=(512, 512), reduce_zero_label=True)
@@ -113,7 +182,7 @@ def cityscapes(root: Path) -> Layout:
     root = _within(root, "cityscapes")
 
     def split(name: str) -> list[dict]:
-        return [{"type": "CityscapesDataset", "data_root": str(root),
+        return [{"type": "CityscapesPairs", "data_root": str(root),
                      "data_prefix": {"img_path": f"leftImg8bit/{name}", "seg_map_path": f"gtFine/{name}"}}]
 
     return Layout("cityscapes", split("train"), split("val"), scale=(2048, 1024), crop=(512, 1024))

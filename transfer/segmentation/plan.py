@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.checkpoints import Checkpoint
 from pretrain.data import fingerprint
+from pretrain.data.images import STORED
 from pretrain.errors import UserError
 from transfer.dense.job import Job
 from transfer.dense.options import branch_setting
@@ -98,7 +99,8 @@ class Plan:
         return {"weights": self.backbone.fingerprint(), "norm": self.norm, "inference": self.inference, **sizes,
                 "output_stride": self.layout.output_stride if self.model in DILATED else None,
                 "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],
-                **dataclasses.asdict(self.schedule), **branch_setting(self.backbone)}
+                **dataclasses.asdict(self.schedule), **branch_setting(self.backbone),
+                **({"exif": STORED} if self.layout.exif == STORED else {})}
 
     def contents(self) -> str:
         """The fingerprint of images and masks of both splits."""

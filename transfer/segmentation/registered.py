@@ -2,6 +2,6 @@
 
 from mmseg.utils import register_all_modules
 
-from transfer.segmentation import backbone, data, layouts, metric  # noqa: F401
+from transfer.segmentation import backbone, data, labels, layouts, metric  # noqa: F401
 
 register_all_modules(init_default_scope=True)

@@ -61,7 +61,7 @@ def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
         report_weights(weights, job, run, model)
         config.dump(folder / "config.py")
 
-    pictures = PictureHook(plan.val, plan.pictures)
+    pictures = PictureHook(plan.val, plan.pictures, plan.layout.exif)
     with journal(job, run, group, plan.schedule.iterations, found[1] if found else 0) as log, _settings(group.device):
         hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), pictures]
         runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,

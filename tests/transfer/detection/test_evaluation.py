@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +87,65 @@ def test_coco_scores_are_those_of_pycocotools(scenes, tmp_path):
         assert 0 < ours[0] < 1 and ours[-1] is None  # there is nothing large
         assert [result.classes[c][f"{name}_AP"] for c in found.classes] == [
             None if value is None else pytest.approx(value) for value in classes]
+
+
+def changed(scenes, place, change):
+    root = Path(shutil.copytree(scenes, place / "scenes"))
+    path = root / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return data.load("coco", root)
+
+
+def test_ids_from_0_and_boxes_of_no_area_change_no_score(scenes, tmp_path):
+    """Ids of annotations, images and categories; pycocotools takes a match with annotation 0 for no match."""
+    def change(content):
+        for entry in (*content["annotations"], *content["images"], *content["categories"]):
+            entry["id"] -= 1 if "file_name" not in entry else 9
+        for annotation in content["annotations"]:
+            annotation["image_id"] -= 9
+            annotation["category_id"] -= 1
+        first = content["annotations"][0]
+        content["annotations"].append({**first, "id": 99, "bbox": [*first["bbox"][:3], 0], "area": 1, "segmentation": None})
+
+    def categories(content):
+        for entry in content["categories"]:
+            entry["id"] -= 1
+        for annotation in content["annotations"]:
+            annotation["category_id"] -= 1
+
+    for place in ("usual", "other"):
+        (tmp_path / place).mkdir()
+    usual = data.load("coco", scenes)
+    path = Path(shutil.copytree(scenes, tmp_path / "train")) / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    categories(content)
+    path.write_text(json.dumps(content))
+    other = changed(tmp_path / "train", tmp_path / "other", change)
+    guess = Guess(usual)
+    expected = evaluate(cfg(), guess, usual, False, tmp_path / "usual")
+    guess.records = {record["image_id"] - 9: record for record in usual.test.records}
+    found = evaluate(cfg(), guess, other, False, tmp_path / "other")
+    assert found == expected and expected.values["box_AP"] > 0
+
+
+def test_evaluation_leaves_the_data_as_it_is(scenes, tmp_path):
+    """Names of any kind: with spaces, quotes and folders; nothing but the run's own directory is written to."""
+    root = Path(shutil.copytree(scenes, tmp_path / "scenes"))
+    names = {"000009": "a b", "000010": "x/y", "000011": "it's \"one\"", "000012": "ü;$(id)"}
+    for old, new in names.items():
+        for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+            (root / folder / new).parent.mkdir(exist_ok=True)
+            (root / folder / f"{old}.{suffix}").rename(root / folder / f"{new}.{suffix}")
+    (root / "ImageSets/Main/test.txt").write_text("".join(f"{new}\n" for new in names.values()))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    usual, found = data.load("voc", scenes), data.load("voc", root)
+    out = tmp_path / "run"
+    out.mkdir()
+    guess, expected = Guess(found), evaluate(cfg(), Guess(usual), usual, False, out)
+    assert evaluate(cfg(), guess, found, False, out) == expected and expected.values["box_AP"] > 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("metric", ["voc2007", "voc2012"])
