@@ -12,12 +12,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-import yaml
-
 from pretrain.errors import UserError
 from pretrain.provenance import environment, kind
 from rundir.atomic import remove_leftovers, write_atomically
 from rundir.cli import is_interruption
+from rundir.files import Damaged, read_json, read_yaml
 from rundir.records import identity
 
 FORMAT = 1
@@ -107,12 +106,12 @@ class RunDirectory:
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""
         path = self.path / "config.yaml"
-        if not path.exists():
-            return None
         try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
-            content = None
+            content = read_yaml(path)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            raise UserError(f"{error}: it is damaged; remove {self.path} to start this run again") from None
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged; remove {self.path} to start this run again")
         return content
@@ -142,7 +141,10 @@ class RunDirectory:
 
     def records(self) -> list[dict]:
         """The score records of ``result.json``, [] where there is none."""
-        return (self._read_json("result.json") or {"records": []})["records"]
+        found = (self._read_json("result.json") or {"records": []}).get("records")
+        if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+            raise UserError(f"{self.path / 'result.json'} has no list of records; remove it and evaluate the run again")
+        return found
 
     def add_records(self, records: Iterable[dict]) -> None:
         """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
@@ -200,13 +202,13 @@ class RunDirectory:
     def _read_json(self, name: str) -> dict | None:
         path = self.path / name
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            content = None
+        except Damaged as error:
+            raise UserError(f"{error}: it is damaged; remove it to have it written again") from None
         if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged; remove it to have it written again") from None
+            raise UserError(f"{path} is damaged; remove it to have it written again")
         if content.get("format") != FORMAT:
             raise UserError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
         return content

@@ -25,6 +25,8 @@ CHANCE_LEVEL = 0.05
 # mapped to one point (SimSiam, section 4.1); fewer than 2 effective dimensions is a line.
 COLLAPSE_STD = 0.1
 COLLAPSE_RANK = 2.0
+COLLAPSE = {"feature_std": COLLAPSE_STD, "projection_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK,
+            "projection_rank": COLLAPSE_RANK}  # by the name that a run logs
 
 LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "kl": "KL", "none": "none"}
 METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning",
@@ -58,11 +60,9 @@ class RowSpec:
 
 def collapsed(metrics: pd.DataFrame) -> pd.DataFrame:
     """One row per run and width with diagnostics (cell, run, seed, width): whether the last of these are below the thresholds."""
-    limits = {"feature_std": COLLAPSE_STD, "projection_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK,
-              "projection_rank": COLLAPSE_RANK}
-    wanted = metrics[metrics["name"].isin(list(limits)) & metrics["value"].notna()]
+    wanted = metrics[metrics["name"].isin(list(COLLAPSE)) & metrics["value"].notna()]
     last = wanted.sort_values("step", kind="stable").drop_duplicates(["run", "name", "width"], keep="last")
-    limit = last["name"].map(limits).astype("float64")
+    limit = last["name"].map(COLLAPSE).astype("float64")
     marked = last.assign(collapsed=last["value"] < limit, width=last["width"].round(6))
     return marked.groupby(["cell", "run", "seed", "width"], as_index=False)["collapsed"].any()
 

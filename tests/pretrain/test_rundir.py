@@ -246,3 +246,24 @@ def test_an_unused_directory_goes_away_and_a_used_one_stays(run):
         used.write_config("a: 1")
         used.remove_if_unused()
     assert used.read_config() == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["status.json", "result.json", "provenance.json", "config.yaml"])
+@pytest.mark.parametrize("damage", [
+    os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: path.write_text("[" * 100_000),
+    lambda path: path.write_bytes(b"\xff"), lambda path: path.write_text('"a"')])
+def test_a_damaged_file_is_named_with_what_to_do_and_nothing_hangs(run, name, damage):
+    read = {"status.json": run.status, "result.json": run.records, "provenance.json": run.provenance,
+            "config.yaml": run.read_config}
+    assert read[name]() in (None, [], {}, {"format": 1, "state": "pending", "why": ""})
+    damage(run.path / name)
+    with pytest.raises(UserError, match="remove") as error:
+        read[name]()
+    assert str(run.path / name) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_result_without_records_is_refused(run):
+    for records in ("null", "5", "[5]", "{}"):
+        (run.path / "result.json").write_text(f'{{"format": 1, "records": {records}}}')
+        with pytest.raises(UserError, match="has no list of records; remove it"):
+            run.records()

@@ -10,8 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from pretrain.config import from_dict
+from pretrain.diagnostics import Diagnostics
+from pretrain.objective.networks import Student
+from results import tables
 from results.frame import load, load_metrics, load_runs
 from results.latex import latex, latex_escape
 from results.render import (
@@ -249,3 +254,11 @@ def test_the_guidelines_table_fits_eighty_characters(whole):
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text and "momentum SimCLR" in text
+
+
+def test_collapse_is_marked_by_what_runs_log():
+    """Every threshold is one of a diagnostic that pretraining writes, under that name."""
+    cfg = from_dict({"model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 16, "predictor_hidden": 16},
+                     "data": {"size": 12}})
+    logged = Diagnostics(cfg, torch.randn(8, 3, 12, 12)).measure(Student(cfg), None)
+    assert set(tables.COLLAPSE) <= {name for name, *_ in logged}
