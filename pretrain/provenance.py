@@ -10,26 +10,23 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from pretrain.lazy import Lazy
+from rundir.commit import git_commit
 
 torch = Lazy("torch")
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "omegaconf")
 # Variables that limit or choose what torch, oneDNN, MKL, OpenBLAS and CUDA compute with.
 LIMITS = re.compile(r"(ATEN_CPU|ONEDNN|DNNL|MKL|OPENBLAS|BLIS|OMP|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW_TF32|TORCH_CUDNN)_\w+")
 LIBRARIES = re.compile(r"(Intel\(R\) )?(oneAPI )?(Math Kernel Library|MKL|OpenBLAS|ACL|CuDNN)")
 NO_LIMITS = re.compile(r".*(VERBOSE|DISPLAY|WARNINGS|_LOG\w*)")
-# They would have git describe another repository than the one that is asked for.
-GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
 def environment() -> dict:
     """Commit, package versions, hardware and command of this process."""
-    return {"git_commit": git_commit(ROOT), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    return {"git_commit": git_commit(), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
             "hardware": hardware(), "command": sys.argv}
 
 
@@ -39,27 +36,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def git_commit(root: Path) -> str | None:
-    """The commit of the checkout ``root``, ``-dirty`` where files were changed since.
-
-    None where ``root`` is no checkout itself (unpacked inside another repository, it has not that one's commit), or without git.
-    """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if not top or Path(top).resolve() != root.resolve():
-        return None
-    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-
-
-def _git(root: Path, *words: str) -> str:
-    own = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, errors="replace", env=own,
-                              timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def hardware() -> dict:

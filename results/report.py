@@ -7,7 +7,6 @@ and index.html.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from results.page import Made, Picture, page
 from results.reading import portable
 from rundir.arguments import Parser, place
 from rundir.cli import cli
+from rundir.commit import git_commit
 
 __all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
 
@@ -73,7 +73,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
     known, level = claims.load_claims()
     result.verdicts = claims.judge(known, loaded.scores, loaded.runs, loaded.metrics, level)
     result.tables = [item.table for item in items]
-    made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", _commit())
+    made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", git_commit() or "")
     renderers = WITH_INTERVALS if intervals else RENDERERS
     numbers = paper.published()
     beside = paper.beside(numbers, loaded.scores)
@@ -113,17 +113,6 @@ def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
 def _claim_writers(verdicts: Sequence[claims.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
     content = {"format": output.FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
     return {"claims.md": output.text(claims.markdown(verdicts)), "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
-
-
-def _commit() -> str:
-    """The commit of this project's code, ``-dirty`` where it was changed since; "" where it is not known."""
-    root = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root,
-                              capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def show(result: Report, console: rich.console.Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Where numbers come from: what decides them is recorded, by stretches of work; the commit is that of this checkout alone."""
+"""Where numbers come from: what decides them is recorded, by stretches of work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from pretrain import provenance
 from pretrain.rundir import RunDirectory
+from rundir.commit import ROOT
 from tests.pretrain import tiny
 
 CPU = {"device": "cpu", "precision": "fp32", "memory_format": "channels_last"}
@@ -23,37 +24,8 @@ def threads():
     torch.set_num_threads(before)
 
 
-def repository(path, *names: str):
-    """A repository with one commit of ``names``."""
-    path.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (path / name).write_text(name)
-    own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    for words in (["init", "-q"], ["add", *names], [*own, "commit", "-qm", "x"]):
-        subprocess.run(["git", "-C", str(path), *words], check=True, capture_output=True)
-    return path
-
-
-def test_a_commit_is_that_of_the_checkout_itself(tmp_path, monkeypatch):
-    outer = repository(tmp_path / "outer", "theirs")
-    commit = provenance.git_commit(outer)
-    assert len(commit) == 40 and int(commit, 16)
-    unpacked = outer / "unpacked" / "ours"
-    unpacked.mkdir(parents=True)
-    assert provenance.git_commit(unpacked) is None  # that one's commit is not ours
-    own = provenance.git_commit(repository(outer / "cloned", "file"))
-    assert own not in (None, commit)
-    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))  # as in a hook of another repository
-    assert provenance.git_commit(outer / "cloned") == own
-    monkeypatch.delenv("GIT_DIR")
-    (outer / "cloned" / "file").write_text("changed")
-    assert provenance.git_commit(outer / "cloned") == f"{own}-dirty"
-    assert provenance.git_commit(tmp_path / "nothing") is None
-
-
-def test_without_git_there_is_no_commit_and_training_goes_on(tmp_path, monkeypatch):
+def test_without_git_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.git_commit(provenance.ROOT) is None
     run = RunDirectory(tmp_path / "run")
     run.add_provenance()
     assert run.provenance()["git_commit"] is None and run.provenance()["packages"]["torch"]
@@ -70,7 +42,7 @@ def test_the_instruction_set_and_what_limits_it_are_recorded(variable, value):
     found = []
     for more in ({}, {variable: value}):
         free = {name: text for name, text in os.environ.items() if name not in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")}
-        done = subprocess.run([sys.executable, "-c", code], cwd=provenance.ROOT, env=free | more, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=free | more, capture_output=True, text=True)
         found.append(done.stdout)
     assert done.returncode == 0, done.stderr
     assert found[0] != found[1] and f'"{variable}": "{value}"' in found[1] and f"{variable}={value}" in found[1]
