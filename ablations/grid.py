@@ -101,7 +101,7 @@ def cells(grid: str, widths: Sequence[float], epochs: int) -> list[Cell]:
     """
     if grid not in grids():
         raise UserError(f"unknown grid {grid!r}; {suggestion(grid, grids())}")
-    content = yaml.safe_load((GRIDS / f"{grid}.yaml").read_text())
+    content = yaml.safe_load((GRIDS / f"{grid}.yaml").read_text(encoding="utf-8"))
     expanded = [cell for entry in content["cells"] for cell in _expand(entry, list(widths), epochs)]
     return list({cell.name: cell for cell in expanded}.values())
 

@@ -34,9 +34,9 @@ def write_runs(grid: Path, count: int, seeds: int = 5) -> None:
         path = grid / f"cell{cell}-s{seed}-{index:08x}"
         path.mkdir(parents=True)
         own = text.replace("cell: ''", f"cell: cell{cell}").replace("seed: 100", f"seed: {seed}")
-        (path / "config.yaml").write_text(own)
-        (path / "status.json").write_text(json.dumps(STATUS))
-        (path / "provenance.json").write_text(json.dumps(PROVENANCE))
+        (path / "config.yaml").write_text(own, encoding="utf-8")
+        (path / "status.json").write_text(json.dumps(STATUS), encoding="utf-8")
+        (path / "provenance.json").write_text(json.dumps(PROVENANCE), encoding="utf-8")
         write_scores(path, seed, 0.9 + 0.01 * seed)
 
 
@@ -45,7 +45,7 @@ def write_scores(path: Path, seed: int, value: float) -> None:
     records = [{"task": "classification", "dataset": "digits", "metric": metric, "width": width, "seed": seed, "value": value,
                 "chance": 0.1, "count": 500, "flops": 5e6 * width**2, "parameters": 3e5 * width**2, "settings": {"size": 12}}
                for metric in METRICS for width in WIDTHS]
-    (path / "result.json").write_text(json.dumps({"format": 1, "records": records}, indent=1))
+    (path / "result.json").write_text(json.dumps({"format": 1, "records": records}, indent=1), encoding="utf-8")
 
 
 def timed(text: str, runs: Path, **options: bool) -> int:

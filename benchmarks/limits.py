@@ -82,7 +82,7 @@ def device_name(device: str) -> str:
     """The GPU, or the processor and the threads used."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    lines = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
     model = lines[0].partition(":")[2].strip() if lines else "CPU"
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 

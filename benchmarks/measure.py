@@ -121,7 +121,7 @@ def peak_bytes() -> int:
     """The most memory this process has held: on the GPU where it is used, else resident on the CPU (Linux)."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 

@@ -51,7 +51,7 @@ def write(where: Path, args, rows: Sequence[Row]) -> None:
     where.mkdir(parents=True, exist_ok=True)
     for name, text in (("table.md", heading(args) + "\n" + markdown(rows)), ("table.csv", table_csv(rows))):
         part = where / f"{name}.part"
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(where / name)
 
 

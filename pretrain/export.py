@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
-from pretrain.config import MOST_PIXELS, Config, DataConfig
+from pretrain.config import Config, DataConfig
 from pretrain.data import calibration_batches, sources
 from pretrain.errors import UserError, cli
 from pretrain.models.mobilenetv2 import MobileNetV2
@@ -36,7 +36,7 @@ from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
 from pretrain.slimmable import PrefixLinear, extract
 from pretrain.slimmable.calibrate import batch_norms
-from rundir.arguments import Parser, place, real, whole, word
+from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
@@ -105,7 +105,7 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); write another --out DIR") from None
-    written = [_write(out / CONFIG, lambda path: path.write_text(json.dumps(described, indent=2) + "\n"))]
+    written = [_write(out / CONFIG, lambda path: path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))]
     writers = {"safetensors": write_safetensors, "onnx": write_onnx, "program": write_program}
     return written + [writers[name](network, out, config.data.size) for name in dict.fromkeys(formats)]
 

@@ -53,7 +53,7 @@ def hardware() -> dict:
 def _processor() -> str:
     """Model, and family, model and stepping in numbers, since what virtual machines call theirs says little."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n")[0].splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace", encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -67,7 +67,7 @@ def _caches() -> list[str]:
     found = []
     for place in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            level, kind, size = ((place / name).read_text().strip() for name in ("level", "type", "size"))
+            level, kind, size = ((place / name).read_text(encoding="utf-8").strip() for name in ("level", "type", "size"))
         except OSError:
             continue
         if kind != "Instruction":

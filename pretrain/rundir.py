@@ -53,7 +53,7 @@ class RunDirectory:
         if self._held:
             yield
             return
-        with open(self.path / ".lock", "w") as file:
+        with open(self.path / ".lock", "w", encoding="utf-8") as file:
             self._acquire(file, wait)
             remove_leftovers(self.path, WRITTEN)
             self._held = True
@@ -122,7 +122,7 @@ class RunDirectory:
 
     def append_metrics(self, rows: Iterable[dict]) -> None:
         """Append one line a row to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def truncate_metrics(self, step: int) -> None:
@@ -131,7 +131,7 @@ class RunDirectory:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
@@ -195,7 +195,7 @@ class RunDirectory:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Two evaluations may end at once; neither may lose what the other writes."""
-        with open(self.path / ".result.lock", "w") as file:
+        with open(self.path / ".result.lock", "w", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

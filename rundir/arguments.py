@@ -12,6 +12,12 @@ from rundir.errors import UserError
 
 LARGEST = 2**31 - 1
 LARGEST_SEED = 2**63 - 1  # as of torch's generators
+# What nobody means: larger is a slip of the keyboard, and would only fail later.
+MOST_CHANNELS = 2**17
+MOST_EPOCHS = 10**6
+MOST_PIXELS = 2**12  # of a side
+MOST_WORKERS = 2**12
+MOST_BATCH = 2**20
 
 
 class Parser(argparse.ArgumentParser):

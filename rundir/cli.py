@@ -19,6 +19,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO,
           errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.EMFILE)
 PIPE_CODE = 128 + signal.SIGPIPE  # as of a Unix tool whose reader has gone
+TERMINAL = "US3L_TERMINAL_ENCODING"  # for the program that was started again
 INTERRUPTED = "interrupted; run the same command again to resume"
 MOST_SHOWN = 4000  # characters of an error: some libraries put whole files into theirs
 
@@ -38,9 +39,11 @@ def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     Exit codes: 0 or what ``main`` returns; 2 for a :class:`UserError`, a disk that is full, a place that may not be written or too
     little memory, each printed as one line on stderr; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, after ``interrupted`` on
     stderr; 141 without a word where the reader of the output has gone. Other exceptions are not caught, so that their traceback is
-    seen. Characters that the terminal's encoding lacks are printed as escapes.
+    seen. Characters that the terminal's encoding lacks are printed as escapes; where the locale is not UTF-8, the program starts
+    again in Python's UTF-8 mode, so that names of files mean the same everywhere.
     """
     _open_streams()
+    _use_utf8()
     _catch_termination()
     import_matplotlib()
     try:
@@ -150,6 +153,17 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w", encoding="utf-8"))
         elif name != "stdin" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _use_utf8() -> None:
+    """Start again with UTF-8 for the names of files, unless that is so; what is printed keeps the terminal's encoding."""
+    encoding = os.environ.pop(TERMINAL, "")
+    if encoding:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+    elif sys.getfilesystemencoding() != "utf-8":
+        again = {**os.environ, "PYTHONUTF8": "1", TERMINAL: getattr(sys.stdout, "encoding", None) or "ascii"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], again)
 
 
 def _flush() -> None:

@@ -67,7 +67,7 @@ def run_all(
 def _run_inline(job: Job, log_dir: Path, on_update: Callable[[Outcome], object]) -> Outcome:
     on_update(Outcome(job.name, "running"))
     log = job.log(log_dir)
-    state, why = attempt(job.function, job.args, lambda: log.open("a"))
+    state, why = attempt(job.function, job.args, lambda: log.open("a", encoding="utf-8"))
     outcome = Outcome(job.name, state, why, log if state == "failed" else None)
     on_update(outcome)
     return outcome

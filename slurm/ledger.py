@@ -72,7 +72,7 @@ class Ledger:
     def lock(self) -> Iterator[None]:
         """One launcher at a time; waits for another one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as file:
+        with open(self.folder / ".lock", "w", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

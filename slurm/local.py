@@ -42,7 +42,7 @@ class Task:
 
     def __call__(self) -> tuple[str, str]:
         os.setpgid(0, 0)
-        self.pid_file.write_text(str(os.getpid()))
+        self.pid_file.write_text(str(os.getpid()), encoding="utf-8")
         _redirect_output(self.log)
         for name, value in self.environment.items():
             if value is None:
@@ -65,6 +65,8 @@ def _redirect_output(log: Path) -> None:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         os.dup2(nothing.fileno(), 0)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the terminal's is
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Running:
     def signal_task(self, signum: int) -> bool:
         """Send a signal to the task and all it started. False where the task has not come so far, or is gone."""
         try:
-            os.killpg(int(self.pid_file.read_text()), signum)
+            os.killpg(int(self.pid_file.read_text(encoding="utf-8")), signum)
         except (FileNotFoundError, ValueError, ProcessLookupError):
             return False
         return True
@@ -98,7 +100,7 @@ class Running:
 
     def _failed(self, error: str) -> Outcome:
         if not self.log.exists():  # the task did not come as far as its own log
-            self.log.write_text("\n".join(self._submitit_said()) + "\n")
+            self.log.write_text("\n".join(self._submitit_said()) + "\n", encoding="utf-8")
         return Outcome(self.job.name, "failed", error, self.log)
 
     def _submitit_said(self) -> list[str]:

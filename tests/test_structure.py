@@ -138,3 +138,27 @@ def test_a_machine_path_would_be_found():
         assert MACHINE_PATH.search(f"see {path}/x")
     for before in ("https://example.org", "$SCRATCH", "~"):
         assert not MACHINE_PATH.search(before + "/" + "work/runs")
+
+
+def text_without_encoding(source: str) -> list[int]:
+    """Lines that open, read or write a text file in whatever encoding the locale has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        binary = any(isinstance(part, ast.Constant) and part.value in ("rb", "wb", "ab") for part in ast.walk(node))
+        opened = name == "open" and owner not in ("os", "Image", "tarfile") and not binary
+        if opened or name == "write_text" or (name == "read_text" and not node.args):
+            found.append(node.lineno)
+    return found
+
+
+def test_files_are_utf8_whatever_the_locale():
+    places = [path for room in (*ROOMS, "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+    assert {str(path): lines for path in places if (lines := text_without_encoding(path.read_text(encoding="utf-8")))} == {}
+    for code in ("open(x)", "path.read_text()", "path.write_text(t)", "path.open('w')", "open(x, mode='r')"):
+        assert text_without_encoding(code) == [1]
+    for code in ("open(x, 'rb')", "path.read_text(encoding='utf-8')", "read_text(path)", "os.open(x)", "path.open('ab')"):
+        assert text_without_encoding(code) == []

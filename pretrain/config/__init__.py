@@ -4,16 +4,10 @@ A config is a preset (a YAML file of ``pretrain/presets/``, or a path) with ``ke
 does not import torch; checking a config does, since that asks the network for its channels.
 """
 
-from pretrain.config.fields import choice, number, number_list, width_list
 from pretrain.config.hashing import NOT_HASHED, changed, config_hash
-from pretrain.config.overrides import read_overrides, split_overrides
 from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes
 from pretrain.config.schema import (
     FORMAT,
-    MOST_BATCH,
-    MOST_EPOCHS,
-    MOST_PIXELS,
-    MOST_WORKERS,
     AugmentConfig,
     CalibrationConfig,
     Config,
@@ -31,9 +25,7 @@ from pretrain.config.schema import (
     to_dict,
     to_yaml,
 )
-from pretrain.config.typed import typed
 from pretrain.config.validation import (
-    check_values,
     check_widths,
     has_predictor,
     skeleton,
@@ -41,12 +33,12 @@ from pretrain.config.validation import (
     usable_widths,
     validate,
 )
+from rundir.overrides import split_overrides
 
 __all__ = [
-    "FORMAT", "MOST_BATCH", "MOST_EPOCHS", "MOST_PIXELS", "MOST_WORKERS", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig",
-    "CalibrationConfig", "Config", "DataConfig", "DerivedConfig", "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig",
-    "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed",
-    "check_values", "check_widths", "choice", "config_hash", "from_dict", "has_predictor", "load", "number", "number_list",
-    "presets", "read_overrides", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "typed",
-    "usable_widths", "validate", "width_list",
+    "FORMAT", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
+    "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
+    "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash", "from_dict", "has_predictor",
+    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths",
+    "validate",
 ]

@@ -19,13 +19,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.config.fields import constraints
-from pretrain.config.overrides import read_overrides
 from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
-from pretrain.config.typed import check_keys, typed
 from pretrain.config.validation import validate
 from pretrain.errors import UserError, suggestion
+from rundir.fields import constraints
 from rundir.files import Damaged, parse_yaml, read_text
+from rundir.overrides import read_overrides
+from rundir.typed import check_keys, typed
 
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 RECIPES = PRESETS.parent / "recipes"

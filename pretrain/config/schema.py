@@ -10,16 +10,12 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from pretrain.config.fields import choice, names, number, number_list, pixel_list, width_list
+from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
+from rundir.fields import choice, names, number, number_list, pixel_list, width_list
 
 FORMAT = 1
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
 PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; transfer runs them
-MOST_CHANNELS = 2**17
-MOST_EPOCHS = 10**6
-MOST_PIXELS = 2**12  # of a side
-MOST_WORKERS = 2**12
-MOST_BATCH = 2**20
 
 
 @dataclass
@@ -209,7 +205,7 @@ class Config:
 
     format: int = FORMAT
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
-    seed: int = number(100, 0, 2**63 - 1)
+    seed: int = number(100, 0, LARGEST_SEED)
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     widths: WidthsConfig = field(default_factory=WidthsConfig)

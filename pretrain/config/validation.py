@@ -9,14 +9,12 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pretrain.config.fields import constraints, value_of
 from pretrain.config.schema import FORMAT, Config, ObjectiveConfig
 from pretrain.errors import UserError
+from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:
     from pretrain.models.encoder import Encoder
-
-MOST_SHOWN = 200  # characters of a value in a message
 
 
 def validate(cfg: Config) -> None:
@@ -39,21 +37,6 @@ def validate(cfg: Config) -> None:
     _validate_derived(cfg)
     if cfg.data.fingerprint and cfg.data.name != "folder":
         raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} is of data.name=folder only; leave it out")
-
-
-def check_values(content: object, prefix: str = "") -> None:
-    """:class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
-    for dotted, constraint in constraints(type(content)).items():
-        value = value_of(content, dotted)
-        fault = constraint.fault(value)
-        if fault:
-            raise UserError(f"{prefix}{dotted}={shown(value)} {fault}")
-
-
-def shown(value: object) -> str:
-    """A value in a message: on one line, and short."""
-    text = str(value) if str(value).isprintable() else repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _validate_numbers(cfg: Config) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pretrain import config
 from pretrain.config import Config
-from pretrain.config.fields import Number, constraints, value_of
 from pretrain.data import sources
 from pretrain.errors import UserError
+from rundir.fields import Number, constraints, value_of
 
 BAD = """
 optimiser.lr=1 | did you mean optimizer

@@ -130,6 +130,20 @@ def test_characters_that_the_terminal_lacks_are_escaped(env):
     assert code == 2 and "Gr\\xf6\\xdfe \\u2192 \\xe9" in out and "\\xb1" in out and "\\xe9 while writing \\xf6" in said
 
 
+@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_names_of_files_are_utf8_in_any_locale(env, tmp_path):
+    (tmp_path / "\xe9t\xe9").write_text("x")
+    body = f"print(ascii(os.listdir({str(tmp_path)!r})), sys.getfilesystemencoding(), sorted(k for k in os.environ if 'US3L' in k))"
+    assert ended(body, env=env) == (0, "['\\xe9t\\xe9'] utf-8 []\n", "")
+
+
+def test_a_locale_that_cannot_be_left_is_no_endless_loop():
+    code = "from rundir.cli import cli\ncli(lambda argv: print('ran'))"
+    done = subprocess.run([sys.executable, "-X", "utf8=0", "-c", code], capture_output=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"})
+    assert (done.returncode, done.stdout) == (0, b"ran\n")
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_streams_do_not_mix_with_files(closed, tmp_path):
     """The first file opened would take a closed descriptor's number, and what is printed would land in it."""

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.checkpoints import add_checkpoint_arguments
-from pretrain.config import MOST_PIXELS, MOST_WORKERS
 from pretrain.data.sources import NAMES
-from rundir.arguments import LARGEST_SEED, real, whole, word
+from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, word
 from rundir.records import entry
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.config import MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS, check_values, read_overrides, typed
-from pretrain.config.fields import choice, number, number_list
 from pretrain.data.subsets import check_fraction
 from pretrain.errors import UserError
-from rundir.arguments import LARGEST, LARGEST_SEED
+from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
+from rundir.fields import choice, number, number_list
+from rundir.overrides import read_overrides
+from rundir.typed import check_values, typed
 from transfer.classification.scores import check_score
 
 FLOWERS_MOBILENETV2 = 100.0  # learning rate of the linear evaluation (METHOD section 7)

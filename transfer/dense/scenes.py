@@ -94,7 +94,7 @@ def write_scenes(directory: str | Path, config: SceneConfig = SceneConfig()) -> 
         directory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write scenes to {directory} ({error.strerror}); choose another directory") from None
-    with open(directory.parent / f".{directory.name}.lock", "w") as lock:
+    with open(directory.parent / f".{directory.name}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _are_there(directory, config):
             return directory
@@ -211,7 +211,7 @@ def _write(root: Path, config: SceneConfig) -> None:
     lists = {"Main/train": names["train"][:cut], "Main/val": names["train"][cut:], "Main/trainval": names["train"],
              "Main/test": names["test"], "Segmentation/train": names["train"], "Segmentation/val": names["test"]}
     for name, content in lists.items():
-        (root / "ImageSets" / f"{name}.txt").write_text("".join(f"{line}\n" for line in content))
+        (root / "ImageSets" / f"{name}.txt").write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     write_atomically(root / RECORD, json.dumps(_description(config), indent=1))
 
 
@@ -224,7 +224,7 @@ def _write_split(root: Path, config: SceneConfig, split: str) -> list[str]:
         name = f"{number:06d}"
         Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
         shutil.copyfile(root / "JPEGImages" / f"{name}.jpg", root / coco_split / f"{name}.jpg")
-        (root / "Annotations" / f"{name}.xml").write_text(_voc(name, image.shape, digits))
+        (root / "Annotations" / f"{name}.xml").write_text(_voc(name, image.shape, digits), encoding="utf-8")
         Image.fromarray(index_mask(image.shape[:2], digits)).save(root / "SegmentationClass" / f"{name}.png")
         images.append({"id": number, "file_name": f"{name}.jpg", "height": image.shape[0], "width": image.shape[1]})
         annotations += [_coco(digit, number, len(annotations) + index) for index, digit in enumerate(digits, start=1)]
@@ -232,7 +232,7 @@ def _write_split(root: Path, config: SceneConfig, split: str) -> list[str]:
     categories = [{"id": index, "name": name, "supercategory": "digit"} for index, name in enumerate(CLASSES, start=1)]
     content = {"info": {"description": "scenes of scikit-learn's digits"}, "licenses": [], "images": images,
                "annotations": annotations, "categories": categories}
-    (root / "annotations" / f"instances_{coco_split}.json").write_text(json.dumps(content))
+    (root / "annotations" / f"instances_{coco_split}.json").write_text(json.dumps(content), encoding="utf-8")
     return names
 
 

@@ -7,10 +7,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.config import MOST_PIXELS
 from pretrain.distributed import processes
 from pretrain.errors import UserError
-from rundir.arguments import whole
+from rundir.arguments import MOST_PIXELS, whole
 from transfer import width_table
 from transfer.dense.job import run_jobs
 from transfer.dense.options import add_arguments as add_shared_arguments

@@ -63,7 +63,7 @@ def _truth(data: DetectionData) -> Iterator[str]:
     name = f"{data.registered('test')}/truth"
     with TemporaryDirectory(prefix="annotations-") as folder:
         path = Path(folder) / "instances.json"
-        path.write_text(json.dumps(data.test.truth))
+        path.write_text(json.dumps(data.test.truth), encoding="utf-8")
         numbers = sorted(category["id"] for category in data.test.truth["categories"])
         MetadataCatalog.get(name).set(json_file=str(path), thing_classes=data.classes,
                                       thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(numbers)})
@@ -113,7 +113,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         (folder / "Annotations").mkdir()
         for record in data.test.records:
             _write_annotation(folder / "Annotations" / f"{record['image_id']}.xml", record, data.classes)
-        (folder / "images.txt").write_text("".join(f"{record['image_id']}\n" for record in data.test.records))
+        (folder / "images.txt").write_text("".join(f"{record['image_id']}\n" for record in data.test.records), encoding="utf-8")
         super().__init__(name)
         self.folder = folder
         # Difficult ones do not count.
@@ -127,7 +127,7 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         return {name: self._class_scores(number, name, lines[number]) for number, name in enumerate(self._class_names)}
 
     def _class_scores(self, number: int, name: str, lines: list[str]) -> dict[int, float]:
-        (self.folder / f"{number}.txt").write_text("\n".join(lines))
+        (self.folder / f"{number}.txt").write_text("\n".join(lines), encoding="utf-8")
         annotations, images = str(self.folder / "Annotations" / "{}.xml"), str(self.folder / "images.txt")
         if not self.objects[number]:
             return dict.fromkeys(VOC_THRESHOLDS, float("nan"))

@@ -127,7 +127,7 @@ class Task:
         if group.first:
             print(f"{job.title}: {report}", flush=True)
             write_json(run, "weights.json", report.to_dict())
-            (run.path / "detectron2.yaml").write_text(cfg.dump())
+            (run.path / "detectron2.yaml").write_text(cfg.dump(), encoding="utf-8")
         self._train(cfg, detector, job, run, group)
         result = evaluate(cfg, detector, self.data, self.model.masks, run.path)
         if result is None:

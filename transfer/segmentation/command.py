@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.config import MOST_PIXELS
 from pretrain.distributed import Processes, processes
 from pretrain.errors import UserError
-from rundir.arguments import whole
+from rundir.arguments import MOST_PIXELS, whole
 from transfer import width_table
 from transfer.dense import options
 from transfer.dense.job import run_jobs
@@ -137,7 +136,7 @@ def show(records: Sequence[dict]) -> None:
 
 def show_classes(files: Mapping[float, Path]) -> None:
     """Print IoU by class, a row a class and a column a width, from the ``files`` of scores by class; not of very many classes."""
-    columns = {width: json.loads(path.read_text())["classes"] for width, path in files.items()}
+    columns = {width: json.loads(path.read_text(encoding="utf-8"))["classes"] for width, path in files.items()}
     names = [entry["class"] for entry in next(iter(columns.values()))]
     if len(names) > MOST_CLASSES_SHOWN:
         return

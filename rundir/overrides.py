@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from rundir.files import Damaged, parse_yaml
 
 

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pretrain.config.fields import is_section
-from pretrain.errors import UserError, suggestion
+from rundir.errors import UserError, suggestion
+from rundir.fields import constraints, is_section, value_of
 
+MOST_SHOWN = 200  # characters of a value in a message
 MOST = 2**1000  # of a number, which must fit into a float
 Content = TypeVar("Content")
 
@@ -28,6 +29,21 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
     except OmegaConfBaseException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {reason}") from None
+
+
+def check_values(content: object, prefix: str = "") -> None:
+    """:class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
+    for dotted, constraint in constraints(type(content)).items():
+        value = value_of(content, dotted)
+        fault = constraint.fault(value)
+        if fault:
+            raise UserError(f"{prefix}{dotted}={shown(value)} {fault}")
+
+
+def shown(value: object) -> str:
+    """A value in a message: on one line, and short."""
+    text = str(value) if str(value).isprintable() else repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 @functools.cache
