@@ -16,10 +16,12 @@ from pretrain.errors import UserError
 from pretrain.provenance import environment, kind
 from rundir.atomic import remove_leftovers, write_atomically
 from rundir.cli import is_interruption
-from rundir.files import Damaged, read_json, read_yaml
+from rundir.files import Damaged, read_json, read_text, read_yaml
 from rundir.records import identity
 
 FORMAT = 1
+MOST_METRICS = 2**32  # bytes of metrics.jsonl
+SCORED = {"task", "dataset", "metric", "width", "value"}  # every record says
 WRITTEN = ("checkpoint.pt", "config.yaml", "status.json", "result.json", "provenance.json", "metrics.jsonl")
 
 
@@ -30,6 +32,11 @@ def now() -> str:
 
 class Busy(UserError):
     """Another process holds the run directory."""
+
+
+def _opened(path: Path):
+    """A file to be locked, made where there is none; of a named pipe no other end is waited for."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "rb")
 
 
 class RunDirectory:
@@ -53,7 +60,7 @@ class RunDirectory:
         if self._held:
             yield
             return
-        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+        with _opened(self.path / ".lock") as file:
             self._acquire(file, wait)
             remove_leftovers(self.path, WRITTEN)
             self._held = True
@@ -128,22 +135,26 @@ class RunDirectory:
     def truncate_metrics(self, step: int) -> None:
         """Drop lines after ``step`` and torn ones, so that a resumed run does not log anything twice."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
+        try:
+            text = read_text(path, MOST_METRICS)
+        except FileNotFoundError:
             return
+        except Damaged as error:
+            raise UserError(f"{error}: it is damaged; remove it to go on without what was logged so far") from None
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in text.splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         write_atomically(path, "".join(kept))
 
     def records(self) -> list[dict]:
         """The score records of ``result.json``, [] where there is none."""
         found = (self._read_json("result.json") or {"records": []}).get("records")
-        if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
-            raise UserError(f"{self.path / 'result.json'} has no list of records; remove it and evaluate the run again")
+        if not isinstance(found, list) or not all(isinstance(record, dict) and record.keys() >= SCORED for record in found):
+            raise UserError(f"{self.path / 'result.json'} has no list of score records; remove it and evaluate the run again")
         return found
 
     def add_records(self, records: Iterable[dict]) -> None:
@@ -195,7 +206,7 @@ class RunDirectory:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Two evaluations may end at once; neither may lose what the other writes."""
-        with open(self.path / ".result.lock", "w", encoding="utf-8") as file:
+        with _opened(self.path / ".result.lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 WORDS = ("abc", -1, 10**400, None, [], {}, True, [[1, 2]], "é\u2028", float("nan"), float("inf"), 1e308, "", {"a": {"b": []}})
+ALWAYS = {"format", "records", "state", "task", "dataset", "metric", "width", "value", "seed", "packages"}
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9))
 
@@ -122,9 +123,9 @@ def json_value(path: Path, rng: random.Random) -> str:
 
 
 def json_key(path: Path, rng: random.Random) -> str:
-    """One key is missing."""
+    """One key is missing that every version wrote."""
     content = json.loads(path.read_text())
-    places = [place for place in _places(content) if isinstance(place[0], dict)]
+    places = [place for place in _places(content) if isinstance(place[0], dict) and place[1] in ALWAYS]
     holder, key, name = rng.choice(places)
     del holder[key]
     path.write_text(json.dumps(content))

@@ -20,6 +20,7 @@ from tests.faults.kills import difference
 
 FILES = {"result.json": damage.JSON, "status.json": damage.JSON, "provenance.json": damage.JSON, "metrics.jsonl": damage.LINES,
          "config.yaml": damage.YAML, "checkpoint.pt": damage.TORCH}
+LEFT_OUT = "left out: "  # what a report says of a run that it cannot use
 NOT_OF_RUNS = ("report", "logs")  # in a grid's folder
 
 
@@ -85,6 +86,8 @@ def _launched(folder: Path, rng: random.Random, base: Ground, file: str, how: da
         return _wrong(said, "another run's files were changed")
     if ended.code == 1 and f"failed: {run.name}" in ended.err and "Traceback" not in ended.err:
         return Verdict("refused", said)
+    if ended.code == 0 and LEFT_OUT in ended.out + ended.err and run.name in ended.out + ended.err:
+        return Verdict("refused", said)  # finished, but the report cannot use it, and says so
     return _judged(said, ended, wanted, lambda: asked(ground.of_grid, folder), folder, file)
 
 

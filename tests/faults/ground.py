@@ -116,7 +116,8 @@ def of_training(folder: Path) -> dict:
 def digest(run: Path) -> str:
     """All numbers of a run's checkpoint in one."""
     found = hashlib.sha256()
-    content = tiny.flattened({key: value for key, value in checkpoint.load(run / "checkpoint.pt").items() if key != "config"})
+    content = tiny.flattened({key: value for key, value in checkpoint.load(run / "checkpoint.pt").items()
+                              if key not in ("config", "data")})  # what it was made with
     for key in sorted(content):
         value = content[key]
         found.update(key.encode() + (value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if torch.is_tensor(value)

@@ -6,6 +6,7 @@ import os
 import signal
 from contextlib import nullcontext
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,6 +50,38 @@ def test_unknown_formats_and_damaged_files_are_errors(run, name, content, messag
     with pytest.raises(UserError, match=message) as caught:
         read()
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def loop(path):
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", ["status.json", "result.json", "provenance.json", "config.yaml", "metrics.jsonl"])
+@pytest.mark.parametrize("thing", [pipe, Path.mkdir, loop])
+def test_what_is_no_file_is_neither_waited_for_nor_a_traceback(run, name, thing):
+    thing(run.path / name)
+    read = {"status.json": run.status, "result.json": run.records, "provenance.json": run.provenance,
+            "config.yaml": run.read_config, "metrics.jsonl": lambda: run.truncate_metrics(3)}[name]
+    with pytest.raises(UserError, match="damaged") as caught:
+        read()
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pipe_for_a_lock_is_not_waited_for(run):
+    os.mkfifo(run.path / ".lock")
+    with run.lock():
+        pass
+
+
+@pytest.mark.parametrize("content", ["{}", '{"records": 5}', '{"records": [3]}', '{"records": [{}]}', '{"records": {"a": 1}}'])
+def test_a_result_without_a_list_of_records_is_damaged(run, content):
+    (run.path / "result.json").write_text(json.dumps({"format": 1, **json.loads(content)}))
+    with pytest.raises(UserError, match=r"result\.json has no list of score records"):
+        run.records()
 
 
 def test_config(run):
