@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import augment, decoding, dynamic, evaluation, limits, step, widths
 from benchmarks.measure import Row, markdown, options, table_csv
 from rundir.arguments import place, word
+from rundir.atomic import make_folder
 from rundir.cli import cli
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,7 +49,6 @@ def heading(args) -> str:
 
 def write(where: Path, args, rows: Sequence[Row]) -> None:
     """The table as far as it is, so that an interrupted run leaves what it measured."""
-    where.mkdir(parents=True, exist_ok=True)
     for name, text in (("table.md", heading(args) + "\n" + markdown(rows)), ("table.csv", table_csv(rows))):
         part = where / f"{name}.part"
         part.write_text(text, encoding="utf-8")
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                    ("--name", {"default": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "type": word,
                             "help": "of the results' folder"}),
                    ("--out", {"type": place, "default": RESULTS, "help": "where that folder is made"}), argv=argv)
+    make_folder(args.out / args.name, "the table")
     rows: list[Row] = []
     for number, name in enumerate(args.only, start=1):
         print(f"{number}/{len(args.only)} {name}", flush=True)

@@ -37,6 +37,7 @@ from pretrain.models.vit import VisionTransformer
 from pretrain.slimmable import PrefixLinear, extract
 from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
+from rundir.atomic import make_folder
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
@@ -95,16 +96,13 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
     found.check_widths([width], "--width")
     config = _with_data(found.config, dataset, root, size)
     found.check_size(config.data.size)
+    make_folder(out, "files")
     _calibrate(found, width, config)
     network = extract(found.encoder, width)
     network = network.body if found.dense else network  # by its library's own names
     described = describe(found, network, width, config) | {"source": found.origin()}
     if "safetensors" in formats and described["network"] is None:
         formats = list(dict.fromkeys([*formats, "program"]))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write to {out} ({error.strerror}); write another --out DIR") from None
     written = [_write(out / CONFIG, lambda path: path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))]
     writers = {"safetensors": write_safetensors, "onnx": write_onnx, "program": write_program}
     return written + [writers[name](network, out, config.data.size) for name in dict.fromkeys(formats)]

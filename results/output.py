@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from results import plots
+from rundir.atomic import make_folder
 from rundir.files import Damaged, read_json
 
 FORMAT = 1
@@ -45,7 +46,7 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
     A report that fails half-way leaves the old one as it was; of several at once each waits for the one before. Drawing takes most
     of the time, so a picture whose numbers and code are those of the earlier report is kept. ``about`` goes into the manifest.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "the report")
     with _alone(out):
         return _write(out, writers, pictures, after, about, kinds)
 

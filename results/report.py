@@ -87,12 +87,9 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
         return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made,
                                        loaded.left_out))}
 
-    try:
-        written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
-                               {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
-                               ("svg",) if small else plots.KINDS)
-    except FileExistsError:
-        raise frame.InputError(f"{result.out} is a file; give another directory to write the report to") from None
+    written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
+                           {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
+                           ("svg",) if small else plots.KINDS)
     result.paths, result.skipped = written.paths, written.skipped
     return result
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from rundir.errors import UserError
 
 OLD_SECONDS = 3600.0  # a temporary file of this age is nobody's, even if its process id was given to another process
 
@@ -42,6 +45,21 @@ def write_atomically(path: Path, text: str) -> None:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def make_folder(path: Path, what: str, option: str = "--out DIR") -> None:
+    """Make the directory ``path`` for ``what``, and see that it can be written to, which leaves nothing.
+
+    Raises:
+        UserError: neither can be done; it says to give another ``option``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except FileExistsError:
+        raise UserError(f"cannot write {what} to {path}, which is a file; give another {option}") from None
+    except OSError as error:
+        raise UserError(f"cannot write {what} to {path} ({error.strerror}); give another {option}") from None
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.errors import UserError
+from rundir.atomic import make_folder
 
 if TYPE_CHECKING:
     from pretrain.data.sources import ImageSource
@@ -95,12 +96,10 @@ def write_label_lists(source: ImageSource, dataset: str, fractions: Sequence[flo
     for fraction in fractions:
         check_fraction(fraction, "--fraction")
     out, written = Path(out), []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for fraction in fractions:
-            for seed in seeds:
-                written.append(out / list_name(dataset, fraction, seed))
-                written[-1].write_text(label_list(source, dataset, fraction, seed), encoding="utf-8", newline="\n")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write label lists to {out} ({error.strerror}); write another --out DIR") from None
+    make_folder(out, "label lists")
+    for fraction in fractions:
+        for seed in seeds:
+            written.append(out / list_name(dataset, fraction, seed))
+            written[-1].write_text(label_list(source, dataset, fraction, seed), encoding="utf-8", errors="surrogateescape",
+                                   newline="\n")  # names of files as the disk has them, whatever their encoding
     return written

@@ -15,6 +15,7 @@ from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.errors import UserError, check_choice
 from pretrain.rundir import RunDirectory
+from rundir.atomic import make_folder
 from rundir.records import entry, identity
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
@@ -147,10 +148,7 @@ def _check_names(dataset: str | None, protocols: Sequence[str], options: Options
 
 
 def _made(where: Path) -> RunDirectory:
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot write scores to {where} ({error.strerror}); write another --out DIR") from None
+    make_folder(where, "scores")
     return RunDirectory(where)
 
 

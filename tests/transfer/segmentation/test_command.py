@@ -20,7 +20,7 @@ from transfer.segmentation.training import optimizer_config, scheduler_config
     (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; write --model fcn"),
     (["--model", "upernet", "--batch-size", "1"], "write a larger --batch-size"),
     (["--widths", "1.5"], "outside the trained range"),
-    (["--iterations", "0"], "--iterations 0 must be at least 1"),
+    (["--iterations", "0"], "argument --iterations: '0' is no whole number from 1 on"),
     (["--inference", "slides"], "write whole or slide"),
     (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
     (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
