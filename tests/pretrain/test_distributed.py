@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain import calibration
+from pretrain import calibration, diagnostics
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
@@ -102,11 +102,12 @@ def test_gathering_alone_is_not_gathering():
 
 def in_float64():
     """Everything in float64, so that rounding, which training amplifies, stays far below what is compared."""
-    student, step, images = training.Student, training.Trainer._train_step, training.evaluation_batches
+    student, step = training.Student, training.Trainer._train_step
+    images, batches = diagnostics.evaluation_batches, calibration.calibration_batches
     training.Student = lambda cfg: student(cfg).double()
     training.Trainer._train_step = lambda trainer, x1, x2: step(trainer, x1.double(), x2.double())
-    for module in (training, calibration):
-        module.evaluation_batches = lambda *args: ((x.double(), labels) for x, labels in images(*args))
+    diagnostics.evaluation_batches = lambda *args: ((x.double(), labels) for x, labels in images(*args))
+    calibration.calibration_batches = lambda *args: (x.double() for x in batches(*args))
 
 
 def run(directory, double, *more, kill_at=0):

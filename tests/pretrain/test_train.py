@@ -17,6 +17,7 @@ import torch
 from pretrain import config, run
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
+from pretrain.data import evaluation_batches, load
 from pretrain.errors import UserError, cli
 from pretrain.rundir import Busy, RunDirectory
 from pretrain.schedule import learning_rate
@@ -96,9 +97,9 @@ def test_a_checkpoint_has_all_that_is_needed_to_use_it(uninterrupted):
     # The statistics are those of the trained weights on un-augmented training images: computed once more, slowly.
     load_calibration_state(student.encoder, payload["calibration"])
     encoder = student.encoder
-    source = training.load("digits", "train", root=None, size=8, limit=64)
+    source = load("digits", "train", root=None, size=8, limit=64)
     chosen = torch.randperm(64, generator=torch.Generator().manual_seed(cfg.seed))[:40]
-    images = torch.cat([x for x, _ in training.evaluation_batches(source, 8, 40, "cpu", chosen)])
+    images = torch.cat([x for x, _ in evaluation_batches(source, 8, 40, "cpu", chosen)])
     with at_width(encoder, 0.25), torch.no_grad():
         mean, variance = encoder.bn1.statistics_at(0.25)
         maps = encoder.conv1(images).double()
