@@ -35,7 +35,7 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
                 raise UserError(f"{path} has {state.st_size:,} bytes, more than the {most:,} that are read; make it smaller, "
                                 "or remove it")
             with open(number, "rb", closefd=False) as file:
-                return file.read(most + 1)
+                return file.read(state.st_size)  # and no more room than that is taken
         finally:
             os.close(number)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
