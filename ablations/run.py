@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -104,8 +105,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cluster:
         return launch_on_slurm(missing, runs, cluster, arguments)
     unfinished = launch(missing, arguments)
-    report.show(report.build(arguments.runs / arguments.grid))
-    return 1 if unfinished else 0
+    return 1 if reported(arguments.runs / arguments.grid, runs) or unfinished else 0
+
+
+def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """Write and show the report of ``folder``; returns the lines, also printed, that say which of ``runs`` are not in it."""
+    made = report.build(folder)
+    report.show(made)
+    lost = [f"failed: {run.directory.name}: not in the report: {line}" for run in runs for line in made.left_out
+            if f"{os.sep}{run.directory.name}{os.sep}" in line and "metrics.jsonl" not in line]  # of which it needs no single line
+    for line in lost:
+        print(line, file=sys.stderr)
+    return lost
 
 
 def choose_profile(name: str) -> str:
@@ -244,8 +255,7 @@ def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluste
             return 0
     for line in missing_lines(folder, runs):
         print(line, file=sys.stderr)
-    report.show(report.build(folder))
-    return 1 if counts["failed"] else 0
+    return 1 if reported(folder, runs) or counts["failed"] else 0
 
 
 def waves(missing: Sequence[Run]) -> list[list[Run]]:

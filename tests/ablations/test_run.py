@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from ablations.run import choose_profile, main
 from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
+from transfer.classification import Options, evaluate
 
 ROOT = Path(__file__).parents[2]
 TINY = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
@@ -140,6 +142,34 @@ def test_a_failing_cell_is_named_and_stops_nothing(tmp_path, capsys):
     (directory / "status.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         run(blocked.parent)
+
+
+def test_a_finished_run_that_cannot_be_reported_is_a_failure_and_the_others_are_reported(done, tmp_path, capsys):
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    directory = next((tmp_path / "guidelines").glob("individual-mse-online-w0.5-*"))
+    (directory / "provenance.json").write_text('{"format": 1, "train_seconds": "long"}')
+    assert run(tmp_path) == 1
+    printed = capsys.readouterr()
+    assert "3 finished, 0 to do" in printed.out and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"failed: {directory.name}: not in the report: ") and "train_seconds is 'long'" in printed.err
+    assert "left out" in printed.out and "BYOL" in printed.out
+
+
+def test_an_evaluation_by_hand_is_not_the_grids(done, tmp_path, capsys):
+    """The grid's table, and what counts as finished, are of its own settings; scores by hand have tables of their own."""
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    directory, table = next((tmp_path / "guidelines").glob("mse-*")), tmp_path / "guidelines" / "report" / "table-digits-knn.csv"
+    before = table.read_text()
+    evaluate(directory, protocols=["knn"], options=Options(k=1, limit=20))
+    assert run(tmp_path) == 0
+    assert "3 finished, 0 to do" in capsys.readouterr().out and table.read_text() == before
+    [own] = list(table.parent.glob("table-digits-knn-*.md"))
+    assert "k=1" in own.read_text() and "limit=20" in own.read_text()
+    result = directory / "result.json"
+    records = json.loads(result.read_text())["records"]
+    result.write_text(json.dumps({"format": 1, "records": [r for r in records if r["metric"] != "knn" or r["changed"]]}))
+    assert run(tmp_path) == 0  # the scores by hand do not stand in for the grid's own
+    assert "2 finished, 1 to do" in capsys.readouterr().out and table.read_text() == before
 
 
 @pytest.mark.parametrize("executor", ["inline", "local"])
