@@ -154,7 +154,7 @@ class RunDirectory:
         """The score records of ``result.json``, [] where there is none."""
         found = (self._read_json("result.json") or {"records": []}).get("records")
         if not isinstance(found, list) or not all(isinstance(record, dict) and record.keys() >= SCORED for record in found):
-            raise UserError(f"{self.path / 'result.json'} has no list of score records; remove it and evaluate the run again")
+            raise UserError(f"{self.path / 'result.json'} has no list of records; remove it and evaluate the run again")
         return found
 
     def add_records(self, records: Iterable[dict]) -> None:

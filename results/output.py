@@ -47,18 +47,22 @@ def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Ma
     of the time, so a picture whose numbers and code are those of the earlier report is kept. ``about`` goes into the manifest.
     """
     make_folder(out, "the report")
-    with _alone(out):
+    with _alone(out) as alone:
+        _clear(out, 0.0 if alone else LEFT_SECONDS)
         return _write(out, writers, pictures, after, about, kinds)
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold ``out`` against other reports; the lock goes with the process. Where directories cannot be locked (NFS) nothing is."""
+def _alone(out: Path) -> Iterator[bool]:
+    """Hold ``out`` against other reports; the lock goes with the process. False where directories cannot be locked (NFS)."""
     descriptor = os.open(out, os.O_RDONLY)
+    alone = True
     try:
-        with suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        except OSError:
+            alone = False
+        yield alone
     finally:
         os.close(descriptor)
 
@@ -67,7 +71,6 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
            after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
            kinds: Sequence[str]) -> Written:
     earlier, drawn, result = _earlier(out), {}, Written()
-    _clear(out)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
         made = Path(folder)
         for name, draw in pictures.items():
@@ -97,11 +100,11 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
     return result
 
 
-def _clear(out: Path) -> None:
-    """Remove what processes that were killed left; what is young may be another's at work, where directories cannot be locked."""
+def _clear(out: Path, seconds: float) -> None:
+    """Remove what killed processes left, if it is older than so many ``seconds``: the younger may be another's at work."""
     for left in out.glob(f"{UNFINISHED}*"):
         with suppress(FileNotFoundError):  # another report removes it too
-            if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+            if time.time() - left.stat().st_mtime >= seconds:
                 shutil.rmtree(left, ignore_errors=True)
 
 

@@ -80,7 +80,7 @@ def test_a_pipe_for_a_lock_is_not_waited_for(run):
 @pytest.mark.parametrize("content", ["{}", '{"records": 5}', '{"records": [3]}', '{"records": [{}]}', '{"records": {"a": 1}}'])
 def test_a_result_without_a_list_of_records_is_damaged(run, content):
     (run.path / "result.json").write_text(json.dumps({"format": 1, **json.loads(content)}))
-    with pytest.raises(UserError, match=r"result\.json has no list of score records"):
+    with pytest.raises(UserError, match=r"result\.json has no list of records"):
         run.records()
 
 

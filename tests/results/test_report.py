@@ -268,6 +268,18 @@ def test_where_directories_cannot_be_locked_a_report_is_made_all_the_same(tmp_pa
     assert "index.html" in report.report(tmp_path / "guidelines")
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_what_a_killed_report_left_goes_with_the_next_unless_it_may_be_anothers_at_work(locked, tmp_path, undrawn, monkeypatch):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    left = tmp_path / "guidelines" / "report" / ".report-of-a-killed-one"
+    left.mkdir(parents=True)
+    (left / "index.html").touch()
+    if not locked:
+        monkeypatch.setattr(output.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(9, "Bad file descriptor")))
+    report.report(tmp_path / "guidelines")
+    assert left.exists() != locked
+
+
 @pytest.mark.parametrize("limit", [2_000, 20_000])
 def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_path, limit):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
