@@ -220,7 +220,7 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
     def fill(one: Trainer) -> Callable[[], None]:
         return lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in one.student.parameters()]
 
-    update, bare = (best(made[f"fp32 {kind}"]._update, calls, fill(made[f"fp32 {kind}"])) for kind in ("group", "none"))
+    update, bare = (best(partial(one._update, WIDTHS[0]), calls, fill(one)) for one in (made["fp32 group"], made["fp32 none"]))
     count = len(WIDTHS)
     ema = best(lambda: trainer.teacher.update(trainer.student, 0.99), calls)
     pair = torch.randn(2, len(x1), trainer.cfg.model.projector_out, device=x1.device)

@@ -249,9 +249,8 @@ class Trainer:
         momentum = ema_momentum(cfg.objective, self.step_count, self.total_steps)
         losses = self.objective.step(x1, x2, widths, momentum, self._backward, self._update)
         self.step_count += 1
-        self._add("loss/base", losses[0])
-        for loss in losses[1:]:
-            self._add("loss/distill", loss)
+        for width, loss in zip(widths, losses, strict=True):
+            self._add("loss/base" if width == widths[0] else "loss/distill", loss)
         self._add("widths_per_step", len(widths))
 
     def _add(self, name: str, value: float | Tensor) -> None:

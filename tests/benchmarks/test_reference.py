@@ -45,7 +45,7 @@ class Own:
         self.regularizer.set_alpha(SETTINGS["alpha"] if cfg.regularizer.kind == "group" else 0.0)
         self.objective = Objective(cfg.objective, self.student, self.student, self.teacher, 1.0, nullcontext)
 
-    def update(self):
+    def update(self, width):
         self.regularizer.add_gradient()
         self.optimizer.step()
         self.optimizer.zero_grad()

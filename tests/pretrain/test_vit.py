@@ -411,7 +411,7 @@ def test_a_step_trains_every_width(slimming, base, distill, teacher):
     regularizer = Regularizer(cfg.regularizer, student)
     objective = Objective(cfg.objective, student, student, momentum_teacher, 1.0, nullcontext)
 
-    def update():
+    def update(width):
         regularizer.add_gradient()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
