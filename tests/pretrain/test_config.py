@@ -196,6 +196,18 @@ def test_round_trip_of_any_numbers(lr, epochs, low, seed):
     assert again == cfg and config.config_hash(again) == config.config_hash(cfg)
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")),
+                 st.text("abc: [{}]&*!<>-?|%@#'\"\\n\t,", max_size=60).map(str.encode)))
+def test_any_bytes_as_a_preset_are_a_config_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("preset") / "own.yaml"
+    path.write_bytes(content)
+    try:
+        config.load(str(path))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
 def test_loading_leaves_no_trace():
     """Neither overrides nor a change of one config reach the next."""
     first = config.load("digits", ["optimizer.lr=9"])

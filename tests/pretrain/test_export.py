@@ -130,7 +130,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, monkeypatch):
     for arguments, message in [
         ((path, 0.1, tmp_path / "out"), r"--width: 0\.1 is outside the trained range \[0\.25, 1\.0\]"),
         ((tmp_path / "none.pt", 0.5, tmp_path / "out"), "there is no checkpoint"),
-        ((path, 0.5, path), "cannot write to .* write another --out DIR"),
+        ((path, 0.5, path), "cannot write files to .* give another --out DIR"),
     ]:
         with pytest.raises(UserError, match=message):
             export.export(*arguments)

@@ -72,8 +72,8 @@ def test_masks_and_voc(run_directory, scenes, tmp_path, capsys):
     (["--norm", "gn"], "auto, bn, syncbn, frozen"),
     (["--norm", "syncbn"], "needs GPUs"),
     (["--widths", "0.1"], "outside the trained range"),
-    (["--size", "0"], "--size 0"),
-    (["--workers", "-1"], "--workers -1"),
+    (["--size", "0"], "argument --size: '0'"),
+    (["--workers", "-1"], "argument --workers: '-1'"),
     (["--device", "tpu"], "is not a device"),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(words, message, trained, scenes, tmp_path):
