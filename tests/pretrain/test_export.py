@@ -163,4 +163,4 @@ def test_the_command(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.onnx", "model.safetensors"]
     assert done.stdout.count("written: ") == 3
     failed = subprocess.run([*command, str(path)], capture_output=True, text=True)
-    assert failed.returncode == 2 and failed.stderr.startswith("error: cannot write to") and failed.stderr.count("\n") == 1
+    assert failed.returncode == 2 and failed.stderr.startswith("error: cannot write files to") and failed.stderr.count("\n") == 1
