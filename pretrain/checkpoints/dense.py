@@ -41,10 +41,12 @@ UNKNOWN_NETWORKS = [
     (r"lora_", "one with LoRA layers, which must be merged first"),
     (r"weight_(orig|g|v)$|parametrizations", "pruned or reparametrised, which must be removed first"),
 ]
-# What is said about each thing that was taken for granted.
+# What is said about each thing that was taken for granted, and how to say otherwise.
 GRANTED = {
-    "padding": "padding {} in its 3x3 stem (solo-learn's for CIFAR have 2)", "max_pool": "a max-pool after the stem: {}",
-    "stride": "strides in the {0}x{0} convolutions of bottlenecks (v1.5: 3, v1: 1)", "heads": "{} attention heads",
+    "padding": ("padding {} in its 3x3 stem (solo-learn's for CIFAR have 2)", "padding=2"),
+    "max_pool": ("{} max-pool after that", "max_pool=yes"),
+    "stride": ("strides in the {0}x{0} convolutions of its bottlenecks (v1.5; v1: 1x1)", "stride=1"),
+    "heads": ("{} attention heads", "heads=N"),
 }
 
 
@@ -69,13 +71,13 @@ def load(state: dict[str, Tensor], family: str, path: Path, untold: Untold, name
     """
     state = _by_library_names(state, family)
     named = _timm_network(names) if family in ("resnet", "vit") else None
-    if named is not None and not untold.heads and family == "vit" and hasattr(named, "blocks"):
-        untold = untold.with_heads(named.blocks[0].attn.num_heads)
+    if named and not untold.heads and family == "vit" and hasattr(named[1], "blocks"):
+        untold = untold.with_heads(named[1].blocks[0].attn.num_heads)
     encoder = shaped_like(family, state, untold)
     state, aside = split(state, encoder.network)
     _refuse_unknown(state, encoder.network, family, path)
-    if named is not None:
-        _refuse_other(named, encoder.network, family, path, names)
+    if named:
+        _refuse_other(*named, encoder.network, family, path)
     # Counters of batches are in newer files only.
     counters = {name: torch.tensor(0) for name in encoder.network.state_dict() if name.endswith(COUNTERS)}
     state = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTERS)}
@@ -85,14 +87,15 @@ def load(state: dict[str, Tensor], family: str, path: Path, untold: Untold, name
 
 def _note(encoder: DenseEncoder, family: str, path: Path, untold: Untold) -> str:
     granted = {key: value for key, value in encoder.untold.items() if key not in untold.told}
-    said = [GRANTED[key].format({True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
+    said = [GRANTED[key][0].format({True: "a", False: "no"}[value] if isinstance(value, bool) else value)
             for key, value in granted.items()]
-    said += ["no anti-aliasing (BlurPool)"] * (family == "resnet")
+    if family == "resnet":
+        said.append("no anti-aliasing (such networks are not supported)")
     if not said:
         return ""
-    example = {"padding": "padding=2", "stride": "stride=1", "heads": "heads=N"}.get(next(iter(granted), ""))
-    otherwise = f"; where it is otherwise set --arch {family},{example}" if example else "; a network with it cannot be used"
-    return f"note: taken for granted of the {family} in {path}, whose file does not tell: {', '.join(said)}{otherwise}"
+    otherwise = " or ".join(f"--arch {family},{GRANTED[key][1]}" for key in granted)
+    return (f"note: taken for granted of the {family} in {path}, because weights do not tell: {', '.join(said)}"
+            + f"; where it is otherwise set {otherwise}" * bool(granted))
 
 
 def words(name: str) -> set[str]:
@@ -164,8 +167,8 @@ def _refuse_unknown(state: dict[str, Tensor], network: nn.Module, family: str, p
                         "BatchNorm")
 
 
-def _timm_network(names: set[str]) -> nn.Module | None:
-    """The network of timm that the file says it is of, without weights; None where it names none."""
+def _timm_network(names: set[str]) -> tuple[str, nn.Module] | None:
+    """The name and the network of timm that the file says it is of, without weights; None where it names none."""
     special = sorted(name for name in names if not re.fullmatch(r"(wide_)?resnet\d+(_2)?|vit_[a-z]+|", name))
     if not special:
         return None
@@ -175,10 +178,10 @@ def _timm_network(names: set[str]) -> nn.Module | None:
     if not known:
         return None
     with torch.device("meta"):
-        return timm.create_model(known[0], num_classes=0, pretrained=False)
+        return known[0], timm.create_model(known[0], num_classes=0, pretrained=False)
 
 
-def _refuse_other(named: nn.Module, network: nn.Module, family: str, path: Path, names: set[str]) -> None:
+def _refuse_other(name: str, named: nn.Module, network: nn.Module, family: str, path: Path) -> None:
     """:class:`UserError` where the network that the file names has what ours has not, though its weights may look alike."""
     def kinds(network: nn.Module) -> set[str]:
         plain = {"Identity", "Dropout", "MaxPool2d", "SelectAdaptivePool2d", "AdaptiveAvgPool2d", "FastAdaptiveAvgPool",
@@ -189,7 +192,12 @@ def _refuse_other(named: nn.Module, network: nn.Module, family: str, path: Path,
         return {name: (module.stride, module.dilation) for name, module in network.named_modules()
                 if isinstance(module, nn.Conv2d) and name.startswith("layer")}
 
+    def shapes(network: nn.Module) -> dict[str, tuple]:
+        return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name != "pos_embed"}
+
+    if shapes(named) != shapes(network):  # the name is of something else, a teacher for example
+        return
     more = sorted(kinds(named) - kinds(network))
     if more or strides(named) != strides(network):
-        raise UserError(f"{path} says that it is a {'/'.join(sorted(names))}, which is not a plain {family} "
+        raise UserError(f"{path} says that it is a {name}, which is not a plain {family} "
                         f"({', '.join(more) or 'other strides'}) and not supported; give a plain {family} of torchvision or timm")

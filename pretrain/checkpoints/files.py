@@ -78,8 +78,9 @@ def load(path: str | Path) -> dict:
 
 def check_format(payload: dict, path: str | Path) -> None:
     """:class:`UserError` if a checkpoint of this project is of another version's format."""
-    if payload["format"] != FORMAT:
-        raise UserError(f"{path} has checkpoint format {payload['format']}; this version reads format {FORMAT}")
+    found = payload["format"]
+    if not (isinstance(found, int) and found == FORMAT):
+        raise UserError(f"{path} has checkpoint format {repr(found)[:40]}; this version reads format {FORMAT}")
 
 
 def load_latest(directory: Path) -> dict | None:

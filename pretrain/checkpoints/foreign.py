@@ -23,7 +23,7 @@ from torch import Tensor
 from pretrain.checkpoints import dense
 from pretrain.checkpoints.checkpoint import Checkpoint
 from pretrain.checkpoints.dense import names_of, words
-from pretrain.checkpoints.inert import StandIn, StoredTensor, parts_of
+from pretrain.checkpoints.inert import StandIn, StoredTensor, parts_of, printable
 from pretrain.checkpoints.weights import load_weights
 from pretrain.config import Config, DataConfig, ModelConfig, WidthsConfig
 from pretrain.errors import UserError
@@ -117,6 +117,7 @@ def _tensors(payload: object) -> Iterator[tuple[str, Tensor]]:
         prefix, value, depth = waiting.popleft()
         searched += 1
         for key, part in (parts_of(value) or {}).items():
+            key = printable(key)
             if isinstance(part, Tensor):
                 yield f"{prefix}{key}", part.as_subclass(Tensor) if isinstance(part, StoredTensor) else part.detach()
             elif key != "optimizer" and depth < DEEPEST:

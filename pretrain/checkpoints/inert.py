@@ -24,10 +24,17 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch <
 DTYPES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
           "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
           "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8}
+LONGEST_NAME = 200  # characters of a name, of which real ones have some dozens
 # Nothing harmless needs these: a pickle that names one was made to run something.
 RUN_CODE = {"os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "webbrowser", "pty", "ctypes",
             "code", "pickle", "_pickle", "marshal"}
 BUILTINS_THAT_RUN_CODE = {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"}
+
+
+def printable(name: object) -> str:
+    """``name``, which a file holds, so that it may stand in a line for people."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= LONGEST_NAME else repr(text)[:LONGEST_NAME]
 
 
 class StandIn(dict):
@@ -105,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
         self._storage, self._stand_ins = storage, {}
 
     def find_class(self, module: str, name: str):
-        path = f"{module}.{name}"
+        path = printable(f"{module}.{name}")
         if module.partition(".")[0] in RUN_CODE or (module in ("builtins", "__builtin__") and name in BUILTINS_THAT_RUN_CODE):
             raise ValueError(f"it would run {path}")
         if module in ("torch", "torch.storage") and name in DTYPES:
@@ -158,7 +165,7 @@ def named_in(file: BinaryIO) -> set[str]:
             strings += [last] if isinstance(last, str) else []
     if largest > file.tell() - start:
         raise ValueError("its pickle is damaged")
-    return names
+    return set(map(printable, names))
 
 
 def _read_zip(path: Path) -> object:

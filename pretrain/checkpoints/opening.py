@@ -79,29 +79,39 @@ def _own(payload: dict, path: Path, branch: str, arch: str | None) -> Checkpoint
     if branch not in BRANCHES:
         raise UserError(f"unknown branch {branch!r} of {path}; set --branch to student or teacher")
     encoder = build(config.model.arch, switchable_widths(config))
-    state, behind, teacher = (payload.get(part) or {} for part in ("encoder", "projector", "teacher"))
+    state, behind, teacher, calibration = (found if isinstance(found, dict) else {} for found in map(
+        payload.get, ("encoder", "projector", "teacher", "calibration")))
     if branch == "teacher":
         state, behind = (_behind(teacher, part) for part in ("encoder.", "projector."))
         if not state:
             raise UserError(f"{path} holds no teacher (objective.teacher={config.objective.teacher}); set --branch student")
     load_weights(encoder, state, path, config.model.arch)
     if branch == "student":
-        _load_statistics(encoder, payload.get("calibration") or {}, path)
+        _load_statistics(encoder, calibration, path)
     epoch = payload.get("epoch")
     return Checkpoint(encoder, config, path, epoch if isinstance(epoch, int) else config.optimizer.epochs, branch, behind=behind)
 
 
 def _behind(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix):]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {name[len(prefix):]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
 
 
 def _config(payload: dict, path: Path) -> Config:
     if not isinstance(payload.get("config"), dict):
         raise UserError(f"{path} holds no config; it is not a checkpoint that pretraining wrote")
     try:
+        if not _is_plain(payload["config"]):
+            raise UserError("it holds more than numbers and strings")
         return from_dict(payload["config"])
     except UserError as error:
         raise UserError(f"the config in {path} cannot be used: {error}") from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether ``value`` is what a YAML file can hold."""
+    if type(value) in (dict, list):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _load_statistics(encoder: nn.Module, state: dict, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pretrain.checkpoints.inert import printable
 from pretrain.errors import UserError
 
 
@@ -40,7 +41,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path,
                             "save the network's plain floating-point weights")
     unknown = next((key for key in state if key not in own), None)
     if unknown is not None:
-        raise UserError(f"{path} does not fit {name}: {unknown} is not one of its parameters")
+        raise UserError(f"{path} does not fit {name}: {printable(unknown)} is not one of its parameters")
     state = {key: tensor.to(own[key].dtype) for key, tensor in state.items()}
     check_finite(state, path)
     # A network without memory of its own takes the tensors as they are.

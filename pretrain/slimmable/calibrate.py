@@ -104,9 +104,18 @@ def calibration_state(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]
 
 
 def load_calibration_state(model: nn.Module, state: dict[str, dict[str, dict[str, Tensor]]]) -> None:
-    """Put back what :func:`calibration_state` returned, on the device of each layer's weight."""
+    """Put back what :func:`calibration_state` returned, on the device of each layer's weight.
+
+    Raises:
+        KeyError, ValueError, TypeError, AttributeError: it is not of this network.
+    """
     norms = batch_norms(model)
     for width, layers in state.items():
         for name, moments in layers.items():
-            device = norms[name].device
-            norms[name].statistics[width_key(float(width))] = (moments["mean"].to(device), moments["variance"].to(device))
+            if not isinstance(moments, dict):
+                raise TypeError(f"{name} at width {width} has no mean and variance")
+            norm, pair = norms[name], (moments["mean"], moments["variance"])
+            channels = norm.channels_out(float(width))
+            if any(moment.shape != (channels,) for moment in pair):
+                raise ValueError(f"{name} at width {width} has {channels} channels")
+            norm.statistics[width_key(float(width))] = (pair[0].to(norm.device), pair[1].to(norm.device))

@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pretrain import config
 from pretrain.checkpoints import files as checkpoint
@@ -147,3 +149,49 @@ def test_what_does_not_fit_is_named(run_directory, change, message):
     path = rewritten(run_directory, change)
     with pytest.raises(UserError, match=message):
         open_checkpoint(path)
+
+
+ODD = [None, -1, 1e400, float("nan"), "x", "a\nb", [], {}, [1, 2], {"a": 1}, torch.ones(2), True, 2**80, b"a", (1,), {1: 2},
+       {"0.5": 3}]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_checkpoint_with_anything_changed_opens_or_ends_in_one_line(trained, tmp_path, data):
+    payload = checkpoint.load(trained / "checkpoint.pt")
+    part, key = payload, data.draw(st.sampled_from(sorted(payload)))
+    while isinstance(part[key], dict) and part[key] and data.draw(st.booleans()):
+        part[key] = dict(part[key])
+        part, key = part[key], data.draw(st.sampled_from(sorted(part[key], key=str)))
+    part[key] = data.draw(st.sampled_from(ODD))
+    torch.save(payload, tmp_path / "odd.pt")
+    for branch in ("student", "teacher"):
+        try:
+            found = open_checkpoint(tmp_path / "odd.pt", branch=branch)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000
+        else:
+            assert found.default_widths() and found.fingerprint()
+
+
+def test_opening_leaves_the_random_state_as_it_was(trained):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    open_checkpoint(trained)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_statistics_that_cannot_be_used(run_directory):
+    for change, message in ((lambda c: c["0.5"]["bn1"].update(mean=torch.full_like(c["0.5"]["bn1"]["mean"], float("nan"))),
+                             r"the mean of bn1 at width 0\.5 holds NaN"),
+                            (lambda c: c["0.5"]["bn1"].update(mean=torch.zeros(3)), r"bn1 at width 0\.5 has \d+ channels")):
+        path = rewritten(run_directory, lambda payload, change=change: change(payload["calibration"]))
+        with pytest.raises(UserError, match=message):
+            open_checkpoint(path)
+
+
+def test_a_directory_that_holds_a_file_of_others(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"give a run directory that holds a checkpoint\.pt, or .*model\.safetensors"):
+        open_checkpoint(tmp_path)

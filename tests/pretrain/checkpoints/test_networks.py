@@ -155,7 +155,8 @@ def test_stems_that_shapes_do_not_tell(tmp_path, padding, max_pool, capsys):
     assert "padding" not in capsys.readouterr().out
     open_checkpoint(tmp_path / "solo.ckpt")
     said = capsys.readouterr().out
-    assert "padding 1 in its 3x3 stem" in said and "set --arch resnet,padding=2" in said and len(said.splitlines()) == 1
+    assert "padding 1 in its 3x3 stem" in said and "set --arch resnet,padding=2 or --arch resnet,max_pool=yes" in said
+    assert len(said.splitlines()) == 1
     same = open_checkpoint(tmp_path / "solo.ckpt").fingerprint() == open_checkpoint(tmp_path / "solo.ckpt", arch=arch).fingerprint()
     assert same == ((padding, max_pool) == (1, False))
 
@@ -230,13 +231,9 @@ def test_a_network_that_shapes_do_not_tell_but_the_file_says(tmp_path, said):
     torch.save({"state_dict": state} | said("resnetblur18"), tmp_path / "r.pth")
     with pytest.raises(UserError, match=r"says that it is a resnetblur18, which is not a plain resnet \(BlurPool2d\) and not"):
         open_checkpoint(tmp_path / "r.pth")
-    for plain in ("resnet18", "resnet18.a1_in1k", "mine"):
+    for plain in ("resnet18", "resnet18.a1_in1k", "mine", "resnetblur50"):  # the last has other weights, so it is another one
         torch.save({"state_dict": state} | said(plain), tmp_path / "r.pth")
         assert open_checkpoint(tmp_path / "r.pth").dense
-    quick = small_vit(num_heads=12, embed_dim=768, img_size=224, patch_size=32).state_dict()
-    torch.save({"state_dict": quick} | said("vit_base_patch32_clip_quickgelu_224"), tmp_path / "v.pth")
-    with pytest.raises(UserError, match="QuickGELU"):
-        open_checkpoint(tmp_path / "v.pth")
 
 
 # -- two networks in a file ---------------------------------------------------------------------------------------------------
