@@ -34,13 +34,14 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         made_from = _source(cfg)
         load_weights(student.encoder, made_from.encoder.state_dict(), made_from.path, "this run's encoder")
         load_weights(student.projector, made_from.behind, made_from.path, "this run's projector")
-    student = student.to(device).requires_grad_(False)
+    layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
+    student = student.to(device, memory_format=layout).requires_grad_(False)
     source = load_for(cfg.data, "train", device)
     run.write_config(to_yaml(cfg))
     run.set_status("running")
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
-    run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "memory_format": "contiguous",
-                                    "compile": False})
+    run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "compile": False,
+                                    "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"})
     full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
     if cfg.derived.network == "pruned":
         calibrate_on(student.encoder, [full], source, cfg)

@@ -106,6 +106,7 @@ def accuracy_by_cost(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             _cost_points(axis, costs, scores[scores["width"].sub(width).abs().lt(1e-6)])
             axis.set_title(f"Width {width:g}")
             axis.set_xscale("log")
+            decades(axis.xaxis, [cost.flops for _, cost in costs])
             axis.set_xlabel("Training FLOPs to serve all widths, log scale")
         _label_left(figure, axes, scores)
         handles, names = axes[0].get_legend_handles_labels()
