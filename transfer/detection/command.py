@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         if model.masks and found.mask_format is None:
             which = f" of {len(found.unmasked)} objects ({some(found.unmasked)})" if found.unmasked else ""
             raise UserError(f"{found.name} has no masks{which}, which --model {model} is trained on; write --model "
-                            f"{str(model).replace('mask_rcnn', 'faster_rcnn')}")
+                            f"{arguments.model.replace('mask_rcnn', 'faster_rcnn')}")
         for note in found.notes if group.first else ():
             print(f"{found.name}: {note}", flush=True)
         task = Task(setup, found, model, arguments.schedule, arguments.initial, arguments.norm, arguments.size, arguments.lr,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretrain.errors import UserError
 from pretrain.rundir import RunDirectory
+from transfer.detection import MODELS
 from transfer.run import main
 
 SMALL = ["--iterations", "3", "--batch-size", "2", "--pictures", "2", "--set", "MODEL.FPN.OUT_CHANNELS", "8",
@@ -90,8 +91,10 @@ def test_unknown_keys_of_detectron2s_config(trained, scenes, tmp_path):
 
 
 def test_masks_need_masks(trained, scenes, tmp_path):
-    with pytest.raises(UserError, match=r"has no masks.*write --model faster_rcnn_small_fpn"):
+    with pytest.raises(UserError, match=r"has no masks.*write --model (\w+)") as error:
         detection(trained, "--dataset", "voc", "--data-dir", str(scenes), "--model", "mask_rcnn_fpn", "--out", str(tmp_path))
+    assert str(error.value).endswith("write --model faster_rcnn_fpn")
+    assert all(name.replace("mask_rcnn", "faster_rcnn") in MODELS for name in MODELS)  # so the advice can be followed
 
 
 def test_a_file_elsewhere_needs_a_place_for_its_scores(trained, scenes, tmp_path):
