@@ -200,19 +200,25 @@ def update(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "update") -> Ta
 
 def comparison(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "comparison") -> Table:
     """Methods by width, with the cost of all trainings that serving all asked widths takes."""
-    kinds = " and ".join(sorted({architecture(arch) for arch in runs["arch"]}))
+    kinds = _architectures(runs)
     return _table("comparison", f"Comparison of methods, {kinds}", ["Method"], scores, runs, name, cost=True, heads=True)
 
 
 def paper(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "paper") -> Table:
     """The recipes as their authors run them, by width."""
-    kinds = " and ".join(sorted({architecture(arch) for arch in runs["arch"]}))
+    kinds = _architectures(runs)
     return _table("paper", f"The recipes of the papers, {kinds}", ["Method", "Recipe"], scores, runs, name, cost=True, heads=True)
 
 
 def controls(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "controls") -> Table:
     """US3L against the same network trained alone, sliced or pruned without training, and as it is initialised."""
     return _table("controls", "Controls", ["Network"], scores, runs, name, cost=True, heads=True)
+
+
+def _architectures(runs: pd.DataFrame) -> str:
+    """Those of the methods that are compared, without SEED's larger teacher."""
+    compared = runs[~runs["cell"].isin(list(SEED_TEACHER))]
+    return " and ".join(sorted({architecture(arch) for arch in compared["arch"]}))
 
 
 def architecture(arch: str) -> str:
