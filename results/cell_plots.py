@@ -65,9 +65,9 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.Data
     scores = with_family(scores[scores["width"].round(6).eq(narrow)])
     found = {name: diagnostic(metrics, name).merge(scores[["run", "value"]], on="run", suffixes=("_drift", "")) for name in DRIFTS}
     found = {name: rows[rows["value_drift"].gt(0)] for name, rows in found.items()}
-    found = {name: rows for name, rows in found.items() if rows["cell"].nunique() > 1}
+    found = {name: rows for name, rows in found.items() if rows["cell"].nunique() > 2}
     if not found:
-        raise NothingToPlot("no drift of two cells that also have a score at the narrowest width")
+        raise NothingToPlot("no drift of three cells that also have a score at the narrowest width")
     about = scores.iloc[0]
     with style():
         figure = Figure(figsize=(3.3 * len(found) + 0.4, 4.6))
@@ -90,6 +90,8 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.Data
 def _scatter(axis: Axes, part: pd.DataFrame, rows: list[RowSpec], scores: pd.DataFrame) -> None:
     for place, row in enumerate(rows):
         own = part[part["run"].isin(row.select(scores)["run"])]
+        if own.empty:
+            continue
         look, size = marker(place)
         axis.plot(own["value_drift"], 100 * own["value"], label=row.labels[0], markersize=size, **look.options())
 

@@ -83,7 +83,8 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
             axis.set_xscale("log")
             decades(axis.xaxis, scores[across] * scale)
             axis.set_xlabel(label(scores))
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
+            below = -0.24 - 0.09 * label(scores).count("\n")
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, below), fontsize="small", frameon=False)
         _label_left(figure, [axis for axis, _ in panels], scores, INTERVAL, "; dashed: Pareto front of all panels")
     return figure
 

@@ -165,7 +165,8 @@ def named_rows(grid: str, runs: pd.DataFrame) -> list[RowSpec]:
 
 
 def _name(row: RowSpec) -> str:
-    return row.labels[0] if len(row.labels) == 1 else ", ".join(filter(None, row.labels))
+    """All labels but empty ones and, behind the first, what only repeats the cell's own name."""
+    return ", ".join(filter(None, (row.labels[0], *(label for label in row.labels[1:] if label not in row.where.values()))))
 
 
 def with_family(frame: pd.DataFrame) -> pd.DataFrame:

@@ -347,7 +347,12 @@ def _epochs(axes: Iterable[Axes]) -> None:
 def decades(axis: Axis, values: Sequence[float]) -> None:
     """Plain numbers on a logarithmic axis, between the powers of ten too where these alone would be too few."""
     low, high = min(values), max(values)
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marked = sum(low <= step * 10.0**power <= high for power in powers for step in (1, 2, 5))
+    if marked < 2 and high > low:  # LogLocator would mark so many places between that their labels meet
+        axis.set_major_locator(MaxNLocator(4))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -106,7 +106,7 @@ def serving(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "serving") -> 
 def _served(scores: pd.DataFrame, runs: pd.DataFrame, base: str, teacher: str) -> list[dict]:
     """The lines of one method; none where it lacks the slimmable network or those of the widest width."""
     mine = runs[runs["base_loss"].eq(base) & runs["teacher"].eq(teacher) & ~runs["cell"].str.contains("mocov2|seed")]
-    slim = next((mine[mine["cell"].eq(cell)] for cell in ("us3l", "us3l-simsiam", f"{base}-infonce-{teacher}")
+    slim = next((mine[mine["cell"].eq(cell)] for cell in ("us3l", "us3l-mse", "us3l-simsiam", f"{base}-infonce-{teacher}")
                  if mine["cell"].eq(cell).any()), mine[:0])
     alone = mine[mine["kind"].eq("individual") & with_family(mine)["family"].ne(mine["cell"])]  # called after their width
     if slim.empty or alone.empty:

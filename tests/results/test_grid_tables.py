@@ -7,6 +7,7 @@ import io
 import math
 
 import pytest
+from matplotlib.figure import Figure
 
 from results import grid_plots, grid_tables, plots, report
 from results.frame import load, load_runs
@@ -226,3 +227,32 @@ def test_the_authors_baseline_is_no_cell_of_the_guidelines(tmp_path):
     found = {row.labels[6:]: row.scores[0].mean for row in table(tmp_path, "guidelines").rows if row.scores[0]}
     assert found == {("own", "SimSiam + MSE distillation"): 0.8, ("shared", "SimSiam, US-Net as the authors run it"): 0.3}
     assert set(plots.training_kind(load(tmp_path))) == {"MSE distillation", "US-Net, shared predictor"}
+
+
+def test_pictures_name_a_recipe_once(tmp_path):
+    """Tables have a column of recipes; a legend of methods does not repeat them."""
+    for cell in ("us3l", "usnet-simsiam", "mine"):
+        add(tmp_path, "paper", cell, all_widths(0.5))
+    names = {row.where.get("cell"): row.labels for row in grid_tables.named_rows("paper", load_runs(tmp_path))}
+    assert (names["us3l"], names["usnet-simsiam"], names["mine"]) == (("US3L",), ("US-Net + SimSiam",), ("mine",))
+
+
+@pytest.mark.parametrize("values", [(0.031, 0.046), (0.03, 0.05), (0.14, 0.37), (6.4e11, 3.8e12), (0.001, 20.0), (3.0, 3.0)])
+def test_ticks_of_a_logarithmic_axis_are_few(values):
+    axis = Figure(figsize=(3.0, 2.0)).subplots()
+    axis.plot(values, [1.0, 2.0])
+    axis.set_xscale("log")
+    plots.decades(axis.xaxis, values)
+    low, high = axis.get_xlim()
+    assert len([tick for tick in axis.get_xticks() if low <= tick <= high]) <= 6
+
+
+def test_a_legend_starts_below_a_label_of_two_lines(tmp_path):
+    for cell in ("us3l", "usnet-simsiam"):
+        cfg = config("infonce", "mse", "momentum", cell=cell, grid="paper")
+        write_run(tmp_path, cfg, [record(w, 0.5, latency_ms=10 * w, latency_on="a device") for w in (1.0, 0.25)])
+    figure = grid_plots.accuracy_by(load(tmp_path), load_runs(tmp_path), "latency_ms")
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert "\n" in axis.get_xlabel()
+        assert axis.get_legend().get_window_extent().y1 <= axis.xaxis.label.get_window_extent().y0 + 1
