@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from pretrain import config
+from pretrain.checkpoints import open_checkpoint
 from pretrain.config import to_dict
 from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES
@@ -44,8 +46,11 @@ def frozen_teacher(processes: int) -> FrozenTeacher:
     cfg = config.load("digits", [*SMALL, f"model.arch={LARGER}"])
     torch.manual_seed(9)
     student = Student(cfg)
-    payload = {"config": to_dict(cfg), "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict()}
-    return FrozenTeacher(payload, "teacher", batch_statistics=True, chunks=processes).double()
+    payload = {"format": 1, "config": to_dict(cfg), "encoder": student.encoder.state_dict(),
+               "projector": student.projector.state_dict()}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(payload, Path(folder) / "teacher.pt")
+        return FrozenTeacher(open_checkpoint(Path(folder) / "teacher.pt"), batch_statistics=True, chunks=processes).double()
 
 
 def views(step: int, batch: int = 16):

@@ -22,7 +22,7 @@ class Data:
     layout: Layout
 
     def contents(self) -> str:
-        self.__dict__["train"], self.__dict__["val"] = check(self.layout, show=False)
+        _, self.__dict__["train"], self.__dict__["val"], _ = check(self.layout, show=False)
         return Plan.contents(self)
 
 
