@@ -46,8 +46,12 @@ def own_directory(parent: Path, label: str, cfg: Config) -> Path:
 
 
 def check_directory(run: RunDirectory, cfg: Config) -> None:
-    """:class:`UserError` if ``run`` holds another experiment than ``cfg``, or finished, the checkpoint of another one."""
+    """:class:`UserError` if ``run`` holds another experiment than ``cfg``, or finished, the checkpoint of another one, or a user's
+    own metrics.jsonl, which training would cut.
+    """
     there = run.read_config()
+    if there is None and (run.path / "metrics.jsonl").exists() and not run.has_begun():
+        raise UserError(f"{run.path} holds a metrics.jsonl that is of no run here; choose another --out, or move that file")
     if there is not None:
         _check_same(from_dict(there), cfg, f"{run.path} holds another experiment", "its config.yaml", "choose another --out")
     found = files.latest(run.path) if run.status().get("trained") else None

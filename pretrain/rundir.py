@@ -86,6 +86,10 @@ class RunDirectory:
             (self.path / ".lock").unlink()
             self.path.rmdir()
 
+    def has_begun(self) -> bool:
+        """Whether a run has written here: its status or a checkpoint is there."""
+        return any((self.path / name).exists() for name in ("status.json", "checkpoint.pt", "checkpoint.previous.pt"))
+
     def status(self) -> dict:
         """What ``status.json`` says; state ``pending`` where there is none."""
         return self._read_json("status.json") or {"format": FORMAT, "state": "pending", "why": ""}
@@ -113,14 +117,15 @@ class RunDirectory:
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""
         path = self.path / "config.yaml"
+        instead = f"remove {self.path} to start this run again, or choose another directory if it holds anything else"
         try:
             content = read_yaml(path)
         except FileNotFoundError:
             return None
         except Damaged as error:
-            raise UserError(f"{error}: it is damaged; remove {self.path} to start this run again") from None
+            raise UserError(f"{error}: it is damaged, or of no run; {instead}") from None
         if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged; remove {self.path} to start this run again")
+            raise UserError(f"{path} is damaged, or of no run; {instead}")
         return content
 
     def write_config(self, text: str) -> None:

@@ -212,3 +212,18 @@ def test_the_command_ends_with_one_line(finished, tmp_path, capsys):
     err = capsys.readouterr().err
     assert ended.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert sorted(os.listdir(tmp_path / "run")) == [".lock", "checkpoint.pt"]
+
+
+def test_a_folder_with_a_metrics_file_of_the_users_own_is_refused_and_left_alone(tmp_path):
+    mine = tmp_path / "results" / "metrics.jsonl"
+    mine.parent.mkdir()
+    mine.write_text('{"mine": 1}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl that is of no run.*another --out"):
+        pretrain(tiny.tiny(*SHORT), mine.parent)
+    assert mine.read_text() == '{"mine": 1}\n' and not (mine.parent / "config.yaml").exists()
+
+
+def test_a_folder_with_another_programs_config_is_not_advised_to_be_removed_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("just text")
+    with pytest.raises(UserError, match="of no run.*choose another directory"):
+        pretrain(tiny.tiny(*SHORT), tmp_path)
