@@ -225,5 +225,5 @@ def test_a_folder_with_a_metrics_file_of_the_users_own_is_refused_and_left_alone
 
 def test_a_folder_with_another_programs_config_is_not_advised_to_be_removed_alone(tmp_path):
     (tmp_path / "config.yaml").write_text("just text")
-    with pytest.raises(UserError, match="of no run.*choose another directory"):
+    with pytest.raises(UserError, match=r"of no run.*choose another directory"):
         pretrain(tiny.tiny(*SHORT), tmp_path)

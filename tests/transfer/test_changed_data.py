@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretrain import config
 from pretrain.data import fingerprint
+from pretrain.errors import UserError
 from pretrain.identity import identified
 from pretrain.rundir import RunDirectory
 from pretrain.train import pretrain
@@ -104,6 +105,17 @@ def test_images_at_another_place_are_those_of_pretraining(trained, folder, tmp_p
     moved = tmp_path / "disk" / "colours"
     shutil.move(folder, moved)
     assert scored(trained, root=str(moved)) == [before] and computed == [[1.0]]
+
+
+def test_another_folder_of_the_same_name_does_not_replace_the_scores_of_pretrainings_own(trained, folder, tmp_path, computed):
+    before, = scored(trained)
+    other = pictures(tmp_path / "elsewhere" / folder.name, 1)
+    with pytest.raises(UserError, match=r"other images than .*colours, which .* but has its name; set --out DIR"):
+        scored(trained, dataset="folder", root=str(other))
+    assert RunDirectory(trained).records() == [before] and computed == [[1.0]]
+    beside, = scored(trained, dataset="folder", root=str(other), out=tmp_path / "scores")
+    assert beside["data"] != before["data"] and scored(trained) == [before]
+    assert scored(trained, root=str(other))[0]["data"] == beside["data"]  # those of pretraining, moved and changed since
 
 
 def test_scores_are_shown_where_the_images_are_not_and_it_is_said(trained, folder, capsys, computed):

@@ -169,6 +169,9 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
         print(f"{task.dataset} is not there now; these are the scores of when it was", flush=True)
         return set()
     old = {key for key, record in found.items() if record.get("data") not in (None, data)}
+    if old and task.is_namesake():
+        raise UserError(f"{task.root} holds other images than {task.backbone.config.data.root}, which the scores here are of, but "
+                        "has its name; set --out DIR or rename it to keep both, or set --force to replace those scores")
     if old:
         print(f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
               "computing these again", flush=True)

@@ -42,6 +42,7 @@ class Task:
         data = backbone.config.data
         self.backbone, self.options, self.device = backbone, options, device
         self.name = name or data.name
+        self._by_name = name is not None
         self.root = root if root is not None or name not in (None, data.name) else data.root or None
         self.size = options.size or data.size
         self.seed = backbone.seed if options.seed is None else options.seed
@@ -75,6 +76,15 @@ class Task:
         if not known or self.name != "folder" or not fingerprint.is_there(self.name, self.root):
             return None
         return fingerprint.of_dataset(self.name, "train", self.root) == known
+
+    def is_namesake(self) -> bool:
+        """Whether a folder was asked for that is not that of pretraining, which is still there, and records call both the same.
+
+        Without a data set's name the root says where the images of pretraining are now.
+        """
+        own = self.backbone.config.data
+        return (self._by_name and self.name == own.name == "folder" and self.dataset == dataset_name(own.name, own.root)
+                and _resolved(self.root) != _resolved(own.root) and fingerprint.is_there(own.name, own.root))
 
     @property
     def data(self) -> str | None:
