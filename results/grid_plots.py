@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import ScaledTranslation
 
 from results.grid_tables import Cost, rows_of, training_cost, with_family
 from results.pareto import draw_front
@@ -42,17 +43,17 @@ def accuracy_by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> Figure:
             axis.xaxis.set_major_locator(FixedLocator(sorted(set(scores["width"]))))
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_xlabel("Width (fraction of channels)")
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize="small", frameon=False)
+            _legend_below(axis)
         _label_left(figure, [axis for axis, _ in panels], scores)
     return figure
 
 
-def _panels(rows: Sequence[RowSpec]) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A panel a section, with room for its own legend below."""
+def _panels(rows: Sequence[RowSpec], label_lines: int = 1) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """One panel per section, with room for its own legend below a label of so many lines."""
     sections = list(dict.fromkeys(row.section for row in rows))
     lines = math.ceil(len(sections) / COLUMNS)
     longest = max(sum(row.section == section for row in rows) for section in sections)
-    figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.3 + 0.19 * longest) + 0.3))
+    figure = Figure(figsize=(2.9 * min(len(sections), COLUMNS) + 0.6, lines * (2.1 + 0.2 * label_lines + 0.19 * longest) + 0.3))
     grid = figure.subplots(lines, min(len(sections), COLUMNS), squeeze=False, sharex=True, sharey=True)
     for axis in grid.flat[len(sections):]:
         axis.set_visible(False)
@@ -61,6 +62,13 @@ def _panels(rows: Sequence[RowSpec]) -> tuple[Figure, list[tuple[Axes, str]]]:
         axis.set_title(section)
         axis.tick_params(labelbottom=True)
     return figure, panels
+
+
+def _legend_below(axis: Axes) -> None:
+    """A legend so far below the panel, in points, that the label of the abscissa has room, whatever the panel's height."""
+    lines = 1 + axis.get_xlabel().count("\n")
+    below = axis.transAxes + ScaledTranslation(0, -(19 + 12 * lines) / 72, axis.figure.dpi_scale_trans)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below, fontsize="small", frameon=False)
 
 
 def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure:
@@ -74,8 +82,9 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
     scores, rows = _scored(scores[scores[across].gt(0)], runs)
     label, scale = ACROSS[across]
     scores = latencies(scores) if across == "latency_ms" else scores
+    label_lines = 1 + label(scores).count("\n")
     with style():
-        figure, panels = _panels(rows)
+        figure, panels = _panels(rows, label_lines)
         for axis, section in panels:
             for row, look in zip([row for row in rows if row.section == section], _looks(), strict=False):
                 points(axis, row.select(scores), across, scale, look, row.short, interval=True)
@@ -83,8 +92,7 @@ def accuracy_by(scores: pd.DataFrame, runs: pd.DataFrame, across: str) -> Figure
             axis.set_xscale("log")
             decades(axis.xaxis, scores[across] * scale)
             axis.set_xlabel(label(scores))
-            below = -0.24 - 0.09 * label(scores).count("\n")
-            axis.legend(loc="upper center", bbox_to_anchor=(0.5, below), fontsize="small", frameon=False)
+            _legend_below(axis)
         _label_left(figure, [axis for axis, _ in panels], scores, INTERVAL, "; dashed: Pareto front of all panels")
     return figure
 

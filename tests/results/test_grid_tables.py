@@ -248,11 +248,12 @@ def test_ticks_of_a_logarithmic_axis_are_few(values):
 
 
 def test_a_legend_starts_below_a_label_of_two_lines(tmp_path):
-    for cell in ("us3l", "usnet-simsiam"):
+    for cell in ("us3l", "us3l-mse", "us3l-r50", "us3l-all-guidelines", "us3l-simsiam", "us3l-simsiam-momentum", "usnet-simsiam"):
         cfg = config("infonce", "mse", "momentum", cell=cell, grid="paper")
         write_run(tmp_path, cfg, [record(w, 0.5, latency_ms=10 * w, latency_on="a device") for w in (1.0, 0.25)])
     figure = grid_plots.accuracy_by(load(tmp_path), load_runs(tmp_path), "latency_ms")
     figure.draw_without_rendering()
     for axis in figure.axes:
         assert "\n" in axis.get_xlabel()
-        assert axis.get_legend().get_window_extent().y1 <= axis.xaxis.label.get_window_extent().y0 + 1
+        legend = axis.get_legend().get_window_extent()
+        assert 0 <= legend.y0 and legend.y1 <= axis.xaxis.label.get_window_extent().y0 + 1
