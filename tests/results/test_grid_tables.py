@@ -256,4 +256,4 @@ def test_a_legend_starts_below_a_label_of_two_lines(tmp_path):
     for axis in figure.axes:
         assert "\n" in axis.get_xlabel()
         legend = axis.get_legend().get_window_extent()
-        assert 0 <= legend.y0 and legend.y1 <= axis.xaxis.label.get_window_extent().y0 + 1
+        assert legend.y0 >= 0 and legend.y1 <= axis.xaxis.label.get_window_extent().y0 + 1
