@@ -206,7 +206,9 @@ PAPER_SIZED = {
     ("imagenet_r50", "us3l-r50"): {"widths.sampling": "sandwich", "objective.feature_weight": 1.0},
     ("imagenet", "slimclr"): {"optimizer.lr": 0.2, "optimizer.epochs": 200, "widths.slow_start_epochs": 100,
                               "optimizer.batch_size": 4 * 256, "objective.queue": 65536},
-    ("vit_cifar10", "us3l"): {"objective.pairings": "sum", "objective.gather_negatives": True, "train.synchronized_bn": True,
+    ("vit_cifar10", "us3l-mse"): {"objective.base_loss": "mse", "objective.distill_loss": "mse"},
+    ("vit_cifar10", "us3l"): {"objective.distill_loss": "infonce", "objective.pairings": "sum",
+                              "objective.gather_negatives": True, "train.synchronized_bn": True,
                               "regularizer.decoupled": False, "regularizer.coefficient": 0.05, "regularizer.variant": "authors",
                               "model.distill_head_init": "predictor", "optimizer.virtual_processes": 0},
 }
