@@ -95,11 +95,19 @@ class Checkpoint:
         return self.foreign or self.config.derived.network != "none" or self.epoch >= self.config.optimizer.epochs
 
     def home(self, out: str | Path | None = None) -> Path:
-        """Where scores go: ``out``, else the run directory of the checkpoint. :class:`UserError` if there is none, it has not
-        finished, or ``out`` is the directory of another run, whose scores these would seem to be."""
+        """Where scores go: ``out``, else the run directory of the checkpoint.
+
+        Raises:
+            UserError: there is none; pretraining has not finished; or ``out`` is a run directory whose scores these would seem to
+                be: another run's, or that of this run when it has finished.
+        """
         if out is not None:
-            if (Path(out) / "config.yaml").exists() and _run_directory(Path(out), self.config) is None:
+            own = _run_directory(Path(out), self.config)
+            if own is None and (Path(out) / "config.yaml").exists():
                 raise UserError(f"--out {out} is the directory of another run than {self.path} is of; give a directory of its own")
+            if own is not None and not self.finished:
+                raise UserError(f"--out {out} is where the scores of the finished run go, and {self.path} is of epoch {self.epoch} "
+                                f"of {self.config.optimizer.epochs}; give a directory of its own")
             return Path(out)
         if self.run_dir is None:
             raise UserError(f"{self.path} does not lie in the run directory it was trained in, or is its teacher; "

@@ -202,6 +202,8 @@ def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_pa
     torch.save(payload | {"epoch": 0, "calibration": {}}, run_directory / "checkpoint.pt")
     with pytest.raises(UserError, match=r"has not finished \(epoch 0 of 1\)"):
         evaluate(run_directory, options=QUICK)
+    with pytest.raises(UserError, match=r"of epoch 0 of 1; give a directory of its own"):  # where the finished run's scores go
+        evaluate(run_directory, widths=[0.5], protocols=["knn"], options=QUICK, out=run_directory)
     assert evaluate(run_directory, widths=[0.5], protocols=["knn"], options=QUICK, out=tmp_path / "scores")
     assert (tmp_path / "scores" / "result.json").exists()
     assert not (run_directory / "result.json").exists()
