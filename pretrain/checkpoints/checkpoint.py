@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from pretrain.checkpoints import files
 from pretrain.checkpoints.redrawn import redrawn
 from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
@@ -110,8 +111,8 @@ class Checkpoint:
                                 f"of {self.config.optimizer.epochs}; give a directory of its own")
             return Path(out)
         if self.run_dir is None:
-            raise UserError(f"{self.path} does not lie in the run directory it was trained in, or is its teacher; "
-                            "write --out DIR for its scores")
+            raise UserError(f"{self.path} is not the {files.NAME} of the run directory it was trained in, or is its teacher; "
+                            "set --out DIR for its scores")
         if not self.finished:
             raise UserError(f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
                             f"{self.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
@@ -204,6 +205,8 @@ class Checkpoint:
 
 def _run_directory(path: Path, config: Config) -> Path | None:
     """The run directory that ``path`` is in, if that run is the one the checkpoint was trained by."""
+    if not path.is_dir() and path.name not in (files.NAME, files.PREVIOUS):
+        return None  # a copy, which may have been edited or be of an earlier epoch
     directory = path if path.is_dir() else path.parent
     if not (directory / "config.yaml").is_file():
         return None

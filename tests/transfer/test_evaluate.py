@@ -197,6 +197,15 @@ def test_k_is_capped_by_the_training_images_unless_asked_for(run_directory):
         evaluate(run_directory, widths=[0.5], protocols=["knn"], options=Options(limit=12, k=13))
 
 
+def test_another_file_beside_the_runs_checkpoint_is_scored_elsewhere_only(run_directory, tmp_path):
+    edited = run_directory / "averaged.pt"
+    edited.write_bytes((run_directory / "checkpoint.pt").read_bytes())
+    with pytest.raises(UserError, match=r"averaged\.pt is not the checkpoint\.pt of the run directory .* set --out DIR"):
+        evaluate(edited, widths=[0.5], protocols=["knn"], options=QUICK)
+    assert evaluate(edited, widths=[0.5], protocols=["knn"], options=QUICK, out=tmp_path / "scores")
+    assert not (run_directory / "result.json").exists()
+
+
 def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_path):
     payload = checkpoint.load(run_directory / "checkpoint.pt")
     torch.save(payload | {"epoch": 0, "calibration": {}}, run_directory / "checkpoint.pt")
