@@ -115,7 +115,7 @@ class Checkpoint:
                             "set --out DIR for its scores")
         if not self.finished:
             raise UserError(f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
-                            f"{self.config.optimizer.epochs}); finish it, or write --out DIR to score it as it is")
+                            f"{self.config.optimizer.epochs}); finish it, or set --out DIR to score it as it is")
         return self.run_dir
 
     def default_widths(self) -> list[float]:

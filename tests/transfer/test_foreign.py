@@ -104,7 +104,7 @@ def test_sizes_of_vits(tmp_path):
 def test_what_a_foreign_file_does_not_say_is_asked_for(authors, dense, tmp_path):
     with pytest.raises(UserError, match="does not say which data it was trained on; write --dataset NAME"):
         evaluate(authors[0], device="cpu", out=tmp_path)
-    with pytest.raises(UserError, match="write --out DIR for its scores"):
+    with pytest.raises(UserError, match="set --out DIR for its scores"):
         evaluate(dense[0], "digits", device="cpu")
     with pytest.raises(UserError, match=r"outside the trained range \[0\.25, 1\.0\]"):
         open_checkpoint(authors[0]).check_widths([0.1])

@@ -99,7 +99,7 @@ def test_masks_need_masks(trained, scenes, tmp_path):
 
 def test_a_file_elsewhere_needs_a_place_for_its_scores(trained, scenes, tmp_path):
     shutil.copy(trained / "checkpoint.pt", tmp_path / "copy.pt")
-    with pytest.raises(UserError, match="write --out DIR"):
+    with pytest.raises(UserError, match="set --out DIR"):
         detection(tmp_path / "copy.pt", "--data-dir", str(scenes))
 
 
