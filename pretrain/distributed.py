@@ -62,7 +62,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"train.device={name} is not supported; write auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"train.device={name}: this machine has {torch.cuda.device_count()} usable GPUs; write train.device=cpu")
+        raise UserError(f"train.device={name}: this machine has {torch.cuda.device_count()} usable GPUs; set train.device=cpu")
     return device
 
 

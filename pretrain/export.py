@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
                      help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
     own.add_argument("--dataset", metavar="D", help="to calibrate on where there are no BatchNorm statistics for the width: "
                                                     f"{', '.join(sources.NAMES)}; default: that of pretraining")
-    own.add_argument("--data-dir", type=word, metavar="DIR", help="where it lies; default: where pretraining found it")
+    own.add_argument("--data-dir", type=word, metavar="DIR", help="where it is stored; default: where pretraining found it")
     own.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N", help="pixels of an image; default: the size of pretraining")
     return own
 

@@ -115,7 +115,7 @@ class Trainer:
     def _build_networks(self) -> None:
         cfg = self.cfg
         if cfg.train.precision == "fp16" and self.device.type == "cpu":
-            raise UserError("train.precision=fp16 needs a GPU and there is none; write train.precision=bf16 or fp32")
+            raise UserError("train.precision=fp16 needs a GPU and there is none; set train.precision=bf16 or fp32")
         torch.manual_seed(cfg.seed)
         layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
         self.student = Student(cfg).to(self.device, memory_format=layout)

@@ -35,7 +35,7 @@ class Checkpoint:
         epoch: finished epochs of pretraining; 0 where the file does not say.
         branch: which of the file's networks it is.
         foreign: whether somebody else wrote the file.
-        behind: weights of what stands behind the encoder (the projector), by name.
+        behind: weights of the modules after the encoder (the projector), by name.
     """
 
     encoder: Encoder
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def run_dir(self) -> Path | None:
-        """The run directory that its file is in; None where it lies elsewhere, or is not what that run has scores of."""
+        """The run directory that its file is in; None where it is elsewhere, or is not what that run has scores of."""
         return None if self.foreign or self.branch != "student" else _run_directory(self.path, self.config)
 
     @property
@@ -144,7 +144,7 @@ class Checkpoint:
         if size < 1 or size % patch or (fixed and size != made):
             whole = "" if fixed or patch == 1 else f", or another multiple of {patch}"
             raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "
-                            f"write data.size={made}{whole}")
+                            f"set data.size={made}{whole}")
 
     def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there.

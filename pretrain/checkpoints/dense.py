@@ -19,7 +19,7 @@ from pretrain.checkpoints.weights import load_weights
 from pretrain.errors import UserError
 from pretrain.models.dense import DenseEncoder, Untold, positions_before_patches, shaped_like
 
-# Words in the first part of the name of what stands behind an encoder and is no part of it: classifiers, projectors, decoders,
+# Words in the first part of the names of modules that come after an encoder: classifiers, projectors, decoders,
 # queues, tokens that masks put in.
 ASIDE_WORDS = {"fc", "head", "heads", "classifier", "projector", "projection", "proj", "predictor", "prediction", "prototype",
                "prototypes", "logits", "queue", "decoder", "mask", "masked"}
@@ -52,7 +52,7 @@ GRANTED = {
 
 @dataclass
 class Loaded:
-    """A dense encoder, what stands behind it in the file (``aside``), and what was taken for granted, on one line (``note``)."""
+    """A dense encoder, what comes after it in the file (``aside``), and what was taken for granted, on one line (``note``)."""
 
     encoder: DenseEncoder
     aside: dict[str, Tensor]
@@ -115,7 +115,7 @@ def names_of(payload: object, depth: int = 0) -> set[str]:
 
 
 def split(state: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """``state`` without what stands behind the encoder, and that: neither in ``network`` nor named as a part of an encoder."""
+    """``state`` without what comes after the encoder, and that: neither in ``network`` nor named as a part of an encoder."""
     own = {name.partition(".")[0] for name in network.state_dict()}
     aside = {name: tensor for name, tensor in state.items()
              if name.partition(".")[0] not in own and ASIDE_WORDS & words(name.partition(".")[0])}

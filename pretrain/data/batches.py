@@ -52,11 +52,11 @@ class TwoViewBatches:
         if batch_size > len(source):
             fitting = 2 ** (len(source).bit_length() - 1)
             raise UserError(f"optimizer.batch_size {batch_size} is larger than the {len(source)} training images of "
-                            f"{source.name}; write optimizer.batch_size={fitting}")
+                            f"{source.name}; set optimizer.batch_size={fitting}")
         if batch_size % world_size or batch_size < 1:
             fitting = max(world_size, batch_size - batch_size % world_size)
             raise UserError(f"optimizer.batch_size {batch_size} cannot be shared evenly by {world_size} processes; "
-                            f"write optimizer.batch_size={fitting}")
+                            f"set optimizer.batch_size={fitting}")
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
         self.device = torch.device(device)
         self.augment = Augment(augment, size, source.mean, source.std)

@@ -39,7 +39,7 @@ def of_array(array: np.ndarray) -> str:
 
 
 def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES, sampled: int = SAMPLED) -> str:
-    """The fingerprint of ``files``: the name of each within its data set, and where it lies.
+    """The fingerprint of ``files``: the name of each within its data set, and where it is stored.
 
     Their contents are read whole up to ``whole`` bytes together, else of ``sampled`` files.
 
@@ -65,7 +65,7 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     if name == "digits":
         return _of_digits(split)
     if not root:
-        raise UserError(f"data set {name} needs to know where it lies; set data.root=DIR")
+        raise UserError(f"data set {name} needs to know where it is stored; set data.root=DIR")
     root = os.path.abspath(os.path.expanduser(root))
     if name in ("cifar10", "cifar100"):
         return _of_cifar(name, split, root)

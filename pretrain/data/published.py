@@ -105,7 +105,7 @@ def _download(source: PublishedSet, root: str, expected: str) -> None:
             with contextlib.suppress(OSError):
                 os.rmdir(root)
         raise UserError(f"no folder {expected}, and downloading it failed ({_first_line(error)}); "
-                        f"{_by_hand(source, root)}, or write data.root=DIR where {source.folder} lies") from error
+                        f"{_by_hand(source, root)}, or set data.root=DIR where {source.folder} lies") from error
 
 
 def _check_files(paths: Sequence[str]) -> None:

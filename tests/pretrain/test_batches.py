@@ -143,11 +143,11 @@ def test_files_of_different_sizes_are_batched(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "batch", "world_size", "said"), [
-    (300, 512, 1, r"batch_size 512 is larger than the 300 training images of noise; write optimizer.batch_size=256"),
-    (26, 27, 1, r"write optimizer.batch_size=16"),
-    (26, 10, 4, r"batch_size 10 cannot be shared evenly by 4 processes; write optimizer.batch_size=8"),
-    (26, 2, 4, r"write optimizer.batch_size=4"),
-    (26, 0, 1, r"batch_size 0 .*write optimizer.batch_size=1"),
+    (300, 512, 1, r"batch_size 512 is larger than the 300 training images of noise; set optimizer.batch_size=256"),
+    (26, 27, 1, r"set optimizer.batch_size=16"),
+    (26, 10, 4, r"batch_size 10 cannot be shared evenly by 4 processes; set optimizer.batch_size=8"),
+    (26, 2, 4, r"set optimizer.batch_size=4"),
+    (26, 0, 1, r"batch_size 0 .*set optimizer.batch_size=1"),
 ])
 def test_unusable_batch_sizes_are_explained(n, batch, world_size, said):
     with pytest.raises(UserError, match=said):

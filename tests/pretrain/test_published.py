@@ -104,7 +104,7 @@ def test_a_failing_download_names_the_folder_and_the_projects_page(name, tmp_pat
     with pytest.raises(UserError) as error:
         load(name, "train", str(tmp_path / "data"), 8)
     message = str(error.value)
-    assert "\n" not in message and "no route to host" in message and "write data.root=DIR" in message
+    assert "\n" not in message and "no route to host" in message and "set data.root=DIR" in message
     assert f"no folder {tmp_path / 'data' / FOLDERS[name]}" in message and published.SETS[name].page in message
     assert not (tmp_path / "data").exists()
 

@@ -341,8 +341,8 @@ def test_unusable_folders_are_explained(tmp_path, damage, said):
 
 @pytest.mark.parametrize(("name", "root", "options", "said"), [
     ("cifr10", "x", {}, "unknown data set 'cifr10'.*cifar100"),
-    ("folder", None, {}, "write data.root=DIR"),
-    ("cifar10", "", {}, "write data.root=DIR"),
+    ("folder", None, {}, "set data.root=DIR"),
+    ("cifar10", "", {}, "set data.root=DIR"),
     ("folder", "/nonexistent/place", {}, "no folder /nonexistent/place/train"),
     ("digits", None, {"limit": -1}, "data.limit=-1"),
     ("digits", None, {"store_size": -4}, "data.store_size=-4"),

@@ -118,7 +118,7 @@ def load(dataset: str, directory: str | Path | None, clip: bool = False, exif: s
         UserError: what is missing or wrong, by name.
     """
     if directory is None:
-        raise UserError(f"data set {dataset} needs to know where it lies; write --data-dir DIR")
+        raise UserError(f"data set {dataset} needs to know where it is stored; write --data-dir DIR")
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise UserError(f"there is no directory {root}; write --data-dir with the directory of the data")
