@@ -58,7 +58,9 @@ def test_a_second_call_runs_nothing(done, capsys):
     assert files(done) == before
 
 
-def test_another_width_is_evaluated_without_training_again(done, capsys):
+def test_another_width_is_evaluated_without_training_again(done, tmp_path):
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    done = tmp_path
     checkpoints = {path: path.stat().st_mtime_ns for path in done.rglob("checkpoint.pt")}
     assert main(["--grid", "guidelines", "--profile", "digits", "--runs", str(done), "--only", "mse-infonce-momentum",
                  "--widths", "1.0", "0.5", "0.75", *TINY]) == 0

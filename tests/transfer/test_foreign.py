@@ -91,13 +91,13 @@ def test_sizes_of_vits(tmp_path):
     torch.save({"arch": "us_vit_micro", "state_dict": students}, tmp_path / "authors.pth")
     backbone = open_checkpoint(tmp_path / "authors.pth")
     backbone.check_size(24)
-    with pytest.raises(UserError, match=r"data\.size=18 does not suit .*write data\.size=16, or another multiple of 4"):
+    with pytest.raises(UserError, match=r"data\.size=18 does not suit .*set data\.size=16, or another multiple of 4"):
         backbone.check_size(18)
     state = torchvision.models.VisionTransformer(32, 8, 4, 3, 192, 96).state_dict()
     torch.save(state, tmp_path / "vit.pth")
     backbone = open_checkpoint(tmp_path / "vit.pth")
     backbone.check_size(32)
-    with pytest.raises(UserError, match=r"data\.size=64 does not suit .*write data\.size=32"):
+    with pytest.raises(UserError, match=r"data\.size=64 does not suit .*set data\.size=32"):
         backbone.check_size(64)
 
 

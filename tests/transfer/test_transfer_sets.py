@@ -144,7 +144,7 @@ def test_records_of_before_are_still_known(run_directory, trained_on):
     (["--recipe", "cifar10"], "unknown recipe 'cifar10'"),
     (["--score", "top5"], "unknown score 'top5'"),
     (["--dataset", "flower102"], "did you mean --dataset flowers102"),
-    (["--dataset", "pets"], "data set pets needs to know where it is stored; write --data-dir DIR"),
+    (["--dataset", "pets"], "data set pets needs to know where it is stored; set --data-dir DIR"),
 ])
 def test_bad_input_is_one_clear_line(trained, tmp_path, arguments, said):
     with pytest.raises(UserError, match=said) as caught:
