@@ -69,6 +69,14 @@ def test_another_width_is_evaluated_without_training_again(done, tmp_path):
     assert {r["width"] for r in json.loads(result.read_text())["records"]} == {1.0, 0.75, 0.5}
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts this process, also where the tests are a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -85,7 +93,7 @@ INTERRUPTIONS = {"Ctrl-C": (press_ctrl_c, KeyboardInterrupt), "no reader": (prin
 
 
 @pytest.mark.parametrize("how", INTERRUPTIONS)
-def test_an_interruption_within_a_checkpoint_stops_the_grid_and_the_next_call_goes_on(tmp_path, monkeypatch, how):
+def test_an_interruption_within_a_checkpoint_stops_the_grid_and_the_next_call_goes_on(tmp_path, monkeypatch, interruptible, how):
     """It is no failure of the run: that is pending, and the runs behind it are not started."""
     happens, expected = INTERRUPTIONS[how]
     save, calls = torch.save, []
