@@ -33,7 +33,7 @@ class Command:
     Attributes:
         begin: what its folder holds, of the ground.
         wrong: by option: values none of which can be meant.
-        settings: whether ``key=value`` settings of pretraining may stand behind.
+        settings: whether ``key=value`` settings of pretraining may follow.
     """
 
     name: str
