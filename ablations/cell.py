@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ablations.grid import Run
 from pretrain.checkpoints import Checkpoint
-from pretrain.errors import UserError
-from pretrain.rundir import Busy, RunDirectory
 from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
+from rundir.directory import Busy, RunDirectory
+from rundir.errors import UserError
 from slurm.jobs import Left, Unfinished
 from transfer.classification import evaluate
 from transfer.classification.evaluation import is_own, own_record

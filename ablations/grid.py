@@ -27,10 +27,10 @@ import yaml
 from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
-from pretrain.errors import UserError, suggestion
 from pretrain.identity import identified, own_directory
 from pretrain.slimmable import has_batch_norm
 from results.apart import listed
+from rundir.errors import UserError, suggestion
 from rundir.experiment import counts
 
 GRIDS = Path(__file__).parent / "grids"

@@ -11,7 +11,7 @@ from ablations.cell import finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
 from pretrain.stopping import request_stop
 from results import report
-from results.frame import InputError
+from rundir.errors import UserError
 from slurm.calls import from_ledger
 from slurm.jobs import Job
 from slurm.overview import overview
@@ -85,7 +85,7 @@ def write_report(folder: Path, runs: Sequence[Run]) -> None:
         print(line)
     try:
         made = report.build(folder)
-    except InputError as error:
+    except UserError as error:
         sys.exit(str(error))
     target = made.out / "missing.txt"
     if lines:

@@ -13,12 +13,11 @@ from rich.table import Table
 from ablations.grid import Run
 from ablations.jobs import graph
 from pretrain.cost import training_flops
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.clock import duration
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from slurm import squeue
 from slurm.arrays import Array, plan, spec
-from slurm.clock import duration
-from slurm.jobs import InputError
 from slurm.ledger import Ledger
 from slurm.settings import Cluster
 from slurm.submit import MAX_INDEX, batch_lines, environment_lines, in_queue
@@ -56,7 +55,7 @@ def _from_slurm(folder: Path) -> tuple[dict[str, str], int]:
         return {}, MAX_INDEX
     try:
         return in_queue(ledger, settle=False) if ledger.path.exists() else {}, squeue.largest_array()
-    except InputError:
+    except UserError:
         return {}, MAX_INDEX
 
 

@@ -32,11 +32,12 @@ from ablations.jobs import KINDS, graph, missing_lines
 from ablations.plan import show_graph
 from pretrain import config, data
 from pretrain.data import fingerprint
-from pretrain.errors import UserError, cli
 from results import report
 from rundir.arguments import LARGEST_SEED, Parser, place, real, whole, word
+from rundir.cli import cli
+from rundir.clock import duration
+from rundir.errors import UserError
 from slurm import settings
-from slurm.clock import duration
 from slurm.executors import EXECUTORS, run_all
 from slurm.jobs import Job, Outcome
 from slurm.settings import Cluster

@@ -19,9 +19,9 @@ from pretrain.config import Config
 from pretrain.cost import training_flops
 from pretrain.distributed import processes
 from pretrain.objective.sampling import STAGES, lower_bound
-from pretrain.progress import reporting
-from pretrain.rundir import RunDirectory
 from pretrain.train import Trainer
+from rundir.directory import RunDirectory
+from rundir.progress import reporting
 
 RULES = ("dynamic", "sandwich")
 

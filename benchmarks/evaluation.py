@@ -25,9 +25,9 @@ from benchmarks.measure import Row, at_most, faster, interleaved, markdown, opti
 from pretrain import config
 from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import processes
-from pretrain.rundir import RunDirectory
 from pretrain.slimmable import calibrated_widths, extract
 from pretrain.train import Trainer
+from rundir.directory import RunDirectory
 from transfer.classification.evaluation import knn, linear_fast
 from transfer.classification.linear import linear
 from transfer.classification.options import Options

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from pretrain.progress import reporting
 from rundir.arguments import Parser, whole
+from rundir.progress import reporting
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from pretrain.config import Config, load
 from pretrain.distributed import processes
 from pretrain.memory import keep_freed_memory
 from pretrain.objective.losses import negative_cosine
-from pretrain.progress import reporting
-from pretrain.rundir import RunDirectory
 from pretrain.train import Trainer
+from rundir.directory import RunDirectory
+from rundir.progress import reporting
 
 WIDTHS = [1.0, 0.6, 0.25]
 CELL = ["objective.base_loss=infonce", "objective.distill_loss=mse", "objective.teacher=momentum", "widths.sampling=fixed",

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from pretrain.checkpoints import open_pretrained
 from pretrain.config import Config
 from pretrain.data import batch_sizes
-from pretrain.errors import UserError
 from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import SETTING
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
+from rundir.errors import UserError
 
 SAMPLES = 48
 EPOCH_STEPS, MANY_SAMPLES = 100, 480  # of the training that two costs are compared on

@@ -14,12 +14,14 @@ from pretrain.checkpoints.weights import load_weights
 from pretrain.config import Config, ModelConfig, to_dict, to_yaml, usable_widths
 from pretrain.data import ImageSource, fingerprint, load_for
 from pretrain.diagnostics import Diagnostics, fixed_images
-from pretrain.errors import UserError
+from pretrain.hardware import hardware
 from pretrain.importance import channel_orders
 from pretrain.objective.networks import Student
-from pretrain.rundir import RunDirectory, now
 from pretrain.slimmable import calibration_state, cut_statistics, reorder, width_key
 from pretrain.slimmable.calibrate import batch_norms
+from rundir.clock import now
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 
 
 def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
@@ -41,7 +43,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     run.set_status("running")
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
     run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "compile": False,
-                                    "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"})
+                                    "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"}, [hardware()])
     full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
     if cfg.derived.network == "pruned":
         calibrate_on(student.encoder, [full], source, cfg)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.errors import UserError
-from pretrain.provenance import hardware
+from pretrain.hardware import hardware
+from rundir.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,8 @@ class Processes:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-
     def machines(self) -> list[dict]:
-        """:func:`pretrain.provenance.hardware` of every process, by rank; all must ask."""
+        """:func:`pretrain.hardware.hardware` of every process, by rank; all must ask."""
         if self.world_size == 1:
             return [hardware()]
         found: list[dict] = [{}] * self.world_size

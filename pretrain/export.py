@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
 from pretrain.config import Config, DataConfig
 from pretrain.data import calibration_batches, sources
-from pretrain.errors import UserError, cli
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
@@ -38,6 +37,8 @@ from pretrain.slimmable import PrefixLinear, extract
 from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
 from rundir.atomic import make_folder
+from rundir.cli import cli
+from rundir.errors import UserError
 
 FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"

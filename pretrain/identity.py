@@ -9,8 +9,8 @@ from pretrain.checkpoints import files
 from pretrain.config import Config, config_hash, from_dict
 from pretrain.config.hashing import differences
 from pretrain.data import fingerprint
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 
 
 def identified(cfg: Config) -> Config:

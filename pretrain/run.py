@@ -16,10 +16,10 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pretrain import config
-from pretrain.errors import cli
 from pretrain.identity import identified, own_directory
 from pretrain.train import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
+from rundir.cli import cli
 
 
 def parser() -> argparse.ArgumentParser:

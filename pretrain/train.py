@@ -26,7 +26,6 @@ from pretrain.data import TwoViewBatches, fingerprint, load_for
 from pretrain.derived import derive
 from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
-from pretrain.errors import UserError
 from pretrain.identity import check_checkpoint, check_directory, identified
 from pretrain.memory import keep_freed_memory
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
@@ -35,13 +34,15 @@ from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
-from pretrain.progress import Reporter, reporting
-from pretrain.rundir import RunDirectory, now
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.stopping import Interrupted, stop_requested
 from rundir.cli import is_interruption
+from rundir.clock import now
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
+from rundir.progress import Reporter, reporting
 
 HEARTBEAT_SECONDS = 10.0
 AGREE_STEPS = 10  # several processes ask each other whether to stop this often, and after every epoch

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from results import frame
 from results.effects import AT, OUTCOMES, UNITS
 from results.statistics import TESTS
+from rundir.errors import UserError
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
 MEASURES = set(UNITS)
@@ -54,17 +54,17 @@ class Claim:
 
 
 def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
-    """The claims and the level of the tests. Raises :class:`results.frame.InputError` where the file is not as documented."""
+    """The claims and the level of the tests. Raises :class:`UserError` where the file is not as documented."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if content["format"] != 1:
-            raise frame.InputError(f"{path} has format {content['format']!r}, this version reads format 1")
+            raise UserError(f"{path} has format {content['format']!r}, this version reads format 1")
         found = [_claim(dict(entry), path) for entry in content["claims"]]
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise frame.InputError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
+        raise UserError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
     twice = [claim.id for claim in found if sum(other.id == claim.id for other in found) > 1]
     if twice:
-        raise frame.InputError(f"{path}: the id {twice[0]} is there twice; give each claim its own")
+        raise UserError(f"{path}: the id {twice[0]} is there twice; give each claim its own")
     return found, float(content["level"])
 
 
@@ -72,12 +72,12 @@ def _claim(entry: dict[str, Any], path: Path) -> Claim:
     plain = {name: str(entry.pop(name)) for name in ("id", "statement", "grid", "measure", "test", "command")}
     minimum = float(entry.pop("minimum"))
     if plain["measure"] not in MEASURES:
-        raise frame.InputError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
+        raise UserError(f"{path}, {plain['id']}: measure {plain['measure']}; write one of {', '.join(sorted(MEASURES))}")
     if plain["test"] not in {*TESTS, *OTHER_TESTS}:
-        raise frame.InputError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, *OTHER_TESTS])}")
+        raise UserError(f"{path}, {plain['id']}: test {plain['test']}; write one of {', '.join([*TESTS, *OTHER_TESTS])}")
     missing = _REQUIRED[plain["measure"]] - set(entry)
     if missing:
-        raise frame.InputError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
+        raise UserError(f"{path}, {plain['id']}: a claim about {plain['measure']} needs {', '.join(sorted(missing))}")
     _check_how(plain, minimum, entry, f"{path}, {plain['id']}")
     return Claim(**plain, minimum=minimum, how=entry)
 
@@ -90,27 +90,27 @@ def _check_how(plain: dict[str, str], minimum: float, how: dict[str, Any], where
     known = _REQUIRED[plain["measure"]] | _OPTIONAL.get(plain["measure"], set()) | {"arch"}
     unknown = sorted(set(how) - known)
     if unknown:
-        raise frame.InputError(f"{where}: unknown key {unknown[0]}; a claim about {plain['measure']} has "
+        raise UserError(f"{where}: unknown key {unknown[0]}; a claim about {plain['measure']} has "
                                f"{', '.join(sorted(known))}")
     for name in {"better", "than", "cells"} & set(how):
         if not isinstance(how[name], list) or not how[name]:
-            raise frame.InputError(f"{where}: {name} is a list of cells; write {name}: [{how[name]}]")
+            raise UserError(f"{where}: {name} is a list of cells; write {name}: [{how[name]}]")
     if "at" in how and how["at"] not in AT:
-        raise frame.InputError(f"{where}: at {how['at']}; write one of {', '.join(AT)}")
+        raise UserError(f"{where}: at {how['at']}; write one of {', '.join(AT)}")
     if how.get("every", "better") not in ("better", "than"):
-        raise frame.InputError(f"{where}: every is {how['every']!r}; set it to better or than, or leave it out")
+        raise UserError(f"{where}: every is {how['every']!r}; set it to better or than, or leave it out")
     if not all(isinstance(width, (int, float)) and 0 < width <= 1 for width in _listed(how.get("widths", [1.0]))):
-        raise frame.InputError(f"{where}: widths is {how['widths']}, not a list of widths; set for example widths: [0.875, 0.625]")
+        raise UserError(f"{where}: widths is {how['widths']}, not a list of widths; set for example widths: [0.875, 0.625]")
     if "outcome" in how and how["outcome"] not in OUTCOMES:
-        raise frame.InputError(f"{where}: outcome {how['outcome']}; set one of {', '.join(OUTCOMES)}")
+        raise UserError(f"{where}: outcome {how['outcome']}; set one of {', '.join(OUTCOMES)}")
     if plain["test"] not in ((_TEST_OF[plain["measure"]],) if plain["measure"] in _TEST_OF else (*TESTS, "exact")):
-        raise frame.InputError(f"{where}: test {plain['test']} does not fit a claim about {plain['measure']}; over_cells is the "
+        raise UserError(f"{where}: test {plain['test']} does not fit a claim about {plain['measure']}; over_cells is the "
                                f"test of correlations, binomial that of collapse, {' and '.join(TESTS)} are those of others")
     if how.get("every") and plain["test"] not in TESTS:
-        raise frame.InputError(f"{where}: every cell is tested by {' or '.join(TESTS)}; set test to one of these")
+        raise UserError(f"{where}: every cell is tested by {' or '.join(TESTS)}; set test to one of these")
     if plain["test"] == "over_cells" and minimum:
-        raise frame.InputError(f"{where}: over_cells tests a correlation against none; write minimum: 0")
+        raise UserError(f"{where}: over_cells tests a correlation against none; write minimum: 0")
     try:
         plain["command"].format(profile="digits")
     except (KeyError, IndexError, ValueError):
-        raise frame.InputError(f"{where}: of what stands in braces in command only {{profile}} is known") from None
+        raise UserError(f"{where}: of what stands in braces in command only {{profile}} is known") from None

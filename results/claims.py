@@ -154,7 +154,7 @@ def _with_seeds(verdict: Verdict, level: float) -> Verdict:
 
 def of_runs(runs: Sequence[Path], keep: bool = True) -> tuple[list[Verdict], tuple[str, ...]]:
     """The verdicts of the runs below these directories, and a line for each run that cannot be read. Raises
-    :class:`results.frame.InputError`."""
+    :class:`UserError`."""
     loaded = frame.current_of(frame.load_all(runs, keep), runs)
     claims, level = load_claims()
     return judge(claims, loaded.scores, loaded.runs, loaded.metrics, level), loaded.left_out
@@ -229,7 +229,7 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show the verdicts. Raises :class:`results.frame.InputError`."""
+    """Show the verdicts. Raises :class:`UserError`."""
     parser = Parser(description="Say which of the paper's claims the runs support.")
     parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")

@@ -31,16 +31,16 @@ from results.reading import (
     METRIC_COLUMNS,
     RECORD_COLUMNS,
     RECORD_NUMBERS,
-    InputError,
     guidelines,
     read_metrics,
     read_records,
     read_run,
     shown,
 )
+from rundir.errors import UserError
 from rundir.files import Damaged
 
-__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "Frames", "InputError", "current", "guidelines", "load", "load_all",
+__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all",
            "load_metrics", "load_runs", "run_directories", "save"]
 
 # What names an experiment; these columns are the same in all three frames.
@@ -69,7 +69,7 @@ class Frames:
 def load_all(runs: Places, keep: bool = True) -> Frames:
     """What :func:`load`, :func:`load_runs` and :func:`load_metrics` give, and which runs could not be read, with why.
 
-    Raises :class:`InputError`.
+    Raises :class:`UserError`.
     """
     known, records, left_out = _read(runs, keep)
     metrics, more = _read_metrics(runs, known, keep)
@@ -79,13 +79,13 @@ def load_all(runs: Places, keep: bool = True) -> Frames:
 def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
     """Only the runs that count (:func:`current`), with paths as seen from ``places``.
 
-    Raises :class:`InputError` where there are none.
+    Raises :class:`UserError` where there are none.
     """
     roots = sorted({f"{Path(place).resolve().parent}{os.sep}" for place in places}, key=len, reverse=True)
     left_out = tuple(_seen_from(roots, line) for line in frames.left_out)
     if frames.runs.empty:
         many = f" ({len(left_out)} cannot be read: {left_out[0]})" if left_out else ""
-        raise InputError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
+        raise UserError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
                          "directory of a grid's runs, such as runs/guidelines")
     runs = current(frames.runs).reset_index(drop=True)
     scores, metrics = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics))
@@ -104,7 +104,7 @@ def load(runs: Places, keep: bool = True) -> pd.DataFrame:
     Columns: ``SCORE_COLUMNS``. ``value`` and ``chance`` are fractions in 0..1, ``flops`` counts 2 x multiply-adds of one image;
     what is missing or undefined is NaN (numbers), None or "" (texts). ``variant`` is "" for the grid's own evaluation of a run and
     else names the settings that differ. A run without results has no rows here; :func:`load_runs` knows it. ``keep=False`` neither
-    reads nor writes what is kept between calls. A damaged run is left out with a warning. Raises :class:`InputError`.
+    reads nor writes what is kept between calls. A damaged run is left out with a warning. Raises :class:`UserError`.
     """
     known, records, left_out = _read(runs, keep)
     _warn(left_out)
@@ -113,7 +113,7 @@ def load(runs: Places, keep: bool = True) -> pd.DataFrame:
 
 def load_runs(runs: Places, keep: bool = True) -> pd.DataFrame:
     """One row per run directory under ``runs``, finished or not: ``RUN_COLUMNS``. Runs with an equal cell and setting differ in the
-    seed alone. A damaged run is left out with a warning. Raises :class:`InputError`."""
+    seed alone. A damaged run is left out with a warning. Raises :class:`UserError`."""
     known, _, left_out = _read(runs, keep)
     _warn(left_out)
     return known[RUN_COLUMNS]
@@ -124,7 +124,7 @@ def load_metrics(runs: Places, keep: bool = True) -> pd.DataFrame:
 
     ``width`` is NaN where a value belongs to no width. Where a resumed run logged the same (step, name, width) again,
     the last line counts. A line cut short by a killed job is skipped, any other that cannot be read with a warning. Raises
-    :class:`InputError`.
+    :class:`UserError`.
     """
     known, _, left_out = _read(runs, keep)
     metrics, more = _read_metrics(runs, known, keep)
@@ -158,7 +158,7 @@ def save(scores: pd.DataFrame, stem: Path) -> list[Path]:
 def run_directories(runs: Path) -> list[Path]:
     """The directories at ``runs`` or up to two levels below that hold a config.yaml. These are not searched further.
 
-    Raises :class:`InputError`.
+    Raises :class:`UserError`.
     """
     return [Path(path) for path in _found(runs)[0]]
 
@@ -167,7 +167,7 @@ def _found(runs: Path) -> tuple[list[str], list[str]]:
     """The run directories below ``runs``, sorted, and a line for each place that cannot be searched."""
     runs = Path(runs)
     if not runs.is_dir():
-        raise InputError(f"no directory {runs}; give the directory that holds a grid's runs, such as runs/guidelines")
+        raise UserError(f"no directory {runs}; give the directory that holds a grid's runs, such as runs/guidelines")
     unread: list[str] = []
     return sorted(_holding_a_config(str(runs), 2, unread)), sorted(unread)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from results.apart import listed
-from rundir.errors import UserError
 from rundir.experiment import OTHER_RUNS, changes, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
 from rundir.records import content
@@ -51,10 +50,6 @@ _REQUIRED, _UNREADABLE = object(), object()
 
 _TOP_LEVEL = re.compile(r"(?m)^(?=[A-Za-z_]\w*:)")
 _ABSOLUTE = re.compile(r"^(?:[A-Za-z]:\\|/)\S*[/\\]")
-
-
-class InputError(UserError):
-    """Places without runs, or files of this room that are not as documented. The message is one line."""
 
 
 class Fields:

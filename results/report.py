@@ -53,7 +53,7 @@ def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
     """Write everything about the runs; the path of each file by its name.
 
     ``out`` defaults to report/ in the grid's directory. Each file is replaced in one move, and what an earlier report
-    wrote there and this one does not is removed. Raises :class:`results.frame.InputError`.
+    wrote there and this one does not is removed. Raises :class:`UserError`.
     """
     return build(runs, out).paths
 
@@ -146,7 +146,7 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report and say what is in it. Raises :class:`results.frame.InputError`."""
+    """Write the report and say what is in it. Raises :class:`UserError`."""
     parser = Parser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
     parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
     parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")

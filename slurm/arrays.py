@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slurm.jobs import InputError, Job
+from rundir.errors import UserError
+from slurm.jobs import Job
 
 
 @dataclass
@@ -39,7 +40,7 @@ def plan(jobs: Sequence[Job], queued: Mapping[str, str], largest: int) -> list[A
         largest: also the limit of an index (Slurm's MaxArraySize).
 
     Raises:
-        InputError: jobs wait for each other in a circle.
+        UserError: jobs wait for each other in a circle.
     """
     arrays: list[Array] = []
     place: dict[str, tuple[int, int]] = {}  # name -> number of its array here, index
@@ -48,7 +49,7 @@ def plan(jobs: Sequence[Job], queued: Mapping[str, str], largest: int) -> list[A
     while left:
         ready = [job for job in left if all(name in place or name not in own for name in job.after)]
         if not ready:
-            raise InputError(f"jobs wait for each other in a circle: {', '.join(job.name for job in left[:3])}")
+            raise UserError(f"jobs wait for each other in a circle: {', '.join(job.name for job in left[:3])}")
         _place(ready, arrays, place, queued, largest)
         left = [job for job in left if job.name not in place]
     for job in jobs:

@@ -20,10 +20,10 @@ from pathlib import Path
 import submitit
 from submitit.helpers import DelayedSubmission
 
+from rundir.errors import UserError
 from slurm import environment
 from slurm.arrays import spec
 from slurm.files import SHARED, NotOwn, check_own
-from slurm.jobs import InputError
 from slurm.settings import Cluster
 from slurm.squeue import last_line
 from slurm.task import Task
@@ -58,7 +58,7 @@ class ArrayExecutor(submitit.SlurmExecutor):
         """Submit one array with these tasks by index, at most ``parallel`` at once; its id, and the file of each call.
 
         Raises:
-            InputError: Slurm refuses, or the folder of the calls is not only this user's.
+            UserError: Slurm refuses, or the folder of the calls is not only this user's.
         """
         token = uuid.uuid4().hex
         private_folder(self.folder)
@@ -91,26 +91,26 @@ def sbatch(path: Path, text: str, *more: str) -> str:
     """Submit the script ``text``, which is in ``path``; the job's id.
 
     Raises:
-        InputError: Slurm refuses.
+        UserError: Slurm refuses.
     """
     given = options(text)
     done = subprocess.run(["sbatch", "--parsable", *more, *given, str(path)], env=environment.for_sbatch(given),
                           capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode:
-        raise InputError(last_line(done.stderr))
+        raise UserError(last_line(done.stderr))
     found = re.search(r"^(\d+)(?:;.*)?$", done.stdout, re.M)
     if found is None and "--test-only" not in more:
-        raise InputError(f"sbatch gave no job id but {last_line(done.stdout)!r}")
+        raise UserError(f"sbatch gave no job id but {last_line(done.stdout)!r}")
     return found[1] if found else ""
 
 
 def fit(folder: Path) -> Path:
-    """``folder``, if its path may stand in a batch script. Raises :class:`InputError`."""
+    """``folder``, if its path may stand in a batch script. Raises :class:`UserError`."""
     if found := UNFIT.search(str(folder)):
-        raise InputError(f"the path {str(folder)!r} holds {found[0]!r}, which Slurm and submitit expand; choose another "
+        raise UserError(f"the path {str(folder)!r} holds {found[0]!r}, which Slurm and submitit expand; choose another "
                          "folder (--runs), or set --slurm scratch=DIR to one without such characters")
     if ":" in str(ROOT):
-        raise InputError(f"{ROOT} holds a colon, so Python's path cannot name it; move the project to a folder without one")
+        raise UserError(f"{ROOT} holds a colon, so Python's path cannot name it; move the project to a folder without one")
     return folder
 
 
@@ -123,7 +123,7 @@ def scratch(cluster: Cluster, folder: Path) -> Path:
 
 
 def private_folder(folder: Path) -> None:
-    """Make ``folder``, whose files run as programs, so that only this user writes in it. Raises :class:`InputError`."""
+    """Make ``folder``, whose files run as programs, so that only this user writes in it. Raises :class:`UserError`."""
     folder.mkdir(parents=True, exist_ok=True)
     about = folder.stat()
     if about.st_uid == os.geteuid() and about.st_mode & SHARED:
@@ -131,4 +131,4 @@ def private_folder(folder: Path) -> None:
     try:
         check_own(folder)
     except NotOwn as error:
-        raise InputError(f"{error}, and jobs run what is in it; set --slurm scratch=DIR to a folder of your own") from None
+        raise UserError(f"{error}, and jobs run what is in it; set --slurm scratch=DIR to a folder of your own") from None

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slurm.jobs import InputError, Job
+from rundir.errors import UserError
+from slurm.jobs import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "may_be_called_from_a_ledger"
@@ -42,12 +43,12 @@ def rebuilt(call: object, job: str) -> tuple[Callable[..., Any], tuple, Callable
     """Function, arguments and stop of a call that :func:`described` gave.
 
     Raises:
-        InputError: it is not such a call; ``job`` is whose.
+        UserError: it is not such a call; ``job`` is whose.
     """
     if call is None:
-        raise InputError(f"{job} cannot be submitted again by itself (its call is not in the ledger); start the grid again instead")
+        raise UserError(f"{job} cannot be submitted again by itself (its call is not in the ledger); start the grid again instead")
     if not isinstance(call, dict) or not isinstance(call.get("args"), list):
-        raise InputError(f"the ledger's call of {job} is damaged; start the grid again instead")
+        raise UserError(f"the ledger's call of {job} is damaged; start the grid again instead")
     stop = _found(call["stop"], job) if call.get("stop") else None
     return _found(call.get("function"), job), tuple(call["args"]), stop
 
@@ -65,6 +66,6 @@ def _found(name: object, job: str) -> Callable[..., Any]:
         except ImportError:
             found = None
     if not getattr(found, MARK, False):
-        raise InputError(f"the ledger names {name} as the call of {job}, which is no job of this project; "
+        raise UserError(f"the ledger names {name} as the call of {job}, which is no job of this project; "
                          "start the grid again instead")
     return found

@@ -37,7 +37,7 @@ def run_all(
         waiting leaves them there.
 
     Raises ValueError for an unknown executor, a ``parallel`` below 1, or a name that two jobs share (also where the
-    names give the same log); :class:`slurm.jobs.InputError` for what Slurm refuses. Ctrl-C and SIGTERM stop
+    names give the same log); :class:`UserError` for what Slurm refuses. Ctrl-C and SIGTERM stop
     every job of ``local`` before they take effect here.
     """
     if executor not in EXECUTORS:

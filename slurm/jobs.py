@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from rundir.cli import is_interruption
-from rundir.errors import UserError
-
-
-class InputError(UserError):
-    """Bad settings, a cluster that refuses, names that do not exist. One line: what is wrong, and what to write instead."""
 
 
 class Unfinished(Exception):

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rundir.clock import now
+from rundir.errors import UserError
 from rundir.files import Damaged, read_text
-from slurm import clock
 from slurm.calls import rebuilt
 from slurm.files import SHARED, NotOwn, check_own
-from slurm.jobs import InputError, Job, file_name
+from slurm.jobs import Job, file_name
 
 FORMAT = 1
 NAME = "ledger.jsonl"
@@ -50,7 +51,7 @@ class Entry:
         return cls(**texts, after=tuple(job["after"]), last=bool(job["last"]), submitted=time, call=job.get("call"))
 
     def job(self) -> Job:
-        """The job, to be submitted again. Raises :class:`InputError` where the ledger does not hold its call."""
+        """The job, to be submitted again. Raises :class:`UserError` where the ledger does not hold its call."""
         function, args, stop = rebuilt(self.call, self.name)
         directory = Path(self.directory) if self.directory else None
         return Job(self.name, function, args, self.kind, self.after, self.last, directory, stop)
@@ -78,7 +79,7 @@ class Ledger:
 
     def write(self, lines: Sequence[dict]) -> None:
         """Append these lines, on the disk when this returns."""
-        text = "".join(json.dumps({"format": FORMAT, "time": clock.now(), **line}) + "\n" for line in lines)
+        text = "".join(json.dumps({"format": FORMAT, "time": now(), **line}) + "\n" for line in lines)
         with open(self.path, "ab") as file:
             about = os.fstat(file.fileno())
             if about.st_uid == os.geteuid() and about.st_mode & SHARED:
@@ -101,7 +102,7 @@ class Ledger:
             own: the ledger must be this user's, and nobody else may write it.
 
         Raises:
-            InputError: it cannot be read, has an unknown format, or is not ``own``.
+            UserError: it cannot be read, has an unknown format, or is not ``own``.
         """
         try:
             before = check_own(self.path) if own else None
@@ -111,9 +112,9 @@ class Ledger:
         except FileNotFoundError:
             return []
         except Damaged as error:
-            raise InputError(str(error)) from None
+            raise UserError(str(error)) from None
         except NotOwn as error:
-            raise InputError(f"{error}; what it says is not run: start the grid again instead") from None
+            raise UserError(f"{error}; what it says is not run: start the grid again instead") from None
         found = []
         for line in text.splitlines():
             try:
@@ -122,19 +123,19 @@ class Ledger:
                 continue
             if isinstance(content, dict):
                 if content.get("format") != FORMAT:
-                    raise InputError(f"{self.path} has format {content.get('format')}; this version reads format {FORMAT}")
+                    raise UserError(f"{self.path} has format {content.get('format')}; this version reads format {FORMAT}")
                 found.append(content)
         return found
 
     def entries(self, own: bool = False) -> dict[str, Entry]:
-        """What was submitted last under each name. Raises :class:`InputError`; ``own`` as for :meth:`lines`."""
+        """What was submitted last under each name. Raises :class:`UserError`; ``own`` as for :meth:`lines`."""
         found = {}
         for line in self.lines(own):
             if line.get("event") == "submitted":
                 try:
                     read = [Entry.read(job, str(line["time"])) for job in line["jobs"]]
                 except (KeyError, TypeError, ValueError, AttributeError):
-                    raise InputError(f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
+                    raise UserError(f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
                                      "then move the file away and start the grid again") from None
                 found.update({entry.name: entry for entry in read})
         return found
@@ -151,23 +152,23 @@ class Ledger:
         return found
 
     def last_intent(self, own: bool = False) -> dict:
-        """The line of the last array submitted. Raises :class:`InputError` where there is none; ``own`` as for :meth:`lines`."""
+        """The line of the last array submitted. Raises :class:`UserError` where there is none; ``own`` as for :meth:`lines`."""
         for line in reversed(self.lines(own)):
             if line.get("event") == "intent":
                 return line
-        raise InputError(f"nothing was submitted to Slurm from {self.folder.parent}")
+        raise UserError(f"nothing was submitted to Slurm from {self.folder.parent}")
 
     def to_retry(self) -> tuple[dict[str, Entry], dict]:
         """Entries and the settings of the last launch, for submitting again: both make this user run something.
 
         Raises:
-            InputError: the ledger is not this user's alone, or was written elsewhere: a copy, or somebody else's runs.
+            UserError: the ledger is not this user's alone, or was written elsewhere: a copy, or somebody else's runs.
         """
         line = self.last_intent(own=True)
         written = str(line.get("folder", ""))
         if not written or not os.path.exists(written) or not os.path.samefile(written, self.folder):
             where = f"was written in {written}, not here" if written else "was written by an earlier version"
-            raise InputError(f"{self.path} {where}; what it says is not run: start the grid again instead")
+            raise UserError(f"{self.path} {where}; what it says is not run: start the grid again instead")
         return self.entries(own=True), line.get("cluster", {})
 
     def state_file(self, name: str) -> Path:

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rundir.clock import age as _age
+from rundir.errors import UserError
 from slurm import squeue
-from slurm.clock import age as _age
 from slurm.files import read_json as _read
-from slurm.jobs import InputError, file_name
+from slurm.jobs import file_name
 from slurm.ledger import Entry, Ledger
 from slurm.squeue import Said
 
@@ -94,7 +95,7 @@ def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Sa
         return None, None
     try:
         queued = squeue.queue(arrays)
-    except (InputError, OSError, ValueError):  # no cluster is configured, or it does not answer: the files must do
+    except (UserError, OSError, ValueError):  # no cluster is configured, or it does not answer: the files must do
         return None, None
     rest = {entry.array for entry in entries if entry.task not in queued or not queued[entry.task].alive}
     try:
@@ -208,12 +209,12 @@ def _directories(folder: Path) -> list[Path]:
 
 
 def matching(rows: Iterable[Row], words: Iterable[str]) -> list[Row]:
-    """Rows whose job or directory has one of ``words`` in its name (all without any). Raises :class:`InputError`."""
+    """Rows whose job or directory has one of ``words`` in its name (all without any). Raises :class:`UserError`."""
     rows, found = list(rows), {}
     words = list(words)
     for word in words:
         hits = [row for row in rows if word in row.name or file_name(word) in file_name(row.name)]
         if not hits:
-            raise InputError(f"{word} is in no job's name; python slurm/status.py --runs DIR --all shows them")
+            raise UserError(f"{word} is in no job's name; python slurm/status.py --runs DIR --all shows them")
         found.update({row.name: row for row in hits})
     return list(found.values()) if words else rows

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rundir.errors import UserError
 from rundir.files import Damaged, parse_yaml, read_yaml
-from slurm.jobs import InputError
 
 COMMON = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "extra")
 MOST = 2**53  # of a number
@@ -93,11 +93,11 @@ def minutes(text: str | int) -> int:
     """Slurm's ways to write a time, ``90``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``, in minutes, rounded up.
 
     Raises:
-        InputError: it is none of these, or no time at all.
+        UserError: it is none of these, or no time at all.
     """
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text).strip())
     if not found:
-        raise InputError(f"time={text} is not a time; write minutes, or as in 12:00:00 or 2-00:00:00")
+        raise UserError(f"time={text} is not a time; write minutes, or as in 12:00:00 or 2-00:00:00")
     days, *parts = found.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is not None:
@@ -106,7 +106,7 @@ def minutes(text: str | int) -> int:
         hours, mins, secs = {1: (0, *numbers, 0), 2: (0, *numbers), 3: tuple(numbers)}[len(numbers)]
     total = math.ceil(((int(days or 0) * 24 + hours) * 60 + mins) + secs / 60)
     if total < 1:
-        raise InputError(f"time={text} is no time at all; write at least 1 (minute)")
+        raise UserError(f"time={text} is no time at all; write at least 1 (minute)")
     return total
 
 
@@ -114,7 +114,7 @@ def load(path: Path | None, overrides: Sequence[str], kinds: Mapping[str, Mappin
     """Settings of the file ``path`` (None: none), ``key=value`` overrides on top, for ``kinds`` with these sizes by default.
 
     Raises:
-        InputError: the file cannot be read, or a key or value is wrong.
+        UserError: the file cannot be read, or a key or value is wrong.
     """
     raw = _read(path) if path is not None else {}
     where = str(path) if path is not None else "--slurm"
@@ -123,14 +123,14 @@ def load(path: Path | None, overrides: Sequence[str], kinds: Mapping[str, Mappin
     own = raw.pop("kinds", None) or {}
     _check_keys(raw, [*COMMON, *(f.name for f in dataclasses.fields(Cluster))], where, list(kinds))
     if not isinstance(own, dict):
-        raise InputError(f"{where}: below kinds stand kinds of jobs: {', '.join(kinds)}")
+        raise UserError(f"{where}: below kinds stand kinds of jobs: {', '.join(kinds)}")
     _check_keys(own, list(kinds), f"{where}: kinds")
     common = {key: raw.pop(key) for key in COMMON if key in raw}
     made = {}
     for kind, default in kinds.items():
         mine = own.get(kind) or {}
         if not isinstance(mine, dict):
-            raise InputError(f"{where}: kinds.{kind} must hold lines such as gpus: 1")
+            raise UserError(f"{where}: kinds.{kind} must hold lines such as gpus: 1")
         _check_keys(mine, [f.name for f in dataclasses.fields(Resources)], f"{where}: kinds.{kind}")
         extra = {**(common.get("extra") or {}), **(mine.get("extra") or {})}
         made[kind] = _filled(Resources, {**default, **common, **mine, "extra": extra}, kind)
@@ -141,12 +141,12 @@ def load(path: Path | None, overrides: Sequence[str], kinds: Mapping[str, Mappin
 
 
 def from_dict(raw: Mapping[str, Any]) -> Cluster:
-    """The settings that ``dataclasses.asdict`` made a mapping of. Raises :class:`InputError` where they are damaged."""
+    """The settings that ``dataclasses.asdict`` made a mapping of. Raises :class:`UserError` where they are damaged."""
     try:
         cluster = _filled(Cluster, {key: value for key, value in raw.items() if key != "kinds"}, "")
         cluster.kinds = {kind: _filled(Resources, own, kind) for kind, own in raw["kinds"].items()}
     except (AttributeError, KeyError, TypeError):
-        raise InputError("the settings in the ledger are damaged; start the grid again instead") from None
+        raise UserError("the settings in the ledger are damaged; start the grid again instead") from None
     _check(cluster)
     return cluster
 
@@ -155,27 +155,27 @@ def _read(path: Path) -> dict:
     try:
         content = read_yaml(path)
     except FileNotFoundError:
-        raise InputError(f"there is no file {path}; copy slurm/example.yaml, or leave out --slurm-config") from None
+        raise UserError(f"there is no file {path}; copy slurm/example.yaml, or leave out --slurm-config") from None
     except Damaged as error:
-        raise InputError(str(error)) from None
+        raise UserError(str(error)) from None
     if not isinstance({} if content is None else content, dict):
-        raise InputError(f"{path} must hold lines such as partition: gpu; see slurm/example.yaml")
+        raise UserError(f"{path} must hold lines such as partition: gpu; see slurm/example.yaml")
     return content or {}
 
 
 def _merge_override(raw: dict, text: str, kinds: Mapping[str, Any]) -> None:
     key, sign, value = text.partition("=")
     if not sign:
-        raise InputError(f"--slurm {text} is not of the form key=value, for example partition=gpu or pretrain.gpus=4")
+        raise UserError(f"--slurm {text} is not of the form key=value, for example partition=gpu or pretrain.gpus=4")
     try:
         parsed = parse_yaml(value, key)
     except Damaged as error:
-        raise InputError(f"--slurm {text[:200]}: {error}; quote it") from None
+        raise UserError(f"--slurm {text[:200]}: {error}; quote it") from None
     *sections, last = key.split(".")
     if not sections:
         if last in kinds or last == "kinds":
             kind = last if last in kinds else next(iter(kinds))
-            raise InputError(f"--slurm {text}: {last} is not a setting but holds some; write for example {kind}.gpus=4")
+            raise UserError(f"--slurm {text}: {last} is not a setting but holds some; write for example {kind}.gpus=4")
         _check_keys({last: parsed}, [*COMMON, *(f.name for f in dataclasses.fields(Cluster))], "--slurm", list(kinds))
     if sections and sections[0] in kinds:
         sections = ["kinds", *sections]
@@ -183,7 +183,7 @@ def _merge_override(raw: dict, text: str, kinds: Mapping[str, Any]) -> None:
     for section in sections:
         inner = target.get(section) or {}
         if not isinstance(inner, dict):
-            raise InputError(f"--slurm {text}: {section} has nothing below it")
+            raise UserError(f"--slurm {text}: {section} has nothing below it")
         target[section] = target = inner
     target[last] = parsed
 
@@ -193,11 +193,11 @@ def _check_keys(raw: Mapping, known: Sequence[str], where: str, kinds: Sequence[
         if key in known:
             continue
         if kinds and key in {f.name for f in dataclasses.fields(Resources)}:
-            raise InputError(f"{where}: {key} is said for each kind of job; write {kinds[0]}.{key}={raw[key]}, in a file below "
+            raise UserError(f"{where}: {key} is said for each kind of job; write {kinds[0]}.{key}={raw[key]}, in a file below "
                              f"kinds: {kinds[0]}")
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise InputError(f"{where}: unknown key {key}; {hint}")
+        raise UserError(f"{where}: unknown key {key}; {hint}")
 
 
 def _filled(cls: type, raw: Mapping[str, Any], kind: str):
@@ -223,29 +223,29 @@ def _typed(value: Any, wanted: str, name: str) -> Any:
     if wanted.startswith("dict") and isinstance(value, dict):
         return dict(value)
     said = {"str": "a text", "int": "a whole number", "float": "a number", "list[str]": "a list of texts"}.get(wanted, "a mapping")
-    raise InputError(f"{name}={repr(value)[:200]} must be {said}")
+    raise UserError(f"{name}={repr(value)[:200]} must be {said}")
 
 
 def _check(cluster: Cluster) -> None:
     for kind, own in cluster.kinds.items():
         for name, least in (("array_parallelism", 1), ("nodes", 1), ("gpus", 0), ("tasks", 0), ("cpus", 1), ("mem_gb", 0)):
             if not least <= getattr(own, name) < math.inf:
-                raise InputError(f"{kind}.{name}={getattr(own, name)} must be at least {least}")
+                raise UserError(f"{kind}.{name}={getattr(own, name)} must be at least {least}")
         try:
             limit = own.minutes
-        except InputError as error:
-            raise InputError(f"{kind}.{error}") from None
+        except UserError as error:
+            raise UserError(f"{kind}.{error}") from None
         if cluster.signal_seconds >= limit * 60:
-            raise InputError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; write less of it, or "
+            raise UserError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; write less of it, or "
                              "more time")
         for key, value in {"partition": own.partition, "account": own.account, "qos": own.qos, "constraint": own.constraint,
                            **own.extra}.items():
             if not str(value).isprintable() or not str(key).isprintable():
-                raise InputError(f"{kind}: {key!r} must be one line of printable characters")
+                raise UserError(f"{kind}: {key!r} must be one line of printable characters")
         for key in own.extra:
             if str(key).replace("_", "-") in GENERATED:
-                raise InputError(f"extra.{key} is not free; time, nodes, mem_gb and the like have keys of their own, dependencies "
+                raise UserError(f"extra.{key} is not free; time, nodes, mem_gb and the like have keys of their own, dependencies "
                                  "and arrays are made here")
     for name, least in (("requeues", 0), ("signal_seconds", 1), ("stalled_minutes", 0), ("gpu_tflops", 0)):
         if not least <= getattr(cluster, name) < math.inf:
-            raise InputError(f"{name}={getattr(cluster, name)} must be at least {least}")
+            raise UserError(f"{name}={getattr(cluster, name)} must be at least {least}")

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rundir.errors import UserError
 from slurm import environment
-from slurm.jobs import InputError
 
 # States in which a job is going to run, or runs.
 ALIVE = {"PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
@@ -41,7 +41,7 @@ def queue(arrays: Iterable[str]) -> dict[str, Said]:
     """Tasks of these arrays that the controller knows (ended ones for some minutes), by ``ARRAY_INDEX``.
 
     Raises:
-        InputError: the controller does not answer.
+        UserError: the controller does not answer.
     """
     rows = _squeue(["-j", ",".join(sorted(set(arrays)))], "%i|%T|%r|%N") if arrays else []
     return {task: Said(state, "" if reason == "None" else reason, node) for task, state, reason, node in rows}
@@ -59,7 +59,7 @@ def _squeue(which: Sequence[str], fields: str) -> list[list[str]]:
     if done.returncode and "Invalid job id" in done.stderr:  # known once, and forgotten by now
         return []
     if done.returncode:
-        raise InputError(f"squeue: {last_line(done.stderr)}")
+        raise UserError(f"squeue: {last_line(done.stderr)}")
     width = fields.count("|") + 1
     return [line.split("|", width - 1) for line in done.stdout.splitlines() if line.count("|") >= width - 1]
 
@@ -98,18 +98,18 @@ def _tasks(text: str) -> list[str]:
 
 
 def cancel(tasks: Sequence[str]) -> None:
-    """Cancel these tasks or arrays; those that have ended already are left alone. Raises :class:`InputError`."""
+    """Cancel these tasks or arrays; those that have ended already are left alone. Raises :class:`UserError`."""
     for start in range(0, len(tasks), 500):  # a command line has an end
         done = _asked("scancel", *tasks[start:start + 500])
         if done.returncode and "Invalid job id" not in done.stderr:
-            raise InputError(f"scancel: {last_line(done.stderr)}")
+            raise UserError(f"scancel: {last_line(done.stderr)}")
 
 
 def largest_array() -> int:
-    """How many tasks an array may have, and the limit of an index (MaxArraySize). Raises :class:`InputError`."""
+    """How many tasks an array may have, and the limit of an index (MaxArraySize). Raises :class:`UserError`."""
     done = _asked("scontrol", "show", "config")
     if done.returncode:
-        raise InputError(f"scontrol: {last_line(done.stderr)}")
+        raise UserError(f"scontrol: {last_line(done.stderr)}")
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.M)
     return max(1, int(found[1])) if found else 1001
 

@@ -25,9 +25,10 @@ from rich.table import Column, Table
 
 from rundir.arguments import Parser, place, real, whole
 from rundir.cli import cli
+from rundir.clock import duration
+from rundir.errors import UserError
 from slurm import squeue
-from slurm.clock import duration
-from slurm.jobs import InputError, Job
+from slurm.jobs import Job
 from slurm.ledger import Ledger
 from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
 from slurm.settings import from_dict
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show or do what is asked for. Raises :class:`InputError`."""
+    """Show or do what is asked for. Raises :class:`UserError`."""
     arguments = parser().parse_args(argv)
     _check_numbers(arguments)
     grids = grid_folders(arguments.runs)
@@ -74,23 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    """Raises :class:`InputError` for a number that makes no sense."""
+    """Raises :class:`UserError` for a number that makes no sense."""
     if not 0 < arguments.every < math.inf:
-        raise InputError(f"--every {arguments.every:g} must be more than 0 seconds")
+        raise UserError(f"--every {arguments.every:g} must be more than 0 seconds")
     if arguments.stalled_minutes is not None and not 0 <= arguments.stalled_minutes < math.inf:
-        raise InputError(f"--stalled-minutes {arguments.stalled_minutes:g} must be at least 0")
+        raise UserError(f"--stalled-minutes {arguments.stalled_minutes:g} must be at least 0")
     if arguments.action == "logs" and arguments.lines < 1:
-        raise InputError(f"--lines {arguments.lines} must be at least 1")
+        raise UserError(f"--lines {arguments.lines} must be at least 1")
 
 
 def grid_folders(runs: Path) -> list[Path]:
-    """The grids that ``runs`` is or holds. Raises :class:`InputError`."""
+    """The grids that ``runs`` is or holds. Raises :class:`UserError`."""
     if not runs.is_dir():
-        raise InputError(f"there is no directory {runs}; give the directory of a grid, as in --runs runs/guidelines")
+        raise UserError(f"there is no directory {runs}; give the directory of a grid, as in --runs runs/guidelines")
     found = [path for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
              if Ledger(path / "slurm").path.exists() or next(path.glob("*/status.json"), None)]
     if not found:
-        raise InputError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
+        raise UserError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
     return found
 
 
@@ -154,7 +155,7 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
     jobs = [_without(entries[name].job(), done) for name in entries if name in again]
     cluster = from_dict(settings)
     if not squeue.available():
-        raise InputError("there is no Slurm here; retry where the jobs were submitted")
+        raise UserError("there is no Slurm here; retry where the jobs were submitted")
     squeue.cancel([entries[name].task for name in chosen if states[name] == "stalled"])
     _wait_until_gone(ledger, chosen)
     log_dir = Path(next(iter(entries.values())).log).parent
@@ -164,7 +165,7 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def _wait_until_gone(ledger: Ledger, names: set[str]) -> None:
-    """Wait for jobs to leave the queue: what is in there is not submitted again. Raises :class:`InputError`."""
+    """Wait for jobs to leave the queue: what is in there is not submitted again. Raises :class:`UserError`."""
     end = time.monotonic() + GONE_SECONDS
     while True:
         with ledger.lock():
@@ -172,7 +173,7 @@ def _wait_until_gone(ledger: Ledger, names: set[str]) -> None:
         if not left:
             return
         if time.monotonic() > end:
-            raise InputError(f"{sorted(left)[0]} does not leave the queue; look at it with squeue, and try again when it has ended")
+            raise UserError(f"{sorted(left)[0]} does not leave the queue; look at it with squeue, and try again when it has ended")
         time.sleep(1)
 
 
@@ -185,7 +186,7 @@ def cancel(folder: Path, arguments: argparse.Namespace) -> None:
     """Cancel the chosen jobs that wait or run; what they did stays, and a new launch goes on from there."""
     ledger = Ledger(folder / "slurm")
     if not squeue.available():
-        raise InputError("there is no Slurm here; cancel where the jobs were submitted")
+        raise UserError("there is no Slurm here; cancel where the jobs were submitted")
     with ledger.lock():
         alive = in_queue(ledger)
     chosen = [row.name for row in matching(overview(folder, arguments.stalled_minutes), arguments.cells) if row.name in alive]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import cloudpickle
 
+from rundir.errors import UserError
 from slurm import batch, environment, squeue
 from slurm.arrays import Array, plan
 from slurm.batch import ArrayExecutor, fit, scratch
 from slurm.calls import described
-from slurm.jobs import InputError, Job, describe
+from slurm.jobs import Job, describe
 from slurm.ledger import Ledger
 from slurm.settings import COMMON, Cluster
 from slurm.task import Task
@@ -36,7 +37,7 @@ def batch_lines(cluster: Cluster, kind: str, name: str, folder: Path) -> list[st
     """The options of sbatch and the set-up lines of jobs of ``kind``, for people; needs no Slurm here and writes nothing.
 
     Raises:
-        InputError: the folder of the calls has a path that cannot be used.
+        UserError: the folder of the calls has a path that cannot be used.
     """
     place = fit(scratch(cluster, folder))
     if shutil.which("srun") is None:
@@ -71,10 +72,10 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, n
     array, what was submitted before it is cancelled.
 
     Raises:
-        InputError: Slurm is not here, does not answer, or refuses; or the folder cannot be used.
+        UserError: Slurm is not here, does not answer, or refuses; or the folder cannot be used.
     """
     if not squeue.available():
-        raise InputError("there is no sbatch here; run this on a machine that submits to Slurm, or take --executor local")
+        raise UserError("there is no sbatch here; run this on a machine that submits to Slurm, or take --executor local")
     place = fit(scratch(cluster, folder))
     ledger = Ledger(folder)
     calls = {job.name: packed(job) for job in jobs}
@@ -93,11 +94,11 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, n
 
 
 def packed(job: Job) -> bytes:
-    """The job's call as bytes. Raises :class:`InputError` where it cannot travel."""
+    """The job's call as bytes. Raises :class:`UserError` where it cannot travel."""
     try:
         return cloudpickle.dumps((job.function, job.args, job.stop))
     except Exception as error:  # pickling raises what it likes
-        raise InputError(f"{job.name} cannot be sent to another process: {describe(error)}") from None
+        raise UserError(f"{job.name} cannot be sent to another process: {describe(error)}") from None
 
 
 def in_queue(ledger: Ledger, settle: bool = True) -> dict[str, str]:
@@ -108,7 +109,7 @@ def in_queue(ledger: Ledger, settle: bool = True) -> dict[str, str]:
             launcher may be submitting just now.
 
     Raises:
-        InputError: Slurm does not answer.
+        UserError: Slurm does not answer.
     """
     if settle:
         _settle(ledger)
@@ -136,8 +137,8 @@ def _check_with_slurm(kinds: set[str], cluster: Cluster, name: str, folder: Path
             script.flush()
             try:
                 batch.sbatch(Path(script.name), text, "--test-only")
-            except InputError as refused:
-                raise InputError(f"Slurm refuses the {kind} jobs: {refused}; change the settings (--slurm key=value, "
+            except UserError as refused:
+                raise UserError(f"Slurm refuses the {kind} jobs: {refused}; change the settings (--slurm key=value, "
                                  "--slurm-config)") from None
 
 
@@ -156,9 +157,9 @@ def _submit_arrays(arrays: Sequence[Array], tasks: Mapping[str, Task], queued: M
             made.append((array, array_id))
             ledger.write([{"event": "submitted", "token": token, "jobs": [
                 _line(job, f"{array_id}_{index}", tasks[job.name], calls[index]) for index, job in array.jobs.items()]}])
-    except InputError as error:
+    except UserError as error:
         squeue.cancel([array_id for _, array_id in made])
-        raise InputError(f"Slurm refused an array of {array.kind} jobs, and nothing was left in the queue: {error}") from None
+        raise UserError(f"Slurm refused an array of {array.kind} jobs, and nothing was left in the queue: {error}") from None
     except BaseException:
         squeue.cancel([array_id for _, array_id in made])
         raise

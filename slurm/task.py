@@ -22,8 +22,8 @@ import cloudpickle
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
+from rundir.clock import now
 from slurm import environment
-from slurm.clock import now
 from slurm.files import write_json
 from slurm.jobs import Unfinished, attempt
 

@@ -19,8 +19,9 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pretrain.errors import UserError, cli
 from rundir.arguments import Parser
+from rundir.cli import cli
+from rundir.errors import UserError
 from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.dense import scenes_command as scenes

@@ -13,12 +13,12 @@ from pretrain.checkpoints.redrawn import redrawn
 from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
 from pretrain.data.sources import normalisation
-from pretrain.errors import UserError
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
-from pretrain.rundir import RunDirectory
 from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, cut_statistics, extract, is_calibrated
 from pretrain.slimmable.calibrate import batch_norms
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 

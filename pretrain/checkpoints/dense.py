@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pretrain.checkpoints.inert import parts_of
 from pretrain.checkpoints.weights import load_weights
-from pretrain.errors import UserError
 from pretrain.models.dense import DenseEncoder, Untold, positions_before_patches, shaped_like
+from rundir.errors import UserError
 
 # Words in the first part of the names of modules that come after an encoder: classifiers, projectors, decoders,
 # queues, tokens that masks put in.

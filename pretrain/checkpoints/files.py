@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoints.reading import read
-from pretrain.errors import UserError
 from rundir.atomic import replacing
+from rundir.errors import UserError
 
 FORMAT = 1
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"

@@ -26,10 +26,10 @@ from pretrain.checkpoints.dense import names_of, words
 from pretrain.checkpoints.inert import StandIn, StoredTensor, parts_of, printable
 from pretrain.checkpoints.weights import load_weights
 from pretrain.config import Config, DataConfig, ModelConfig, WidthsConfig
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES, build
 from pretrain.models.dense import CIFAR_SIZE, FAMILIES, HEADS, IMAGENET_SIZE, MOCO_V3_HEADS, DenseEncoder, Untold
 from pretrain.models.encoder import Encoder
+from rundir.errors import UserError
 
 BRANCHES = ("student", "teacher")
 # A parameter that only one family of networks has.

@@ -13,9 +13,9 @@ from pretrain.checkpoints.foreign import BRANCHES, adopt
 from pretrain.checkpoints.reading import read
 from pretrain.checkpoints.weights import check_finite, load_weights
 from pretrain.config import Config, from_dict, switchable_widths
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import calibration_state, load_calibration_state
+from rundir.errors import UserError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".tar", ".bin")  # of files that may be checkpoints
 

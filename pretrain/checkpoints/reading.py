@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoints.inert import LEGACY_MAGIC, named_in, read_inert
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 SAVE_WEIGHTS = "where it was written, save the weights alone: torch.save(model.state_dict(), 'weights.pth')"
 AGAIN = "copy it again, or take the checkpoint before it"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.checkpoints.inert import printable
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 
 def fingerprint(network: nn.Module, settings: str = "") -> str:

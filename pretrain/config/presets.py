@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.config.validation import validate
-from pretrain.errors import UserError, suggestion
+from rundir.errors import UserError, suggestion
 from rundir.fields import constraints
 from rundir.files import Damaged, parse_yaml, read_text
 from rundir.overrides import read_overrides

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pretrain.config.schema import FORMAT, Config, ObjectiveConfig
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, to_float
 from pretrain.data.folder import resize_square
 from pretrain.data.sources import FolderSource, ImageSource, TensorSource
-from pretrain.errors import UserError
 from pretrain.lazy import Lazy
+from rundir.errors import UserError
 
 transforms = Lazy("torchvision.transforms.v2.functional")
 

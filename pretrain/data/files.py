@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 MOST_BYTES = 2**30  # of one file that is read as a whole
 # What operating systems and archivers leave in folders, beside hidden files.

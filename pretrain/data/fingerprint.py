@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pretrain.data import folder, published, sources
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 DIGITS = 15  # hex digits of a fingerprint, behind an f: so YAML takes none for a number
 WHOLE_BYTES = 256 * 2**20  # files that together are no larger are read whole

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pretrain.data import images
 from pretrain.data.files import entries, is_folder, is_litter, some, tree
-from pretrain.errors import UserError
 from pretrain.lazy import Lazy
+from rundir.errors import UserError
 
 transforms = Lazy("torchvision.transforms.v2.functional")
 

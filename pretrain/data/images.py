@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.data.files import read_bytes
-from pretrain.errors import UserError
 from pretrain.lazy import Lazy
+from rundir.errors import UserError
 
 decoders = Lazy("torchvision.io")
 

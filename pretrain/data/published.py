@@ -16,8 +16,8 @@ from typing import Any
 
 from pretrain.data.files import tree
 from pretrain.data.subsets import class_turns
-from pretrain.errors import UserError
 from pretrain.lazy import Lazy
+from rundir.errors import UserError
 
 datasets = Lazy("torchvision.datasets")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pretrain.data import folder, published
 from pretrain.data.augment import crop_resize
 from pretrain.data.images import read as read_image
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.config import DataConfig

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.errors import UserError
 from rundir.atomic import make_folder
+from rundir.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.data.sources import ImageSource

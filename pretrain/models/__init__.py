@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from pretrain.errors import UserError, suggestion
 from pretrain.models import vit
 from pretrain.models.encoder import Encoder
 from pretrain.models.mobilenetv2 import MobileNetV2
 from pretrain.models.resnet import BasicBlock, Bottleneck, ResNet
 from pretrain.slimmable import make_switchable
+from rundir.errors import UserError, suggestion
 
 ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
     "resnet_small": partial(ResNet, BasicBlock, (1, 1, 1, 1), base_channels=16),

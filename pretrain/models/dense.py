@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from pretrain.errors import UserError, check_choice
 from pretrain.lazy import Lazy
 from pretrain.models.encoder import Encoder
 from pretrain.slimmable import ChannelRule
+from rundir.errors import UserError, check_choice
 
 torchvision_models = Lazy("torchvision.models")
 State = dict[str, Tensor]

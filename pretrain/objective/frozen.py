@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pretrain.checkpoints import Checkpoint, open_pretrained
 from pretrain.checkpoints.weights import load_weights
 from pretrain.config import Config, validate
-from pretrain.errors import UserError
 from pretrain.objective.networks import Seen, Student, in_chunks
 from pretrain.slimmable import at_width
+from rundir.errors import UserError
 
 SETTING = "objective.seed_teacher"
 

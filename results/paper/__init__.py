@@ -10,9 +10,9 @@ import pandas as pd
 import yaml
 
 from results.effects import of_cells
-from results.frame import InputError
 from results.render import MISSING, Column, Row, Score, Table
 from results.tables import METRICS, summarize, width_name
+from rundir.errors import UserError
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
@@ -46,21 +46,21 @@ class Number:
 
 
 def published(path: Path = PUBLISHED) -> list[Number]:
-    """All numbers of the file. Raises :class:`results.frame.InputError` for one that names no source, or no place in it."""
+    """All numbers of the file. Raises :class:`UserError` for one that names no source, or no place in it."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if content.get("format") != 1:
-        raise InputError(f"{path} has format {content.get('format')!r}, this version reads format 1")
+        raise UserError(f"{path} has format {content.get('format')!r}, this version reads format 1")
     sources = {name: Source(**entry) for name, entry in content["sources"].items()}
     known, found = {field.name for field in fields(Number)}, []
     for entry in content["numbers"]:
         entry = content["defaults"] | entry
         name = f"{path}, {entry.get('method')} on {entry.get('dataset')}"
         if set(entry) - known:
-            raise InputError(f"{name}: unknown key {sorted(set(entry) - known)[0]}; keys are {', '.join(sorted(known))}")
+            raise UserError(f"{name}: unknown key {sorted(set(entry) - known)[0]}; keys are {', '.join(sorted(known))}")
         if entry.get("source") not in sources:
-            raise InputError(f"{name}: no source {entry.get('source')!r}; write one under sources, with title and url")
+            raise UserError(f"{name}: no source {entry.get('source')!r}; write one under sources, with title and url")
         if entry["value"] is not None and not entry.get("place"):
-            raise InputError(f"{name}: place is empty; say in which table of the source the number stands, or write value: null")
+            raise UserError(f"{name}: place is empty; say in which table of the source the number stands, or write value: null")
         found.append(Number(**entry | {"source": sources[entry["source"]], "cells": tuple(entry["cells"])}))
     return found
 

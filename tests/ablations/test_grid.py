@@ -9,7 +9,7 @@ import pytest
 
 from ablations import grid
 from ablations.run import seeds
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 WIDTHS = [1.0, 0.5, 0.25]
 

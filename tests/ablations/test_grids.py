@@ -14,8 +14,8 @@ from ablations import grid
 from ablations.run import waves
 from pretrain import config
 from pretrain.cost import training_flops
-from pretrain.errors import UserError
 from results import grid_tables
+from rundir.errors import UserError
 
 WIDTHS = [1.0, 0.75, 0.5, 0.25]
 # What differs between two cells of a grid, beside the settings that a profile gives by base loss.

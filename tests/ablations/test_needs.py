@@ -8,7 +8,7 @@ import pytest
 
 from ablations import grid
 from ablations.cell import execute
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 
 def test_a_run_whose_teacher_is_not_trained_says_so(tmp_path):

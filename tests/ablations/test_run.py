@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from ablations.run import choose_profile, main
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from transfer.classification import Options, evaluate
 
 ROOT = Path(__file__).parents[2]

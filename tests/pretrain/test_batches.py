@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from pretrain.data.batches import TwoViewBatches, crop_batches, evaluation_batches, generator
 from pretrain.data.sources import FolderSource, TensorSource
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 SIZE = 10

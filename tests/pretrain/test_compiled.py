@@ -7,10 +7,10 @@ import torch
 
 from pretrain import compiled, config, train
 from pretrain.distributed import processes
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
 from pretrain.slimmable import at_width
 from pretrain.train import Trainer
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain.tiny import overrides
 
 VIT = ("model.arch=vit_micro", "data.size=16", "optimizer.name=adamw", "optimizer.lr=0.001")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pretrain import config
 from pretrain.config import Config
 from pretrain.data import sources
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from rundir.fields import Number, constraints, value_of
 
 BAD = """

@@ -12,12 +12,12 @@ from pretrain.checkpoints import files as checkpoint
 from pretrain.checkpoints import open_checkpoint
 from pretrain.config import config_hash, from_dict, load, to_dict
 from pretrain.data import load as load_images
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.objective.networks import Student
-from pretrain.rundir import RunDirectory
 from pretrain.slimmable import at_width, calibrate, load_calibration_state
 from pretrain.train import pretrain
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from transfer.classification import evaluate
 
 SIZES = ["model.projector_layers=2", "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16",

@@ -16,9 +16,9 @@ from pretrain import calibration, diagnostics
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
-from pretrain.errors import UserError
 from pretrain.objective.losses import infonce
 from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableBatchNorm2d, at_width, calibrate
+from rundir.errors import UserError
 from tests.pretrain import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,15 +10,15 @@ from torch import nn
 
 from pretrain.config import from_dict, load
 from pretrain.distributed import processes
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.objective.networks import Student, Teacher
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
-from pretrain.rundir import RunDirectory
 from pretrain.slimmable import at_width
 from pretrain.train import Trainer
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain import tiny
 
 ELASTIC = ["widths.sampling=elastic", "widths.per_step=2", "objective.update=accumulate", "objective.same_view_weight=0.7",

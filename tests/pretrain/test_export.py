@@ -14,9 +14,9 @@ import torch
 from pretrain import config, export
 from pretrain.calibration import calibrate_on
 from pretrain.data import load
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import calibrate, calibration_state, extract
+from rundir.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from pretrain.data.files import read_bytes, read_text, tree
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 
 def test_no_more_room_is_taken_than_a_file_has(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pretrain.data import fingerprint
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
     lambda name: name not in (".", ".."))

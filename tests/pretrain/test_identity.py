@@ -14,9 +14,10 @@ from PIL import Image
 
 from pretrain import config, identity, run
 from pretrain.checkpoints import files as checkpoint
-from pretrain.errors import UserError, cli
-from pretrain.rundir import RunDirectory
 from pretrain.train import pretrain
+from rundir.cli import cli
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain import tiny
 
 SHORT = ("optimizer.epochs=1", "data.limit=16")

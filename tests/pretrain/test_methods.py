@@ -16,7 +16,6 @@ from pretrain.checkpoints import open_checkpoint
 from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import OptimizerConfig, RegularizerConfig, WidthsConfig, from_dict, to_dict
 from pretrain.cost import training_flops
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
 from pretrain.objective.heads import predictor, projector
@@ -28,6 +27,7 @@ from pretrain.objective.step import Objective
 from pretrain.schedule import learning_rate
 from pretrain.slimmable import at_width, calibrate, cost, dense_cost, extract, make_switchable
 from pretrain.train import Trainer, pretrain
+from rundir.errors import UserError
 from tests.pretrain import slow_reference
 from tests.pretrain.slow_reference import SlowMethod
 from tests.pretrain.test_queue_and_seed import slow_keys, slow_queue, slow_seed

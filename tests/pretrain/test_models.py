@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES, build
 from pretrain.slimmable import at_width
+from rundir.errors import UserError
 from tests.pretrain.slow_reference import keep
 
 NETWORKS = {"resnet_small": (BasicBlock, (1, 1, 1, 1), 16), "resnet18_cifar": (BasicBlock, (2, 2, 2, 2), 64),

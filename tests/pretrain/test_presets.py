@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from pretrain import config
-from pretrain.errors import UserError
 from pretrain.objective.networks import Student
+from rundir.errors import UserError
 
 CIFAR_VIEWS = {"augment.crop_scale": [0.2, 1.0], "augment.jitter": [0.4, 0.4, 0.4, 0.1], "augment.jitter_p": 0.8,
                "augment.grayscale_p": 0.2, "augment.flip": 0.5, "augment.blur_p": [0.0, 0.0], "augment.solarize_p": [0.0, 0.0]}

@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from pretrain.data import crop_batches, evaluation_batches, load, published
 from pretrain.data.sources import NAMES, FolderSource, TensorSource
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from tests.pretrain.published_copies import CALTECH, COPIES, caltech101
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "flowers102": "flowers-102",

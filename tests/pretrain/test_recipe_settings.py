@@ -15,7 +15,6 @@ from pretrain import config
 from pretrain.checkpoints import files as checkpoint
 from pretrain.config import CalibrationConfig, RegularizerConfig, WidthsConfig
 from pretrain.data import TwoViewBatches, batch_sizes, calibration_batches, crop_batches, evaluation_batches, load, load_for
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES, build
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.objective.features import with_stage_norms
@@ -25,6 +24,7 @@ from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import at_width, calibrate, extract
 from pretrain.train import Trainer, pretrain
+from rundir.errors import UserError
 
 ARCH = "resnet_of_the_settings_test"
 TINY = [f"model.arch={ARCH}", "model.projector_layers=2", "model.projector_hidden=24", "model.projector_out=16",

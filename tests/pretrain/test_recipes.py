@@ -12,7 +12,6 @@ import torch
 from pretrain import config
 from pretrain.checkpoints import open_checkpoint
 from pretrain.config import to_dict
-from pretrain.errors import UserError
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.objective.frozen import FrozenTeacher
@@ -21,6 +20,7 @@ from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
+from rundir.errors import UserError
 from tests.pretrain.slow_recipes import SlowRecipe
 
 LR, ALPHA, MOMENTUM = 0.03, 0.04, 0.7

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from pretrain.data import folder, sources
 from pretrain.data.sources import FolderSource, TensorSource, balanced_order, load
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 
 def picture(height, width, seed=0):

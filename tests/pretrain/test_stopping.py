@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pretrain import stopping
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
-from pretrain.rundir import Busy, RunDirectory
+from rundir.directory import Busy, RunDirectory
 from tests.pretrain import tiny
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pretrain.data import load
 from pretrain.data.sources import TensorSource
 from pretrain.data.subsets import class_turns, label_list, labelled, list_name, write_label_lists
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from tests.pretrain.published_copies import COPIES
 
 

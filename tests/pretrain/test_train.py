@@ -18,11 +18,12 @@ from pretrain import config, run
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.data import evaluation_batches, load
-from pretrain.errors import UserError, cli
-from pretrain.rundir import Busy, RunDirectory
 from pretrain.schedule import learning_rate
 from pretrain.slimmable import at_width, load_calibration_state
 from pretrain.train import make_optimizer, pretrain
+from rundir.cli import cli
+from rundir.directory import Busy, RunDirectory
+from rundir.errors import UserError
 from tests.pretrain import tiny
 
 EPOCHS, PER_EPOCH = 4, 4

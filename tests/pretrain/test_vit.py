@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import RegularizerConfig, from_dict
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.models.vit import VisionTransformer, position_embedding
 from pretrain.objective.networks import Student, Teacher
@@ -34,6 +33,7 @@ from pretrain.slimmable import (
     is_calibrated,
     slimmable_layers,
 )
+from rundir.errors import UserError
 
 BOTH = pytest.mark.parametrize("slimming", ["input", "heads"])
 WIDTHS = st.floats(0.02, 1.0)

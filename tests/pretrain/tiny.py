@@ -20,11 +20,11 @@ import torch
 from pretrain import config, run
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
-from pretrain.errors import cli
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet
-from pretrain.rundir import RunDirectory
 from pretrain.train import pretrain
+from rundir.cli import cli
+from rundir.directory import RunDirectory
 
 LIMIT = 900  # seconds, on a machine with much else to do
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -9,7 +9,8 @@ from scipy import stats
 
 from results import claims
 from results.claim_list import Claim, load_claims
-from results.frame import InputError, current, load, load_metrics, load_runs
+from results.frame import current, load, load_metrics, load_runs
+from rundir.errors import UserError
 from tests.results.synthetic import config, metric, record, write_run
 
 
@@ -153,7 +154,7 @@ def test_a_claim_that_is_not_as_documented_is_refused(tmp_path, change, message)
              "minimum": 0, "test": "paired_t", "command": "c"} | change
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps({"format": 1, "level": 0.05, "claims": [{k: v for k, v in entry.items() if v is not None}]}))
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_claims(path)
     assert "\n" not in str(error.value)
 

@@ -9,9 +9,10 @@ from rich.console import Console
 from scipy import stats
 
 from results import claims, effects
-from results.frame import InputError, current, load, load_metrics, load_runs
+from results.frame import current, load, load_metrics, load_runs
 from results.grid_tables import ROWS
 from results.statistics import seeds_needed
+from rundir.errors import UserError
 from tests.program import exit_code
 from tests.results.synthetic import config, metric, record, write_grid, write_run
 
@@ -245,7 +246,7 @@ def test_a_claim_that_is_not_as_documented_is_refused(tmp_path, change, message)
              "minimum": 0, "test": "paired_t", "command": "c"} | change
     path = tmp_path / "claims.yaml"
     path.write_text(json.dumps({"format": 1, "level": 0.05, "claims": [{k: v for k, v in entry.items() if v is not None}]}))
-    with pytest.raises(InputError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         claims.load_claims(path)
     assert "\n" not in str(error.value)
 
@@ -254,7 +255,7 @@ def test_ids_are_given_once(tmp_path):
     entry = {"id": "a", "statement": "s", "grid": "g", "measure": "train_flops", "better": ["x"], "than": ["y"], "minimum": 0,
              "test": "exact", "command": "c"}
     (tmp_path / "claims.yaml").write_text(json.dumps({"format": 1, "level": 0.05, "claims": [entry, entry]}))
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(UserError, match="twice"):
         claims.load_claims(tmp_path / "claims.yaml")
 
 

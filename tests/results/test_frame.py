@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from results import frame, reading
-from results.frame import CELL_COLUMNS, InputError, current, guidelines, load, load_all, load_metrics, load_runs, save
+from results.frame import CELL_COLUMNS, current, guidelines, load, load_all, load_metrics, load_runs, save
+from rundir.errors import UserError
 from tests.results.synthetic import config, metric, record, write_run
 
 
@@ -254,7 +255,7 @@ def test_places_that_cannot_be_searched_are_named(tmp_path, monkeypatch):
 
 
 def test_a_missing_directory(tmp_path):
-    with pytest.raises(InputError, match="no directory"):
+    with pytest.raises(UserError, match="no directory"):
         load(tmp_path / "nowhere")
 
 

@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from results import contents, output, plots, report
-from results.frame import InputError, load
+from results.frame import load
+from rundir.errors import UserError
 from tests.program import exit_code
 from tests.results.conftest import undraw
 from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, metric, record, write_run
@@ -175,7 +176,7 @@ def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
         assert exit_code(report.main, ["--runs", str(argument)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    with pytest.raises(InputError):
+    with pytest.raises(UserError):
         report.report(tmp_path / "empty")
 
 

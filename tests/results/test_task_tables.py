@@ -6,10 +6,11 @@ import subprocess
 import pytest
 
 from results import cell_plots, contents, paper, plots, task_tables
-from results.frame import InputError, load, load_metrics, load_runs
+from results.frame import load, load_metrics, load_runs
 from results.latex import latex
 from results.pareto import pareto_front
 from results.render import comma_separated, markdown
+from rundir.errors import UserError
 from tests.results.synthetic import config, record, write_run
 
 DENSE = {"chance": None, "model": "mask_rcnn_r50_fpn", "schedule": "quick"}
@@ -147,7 +148,7 @@ def test_a_number_without_a_source_is_refused(tmp_path, line, message):
     (tmp_path / "p.yaml").write_text("format: 1\nsources: {s: {title: t, url: 'https://example.org'}}\n"
                                      "defaults: {task: classification, width: 1.0, std: null, n: null, cells: []}\n"
                                      f"numbers: [{line}]\n")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         paper.published(tmp_path / "p.yaml")
 
 

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
 from rundir.records import DEFAULTS, MEASURED, SETTINGS_DEFAULTS, identity
 
 RECORD = {"task": "classification", "dataset": "digits", "metric": "linear_fast", "width": 0.5, "seed": 100, "value": 0.9,

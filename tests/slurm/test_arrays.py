@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rundir.errors import UserError
 from slurm.arrays import plan, spec
-from slurm.jobs import InputError, Job
+from slurm.jobs import Job
 
 KINDS = ("train", "score")
 
@@ -66,7 +67,7 @@ def test_seeds_and_cells_are_tasks_of_few_arrays():
 
 
 def test_a_circle_is_refused():
-    with pytest.raises(InputError, match="circle: a, b"):
+    with pytest.raises(UserError, match="circle: a, b"):
         plan([Job("a", print, after=("b",)), Job("b", print, after=("a",))], {}, 10)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import submitit
 
+from rundir.errors import UserError
 from slurm import batch, entry
-from slurm.jobs import InputError
 from slurm.settings import load
 
 
@@ -59,7 +59,7 @@ def test_a_folder_of_calls_is_closed_to_others(mode, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_folder_of_calls_of_somebody_else_is_refused(tmp_path):
     os.chown(tmp_path, 65534, 65534)
-    with pytest.raises(InputError, match=r"belongs to user 65534.*set --slurm scratch"):
+    with pytest.raises(UserError, match=r"belongs to user 65534.*set --slurm scratch"):
         batch.private_folder(tmp_path)
 
 

@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
+from rundir.errors import UserError
 from slurm import environment, squeue
 from slurm.batch import ArrayExecutor, fit, options, scratch
-from slurm.jobs import InputError
 from slurm.settings import load
 
 KINDS = {"train": {"gpus": 1, "cpus": 8, "time": "24:00:00"}, "report": {"cpus": 2}}
@@ -84,7 +84,7 @@ def test_the_user_is_the_one_of_the_process_not_of_a_variable(tmp_path, monkeypa
 @pytest.mark.parametrize("name", ["runs %j", "100%", "a\\b", "two\nlines", "tab\there"])
 def test_a_path_that_slurm_would_expand_is_refused_unless_the_calls_go_elsewhere(name, tmp_path):
     folder = tmp_path / name / "grid" / "slurm"
-    with pytest.raises(InputError, match=r"set --slurm scratch=DIR") as caught:
+    with pytest.raises(UserError, match=r"set --slurm scratch=DIR") as caught:
         fit(scratch(load(None, [], KINDS), folder))
     assert "\n" not in str(caught.value)
     places = {fit(scratch(load(None, [f"scratch={tmp_path}"], KINDS), path)) for path in (folder, tmp_path / "runs" / "slurm")}

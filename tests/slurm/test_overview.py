@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rundir.errors import UserError
 from slurm import overview as looking
 from slurm import squeue, status
-from slurm.jobs import InputError
 from slurm.ledger import Ledger
 from slurm.squeue import Said
 from tests.program import exit_code
@@ -163,7 +163,7 @@ def test_a_ledger_survives_a_torn_line_and_refuses_another_format(tmp_path):
         ledger.write([{"event": "intent", "token": "b", "cluster": {}}, {"event": "dropped", "token": "a"}])
     assert list(ledger.open_intents()) == ["b"]
     ledger.path.write_text('{"format": 2, "event": "intent"}\n')
-    with pytest.raises(InputError, match="has format 2"):
+    with pytest.raises(UserError, match="has format 2"):
         ledger.entries()
 
 

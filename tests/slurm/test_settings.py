@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablations.jobs import KINDS
-from slurm.jobs import InputError
+from rundir.errors import UserError
 from slurm.settings import COMMON, Cluster, Resources, from_dict, load, minutes
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "slurm" / "example.yaml"
@@ -90,7 +90,7 @@ def test_times_are_slurms(days, hours, mins, secs):
     (["partition.name=a"], "unknown key|must be a text"),
 ])
 def test_mistakes_are_named_in_one_line(words, said):
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         load(None, words, KINDS)
     assert "\n" not in str(caught.value)
 
@@ -109,7 +109,7 @@ def test_files_that_are_wrong(text, said, tmp_path):
     if not said:
         assert load(path, [], KINDS) == load(None, [], KINDS)
         return
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(UserError, match=said):
         load(path, [], KINDS)
 
 
@@ -128,7 +128,7 @@ def test_times_without_quotes_are_times(text, expected, tmp_path):
 def test_a_mistake_in_an_option_is_not_put_on_the_file(tmp_path):
     file = tmp_path / "cluster.yaml"
     file.write_text("partition: main\n")
-    with pytest.raises(InputError, match=r"^--slurm: unknown key partion; did you mean partition\?"):
+    with pytest.raises(UserError, match=r"^--slurm: unknown key partion; did you mean partition\?"):
         load(file, ["partion=main"], KINDS)
-    with pytest.raises(InputError, match=r"^--slurm pretrain=4: pretrain is not a setting"):
+    with pytest.raises(UserError, match=r"^--slurm pretrain=4: pretrain is not a setting"):
         load(file, ["pretrain=4"], KINDS)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from rundir.errors import UserError
 from slurm import settings, squeue, status
 from slurm.executors import run_all
-from slurm.jobs import InputError, Job
+from slurm.jobs import Job
 from slurm.ledger import Ledger
 from slurm.overview import overview
 from slurm.submit import environment_lines
@@ -111,10 +112,10 @@ def test_retry_submits_what_failed_and_what_waited_for_it(cluster, tmp_path, cap
 
 def test_what_slurm_refuses_is_said_in_one_line_and_nothing_is_submitted(cluster, tmp_path):
     jobs = [Job("a", callables.say, ("x",), "work"), Job("b", callables.say, ("x",), "more")]
-    with pytest.raises(InputError, match=r"refuses the more jobs: .*[Ii]nvalid partition") as caught:
+    with pytest.raises(UserError, match=r"refuses the more jobs: .*[Ii]nvalid partition") as caught:
         launch(jobs, tmp_path, "more.partition=nowhere")
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="refuses the work jobs"):
+    with pytest.raises(UserError, match="refuses the work jobs"):
         launch(jobs, tmp_path, "work.nodes=3")
     assert in_queue(tmp_path.name) == [] and Ledger(tmp_path / "slurm").entries() == {}
 
@@ -176,7 +177,7 @@ def test_any_name_of_a_folder_will_do(name, cluster, tmp_path):
 @pytest.mark.parametrize("name", ["runs %j", "100%", "two\nlines", "back\\slash"])
 def test_a_name_that_slurm_would_expand_is_refused_unless_the_calls_go_elsewhere(name, cluster, tmp_path):
     folder = tmp_path / name
-    with pytest.raises(InputError, match="choose another folder") as caught:
+    with pytest.raises(UserError, match="choose another folder") as caught:
         launch([Job("a", callables.say, ("x",), "work")], folder)
     assert "\n" not in str(caught.value) and not folder.exists()
     assert launch([Job("a", callables.say, ("x",), "work")], folder, f"scratch={tmp_path}/scratch") == {"a": ("done", "")}

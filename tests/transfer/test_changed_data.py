@@ -11,10 +11,10 @@ from PIL import Image
 
 from pretrain import config
 from pretrain.data import fingerprint
-from pretrain.errors import UserError
 from pretrain.identity import identified
-from pretrain.rundir import RunDirectory
 from pretrain.train import pretrain
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain import tiny
 from transfer.classification import evaluation
 from transfer.classification.evaluation import evaluate

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pretrain import config
 from pretrain.checkpoints import files as checkpoint
 from pretrain.checkpoints import open_checkpoint
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import at_width
+from rundir.errors import UserError
 from transfer.classification import Options
 from transfer.classification.sgd import Classifier
 from transfer.classification.task import Task

@@ -15,8 +15,8 @@ from pretrain import config
 from pretrain.checkpoints import files as checkpoint
 from pretrain.checkpoints import open_checkpoint
 from pretrain.data import load
-from pretrain.errors import UserError
 from pretrain.train import pretrain
+from rundir.errors import UserError
 from tests.transfer.conftest import TINY
 from transfer.classification import Options, evaluate, evaluation
 from transfer.classification.options import parse_overrides

@@ -6,9 +6,9 @@ import torchvision
 
 from pretrain.checkpoints import open_checkpoint
 from pretrain.data import evaluation_batches, load
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.slimmable import calibrate, extract
+from rundir.errors import UserError
 from transfer import run
 from transfer.classification import Options, evaluate
 from transfer.classification.knn import knn_predict

@@ -11,9 +11,9 @@ from torch import nn
 
 from pretrain.checkpoints import Checkpoint
 from pretrain.config import Config, DataConfig
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.models.dense import DenseEncoder
+from rundir.errors import UserError
 from transfer.classification.options import Options, Recipe, finetune_recipe, parse_overrides, recipe_of
 from transfer.classification.task import Task
 

@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score
 from pretrain.checkpoints import open_checkpoint
 from pretrain.data import evaluation_batches, load
 from pretrain.data.subsets import labelled
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain.published_copies import COPIES, caltech101
 from transfer.classification import Options, evaluate, finetune, task
 from transfer.classification import linear as linear_evaluation

@@ -13,9 +13,10 @@ from torch import Tensor
 from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
-from pretrain.errors import UserError, check_choice
-from pretrain.rundir import RunDirectory
+from pretrain.hardware import hardware
 from rundir.atomic import make_folder
+from rundir.directory import RunDirectory
+from rundir.errors import UserError, check_choice
 from rundir.records import entry, identity
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
@@ -117,7 +118,8 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     if missing:
         check_data(task)
         run = _made(where)
-        noted = {"data": task.data, "computed_on": run.add_stretch("evaluation", {"device": str(chosen), **EXECUTION})}
+        kind = run.add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])
+        noted = {"data": task.data, "computed_on": kind}
         task.prepare(sorted({w for some in missing.values() for w in some}, reverse=True))
     for (protocol, fraction), some in missing.items():
         part = task.with_labels(fraction)

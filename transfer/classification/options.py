@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pretrain.data.subsets import check_fraction
-from pretrain.errors import UserError
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
+from rundir.errors import UserError
 from rundir.fields import choice, number, number_list
 from rundir.overrides import read_overrides
 from rundir.typed import check_values, typed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 # Table 1 of Kornblith et al. 2019 (arXiv 1805.08974): these are scored class by class, all others image by image.
 MEAN_PER_CLASS = ("flowers102", "pets", "aircraft", "caltech101")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.data import ImageSource, crop_batches
-from pretrain.progress import reporting
+from rundir.progress import reporting
 from transfer.classification.options import Recipe
 from transfer.classification.scores import top1
 

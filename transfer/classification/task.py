@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.classification.features import extract_features
 from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe

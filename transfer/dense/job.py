@@ -22,10 +22,12 @@ import torch.distributed as dist
 import yaml
 
 from pretrain.distributed import Processes, several
-from pretrain.errors import UserError
-from pretrain.progress import Reporter, reporting
-from pretrain.rundir import FORMAT, RunDirectory, now
 from rundir.atomic import write_atomically
+from rundir.clock import now
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
+from rundir.progress import Reporter, reporting
+from rundir.schema import FORMAT
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pretrain.data.files import read_text, some
 from pretrain.data.images import is_image
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 
 def check_inside(name: str, where: str) -> None:

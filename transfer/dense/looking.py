@@ -14,8 +14,8 @@ import torch.distributed as dist
 from pretrain.data.files import some
 from pretrain.data.images import DISPLAYED, STORED, Header
 from pretrain.distributed import several
-from pretrain.errors import UserError
-from pretrain.progress import reporting
+from rundir.errors import UserError
+from rundir.progress import reporting
 
 EXIF = (DISPLAYED, STORED)
 SHOWN_EVERY = 500  # files

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
-from pretrain.errors import UserError, check_choice
 from rundir.arguments import LARGEST_SEED, MOST_WORKERS, real, whole, word
+from rundir.errors import UserError, check_choice
 from transfer.dense.looking import EXIF
 from transfer.dense.scenes import SceneConfig, read_config, write_scenes
 from transfer.dense.schedules import Schedule, named

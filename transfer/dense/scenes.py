@@ -31,8 +31,8 @@ from PIL import Image
 
 from pretrain.data import load
 from pretrain.data.files import read_text
-from pretrain.errors import UserError
 from rundir.atomic import write_atomically
+from rundir.errors import UserError
 
 FORMAT = 1
 CLASSES = tuple(str(digit) for digit in range(10))

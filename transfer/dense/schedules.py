@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from pretrain.errors import UserError, check_choice
+from rundir.errors import UserError, check_choice
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pretrain.checkpoints import Batches, Checkpoint
 from pretrain.distributed import several
-from pretrain.errors import UserError, check_choice
+from rundir.errors import UserError, check_choice
 
 MAPS = ("res2", "res3", "res4", "res5")
 NORMS = ("auto", "bn", "syncbn", "frozen")

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_masks
 
 from pretrain.data.files import read_bytes, read_text, tree
 from pretrain.data.images import is_image, opened
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.lists import check_inside
 from transfer.detection import masks
 from transfer.detection.faults import Faults, some

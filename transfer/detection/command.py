@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.distributed import processes
-from pretrain.errors import UserError
 from rundir.arguments import MOST_PIXELS, whole
+from rundir.errors import UserError
 from transfer import width_table
 from transfer.dense.job import run_jobs
 from transfer.dense.options import add_arguments as add_shared_arguments

@@ -21,7 +21,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from pretrain.data import fingerprint
 from pretrain.data.images import DISPLAYED
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.scenes import CLASSES as SCENE_CLASSES
 from transfer.dense.scenes import RECORD as SCENES
 from transfer.detection import coco, voc

@@ -23,7 +23,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from pretrain.errors import UserError, cli
+from rundir.cli import cli
+from rundir.errors import UserError
 
 ARCHIVE = "pb1-detectron2"
 VERSION = "0.6"

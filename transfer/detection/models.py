@@ -23,7 +23,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import Tensor, nn
 
 from pretrain.checkpoints import Checkpoint
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
 from transfer.dense.weights import WeightsReport, weights_report
 

@@ -15,8 +15,8 @@ from pretrain.data import evaluation_batches
 from pretrain.data.images import STORED
 from pretrain.data.sources import FolderSource
 from pretrain.distributed import Processes
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from transfer.dense.job import Job, Scores, journal, write_json
 from transfer.dense.options import Setup, branch_setting
 from transfer.dense.trunk import dense_network

@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.distributed import Processes
-from pretrain.errors import UserError
 from rundir.atomic import replacing
+from rundir.errors import UserError
 from transfer.dense.job import Journal
 from transfer.dense.schedules import Schedule
 from transfer.detection.mapper import Mapper

@@ -10,7 +10,7 @@ from xml.parsers import expat
 from detectron2.structures import BoxMode
 
 from pretrain.data.files import read_bytes
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.lists import Images, read_names
 from transfer.detection.faults import Faults
 

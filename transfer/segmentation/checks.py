@@ -12,7 +12,7 @@ from mmseg.registry import DATASETS
 
 from pretrain.data import images
 from pretrain.data.files import some, tree
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
 from transfer.segmentation.labels import class_table, read_labels
 from transfer.segmentation.layouts import IGNORED, Layout

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.distributed import Processes, processes
-from pretrain.errors import UserError
 from rundir.arguments import MOST_PIXELS, whole
+from rundir.errors import UserError
 from transfer import width_table
 from transfer.dense import options
 from transfer.dense.job import run_jobs

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretrain.data import images
 from pretrain.data.files import read_bytes
-from pretrain.errors import UserError
+from rundir.errors import UserError
 
 MODES = ("1", "L", "P", "I", "I;16", "I;16B")  # one number per pixel
 

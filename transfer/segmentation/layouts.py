@@ -15,7 +15,7 @@ from mmseg.registry import DATASETS
 
 from pretrain.data.files import some, tree
 from pretrain.data.images import DISPLAYED, is_image
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.lists import Images, read_names
 from transfer.dense.scenes import read_config
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.segmentation.layouts import IGNORED, Layout
 
 HEAD_SHARE = 4  # a head has this fraction of the channels it reads

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.checkpoints import Checkpoint
 from pretrain.data import fingerprint
 from pretrain.data.images import STORED
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.job import Job
 from transfer.dense.options import branch_setting
 from transfer.dense.schedules import Schedule

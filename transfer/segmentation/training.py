@@ -22,8 +22,8 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from pretrain.distributed import Processes, several
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from transfer.dense.job import Job, Scores, journal, write_json
 from transfer.dense.schedules import Schedule
 from transfer.dense.trunk import dense_network

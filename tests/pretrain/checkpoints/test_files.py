@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pretrain.checkpoints import files as checkpoint
-from pretrain.errors import UserError
 from rundir.cli import Terminated, is_interruption
+from rundir.errors import UserError
 
 NEW, OLD = checkpoint.NAME, checkpoint.PREVIOUS
 
@@ -232,7 +232,7 @@ def test_a_file_size_limit(two):
         from pathlib import Path
         import torch
         from pretrain.checkpoints import files as checkpoint
-        from pretrain.errors import cli
+        from rundir.cli import cli
         def main(argv):
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
             checkpoint.save(Path(argv[0]), {"encoder": {"w": torch.ones(10**6)}, "step": 3})

@@ -10,10 +10,10 @@ from torch import nn
 
 from pretrain import config
 from pretrain.checkpoints import open_checkpoint
-from pretrain.errors import UserError
 from pretrain.models import build
 from pretrain.objective.networks import Student, Teacher
 from pretrain.slimmable import at_width, calibrate, cost, extract
+from rundir.errors import UserError
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PROJECTOR = {"0.weight": (16, 8), "0.bias": (16,), "1.weight": (16,), "1.bias": (16,), "1.running_mean": (16,), "6.weight": (8, 16)}

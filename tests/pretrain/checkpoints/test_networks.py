@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from pretrain.checkpoints import open_checkpoint
-from pretrain.errors import UserError
 from pretrain.slimmable import extract
+from rundir.errors import UserError
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(2, 3, 32, 32, generator=GENERATOR)

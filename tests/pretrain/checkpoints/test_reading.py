@@ -31,7 +31,8 @@ from pretrain import export
 from pretrain.checkpoints.foreign import _tensors
 from pretrain.checkpoints.inert import StandIn
 from pretrain.checkpoints.reading import read
-from pretrain.errors import UserError, cli
+from rundir.cli import cli
+from rundir.errors import UserError
 
 ONE_LINE = r"\A[^\n]+\Z"
 

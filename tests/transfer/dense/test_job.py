@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pretrain.distributed import Processes
-from pretrain.errors import UserError
-from pretrain.rundir import Busy, RunDirectory
+from rundir.directory import Busy, RunDirectory
+from rundir.errors import UserError
 from tests.pretrain.tiny import distributed
 from transfer.dense.job import Job, Scores, finite, journal, run_jobs
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.lists import Images, check_inside, read_names
 
 

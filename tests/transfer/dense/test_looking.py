@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrain.data.images import Header
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
 
 

@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from tests.transfer.dense.networks import checkpoint
 from transfer.dense.options import add_arguments, prepare
 from transfer.dense.schedules import DETECTION

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from pretrain.data import load
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.scenes import SceneConfig, compose, read_config, run_lengths, write_scenes
 from transfer.run import main
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.dense.schedules import DETECTION, SEGMENTATION, named
 
 

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from pretrain.checkpoints import open_checkpoint
-from pretrain.errors import UserError
 from pretrain.slimmable import at_width
+from rundir.errors import UserError
 from tests.transfer.dense.networks import checkpoint, foreign_resnet
 from transfer.dense.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
 from transfer.dense.weights import weights_report

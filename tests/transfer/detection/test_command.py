@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from transfer.detection import MODELS
 from transfer.run import main
 

@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.detection import data, masks
 from transfer.detection.faults import has_box
 from transfer.detection.mapper import Mapper, read_record

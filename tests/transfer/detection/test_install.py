@@ -12,7 +12,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from transfer.detection import aids, install
 
 

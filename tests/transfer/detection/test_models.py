@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from pretrain.errors import UserError
 from pretrain.slimmable import at_width
+from rundir.errors import UserError
 from tests.transfer.dense.networks import checkpoint, foreign_resnet
 from transfer.detection import MODELS
 from transfer.detection.models import Model, build, config

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import Processes, processes
-from pretrain.errors import UserError
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
 from tests.pretrain.tiny import distributed
 from transfer.dense.options import Setup
 from transfer.dense.schedules import DETECTION

@@ -10,7 +10,7 @@ import torch
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from tests.transfer.segmentation import files
 from transfer.segmentation.checks import check
 from transfer.segmentation.data import test_pipeline as evaluation_pipeline

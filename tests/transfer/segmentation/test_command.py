@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pretrain.errors import UserError
+from rundir.errors import UserError
 from tests.transfer.segmentation.runs import segmentation, untrained_vit
 from transfer.dense.schedules import SEGMENTATION
 from transfer.segmentation.command import MODELS

@@ -14,7 +14,7 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from pretrain.rundir import RunDirectory
+from rundir.directory import RunDirectory
 from tests.transfer.segmentation import files
 from tests.transfer.segmentation.runs import FAST, only_run, read, segmentation, untrained_vit, weights
 from transfer.run import main

@@ -1,41 +1,18 @@
-"""Where numbers come from: commit, packages, and everything about a machine and a process that decides how sums are rounded.
-
-With other threads, instructions, libraries, memory formats or processes, sums are taken in another order and so rounded otherwise,
-and training makes points of accuracy of that. Two runs of one experiment end with equal numbers where all of this is equal.
-"""
+"""This machine, and everything about it and this process that decides how sums are rounded (see :mod:`rundir.provenance`)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
-import sys
 from pathlib import Path
 
-from pretrain.lazy import Lazy
-from rundir.commit import git_commit
+import torch
 
-torch = Lazy("torch")
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "omegaconf")
 # Variables that limit or choose what torch, oneDNN, MKL, OpenBLAS and CUDA compute with.
 LIMITS = re.compile(r"(ATEN_CPU|ONEDNN|DNNL|MKL|OPENBLAS|BLIS|OMP|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW_TF32|TORCH_CUDNN)_\w+")
 LIBRARIES = re.compile(r"(Intel\(R\) )?(oneAPI )?(Math Kernel Library|MKL|OpenBLAS|ACL|CuDNN)")
 NO_LIMITS = re.compile(r".*(VERBOSE|DISPLAY|WARNINGS|_LOG\w*)")
-
-
-def environment() -> dict:
-    """Commit, package versions, hardware and command of this process."""
-    return {"git_commit": git_commit(), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-            "hardware": hardware(), "command": sys.argv}
-
-
-def version(package: str) -> str | None:
-    """The version that is installed; None where none is, by that name."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def hardware() -> dict:
@@ -79,21 +56,3 @@ def _libraries() -> list[str]:
     """torch's libraries of linear algebra and convolution, with their versions."""
     lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
     return [line for line in lines if LIBRARIES.match(line)] + re.findall(r"\bBLAS_INFO=\w+", " ".join(lines))
-
-
-def kind(machine: dict, execution: dict) -> str:
-    """What numbers depend on beside commit and packages, in one line: ``AMD EPYC (26/2/1) AVX512, 1 thread, fp32``.
-
-    machine: :func:`hardware`; execution: ``device`` and, where they are known, ``processes``, ``precision``, ``memory_format`` and
-    ``compile``.
-    """
-    if str(execution.get("device", "cpu")).startswith("cuda"):
-        parts = [str((machine["gpus"] or ["GPU"])[0]), f"CUDA {machine['cuda']}"]
-    else:
-        threads = machine["threads"]
-        parts = [f"{machine['cpu']} {machine['capability']}", f"{threads} thread{'s' if threads > 1 else ''}"]
-        parts += [f"{name}={value}" for name, value in machine["limits"].items() if "THREADS" not in name]
-    if execution.get("processes", 1) > 1:
-        parts.append(f"{execution['processes']} processes")
-    parts += [str(execution[name]) for name in ("precision", "memory_format") if execution.get(name)]
-    return ", ".join([*parts, *(["compiled"] if execution.get("compile") else [])])

@@ -1,4 +1,4 @@
-"""The run directory: what passes between rooms. Formats are described in docs/formats.md."""
+"""One run directory: its lock, and its files as they are written and read (:mod:`rundir.schema`, docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
-from pretrain.errors import UserError
-from pretrain.provenance import environment, kind
 from rundir.atomic import remove_leftovers, write_atomically
 from rundir.cli import is_interruption
+from rundir.clock import now
+from rundir.errors import UserError
 from rundir.files import Damaged, read_json, read_text, read_yaml
+from rundir.provenance import code, kind
 from rundir.records import identity
+from rundir.schema import FORMAT, WRITTEN, File, State
 
-FORMAT = 1
 MOST_METRICS = 2**32  # bytes of metrics.jsonl
 SCORED = {"task", "dataset", "metric", "width", "value"}  # every record says
-WRITTEN = ("checkpoint.pt", "config.yaml", "status.json", "result.json", "provenance.json", "metrics.jsonl")
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class Busy(UserError):
@@ -60,7 +54,7 @@ class RunDirectory:
         if self._held:
             yield
             return
-        with _opened(self.path / ".lock") as file:
+        with _opened(self.path / File.LOCK) as file:
             self._acquire(file, wait)
             remove_leftovers(self.path, WRITTEN)
             self._held = True
@@ -82,25 +76,25 @@ class RunDirectory:
 
     def remove_if_unused(self) -> None:
         """Remove the directory if nothing but the lock is in it."""
-        if [entry.name for entry in self.path.iterdir()] == [".lock"]:
-            (self.path / ".lock").unlink()
+        if [entry.name for entry in self.path.iterdir()] == [File.LOCK]:
+            (self.path / File.LOCK).unlink()
             self.path.rmdir()
 
     def has_begun(self) -> bool:
         """Whether a run has written here: its status or a checkpoint is there."""
-        return any((self.path / name).exists() for name in ("status.json", "checkpoint.pt", "checkpoint.previous.pt"))
+        return any((self.path / name).exists() for name in (File.STATUS, File.CHECKPOINT, File.PREVIOUS_CHECKPOINT))
 
     def status(self) -> dict:
         """What ``status.json`` says; state ``pending`` where there is none."""
-        return self._read_json("status.json") or {"format": FORMAT, "state": "pending", "why": ""}
+        return self._read_json(File.STATUS) or {"format": FORMAT, "state": State.PENDING, "why": ""}
 
     def set_status(self, state: str, why: str = "", **details) -> None:
         """Write ``status.json``: keeps earlier details, stamps host, process and heartbeat."""
         status = {**self.status(), "state": state, "why": why, "host": socket.gethostname(), "pid": os.getpid(),
                   "heartbeat": now(), **details}
         status.setdefault("started", now())
-        status["finished"] = now() if state in ("done", "failed") else None
-        write_atomically(self.path / "status.json", json.dumps(status, indent=1))
+        status["finished"] = now() if state in (State.DONE, State.FAILED) else None
+        write_atomically(self.path / File.STATUS, json.dumps(status, indent=1))
 
     def set_ended(self, error: BaseException, stage: str = "") -> None:
         """Write to ``status.json`` that ``error`` ended ``stage``: why it failed, or that it was interrupted and is pending.
@@ -110,13 +104,13 @@ class RunDirectory:
         reason = str(error).splitlines()[0] if str(error) else ""
         with suppress(OSError):
             if is_interruption(error):
-                self.set_status("pending", why=f"{stage}interrupted, to be continued")
+                self.set_status(State.PENDING, why=f"{stage}interrupted, to be continued")
             else:
-                self.set_status("failed", why=f"{stage}{type(error).__name__}: {reason}")
+                self.set_status(State.FAILED, why=f"{stage}{type(error).__name__}: {reason}")
 
     def read_config(self) -> dict | None:
         """The mapping in ``config.yaml``, None where there is none."""
-        path = self.path / "config.yaml"
+        path = self.path / File.CONFIG
         instead = f"remove {self.path} to start this run again, or choose another directory if it holds anything else"
         try:
             content = read_yaml(path)
@@ -130,16 +124,16 @@ class RunDirectory:
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``."""
-        write_atomically(self.path / "config.yaml", text)
+        write_atomically(self.path / File.CONFIG, text)
 
     def append_metrics(self, rows: Iterable[dict]) -> None:
         """Append one line a row to ``metrics.jsonl``."""
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self.path / File.METRICS, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def truncate_metrics(self, step: int) -> None:
         """Drop lines after ``step`` and torn ones, so that a resumed run does not log anything twice."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / File.METRICS
         try:
             text = read_text(path, MOST_METRICS)
         except FileNotFoundError:
@@ -157,9 +151,9 @@ class RunDirectory:
 
     def records(self) -> list[dict]:
         """The score records of ``result.json``, [] where there is none."""
-        found = (self._read_json("result.json") or {"records": []}).get("records")
+        found = (self._read_json(File.RESULT) or {"records": []}).get("records")
         if not isinstance(found, list) or not all(isinstance(record, dict) and record.keys() >= SCORED for record in found):
-            raise UserError(f"{self.path / 'result.json'} has no list of records; remove it and evaluate the run again")
+            raise UserError(f"{self.path / File.RESULT} has no list of records; remove it and evaluate the run again")
         return found
 
     def add_records(self, records: Iterable[dict]) -> None:
@@ -171,31 +165,31 @@ class RunDirectory:
                 merged.pop(identity(record), None)
                 merged[identity(record)] = record
             content = {"format": FORMAT, "records": list(merged.values())}
-            write_atomically(self.path / "result.json", json.dumps(content, indent=1))
+            write_atomically(self.path / File.RESULT, json.dumps(content, indent=1))
 
     def provenance(self) -> dict:
         """What ``provenance.json`` says, {} where there is none."""
-        return self._read_json("provenance.json") or {}
+        return self._read_json(File.PROVENANCE) or {}
 
     def add_provenance(self, **details) -> None:
-        """Write or extend ``provenance.json``: commit, packages, hardware and command as they were first, plus ``details``."""
+        """Write or extend ``provenance.json``: commit, packages and command as they were first, plus ``details``."""
         with self._exclusive():
-            self._write_provenance({"format": FORMAT, **environment(), **self.provenance(), **details})
+            self._write_provenance({"format": FORMAT, **code(), **self.provenance(), **details})
 
-    def add_stretch(self, work: str, execution: dict, machines: Sequence[dict] = (), **place) -> str:
+    def add_stretch(self, work: str, execution: dict, machines: Sequence[dict], **place) -> str:
         """Note in ``provenance.json`` on what ``work`` (pretraining, evaluation, ...) is done from now on; returns its kind.
 
-        execution: ``device`` and what else :func:`pretrain.provenance.kind` names; machines: the hardware of each process, by
-        default of this one; place: where the work begins again, for example ``step``. Nothing is added where the stretch of that
-        work before is the same. ``kinds`` holds the different kinds by work, in the order they came.
+        execution: ``device`` and what else :func:`rundir.provenance.kind` names; machines: the hardware of each process, the first
+        of which is kept as the run's ``hardware``; place: where the work begins again, for example ``step``. Nothing is added where
+        the stretch of that work before is the same. ``kinds`` holds the different kinds by work, in the order they came.
         """
-        now_here = environment()
-        machines = list({json.dumps(machine): machine for machine in machines or [now_here["hardware"]]}.values())
+        machines = list({json.dumps(machine): machine for machine in machines}.values())
         found = " and ".join(dict.fromkeys(kind(machine, execution) for machine in machines))
-        here = {"work": work, "kind": found, "git_commit": now_here["git_commit"], "packages": now_here["packages"],
+        code_here = code()
+        here = {"work": work, "kind": found, "git_commit": code_here["git_commit"], "packages": code_here["packages"],
                 "machines": machines, "execution": execution}
         with self._exclusive():
-            known = {"format": FORMAT, **now_here, **self.provenance()}
+            known = {"format": FORMAT, **code_here, "hardware": machines[0], **self.provenance()}
             stretches, kinds = known.get("stretches", []), known.get("kinds", {})
             last = next((stretch for stretch in reversed(stretches) if stretch["work"] == work), {})
             if {name: last.get(name) for name in here} != here:
@@ -206,12 +200,12 @@ class RunDirectory:
         return found
 
     def _write_provenance(self, content: dict) -> None:
-        write_atomically(self.path / "provenance.json", json.dumps(content, indent=1))
+        write_atomically(self.path / File.PROVENANCE, json.dumps(content, indent=1))
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Two evaluations may end at once; neither may lose what the other writes."""
-        with _opened(self.path / ".result.lock") as file:
+        with _opened(self.path / File.RESULT_LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -1,4 +1,4 @@
-"""Times as this room writes, reads and shows them: in files UTC, ISO 8601, to the second."""
+"""Times as they are written to files, read and shown: UTC, ISO 8601, to the second."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import sys
 import pytest
 import torch
 
-from pretrain import provenance
-from pretrain.rundir import RunDirectory
+from pretrain.hardware import hardware
+from rundir import provenance
 from rundir.commit import ROOT
+from rundir.directory import RunDirectory
 from tests.pretrain import tiny
 
 CPU = {"device": "cpu", "precision": "fp32", "memory_format": "channels_last"}
@@ -37,7 +38,7 @@ def test_a_package_of_another_name_is_no_reason_to_stop():
 
 @pytest.mark.parametrize(("variable", "value"), [("ATEN_CPU_CAPABILITY", "default"), ("ONEDNN_MAX_CPU_ISA", "SSE41")])
 def test_the_instruction_set_and_what_limits_it_are_recorded(variable, value):
-    code = ("import json; from pretrain import provenance as p; machine = p.hardware(); "
+    code = ("import json; from pretrain.hardware import hardware; from rundir import provenance as p; machine = hardware(); "
             "print(json.dumps([machine, p.kind(machine, {'device': 'cpu'})]))")
     found = []
     for more in ({}, {variable: value}):
@@ -52,14 +53,14 @@ def test_the_instruction_set_and_what_limits_it_are_recorded(variable, value):
 
 def test_the_effective_number_of_threads_is_recorded(threads):
     torch.set_num_threads(3)
-    hardware = provenance.hardware()
-    assert hardware["threads"] == 3 and "3 threads" in provenance.kind(hardware, CPU)
+    machine = hardware()
+    assert machine["threads"] == 3 and "3 threads" in provenance.kind(machine, CPU)
     torch.set_num_threads(1)
-    assert "1 thread," in provenance.kind(provenance.hardware(), CPU)
+    assert "1 thread," in provenance.kind(hardware(), CPU)
 
 
 def test_the_kind_names_what_numbers_depend_on_and_nothing_else():
-    machine = provenance.hardware() | {"cpu": "Some CPU (6/85/7)", "capability": "AVX512", "threads": 2, "gpus": [], "cuda": None,
+    machine = hardware() | {"cpu": "Some CPU (6/85/7)", "capability": "AVX512", "threads": 2, "gpus": [], "cuda": None,
                                        "limits": {"OMP_NUM_THREADS": "2"}}
     assert provenance.kind(machine, CPU) == "Some CPU (6/85/7) AVX512, 2 threads, fp32, channels_last"
     several = provenance.kind(machine, CPU | {"processes": 4, "compile": True, "memory_format": "contiguous"})
@@ -73,13 +74,13 @@ def test_the_kind_names_what_numbers_depend_on_and_nothing_else():
 def test_stretches_of_work_are_noted_where_something_changes(tmp_path, threads):
     run = RunDirectory(tmp_path / "run")
     torch.set_num_threads(1)
-    first = run.add_stretch("pretraining", CPU, step=0)
-    assert run.add_stretch("pretraining", CPU, step=5) == first and len(run.provenance()["stretches"]) == 1
+    first = run.add_stretch("pretraining", CPU, [hardware()], step=0)
+    assert run.add_stretch("pretraining", CPU, [hardware()], step=5) == first and len(run.provenance()["stretches"]) == 1
     torch.set_num_threads(2)
-    second = run.add_stretch("pretraining", CPU, step=9)
-    run.add_stretch("evaluation", CPU)
+    second = run.add_stretch("pretraining", CPU, [hardware()], step=9)
+    run.add_stretch("evaluation", CPU, [hardware()])
     torch.set_num_threads(1)
-    run.add_stretch("pretraining", CPU, step=12)
+    run.add_stretch("pretraining", CPU, [hardware()], step=12)
     there = run.provenance()
     expected = [("pretraining", 0), ("pretraining", 9), ("evaluation", None), ("pretraining", 12)]
     assert [(stretch["work"], stretch.get("step")) for stretch in there["stretches"]] == expected
@@ -89,7 +90,7 @@ def test_stretches_of_work_are_noted_where_something_changes(tmp_path, threads):
 
 def test_machines_of_several_processes_are_told_apart(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    here = provenance.hardware()
+    here = hardware()
     other = here | {"cpu": "Another CPU"}
     found = run.add_stretch("pretraining", CPU | {"processes": 3}, [here, other, here])
     assert len(run.provenance()["stretches"][0]["machines"]) == 2

@@ -1,0 +1,50 @@
+"""What a run directory is, in names: its files, the states of a run, and the versions of every format (docs/formats.md).
+
+A run directory is that of a pretraining, ``runs/GRID/CELL-HASH``, or of a fine-tuning, ``transfer/TASK/NAME`` below it. The
+``config.yaml`` of a fine-tuning is no config of pretraining: it holds the fields of its score records, ``task`` among them, by
+which :func:`is_fine_tuning` tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FORMAT = 1  # of every JSON and YAML file of a run directory
+CHECKPOINT_FORMAT = 1
+EXPORT_FORMAT = 1  # of an exported network's config.json
+REPORT_FORMAT = 1  # of claims.json and of the list of files that a report consists of
+LEDGER_FORMAT = 1  # of what slurm/ notes of jobs
+
+
+class File:
+    """Names of the files of a run directory."""
+
+    CONFIG = "config.yaml"
+    STATUS = "status.json"
+    METRICS = "metrics.jsonl"
+    CHECKPOINT = "checkpoint.pt"
+    PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+    RESULT = "result.json"
+    PROVENANCE = "provenance.json"
+    LOCK = ".lock"
+    RESULT_LOCK = ".result.lock"
+
+
+# Replaced in one move, so that a kill may leave a temporary file of that name.
+WRITTEN = (File.CHECKPOINT, File.CONFIG, File.STATUS, File.RESULT, File.PROVENANCE, File.METRICS)
+FINE_TUNINGS = "transfer"  # directory of a run's fine-tunings, one directory per task
+
+
+class State:
+    """What ``status.json`` says of a run, and the word for it everywhere."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+def is_fine_tuning(config: Mapping[str, Any]) -> bool:
+    """Whether a ``config.yaml`` is that of a fine-tuning, whose scores are records of the pretraining run too."""
+    return "task" in config
