@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,24 +16,27 @@ from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
+from rundir.records import entry
 from slurm.jobs import Left, Unfinished
-from transfer.classification import evaluate
+from transfer.classification import Options, evaluate
 from transfer.classification.evaluation import is_own, own_record
 
 LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
 
 
-def missing_scores(run: Run) -> list[tuple[str, float]]:
-    """(protocol, width) pairs that the run directory has no score on its own data for yet, by the grid's own settings.
+def missing_scores(run: Run) -> list[tuple[str, float, float]]:
+    """(protocol, share of the labels, width) that the run directory has no score on its own data for yet, by the grid's settings.
 
     A score that somebody computed with others (``transfer/run.py classification --set C=0.1``) is not one of them, nor is one of
     images or labels that have changed since.
     """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
-    own = {protocol: own_record(Checkpoint.unloaded(run.cfg), protocol) for protocol in run.cfg.evaluation.protocols}
-    have = {(r["metric"], r["width"]) for r in records if r["metric"] in own and is_own(r, own[r["metric"]])
-            and (not run.data or r.get("data") in (None, run.data))}
-    return [(p, w) for p in run.cfg.evaluation.protocols for w in run.widths if (p, w) not in have]
+    checkpoint = Checkpoint.unloaded(run.cfg)
+    own = {(protocol, fraction): own_record(checkpoint, protocol, fraction)
+           for protocol, fraction in itertools.product(run.cfg.evaluation.protocols, run.cfg.evaluation.label_fractions)}
+    have = {(*place, r["width"]) for r in records if (place := (r["metric"], entry(r, "label_fraction"))) in own
+            and is_own(r, own[place]) and (not run.data or r.get("data") in (None, run.data))}
+    return [(*place, w) for place in own for w in run.widths if (*place, w) not in have]
 
 
 def finished(run: Run) -> bool:
@@ -103,8 +107,9 @@ def _record_command(run: Run, directory: RunDirectory) -> None:
 
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
     try:
-        evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
-                 device=run.cfg.train.device)
+        for fraction in run.cfg.evaluation.label_fractions:  # by itself: with all labels data.limit holds, else all images
+            evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
+                     device=run.cfg.train.device, options=Options(label_fractions=[fraction]))
     except BaseException as error:
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")

@@ -39,7 +39,7 @@ def stages(run: Run) -> list[Job]:
         made.append(Job(training(run.directory), train_job, (to_plain(run),), "pretrain", needs, directory=run.directory,
                         stop=stop_job))
         after = (training(run.directory),)
-    asked = {protocol for protocol, _ in missing_scores(run)}
+    asked = {protocol for protocol, *_ in missing_scores(run)}
     protocols = [name for name in run.cfg.evaluation.protocols if name in asked]
     together = [name for name in protocols if name not in TRAINING_PROTOCOLS]
     for group in [together, *([name] for name in protocols if name in TRAINING_PROTOCOLS)]:

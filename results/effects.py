@@ -68,12 +68,12 @@ def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.Dat
 def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     """The scores that a claim is about: its task, data set and metric.
 
-    Classification is judged on the pretraining data, with all labels, by the best protocol there is: linear evaluation, else the
-    linear probe, else k-NN.
+    Classification is judged on the pretraining data by the best protocol there is: linear evaluation, else the linear probe, else
+    k-NN; and with the fewest labels of those that as many runs are scored with as with all of them (evaluation.label_fractions).
     """
     found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")
                    & scores["variant"].eq("")]
-    if how.get("task", "classification") == "classification":
+    if how.get("task") == "classification":
         found = found[found["label_fraction"].eq(1)]
     if "task" not in how:
         found = found[found["dataset"].eq(found["pretrained_on"]) & found["score"].eq("top1")]
@@ -84,7 +84,18 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     if metric is None:
         wanted = " ".join(filter(None, [how.get("dataset"), how.get("metric"), how.get("task", "classification")]))
         raise LookupError(f"no scores of {wanted}")
-    return _of_one_kind(found[found["metric"].eq(metric)])
+    return _of_one_kind(_with_fewest_labels(found[found["metric"].eq(metric)]))
+
+
+def _with_fewest_labels(scores: pd.DataFrame) -> pd.DataFrame:
+    runs = scores.groupby("label_fraction")["run"].nunique()
+    return scores[scores["label_fraction"].eq(min(runs.index[runs.eq(runs.max())]))] if len(runs) else scores
+
+
+def _measured(score: pd.Series) -> str:
+    """The metric of a score, in words where only a part of the labels was used."""
+    fraction, metric = score["label_fraction"], score["metric"]
+    return f"{METRICS.get(metric, metric)}, {100 * fraction:g} % of the labels" if fraction < 1 else metric
 
 
 def _of_one_kind(scores: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +138,7 @@ def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     used = used[used["seed"].isin(complete.index)]
     first = scores.iloc[0]
     return Effect({int(seed): float(value) for seed, value in complete.mean(axis=1).items()}, _names(used), first["dataset"],
-                  first["metric"])
+                  _measured(first))
 
 
 def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:

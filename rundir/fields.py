@@ -125,6 +125,11 @@ def pixel_list(above: float | None = None) -> Any:
 
 def width_list(*default: float) -> Any:
     """A field that is a list of widths."""
+    return share_list(*default)
+
+
+def share_list(*default: float) -> Any:
+    """A field that is a list of numbers in (0, 1]."""
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
 
 

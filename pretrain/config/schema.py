@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
-from rundir.fields import choice, names, number, number_list, pixel_list, width_list
+from rundir.fields import choice, names, number, number_list, pixel_list, share_list, width_list
 
 FORMAT = 1
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
@@ -185,6 +185,7 @@ class EvaluationConfig:
     """How a grid evaluates the run afterwards."""
 
     protocols: list[str] = names("knn", "linear", allowed=PROTOCOLS)
+    label_fractions: list[float] = share_list(1.0)  # of the training labels, for each protocol
     widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
 
 

@@ -126,6 +126,16 @@ def test_transfer_is_judged_on_the_named_set_by_its_own_score_and_all_labels(tmp
     assert found.effect == pytest.approx(11) and found.dataset == "flowers102"
 
 
+def test_pretraining_data_are_judged_with_the_fewest_labels_that_all_runs_have(tmp_path):
+    for seed in range(3):
+        for cell, gain in (("ours", 0.1 + 0.01 * seed), ("theirs", 0.0)):
+            kinds = [record(0.25, 0.9, "linear"), record(0.25, 0.6 + gain, "linear", label_fraction=0.1, label_seed=0)]
+            kinds += [record(0.25, 0.1, "linear", label_fraction=0.01, label_seed=0)] if cell == "ours" else []
+            write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), kinds)
+    found = judged(tmp_path, claim(at="narrowest"))
+    assert found.effect == pytest.approx(11) and found.metric == "linear evaluation, 10 % of the labels"
+
+
 def test_detectors_are_not_averaged(tmp_path):
     for seed in range(3):
         for cell, gain in (("ours", 0.1 + 0.01 * seed), ("theirs", 0.0)):

@@ -18,6 +18,7 @@ from transfer.classification import Options, evaluate, finetune, task
 from transfer.classification import linear as linear_evaluation
 from transfer.classification.knn import knn_predict
 from transfer.classification.options import parse_overrides
+from transfer.classification.task import Task
 from transfer.run import main
 
 QUICK = ["linear.epochs=1", "finetune.epochs=1"]
@@ -112,6 +113,28 @@ def test_the_images_of_the_published_list_are_trained_on(run_directory, monkeypa
     assert torch.equal(seen[0].images, whole.images[expected]) and torch.equal(seen[0].labels, whole.labels[expected])
 
 
+def test_features_learn_from_the_labelled_images_alone(run_directory):
+    """Against scikit-learn on the features of exactly those images."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    options = Options(label_fractions=[0.1], label_seed=2)
+    probe, nearest = evaluate(run_directory, widths=[0.5], protocols=["linear_fast", "knn"], options=options)
+    scored = Task(open_checkpoint(run_directory), None, None, options, torch.device("cpu"))
+    scored.prepare([0.5])
+    chosen = labelled(scored.train, 0.1, 2)
+    train, labels, val = scored.features.train[0.5][chosen], scored.features.train_labels[chosen], scored.features.val[0.5]
+    scaler = StandardScaler().fit(train.double())
+    model = LogisticRegression(C=1.0, max_iter=2000, tol=1e-8).fit(scaler.transform(train.double()), labels)
+    expected = model.score(scaler.transform(val.double()), scored.features.val_labels)
+    assert probe["label_fraction"] == nearest["label_fraction"] == 0.1 and probe["label_seed"] == 2
+    assert probe["value"] == pytest.approx(expected, abs=0.003)  # an image of 500 may lie on the border
+    votes = torch.nn.functional.normalize(val) @ torch.nn.functional.normalize(train).T
+    top, which = votes.topk(20, dim=1)
+    scores = torch.stack([((top / 0.07).exp() * labels[which].eq(c)).sum(1) for c in range(10)], 1)
+    assert nearest["value"] == pytest.approx(float((scores.argmax(1) == scored.features.val_labels).float().mean()), abs=0.003)
+
+
 def test_few_labels_really_train(run_directory):
     options = parse_overrides(["finetune.epochs=4"], label_fractions=[0.05])
     (record,) = evaluate(run_directory, widths=[0.5], protocols=["finetune"], options=options)
@@ -139,7 +162,6 @@ def test_records_of_before_are_still_known(run_directory, trained_on):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--label-fraction", "0"], "--label-fraction 0 is not a share"),
-    (["--label-fraction", "0.1", "--protocol", "knn"], "--label-fraction is for linear and finetune, not for knn"),
     (["--label-fraction", "0.1", "--limit", "50"], "both leave out labels"),
     (["--recipe", "cifar10"], "unknown recipe 'cifar10'"),
     (["--score", "top5"], "unknown score 'top5'"),

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("size", "batch_size", "seed", "limit", "k", "workers", "label_seed", "recipe", "score")
     options = parse_overrides(arguments.overrides, label_fractions=arguments.label_fraction,
                               **{name: getattr(arguments, name) for name in names})
-    few = options.label_fractions != [1.0]
+    few = options.label_fractions != [1.0]  # by fine-tuning, as in semi-supervised learning
     protocols = arguments.protocol or (TRAINING_PROTOCOLS[-1:] if few else DEFAULT_PROTOCOLS)
     records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths, protocols,
                        device=arguments.device, options=options, out=arguments.out, force=arguments.force,

@@ -34,7 +34,7 @@ Scores = dict[float, float | None]
 def knn(task: Task, widths: list[float]) -> Scores:
     """Weighted k-NN accuracy by width."""
     def predict(train: Tensor, labels: Tensor, val: Tensor) -> Tensor:
-        k = task.options.k or min(K, len(labels))
+        k = min(task.options.k or K, len(labels))
         return knn_predict(train, labels, val, task.classes, k, task.options.temperature)
     return _on_features(task, widths, predict)
 
@@ -48,13 +48,14 @@ def linear_fast(task: Task, widths: list[float]) -> Scores:
 
 def _on_features(task: Task, widths: list[float], predict: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Scores:
     scores: Scores = {}
+    features, chosen = task.features, task.labelled_indices
     for width in widths:
-        train, val = task.features.train[width], task.features.val[width]
+        train, val = features.train[width][chosen], features.val[width]
         if not (train.isfinite().all() and val.isfinite().all()):
             scores[width] = None
             continue
-        predicted = predict(train, task.features.train_labels, val)
-        scores[width] = SCORES[task.score](predicted, task.features.val_labels)
+        predicted = predict(train, features.train_labels[chosen], val)
+        scores[width] = SCORES[task.score](predicted, features.val_labels)
     return scores
 
 
@@ -62,7 +63,7 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
     "knn": knn, "linear_fast": linear_fast, "linear": linear, "finetune": finetune,
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
-TRAINING_PROTOCOLS = ("linear", "finetune")  # these can do with a fraction of the labels
+TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
 EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
 Key = tuple[str, float, float]  # protocol, share of the labels, width
 
@@ -99,7 +100,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     """
     options = options or Options()
     options.check()
-    _check_names(dataset, protocols, options)
+    _check_names(dataset, protocols)
     chosen = choose_device(device)
     backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
     if dataset is None and not backbone.config.data.name:
@@ -137,16 +138,13 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     return found
 
 
-def _check_names(dataset: str | None, protocols: Sequence[str], options: Options) -> None:
+def _check_names(dataset: str | None, protocols: Sequence[str]) -> None:
     if dataset is not None:
         check_choice("--dataset", dataset, NAMES, "data set")
     if not protocols:
         raise UserError(f"--protocol names none; choose from {', '.join(PROTOCOLS)}")
     for protocol in protocols:
         check_choice("--protocol", protocol, PROTOCOLS, "protocol")
-        if protocol not in TRAINING_PROTOCOLS and options.label_fractions != [1.0]:
-            raise UserError(f"--label-fraction is for {' and '.join(TRAINING_PROTOCOLS)}, not for {protocol}; "
-                            f"write --protocol {' '.join(TRAINING_PROTOCOLS)}")
 
 
 def _made(where: Path) -> RunDirectory:
@@ -183,11 +181,11 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
     return old
 
 
-def own_record(checkpoint: Checkpoint, protocol: str) -> dict:
+def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0) -> dict:
     """What the records of a grid's own evaluation of ``checkpoint`` (it may be unloaded) say, but for the width and the weights;
-    see :func:`is_own`.
+    see :func:`is_own`. ``fraction``: share of the labels.
     """
-    task = Task(checkpoint, None, None, Options(), torch.device("cpu"))
+    task = Task(checkpoint, None, None, Options(label_fractions=[fraction]), torch.device("cpu")).with_labels(fraction)
     return _place(task) | {"metric": protocol, "settings": _choices(task, protocol)}
 
 

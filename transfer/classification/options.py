@@ -128,13 +128,13 @@ class Options:
         size: pixels of an image; None: the size of pretraining.
         batch_size: images a forward pass while features are computed; changes no result.
         seed: of the protocols that train; None: the seed of pretraining.
-        k: neighbours of k-NN; None: 20, or all training images where there are fewer.
+        k: neighbours of k-NN; None: 20. All labelled images where there are fewer.
         temperature: of k-NN.
         C: inverse strength of the L2 penalty of linear_fast.
         limit: training images used, balanced over classes; 0: all; None: as many as pretraining used, on other data all.
         workers: processes that decode image files; None: as in pretraining.
         score: one of ``scores.SCORES``; None: the one that is the data set's custom.
-        label_fractions: shares of the training labels that linear and finetune train on, one after the other.
+        label_fractions: shares of the training labels that protocols learn from, one after the other.
         label_seed: which images these are.
         recipe: one of ``LINEAR_RECIPES``; None: the data set's.
         linear, finetune: what is to differ from the recipe, by field of :class:`Recipe`.

@@ -52,6 +52,7 @@ class Task:
         self._costs: dict[float, Cost] = {}
         self._frozen: dict[float, Frozen] = {}
         self._latencies: dict[float, float] = {}
+        self._features: list[Features] = []  # none before they are asked for; shared by the copies of with_labels
 
     @property
     def dataset(self) -> str:
@@ -147,8 +148,6 @@ class Task:
 
     def with_labels(self, fraction: float) -> Task:
         """This task with a ``fraction`` of the labels, on the same networks and images; see ``labelled``."""
-        if fraction == self.fraction:
-            return self  # with the features that it has
         other = copy.copy(self)
         other.fraction = fraction
         return other
@@ -163,9 +162,14 @@ class Task:
     @property
     def labelled(self) -> ImageSource:
         """The training images whose labels may be used: all, or the published part of them."""
+        return self.train if self.fraction == 1 else self.train.subset(self.labelled_indices.tolist())
+
+    @property
+    def labelled_indices(self) -> Tensor:
+        """Which of the training images these are, ascending, int64."""
         if self.fraction == 1:
-            return self.train
-        return self.train.subset(subsets.labelled(self.train, self.fraction, self.options.label_seed))
+            return torch.arange(len(self.train))
+        return torch.tensor(subsets.labelled(self.train, self.fraction, self.options.label_seed))
 
     @property
     def share(self) -> str:
@@ -234,9 +238,14 @@ class Task:
         encoder = self.frozen(width) if frozen else self.backbone.at(width).to(memory_format=torch.channels_last)
         return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen, start)
 
-    @cached_property
+    @property
     def features(self) -> Features:
-        """Features of both splits at all prepared widths."""
+        """Features of both splits at all prepared widths, with all labels."""
+        if not self._features:
+            self._features.append(self._extract())
+        return self._features[0]
+
+    def _extract(self) -> Features:
         networks = {width: self.frozen(width) for width in self._widths}
         train, train_labels = extract_features(networks, self.batches(self.train))
         val, val_labels = extract_features(networks, self.batches(self.val))
