@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import finished, missing_scores, score, train, trained
+from ablations.cell import execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
 from pretrain.stopping import request_stop
 from results import report
@@ -29,6 +29,15 @@ def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path) -> list[Jo
     """Jobs for what is ``missing`` of ``every`` run of the grid in ``folder``, each behind those it needs; the report last."""
     made = [job for run in missing for job in stages(run)]
     return [*made, Job("report", report_job, (str(folder), [to_plain(run) for run in every]), "report", last=True)]
+
+
+def here(missing: Sequence[Run]) -> list[Job]:
+    """Jobs for what is ``missing`` on this machine. A run's training and its evaluation on its own data are one job here, because
+    each process has to start first, and the run directory stays locked throughout.
+    """
+    names = {run.directory: run.directory.name for run in missing}
+    return [Job(names[run.directory], execute, (run,), "pretrain", (names[run.needs],) if run.needs in names else (),
+                directory=run.directory) for run in missing]
 
 
 def stages(run: Run) -> list[Job]:

@@ -2,17 +2,14 @@
 
     python ablations/run.py --grid guidelines
     python ablations/run.py --grid guidelines --profile cifar100 --data-dir DATA --seeds 3 --dry-run
-    python ablations/run.py --grid guidelines --seeds 3 --executor slurm --slurm-config cluster.yaml
+    python ablations/run.py --grid guidelines --seeds 3 --slurm-config cluster.yaml
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,27 +22,22 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations import grid as grids
-from ablations.cell import execute, finished
+from ablations import launching
+from ablations.cell import finished
 from ablations.estimate import estimates
 from ablations.grid import Run
-from ablations.jobs import KINDS, graph, missing_lines
 from ablations.plan import show_graph
 from pretrain import config, data
 from pretrain.data import fingerprint
 from results import report
-from rundir.arguments import LARGEST_SEED, Parser, place, real, whole, word
+from rundir.arguments import LARGEST_SEED, Parser, place, real, word
 from rundir.cli import cli
 from rundir.clock import duration
 from rundir.errors import UserError
-from slurm import settings
-from slurm.executors import EXECUTORS, run_all
-from slurm.jobs import Job, Outcome
 from slurm.settings import Cluster
-from slurm.submit import environment_lines
 
 BASE_SEED = 100  # METHOD section 6
 MOST_SEEDS = 1000
-MOST_PARALLEL = 1000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,42 +48,27 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--grid", required=True, help=f"one of: {', '.join(grids.grids())}")
     own.add_argument("--profile", default="auto",
                      help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
-                          "CUDA or Slurm is found, else digits")
+                          "CUDA is found or jobs go to Slurm, else digits")
     own.add_argument("--data-dir", type=word, help="folder of the data set (shorthand for data.root=DIR)")
     own.add_argument("--seeds", default="1", metavar="N|LIST",
                      help="how many seeds, from 100 on, or a list such as 100,107; default 1")
     own.add_argument("--widths", type=real(), nargs="+", metavar="W", help="evaluation widths; default the profile's")
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
     own.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
-    own.add_argument("--executor", choices=EXECUTORS, default="inline",
-                     help="inline: one run after another in this process (default); local: --parallel processes; slurm: jobs in "
-                          "Slurm's queue, see docs/slurm.md")
-    own.add_argument("--parallel", type=whole(1, MOST_PARALLEL), default=2, metavar="N",
-                     help="processes of --executor local; default 2")
-    own.add_argument("--slurm-config", type=place, metavar="FILE",
-                     help="settings of the cluster: a filled in copy of slurm/example.yaml")
-    own.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
-                     help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times")
-    own.add_argument("--wait", action=argparse.BooleanOptionalAction, default=False,
-                     help="of --executor slurm: stay until all jobs have ended, then show the table; default: submit and leave")
-    own.add_argument("--dry-run", action="store_true", help="show cells, what is missing and what it costs; run nothing")
+    launching.add_arguments(own)
     own.usage = "%(prog)s --grid GRID [options] [key=value ...]   key=value: settings of every cell, for example optimizer.epochs=5"
     return own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Expand, run what is missing, report. Returns 1 if a run failed, or was left to another launcher that is not done with it."""
-    words, overrides = config.split_overrides(_joined(sys.argv[1:] if argv is None else argv))
+    argv = list(sys.argv[1:] if argv is None else argv)
+    words, overrides = config.split_overrides(launching.joined(argv))
     arguments = parser().parse_args(words)
-    cluster = cluster_settings(arguments)
-    profile = choose_profile(arguments.profile)
-    overrides += [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
+    cluster = launching.choose(arguments)
     if arguments.executor == "slurm":
         arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
-    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
-                        arguments.runs)
-    launched = ("ablations/run.py", *(sys.argv[1:] if argv is None else argv))
-    runs = [replace(run, command=launched) for run in runs]
+    runs = expanded(arguments, overrides, ("ablations/run.py", *argv))
     images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
     scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
     runs = [replace(run, data=scored_on) for run in runs]
@@ -103,10 +80,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             show_plan(runs, missing, images)
         return 0
+    return run_missing(runs, missing, images, cluster, arguments)
+
+
+def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...]) -> list[Run]:
+    """Every run of the grid that ``arguments`` ask for, to be launched by ``command``. Raises :class:`UserError`."""
+    profile = choose_profile(arguments.profile, arguments.executor)
+    placed = [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
+    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, [*overrides, *placed],
+                        arguments.runs)
+    return [replace(run, command=command) for run in runs]
+
+
+def run_missing(runs: Sequence[Run], missing: Sequence[Run], images: int, cluster: Cluster | None,
+                arguments: argparse.Namespace) -> int:
+    """Launch what is ``missing`` of ``runs``, and report on what has ended here; the exit code."""
     if cluster:
-        return launch_on_slurm(missing, runs, cluster, arguments)
-    unfinished = launch(missing, arguments)
-    return 1 if reported(arguments.runs / arguments.grid, runs) or unfinished else 0
+        failed = launching.submit(missing, runs, cluster, arguments, images)
+        if failed is None:
+            return 0
+    else:
+        failed = len(launching.launch(missing, arguments))
+    return 1 if reported(arguments.runs / arguments.grid, runs) or failed else 0
 
 
 def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
@@ -120,16 +115,16 @@ def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
     return lost
 
 
-def choose_profile(name: str) -> str:
-    """``name``, or for ``auto`` what this machine is fit for; says on stdout which, why, and how to choose."""
+def choose_profile(name: str, executor: str) -> str:
+    """``name``, or for ``auto`` what the machines of ``executor`` are fit for; says on stdout which, why, and how to choose."""
     if name != "auto":
         print(f"profile {name} (from --profile)", flush=True)
         return name
-    if torch.cuda.is_available() or shutil.which("sbatch"):
-        found = "CUDA" if torch.cuda.is_available() else "Slurm"
-        print(f"profile cifar100, the paper's setting, because {found} is here; choose another with --profile", flush=True)
+    if executor == "slurm" or torch.cuda.is_available():
+        found = "jobs go to Slurm" if executor == "slurm" else "CUDA is here"
+        print(f"profile cifar100, the paper's setting, because {found}; choose another with --profile", flush=True)
         return "cifar100"
-    print("profile digits, the embedded data, because neither CUDA nor Slurm is here; choose another with --profile "
+    print("profile digits, the embedded data, because jobs run here and CUDA is not; choose another with --profile "
           f"({', '.join(config.presets())})", flush=True)
     return "digits"
 
@@ -148,24 +143,6 @@ def seeds(text: str) -> list[int]:
     if len(numbers) < len(parts) or max(numbers) > LARGEST_SEED or count > MOST_SEEDS:
         raise UserError(f"--seeds {text[:50]} is too much; at most {MOST_SEEDS} seeds, each below 2^63")
     return [BASE_SEED + i for i in range(count)] if len(parts) == 1 else list(dict.fromkeys(numbers))
-
-
-def _joined(argv: Sequence[str]) -> list[str]:
-    """``--slurm key=value`` as one word: a ``key=value`` that stands alone is a setting of the cells."""
-    words = list(argv)
-    for at in range(len(words) - 1, 0, -1):
-        if words[at - 1] == "--slurm":
-            words[at - 1:at + 1] = [f"--slurm={words[at]}"]
-    return words
-
-
-def cluster_settings(arguments: argparse.Namespace) -> Cluster | None:
-    """The settings of the cluster with ``--executor slurm``. Raises :class:`UserError`."""
-    if arguments.executor != "slurm":
-        if arguments.slurm or arguments.slurm_config or arguments.wait:
-            raise UserError("--slurm, --slurm-config and --wait are for --executor slurm; write that, or leave them out")
-        return None
-    return settings.load(arguments.slurm_config, arguments.slurm, KINDS)
 
 
 def check_data(run: Run, processes: int = 1) -> int:
@@ -193,81 +170,6 @@ def show_plan(runs: Sequence[Run], missing: Sequence[Run], images: int) -> None:
     todo = [costs[run.name] for run in missing]
     console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
                   f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
-
-
-def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcome]:
-    """Run ``missing``; returns the outcomes that failed or were left to another launcher, which are also printed."""
-    jobs = [Job(run.directory.name, execute, (run,)) for run in missing]
-    started, ended = time.monotonic(), 0
-
-    def tell(outcome: Outcome) -> None:
-        nonlocal ended
-        if outcome.state == "running":
-            print(f"start {outcome.name}", flush=True)
-            return
-        ended += 1
-        text = {"done": "done", "left": f"left to another launcher: {outcome.error}"}.get(
-            outcome.state, f"FAILED: {outcome.error} (log: {outcome.log})")
-        print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
-
-    outcomes = []
-    for wave in waves(missing):
-        outcomes += run_all([job for job, run in zip(jobs, missing, strict=True) if run in wave], arguments.executor,
-                            arguments.runs / arguments.grid / "logs", arguments.parallel, torch.cuda.device_count(), tell)
-    ended_by_now = {run.directory.name for run in missing if finished(run)}
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    left = [outcome for outcome in outcomes if outcome.state == "left" and outcome.name not in ended_by_now]
-    for outcome in [*failed, *left]:
-        print(f"{outcome.state}: {outcome.name}: {outcome.error}", file=sys.stderr)
-    if failed:
-        print("run the same command again to retry what failed", file=sys.stderr)
-    if left:
-        print(f"left to another launcher: {len(left)} of {len(missing)} runs; run the same command again when it has ended",
-              file=sys.stderr)
-    return [*failed, *left]
-
-
-def launch_on_slurm(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, arguments: argparse.Namespace) -> int:
-    """Submit what is missing; with ``--wait`` stay until it has ended, and show the table. Returns the exit code."""
-    folder = arguments.runs / arguments.grid
-    jobs = graph(missing, runs, folder)
-    counts: Counter[str] = Counter()
-
-    def tell_submitted() -> None:
-        there = len(jobs) - counts["submitted"]
-        print(f"submitted {counts['submitted']} jobs" + (f"; {there} were in the queue already" if there else ""), flush=True)
-        print(f"look:  python slurm/status.py --runs {folder}", flush=True)
-
-    def tell(outcome: Outcome) -> None:
-        if outcome.state != "submitted" and not counts.keys() - {"submitted"}:
-            tell_submitted()
-        counts[outcome.state] += 1
-        if outcome.state == "failed":
-            print(f"{outcome.name}: FAILED: {outcome.error} (log: {outcome.log})", flush=True)
-        elif outcome.state == "done":
-            print(f"[{counts['done'] + counts['failed']}/{len(jobs)}] {outcome.name}: done", flush=True)
-
-    if missing:
-        for line in environment_lines(cluster, sorted({job.kind for job in jobs})):
-            print(line, flush=True)
-        run_all(jobs, "slurm", folder / "logs", on_update=tell, cluster=cluster, wait=arguments.wait)
-        if not arguments.wait:
-            tell_submitted()
-            return 0
-    for line in missing_lines(folder, runs):
-        print(line, file=sys.stderr)
-    return 1 if reported(folder, runs) or counts["failed"] else 0
-
-
-def waves(missing: Sequence[Run]) -> list[list[Run]]:
-    """``missing`` in lists to run one after another: a run stands behind the one it needs."""
-    found: list[list[Run]] = []
-    left = list(missing)
-    while left:
-        waiting = {run.directory for run in left}
-        found.append([run for run in left if run.needs not in waiting])
-        left = [run for run in left if run.needs in waiting]
-    return found
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slurm.jobs import Job, Outcome, attempt, check_names
+from slurm.order import Order
 from slurm.settings import Cluster
 
 EXECUTORS = ("inline", "local", "slurm")
@@ -21,7 +22,10 @@ def run_all(
     cluster: Cluster | None = None,
     wait: bool = True,
 ) -> list[Outcome]:
-    """Run every job and return their outcomes in the order of ``jobs``. A job that fails stops only those that need it.
+    """Run every job and return their outcomes in the order of ``jobs``.
+
+    A job starts when those in its ``after`` have succeeded. One that fails stops only those that need it: they are ``failed`` too,
+    without having started, and what needs a job that was ``left`` is left as well.
 
     executor: ``inline`` (one after another in this process; output stays on the terminal), ``local`` (processes of
         their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``) or ``slurm`` (arrays in
@@ -57,17 +61,22 @@ def run_all(
         return launch(jobs, cluster, log_dir, on_update, wait)
     log_dir.mkdir(parents=True, exist_ok=True)
     if executor == "inline":
-        return [_run_inline(job, log_dir, on_update) for job in jobs]
+        return _run_inline(jobs, log_dir, on_update)
 
     from slurm.local import LocalLaunch  # submitit is not needed to run inline
 
     return LocalLaunch(jobs, log_dir, parallel, gpus, on_update).run()
 
 
-def _run_inline(job: Job, log_dir: Path, on_update: Callable[[Outcome], object]) -> Outcome:
-    on_update(Outcome(job.name, "running"))
-    log = job.log(log_dir)
-    state, why = attempt(job.function, job.args, lambda: log.open("a", encoding="utf-8"))
-    outcome = Outcome(job.name, state, why, log if state == "failed" else None)
-    on_update(outcome)
-    return outcome
+def _run_inline(jobs: Sequence[Job], log_dir: Path, on_update: Callable[[Outcome], object]) -> list[Outcome]:
+    order, outcomes = Order(jobs), {}
+    while (taken := order.take()) is not None:
+        index, job = taken
+        on_update(Outcome(job.name, "running"))
+        log = job.log(log_dir)
+        state, why = attempt(job.function, job.args, lambda log=log: log.open("a", encoding="utf-8"))
+        outcome = Outcome(job.name, state, why, log if state == "failed" else None)
+        for place, ended in [(index, outcome), *order.end(outcome)]:
+            outcomes[place] = ended
+            on_update(ended)
+    return [outcomes[place] for place in sorted(outcomes)]

@@ -27,7 +27,7 @@ class Job:
     The function and its arguments must be picklable, since most executors run them in another process. What a job
     produces it writes to a directory: its return value is dropped. It may be called again after a kill at any moment.
 
-    The rest is what a cluster wants to know; ``inline`` and ``local`` heed only the order in which jobs are given.
+    The rest is what a cluster wants to know; ``inline`` and ``local`` heed only ``after`` and ``last``.
 
     Attributes:
         kind: which of the cluster's resources it gets (``Cluster.kinds``).

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ import submitit
 from submitit.core.utils import UncompletedJobError, environment_variables
 
 from slurm.jobs import Job, Outcome, attempt, describe
+from slurm.order import Order
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0  # between asking a task to stop and killing it
@@ -115,7 +115,7 @@ class LocalLaunch:
     ) -> None:
         self.log_dir, self.on_update, self.gpus = log_dir, on_update, gpus
         self.slots = min(parallel, len(jobs))
-        self.waiting = deque(enumerate(jobs))
+        self.waiting = Order(jobs)
         self.running: dict[int, Running] = {}  # by slot
         self.outcomes: dict[int, Outcome] = {}
 
@@ -137,8 +137,8 @@ class LocalLaunch:
 
     def _fill_slots(self, folder: Path) -> None:
         for slot in range(self.slots):
-            if slot not in self.running and self.waiting:
-                self._start(slot, *self.waiting.popleft(), folder)
+            if slot not in self.running and (taken := self.waiting.take()) is not None:
+                self._start(slot, *taken, folder)
 
     def _start(self, slot: int, index: int, job: Job, folder: Path) -> None:
         log, pid_file = job.log(self.log_dir), folder / f"{index}.pid"
@@ -170,8 +170,9 @@ class LocalLaunch:
                 self._end(running.index, running.outcome())
 
     def _end(self, index: int, outcome: Outcome) -> None:
-        self.outcomes[index] = outcome
-        self.on_update(outcome)
+        for place, ended in [(index, outcome), *self.waiting.end(outcome)]:
+            self.outcomes[place] = ended
+            self.on_update(ended)
 
     def _stop(self) -> None:
         """End every task: ask, wait, kill. Nothing to do after a launch that ran to its end."""

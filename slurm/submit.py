@@ -77,6 +77,7 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, n
     if not squeue.available():
         raise UserError("there is no sbatch here; run this on a machine that submits to Slurm, or take --executor local")
     place = fit(scratch(cluster, folder))
+    largest = squeue.largest_array()  # asked first: where Slurm does not answer, nothing is written
     ledger = Ledger(folder)
     calls = {job.name: packed(job) for job in jobs}
     with ledger.lock():
@@ -84,7 +85,7 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, n
         new = [job for job in jobs if job.name not in queued or job.last]
         if all(job.last and job.name in queued for job in new):
             return Submission({}, {job.name: queued[job.name] for job in jobs}, [])
-        arrays = plan(new, queued, squeue.largest_array())
+        arrays = plan(new, queued, largest)
         _check_with_slurm({array.kind for array in arrays}, cluster, name, place)
         tasks = {job.name: Task(job.name, calls[job.name], job.log(log_dir).absolute(), ledger.state_file(job.name).absolute(),
                                 cluster.requeues, cluster.signal_seconds) for job in new}

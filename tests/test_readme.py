@@ -61,7 +61,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
     monkeypatch.chdir(tmp_path)
     shown = commands()
     assert {words[0] for words in shown} == set(MAINS)
-    tiny_grid = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-mse-online", *SMALL]
+    tiny_grid = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-mse-online", "--executor", "inline", *SMALL]
     assert ablations_main(tiny_grid) == 0  # what the report command reads
     students = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": students}, "checkpoint.pth.tar")  # of the authors

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ablations import grid
-from ablations.run import waves
+from ablations.jobs import here
 from pretrain import config
 from pretrain.cost import training_flops
 from results import grid_tables
@@ -275,8 +275,8 @@ def test_a_needed_run_comes_first_with_the_same_seed(chained):
         needed = runs[place[run.needs]]
         assert place[run.needs] < place[run.directory] and (needed.cell, needed.cfg.seed) == ("teacher-online", run.cfg.seed)
         assert run.cfg.data.root == str(needed.directory)
-    first, second = waves(runs)
-    assert {run.cell for run in first} == {"teacher-online", "teacher-momentum"} and second == students
+    after = {job.name: job.after for job in here(runs)}
+    assert all(after[run.directory.name] == ((run.needs.name,) if run in students else ()) for run in runs)
 
 
 def test_only_brings_what_it_needs(chained):
@@ -285,7 +285,7 @@ def test_only_brings_what_it_needs(chained):
 
 def test_nobody_waits_for_a_run_that_is_finished(chained):
     students = [run for run in expand("chained") if run.needs is not None]
-    assert waves(students) == [students]
+    assert [job.after for job in here(students)] == [()] * len(students)
 
 
 @pytest.mark.parametrize("name", sorted(grid_tables.ROWS))

@@ -22,7 +22,7 @@ from transfer.classification import Options, evaluate
 ROOT = Path(__file__).parents[2]
 TINY = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
         "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=32", "calibration.images=64", "train.threads=1"]
-CELLS = ["--only", "mse-infonce-momentum", "individual-mse-online-w*", "--widths", "1.0", "0.5"]
+CELLS = ["--executor", "inline", "--only", "mse-infonce-momentum", "individual-mse-online-w*", "--widths", "1.0", "0.5"]
 
 
 def run(runs: Path, *more: str) -> int:
@@ -62,8 +62,8 @@ def test_another_width_is_evaluated_without_training_again(done, tmp_path):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     done = tmp_path
     checkpoints = {path: path.stat().st_mtime_ns for path in done.rglob("checkpoint.pt")}
-    assert main(["--grid", "guidelines", "--profile", "digits", "--runs", str(done), "--only", "mse-infonce-momentum",
-                 "--widths", "1.0", "0.5", "0.75", *TINY]) == 0
+    assert main(["--grid", "guidelines", "--profile", "digits", "--runs", str(done), "--executor", "inline",
+                 "--only", "mse-infonce-momentum", "--widths", "1.0", "0.5", "0.75", *TINY]) == 0
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     result = next((done / "guidelines").glob("mse-infonce-momentum-*/result.json"))
     assert {r["width"] for r in json.loads(result.read_text())["records"]} == {1.0, 0.75, 0.5}
@@ -198,14 +198,15 @@ def test_a_run_that_another_launcher_holds_is_left_to_it_and_said(executor, tmp_
     assert f"{name}: done" in capsys.readouterr().out
 
 
-def test_first_line_says_the_profile_and_why(capsys, monkeypatch):
-    monkeypatch.setattr("ablations.run.shutil.which", lambda name: None)
+def test_a_line_says_the_profile_and_why(capsys, monkeypatch):
     monkeypatch.setattr("ablations.run.torch.cuda.is_available", lambda: False)
-    assert choose_profile("auto") == "digits"
-    assert "neither CUDA nor Slurm" in capsys.readouterr().out
-    monkeypatch.setattr("ablations.run.shutil.which", lambda name: "/usr/bin/sbatch")
-    assert choose_profile("auto") == "cifar100"
-    assert "because Slurm is here" in capsys.readouterr().out
+    assert choose_profile("auto", "inline") == "digits"
+    assert "because jobs run here and CUDA is not" in capsys.readouterr().out
+    assert choose_profile("auto", "slurm") == "cifar100"
+    assert "because jobs go to Slurm" in capsys.readouterr().out
+    monkeypatch.setattr("ablations.run.torch.cuda.is_available", lambda: True)
+    assert choose_profile("auto", "local") == "cifar100"
+    assert "because CUDA is here" in capsys.readouterr().out
 
 
 def test_bad_command_lines_end_in_one_line_and_code_2(tmp_path):

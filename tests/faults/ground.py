@@ -26,7 +26,7 @@ TRAIN = ["--preset", "digits", "--out", "run", *SETTINGS]
 EVALUATE = ["classification", "--checkpoint", "run", "--widths", "1.0", "0.25", "--protocol", "knn", "linear_fast"]
 CELLS = ["mse-mse-online", "mse-infonce-momentum"]
 GRID = ["--grid", "guidelines", "--profile", "digits", "--only", *CELLS, "--widths", "1.0", "0.5", "--runs", "runs",
-        "evaluation.protocols=[knn]",
+        "--executor", "inline", "evaluation.protocols=[knn]",
         *[text for text in SETTINGS if text.split("=")[0] not in (
             "objective.teacher", "objective.distill_loss", "diagnostics.widths", "calibration.widths", "widths.sampling",
             "optimizer.epochs")], "optimizer.epochs=1"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rundir.errors import UserError
 from slurm.executors import run_all
 from slurm.jobs import Job, Outcome
 from slurm.local import _child_environment, _cores
@@ -228,3 +229,39 @@ def test_stopping_the_launcher_stops_its_jobs(signum, to_group, deaf, code, tmp_
     assert launcher.wait(timeout=90) == code
     for path in pids:
         wait_until(lambda path=path: not any(alive(int(pid)) for pid in path.read_text().split()))
+
+
+@pytest.mark.parametrize("executor", ["inline", "local"])
+def test_a_job_starts_behind_what_it_needs_and_not_without_it(executor, tmp_path):
+    def write(name: str, *after: str, last: bool = False) -> Job:
+        return Job(name, callables.write, (tmp_path / name, name), after=after, last=last)
+
+    jobs = [write("end", last=True), write("third", "second", "finished before"), write("lost.more", "lost"), write("lost", "bad"),
+            write("second", "first"), Job("bad", callables.fail, ("no",)), Job("left", callables.leave_to, ("process 7",)),
+            write("waits", "left"), write("first")]
+    updates: list[Outcome] = []
+    found = {one.name: one for one in run_all(jobs, executor, tmp_path / "logs", parallel=2, on_update=updates.append)}
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"first", "second", "third", "end"}
+    assert (found["lost"].state, found["lost"].error) == ("failed", "blocked: needs bad")
+    assert (found["lost.more"].state, found["lost.more"].error) == ("failed", "blocked: needs lost")
+    assert (found["waits"].state, found["waits"].error) == ("left", "it needs left, which is left to another launcher")
+    ended = [update.name for update in updates if update.state != "running"]
+    assert sorted(ended) == sorted(job.name for job in jobs) and ended[-1] == "end"
+    assert ended.index("first") < ended.index("second") < ended.index("third")
+    started = {update.name for update in updates if update.state == "running"}
+    assert started == {"first", "second", "third", "bad", "left", "end"}
+
+
+def test_local_starts_what_can_start_while_other_jobs_still_wait(tmp_path):
+    """``far`` needs a quick job only, and meets a slow one that runs beside it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    jobs = [Job("slow", callables.meet, (here, there)), Job("quick", print),
+            Job("far", callables.meet, (there, here), after=("quick",))]
+    assert [outcome.state for outcome in run_all(jobs, "local", tmp_path / "logs", parallel=2)] == ["done"] * 3
+
+
+def test_a_circle_is_said_before_anything_runs(tmp_path):
+    jobs = [Job("a", callables.write, (tmp_path / "a", "x")), Job("b", print, after=("c",)), Job("c", print, after=("b",))]
+    with pytest.raises(UserError, match="wait for each other in a circle: b, c"):
+        run_all(jobs, "inline", tmp_path / "logs")
+    assert not (tmp_path / "a").exists()
