@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rundir.errors import UserError
 
@@ -18,6 +18,7 @@ MOST_EPOCHS = 10**6
 MOST_PIXELS = 2**12  # of a side
 MOST_WORKERS = 2**12
 MOST_BATCH = 2**20
+MOST_WIDTHS = 1000
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +52,34 @@ def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Calla
             raise argparse.ArgumentTypeError(f"{_shown(text)} is no number {'above ' if above else ''}{_range(low, high, above)}")
         return value
     return number
+
+
+class Spread(NamedTuple):
+    """``count`` widths, evenly spread from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    count: int
+
+    def widths(self) -> list[float]:
+        """Them, widest first, rounded to six decimals."""
+        step = (self.high - self.low) / (self.count - 1)
+        return [round(self.high - i * step, 6) for i in range(self.count)]
+
+
+def width_or_spread(text: str) -> float | Spread:
+    """The type of an option that is a width, or ``LOW:HIGH:COUNT``, a :class:`Spread`."""
+    if ":" not in text:
+        return real()(text)
+    parts = text.split(":")
+    try:
+        low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
+    except (ValueError, IndexError):
+        count = 0
+    if len(parts) != 3 or not (2 <= count <= MOST_WIDTHS and 0 < low < high <= 1):
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not LOW:HIGH:COUNT, such as 0.25:1.0:16, with 0 < LOW < HIGH <= 1 and "
+                                         f"from 2 to {MOST_WIDTHS} widths")
+    return Spread(low, high, count)
 
 
 def place(text: str) -> Path:

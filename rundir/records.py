@@ -17,7 +17,8 @@ SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd"
                      "test_scale": 8 / 7, "test_interpolation": "bilinear"}
 # Measured, or derived from what the identity holds already; ``data`` and ``computed_on`` say on what: a score of data that have
 # changed since takes the place of the old one.
-MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed")
+MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed",
+            "extrapolated")
 
 
 def entry(record: Mapping[str, Any], name: str) -> Any:

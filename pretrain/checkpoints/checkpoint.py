@@ -15,11 +15,13 @@ from pretrain.config import Config, check_widths, config_hash, from_dict, switch
 from pretrain.data.sources import normalisation
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import Cost, calibrate, calibrated_widths, cost, cut_statistics, extract, is_calibrated
+from pretrain.slimmable import Cost, calibrate, calibrated_widths, channel_signature, cost, cut_statistics, extract, is_calibrated
 from pretrain.slimmable.calibrate import batch_norms
+from rundir.arguments import Spread
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 
+NARROWEST = 1e-6  # of widths that are extrapolated to
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 
 
@@ -35,6 +37,7 @@ class Checkpoint:
         epoch: finished epochs of pretraining; 0 where the file does not say.
         branch: which of the file's networks it is.
         foreign: whether somebody else wrote the file.
+        extrapolate: whether widths narrower than it was trained for may be used.
         behind: weights of the modules after the encoder (the projector), by name.
     """
 
@@ -44,6 +47,7 @@ class Checkpoint:
     epoch: int = 0
     branch: str = "student"
     foreign: bool = False
+    extrapolate: bool = False
     behind: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -122,12 +126,30 @@ class Checkpoint:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
         return self.calibrated or usable_widths(self.config, [*self.config.calibration.widths, self.low, self.high])
 
+    def chosen_widths(self, asked: Sequence[float | Spread]) -> list[float]:
+        """The widths that are ``asked``; of a spread without those that give the channels of a wider one, which is said."""
+        alone = [float(width) for width in asked if not isinstance(width, Spread)]
+        found = {channel_signature(self.encoder, width): width for width in alone}
+        for spread in (each for each in asked if isinstance(each, Spread)):
+            before = len(found)
+            for width in spread.widths():
+                found.setdefault(channel_signature(self.encoder, width), width)
+            if len(found) - before < spread.count:
+                print(f"{spread.low:g}:{spread.high:g}:{spread.count} gives {len(found) - before} networks that differ in channels",
+                      flush=True)
+        return [*alone, *sorted(set(found.values()) - set(alone), reverse=True)]
+
+    def is_extrapolated(self, width: float) -> bool:
+        """Whether ``width`` is narrower than the widths of pretraining."""
+        return width < self.low
+
     def check_widths(self, widths: Sequence[float], what: str = "--widths") -> None:
         """:class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
             raise UserError(f"{what} names no width; write for example {what} 1.0 0.5")
         if not self.dense:
-            check_widths(self.arch, widths, self.low, self.high, what, switchable_widths(self.config))
+            low = NARROWEST if self.extrapolate else self.low
+            check_widths(self.arch, widths, low, self.high, what, switchable_widths(self.config))
         elif any(width != 1.0 for width in widths) or len(widths) > 1:
             raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; write {what} 1.0")
 

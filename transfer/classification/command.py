@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
-from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, word
+from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, width_or_spread, word
 from rundir.records import entry
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
@@ -23,8 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
     parser.add_argument("--data-dir", type=word, metavar="DIR", help="where the data lies; default: where pretraining found it")
-    parser.add_argument("--widths", type=real(), nargs="+", metavar="W",
-                        help="default: those the checkpoint is calibrated for")
+    parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
+                        help="widths, or LOW:HIGH:COUNT for evenly spread ones, such as 0.25:1.0:16; default: those the checkpoint "
+                             "is calibrated for")
+    parser.add_argument("--extrapolate", action="store_true",
+                        help="allow widths narrower than those of pretraining; tables mark them with *")
     parser.add_argument("--protocol", nargs="+", metavar="P",
                         help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}, "
                              f"or {TRAINING_PROTOCOLS[-1]} with --label-fraction")
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     protocols = arguments.protocol or (TRAINING_PROTOCOLS[-1:] if few else DEFAULT_PROTOCOLS)
     records = evaluate(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths, protocols,
                        device=arguments.device, options=options, out=arguments.out, force=arguments.force,
-                       branch=arguments.branch, arch=arguments.arch)
+                       branch=arguments.branch, arch=arguments.arch, extrapolate=arguments.extrapolate)
     show(records)
     checkpoint = Path(arguments.checkpoint)
     directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))

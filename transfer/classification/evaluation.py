@@ -14,6 +14,7 @@ from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.hardware import hardware
+from rundir.arguments import Spread
 from rundir.atomic import make_folder
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, check_choice
@@ -69,20 +70,21 @@ Key = tuple[str, float, float]  # protocol, share of the labels, width
 
 
 def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
-             widths: Sequence[float] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
+             widths: Sequence[float | Spread] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
              device: str = "auto", options: Options | None = None, out: str | Path | None = None,
-             force: bool = False, branch: str = "student", arch: str | None = None) -> list[dict]:
+             force: bool = False, branch: str = "student", arch: str | None = None, extrapolate: bool = False) -> list[dict]:
     """Score a checkpoint on a data set at several widths.
 
     Args:
         checkpoint: a checkpoint file or a run directory.
         dataset, root: a data set of ``pretrain.data`` and where it lies; None: those of pretraining (not of others' files,
             which do not say it).
-        widths: within the trained range; None: those the checkpoint was calibrated for.
+        widths: within the trained range, or spreads of such; None: those the checkpoint was calibrated for.
         protocols: some of ``PROTOCOLS``.
         out: directory of ``result.json``; None: the checkpoint's run directory.
         force: score anew what is there already.
         branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
+        extrapolate: allow widths narrower than those of pretraining; their records say ``extrapolated``.
 
     Records are written as soon as a protocol has finished, and what is there already for the same weights and settings
     is not computed again. ``score`` says what ``value`` is of, ``label_fraction`` and ``label_seed`` which labels were used.
@@ -105,7 +107,8 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
     if dataset is None and not backbone.config.data.name:
         raise UserError(f"{backbone.path} does not say which data it was trained on; write --dataset NAME")
-    widths = [float(w) for w in (backbone.default_widths() if widths is None else widths)]
+    backbone.extrapolate = extrapolate
+    widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
     backbone.check_widths(widths)
     where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
@@ -241,6 +244,8 @@ def _record(task: Task, protocol: str, width: float, value: float | None) -> dic
     cost = task.cost(width)
     measured = {"value": value, "chance": task.chance, "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
                 **_latency(task, width)}
+    if task.backbone.is_extrapolated(width):
+        measured["extrapolated"] = True
     return {**_named(task, protocol, width), **measured, "changed": _changed(task, protocol)}
 
 
