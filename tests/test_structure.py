@@ -77,7 +77,7 @@ def test_imports_follow_the_arrows(room):
         ("rundir/files.py", "from pretrain.hardware import hardware", "pretrain.hardware.hardware"),
         ("rundir/files.py", "import torch", "torch"),
         ("slurm/local.py", "def f():\n    from results import report", "results.report"),
-        ("pretrain/train.py", "from transfer.dense.trunk import Trunk", "transfer.dense.trunk.Trunk"),
+        ("pretrain/train.py", "from transfer.finetuning.trunk import Trunk", "transfer.finetuning.trunk.Trunk"),
         ("transfer/run.py", "from pretrain import models", "pretrain.models"),
         ("transfer/run.py", "from pretrain.checkpoints import opening", "pretrain.checkpoints.opening"),
         ("transfer/run.py", "from pretrain.checkpoints.files import load", "pretrain.checkpoints.files.load"),

@@ -24,8 +24,8 @@ from rundir.cli import cli
 from rundir.errors import UserError
 from transfer.classification import command as classification
 from transfer.classification import label_lists
-from transfer.dense import scenes_command as scenes
 from transfer.detection import command as detection
+from transfer.finetuning import scenes_command as scenes
 from transfer.segmentation import command as segmentation
 
 # A task adds its arguments and runs them.

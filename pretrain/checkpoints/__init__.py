@@ -8,7 +8,9 @@ written atomically; ``foreign`` and ``dense`` find the networks of others; ``wei
 
 from pretrain.checkpoints.arguments import add_checkpoint_arguments
 from pretrain.checkpoints.checkpoint import Batches, Checkpoint
-from pretrain.checkpoints.opening import open_checkpoint, open_pretrained
-from pretrain.slimmable import Cost
+from pretrain.checkpoints.opening import open_checkpoint, open_pretrained, untrained
+from pretrain.config import Config
+from pretrain.slimmable import Cost, dense_cost
 
-__all__ = ["Batches", "Checkpoint", "Cost", "add_checkpoint_arguments", "open_checkpoint", "open_pretrained"]
+__all__ = ["Batches", "Checkpoint", "Config", "Cost", "add_checkpoint_arguments", "dense_cost", "open_checkpoint",
+           "open_pretrained", "untrained"]

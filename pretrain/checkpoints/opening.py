@@ -46,6 +46,16 @@ def open_checkpoint(path: str | Path, device: str | torch.device = "cpu", *, bra
     return found
 
 
+def untrained(config: Config, path: str | Path) -> Checkpoint:
+    """The finished checkpoint that training ``config`` will leave in ``path``, but with untrained weights.
+
+    The state of the random generators is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        encoder = build(config.model.arch, switchable_widths(config))
+    return Checkpoint(encoder, config, Path(path), config.optimizer.epochs)
+
+
 def open_pretrained(setting: str, path: str | Path) -> Checkpoint:
     """The checkpoint of this project that the config's ``setting`` names.
 

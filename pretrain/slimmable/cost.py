@@ -20,14 +20,18 @@ class Cost:
     parameters: int
 
 
-def dense_cost(network: nn.Module, size: int) -> Cost:
-    """Cost of an ordinary network on one image (3, ``size``, ``size``), counted by torch on the meta device, where it is moved."""
+def dense_cost(network: nn.Module, size: int | tuple[int, int]) -> Cost:
+    """Cost of an ordinary network on one image of ``size`` (height, width), or square, counted by torch.
+
+    It is moved to the meta device and of no use afterwards.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
     parameters = sum(p.numel() for p in network.parameters())
     for norm in network.modules():
         if isinstance(norm, _BatchNorm):  # not counted, slow without data, and without statistics it would want more than one value
             norm.forward = lambda x: x
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.to("meta").eval()(torch.empty(1, 3, size, size, device="meta"))
+        network.to("meta").eval()(torch.empty(1, 3, height, width, device="meta"))
     return Cost(counter.get_total_flops(), parameters)
 
 

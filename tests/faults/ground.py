@@ -19,7 +19,7 @@ from results import report as results_report
 from rundir.records import MEASURED
 from tests.faults.fork import Ended, child, program
 from tests.pretrain import tiny
-from tests.transfer.dense import networks  # noqa: F401 (registers a network of four stages that detectors can stand on)
+from tests.transfer.finetuning import networks  # noqa: F401 (registers a network of four stages that detectors can stand on)
 
 SETTINGS = tiny.OVERRIDES
 TRAIN = ["--preset", "digits", "--out", "run", *SETTINGS]

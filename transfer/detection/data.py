@@ -22,10 +22,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pretrain.data import fingerprint
 from pretrain.data.images import DISPLAYED
 from rundir.errors import UserError
-from transfer.dense.scenes import CLASSES as SCENE_CLASSES
-from transfer.dense.scenes import RECORD as SCENES
 from transfer.detection import coco, voc
 from transfer.detection.faults import Faults, has_box, some
+from transfer.finetuning.scenes import CLASSES as SCENE_CLASSES
+from transfer.finetuning.scenes import RECORD as SCENES
 
 VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
                "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
@@ -49,6 +49,7 @@ class DetectionData:
 
     Attributes:
         name: as in records: ``digits``, ``voc``, ``coco``, or the folder's name.
+        root: the directory that the files lie in.
         classes: names; a box's ``category_id`` counts in them.
         train, test: the splits.
         metric: ``coco``, ``voc2007`` (11 points) or ``voc2012`` (area under the curve).
@@ -61,6 +62,7 @@ class DetectionData:
     """
 
     name: str
+    root: Path
     classes: list[str]
     train: Split
     test: Split
@@ -71,13 +73,14 @@ class DetectionData:
     exif: str = DISPLAYED
     unmasked: list[str] = field(default_factory=list)
 
-    def contents(self, root: Path) -> str:
+    @cached_property
+    def contents(self) -> str:
         """The fingerprint of all that is read below ``root``: annotation files whole, images as of any data set."""
         splits = {}
         for name, split in (("train", self.train), ("test", self.test)):
             images = [record["file_name"] for record in split.records]
-            names = fingerprint.names_below(root, images)
-            files = zip(fingerprint.names_below(root, split.annotations), split.annotations, strict=True)
+            names = fingerprint.names_below(self.root, images)
+            files = zip(fingerprint.names_below(self.root, split.annotations), split.annotations, strict=True)
             splits[name] = [names, fingerprint.of_files(dict(zip(names, images, strict=True))),
                             fingerprint.of_files(dict(files), whole=math.inf)]
         return fingerprint.combined(classes=self.classes, metric=self.metric, **splits)
@@ -103,7 +106,7 @@ class DetectionData:
         return name
 
 
-def load(dataset: str, directory: str | Path | None, clip: bool = False, exif: str | None = None,
+def load(dataset: str, directory: str | Path, clip: bool = False, exif: str | None = None,
          show: bool = False) -> DetectionData:
     """Data set ``dataset``, one of ``transfer.detection.DATASETS``, in ``directory``; ``clip`` cuts boxes at their image's edge.
 
@@ -112,13 +115,11 @@ def load(dataset: str, directory: str | Path | None, clip: bool = False, exif: s
     voc: ``VOC2007`` and/or ``VOC2012`` in ``directory`` (train on both trainval, score on test of 2007; of 2012 alone train and
     val), or JPEGImages, Annotations and ImageSets/Main themselves (trainval and test, else train and val), with any classes.
     coco: ``train2017``, ``val2017`` and ``annotations/instances_{train,val}2017.json``, with any categories. digits: scenes as
-    :mod:`transfer.dense.scenes` writes them, scored as COCO.
+    :mod:`transfer.finetuning.scenes` writes them, scored as COCO.
 
     Raises:
         UserError: what is missing or wrong, by name.
     """
-    if directory is None:
-        raise UserError(f"data set {dataset} needs to know where it is stored; write --data-dir DIR")
     root = Path(directory).expanduser()
     if not root.is_dir():
         raise UserError(f"there is no directory {root}; write --data-dir with the directory of the data")
@@ -152,8 +153,8 @@ def _voc(root: Path, faults: Faults) -> DetectionData:
     voc.number_classes([*train, *test], classes, faults)
     faults.stop()
     metric = "voc2007" if 2007 in years or (published_name(root) == "voc" and "2007" in root.name) else "voc2012"
-    return DetectionData(published_name(root), classes, Split(train, annotations=train_files), Split(test, annotations=test_files),
-                         metric, None, flip=not (root / SCENES).is_file())
+    return DetectionData(published_name(root), root, classes, Split(train, annotations=train_files),
+                         Split(test, annotations=test_files), metric, None, flip=not (root / SCENES).is_file())
 
 
 def _voc_classes(root: Path, found: set[str]) -> list[str]:
@@ -173,6 +174,7 @@ def _coco(root: Path, faults: Faults, digits: bool) -> DetectionData:
     classes, kinds = [train.categories[number] for number in sorted(train.categories)], train.kinds | test.kinds
     unmasked = [*train.unmasked, *test.unmasked]
     mask_format = None if unmasked else "bitmask" if "rle" in kinds else "polygon"
-    return DetectionData("digits" if digits else published_name(root), classes, Split(train.records(), annotations=[train.path]),
+    return DetectionData("digits" if digits else published_name(root), root, classes,
+                         Split(train.records(), annotations=[train.path]),
                          Split(test.records(), test.path, test.truth, [test.path]), "coco", mask_format,
                          flip=not (root / SCENES).is_file(), unmasked=unmasked)

@@ -20,10 +20,10 @@ from detectron2.evaluation.pascal_voc_evaluation import voc_eval
 from detectron2.utils import comm
 from torch import nn
 
-from transfer.dense.job import finite
 from transfer.detection.data import DetectionData
 from transfer.detection.mapper import Mapper
 from transfer.detection.voc import CORNERS
+from transfer.finetuning.runs import finite
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 VOC_METRICS = ("AP", "AP50", "AP75")

@@ -11,7 +11,7 @@ from pretrain.data import images
 from pretrain.data.files import NAMED
 from pretrain.data.folder import alike
 from rundir.errors import UserError
-from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
+from transfer.finetuning.looking import look_at_all, settle_exif, trained_on_too
 
 TOLERANCE = 1.0  # pixels that a box may leave its image by: rounding, and counting from 0 or from 1
 

@@ -2,8 +2,8 @@
 
 detectron2 is not on PyPI under its own name. conda-forge has it (environment.yml); elsewhere its authors' INSTALL.md builds it.
 Where only PyPI can be reached, the source archive ``pb1-detectron2`` 0.6 has upstream 0.6's Python files and configs, but not the
-C++ ones, so pip cannot build it. Its Python part is all that our models need (see aids.py). It is downloaded by pip, compared with
-a known checksum, and its package ``detectron2`` alone is unpacked: nothing else of the archive is installed.
+C++ ones, so pip cannot build it. Its Python part is all that our models need (see adapter.py). It is downloaded by pip, compared
+with a known checksum, and its package ``detectron2`` alone is unpacked: nothing else of the archive is installed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ ELSEWHERE = ("install detectron2 from conda-forge (conda install -c conda-forge 
 
 def installed_version() -> str | None:
     """The version of the detectron2 that can be imported here; None where there is none."""
-    from transfer.detection import aids
+    from transfer.detection import adapter
 
     importlib.invalidate_caches()
-    aids.give()
+    adapter.apply()
     try:
         import detectron2
         import detectron2.modeling  # what it is installed for

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from pretrain.checkpoints import Checkpoint
 from rundir.errors import UserError
-from transfer.dense.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
-from transfer.dense.weights import WeightsReport, weights_report
+from transfer.finetuning.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
+from transfer.finetuning.weights import WeightsReport, weights_report
 
 CONFIGS = {("faster_rcnn", "fpn"): "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
            ("mask_rcnn", "fpn"): "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",

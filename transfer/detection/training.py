@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.distributed import Processes
 from rundir.atomic import replacing
 from rundir.errors import UserError
-from transfer.dense.job import Journal
-from transfer.dense.schedules import Schedule
 from transfer.detection.mapper import Mapper
+from transfer.finetuning.runs import Journal
+from transfer.finetuning.schedules import Schedule
 
 FINAL = "detector.pth"  # weights of a finished training
 STATES = "model_*.pth"  # detectron2's checkpoints of one that goes on
@@ -157,7 +157,7 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
     try:
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     except FloatingPointError:
-        raise UserError(f"{journal.job.title}: the loss is not finite; write a lower --lr") from None
+        raise UserError(f"{journal.resolved.title}: the loss is not finite; set a lower --lr") from None
     if group.first:
         _keep_weights(model, directory)
 

@@ -11,8 +11,8 @@ from detectron2.structures import BoxMode
 
 from pretrain.data.files import read_bytes
 from rundir.errors import UserError
-from transfer.dense.lists import Images, read_names
 from transfer.detection.faults import Faults
+from transfer.finetuning.lists import Images, read_names
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 MOST_BYTES = 16 * 2**20  # of one annotation

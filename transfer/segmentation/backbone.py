@@ -7,7 +7,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from pretrain.checkpoints import open_checkpoint
-from transfer.dense.trunk import Pyramid, Trunk, dense_network, set_norm
+from transfer.finetuning.trunk import Pyramid, Trunk, dense_network, set_norm
 from transfer.segmentation.dilation import dilate
 
 
@@ -19,7 +19,7 @@ class SlimmableTrunk(BaseModule):
         checkpoint, branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
         width: the width whose dense network this is.
         initial, seed: ``pretrained``, or ``random`` weights drawn from ``seed``.
-        norm: ``bn`` or ``frozen``, as :func:`~transfer.dense.trunk.set_norm` takes it (mmengine makes SyncBN of the former).
+        norm: ``bn`` or ``frozen``, as :func:`~transfer.finetuning.trunk.set_norm` takes it (mmengine makes SyncBN of the former).
         reads: ``maps`` as they are, a ``pyramid`` made of a ViT's last one, or its ``patches`` after the last LayerNorm.
         output_stride: largest stride of a convolutional network's maps; 0 leaves them as they are.
         network: the dense network of ``width`` where it is at hand already, instead of what is in ``checkpoint``.

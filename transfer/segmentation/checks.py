@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from mmseg.registry import DATASETS
 
-from pretrain.data import images
+from pretrain.data import fingerprint, images
 from pretrain.data.files import some, tree
 from rundir.errors import UserError
-from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
+from transfer.finetuning.looking import look_at_all, settle_exif, trained_on_too
 from transfer.segmentation.labels import class_table, read_labels
 from transfer.segmentation.layouts import IGNORED, Layout
 
+MASKS_READ = 4096  # for the fingerprint, where all together are too large to be read
 HINTS = {"cityscapes": " (made from *_labelIds.png by the cityscapesscripts command csCreateTrainIdLabelImgs)"}
 
 
@@ -63,8 +64,34 @@ def _check_places(layout: Layout, config: dict) -> None:
             raise UserError(f"{layout.name} in {root} has no {place}; set --data-dir to the folder that holds it")
 
 
-def check(layout: Layout, show: bool = True, exif: str | None = None) -> tuple[Layout, Split, Split, list[str]]:
-    """The layout with what was found of ``exif``, the training and the validation split, and notes; every file was read whole.
+@dataclass(frozen=True)
+class SegmentationData:
+    """Data of one fine-tuning: the ``layout`` with what was found of ``exif``, both splits, and ``notes``, a line each."""
+
+    layout: Layout
+    train: Split
+    val: Split
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """As in records."""
+        return self.layout.name
+
+    @cached_property
+    def contents(self) -> str:
+        """The fingerprint of images and masks of both splits."""
+        splits = {}
+        for name, split in (("train", self.train), ("val", self.val)):
+            root = self.layout.train[0]["data_root"]
+            names = [fingerprint.names_below(root, files) for files in (split.images, split.labels)]
+            splits[name] = [names, fingerprint.of_files(dict(zip(names[0], split.images, strict=True))),
+                            fingerprint.of_files(dict(zip(names[1], split.labels, strict=True)), sampled=MASKS_READ)]
+        return fingerprint.combined(classes=list(self.train.classes), **splits)
+
+
+def load(layout: Layout, exif: str | None = None, show: bool = False) -> SegmentationData:
+    """The data of ``layout``, every file read whole; ``show``: progress.
 
     ``exif``: which pixels labels belong to where sizes leave it open; None: as other images show.
 
@@ -83,7 +110,7 @@ def check(layout: Layout, show: bool = True, exif: str | None = None) -> tuple[L
         notes.append(_classes_note(layout, name, split, [counts for _, _, counts in looks]))
     notes += trained_on_too(splits["train"].images, splits["val"].images)
     found, turned = settle_exif(stated, exif)
-    return replace(layout, exif=found), splits["train"], splits["val"], notes + turned
+    return SegmentationData(replace(layout, exif=found), splits["train"], splits["val"], notes + turned)
 
 
 def _check_partners(layout: Layout, split: Split, configs: Sequence[dict]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pretrain.data.images import DISPLAYED
-from transfer.dense.pictures import chosen_images
+from transfer.finetuning.pictures import chosen_images
 from transfer.segmentation.checks import Split
 from transfer.segmentation.labels import read_image
 from transfer.segmentation.layouts import Layout

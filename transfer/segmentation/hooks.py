@@ -10,8 +10,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from transfer.dense.job import Journal
-from transfer.dense.pictures import chosen_images, write_panels
+from transfer.finetuning.pictures import chosen_images, write_panels
+from transfer.finetuning.runs import Journal
 from transfer.segmentation.checks import Split
 from transfer.segmentation.labels import read_image
 from transfer.segmentation.layouts import IGNORED

@@ -16,8 +16,8 @@ from mmseg.registry import DATASETS
 from pretrain.data.files import some, tree
 from pretrain.data.images import DISPLAYED, is_image
 from rundir.errors import UserError
-from transfer.dense.lists import Images, read_names
-from transfer.dense.scenes import read_config
+from transfer.finetuning.lists import Images, read_names
+from transfer.finetuning.scenes import read_config
 
 IGNORED = 255  # label of pixels without a class, after loading
 
@@ -135,7 +135,7 @@ class CamVidDataset(PairsDataset):
 
 @DATASETS.register_module()
 class DigitScenesDataset(PairsDataset):
-    """Scenes of handwritten digits (``transfer/dense/scenes.py``): background and ten digits."""
+    """Scenes of handwritten digits (``transfer/finetuning/scenes.py``): background and ten digits."""
 
     METAINFO: ClassVar[dict] = {
         "classes": ("background", *(f"digit {digit}" for digit in range(10))),

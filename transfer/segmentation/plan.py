@@ -1,139 +1,123 @@
-"""What one segmentation command asks for, checked; and its jobs, one for each width."""
+"""Segmentation networks at every width: from the checkpoint to configs of mmsegmentation, and to scores."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 from mmseg.registry import MODELS
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.checkpoints import Checkpoint
-from pretrain.data import fingerprint
+from pretrain.checkpoints import Checkpoint, Cost, dense_cost
 from pretrain.data.images import STORED
+from pretrain.distributed import Processes
+from rundir.directory import RunDirectory
 from rundir.errors import UserError
-from transfer.dense.job import Job
-from transfer.dense.options import branch_setting
-from transfer.dense.schedules import Schedule
+from transfer.finetuning import plan
+from transfer.finetuning.description import Finetuning
+from transfer.finetuning.runs import Resolved, Scores
+from transfer.finetuning.schedules import Schedule, named
+from transfer.segmentation import SCHEDULES, checks, training
 from transfer.segmentation.backbone import SlimmableTrunk
-from transfer.segmentation.checks import Split
-from transfer.segmentation.layouts import Layout
-from transfer.segmentation.models import DILATED, POOLING, Features, model_config
-
-TASK = "segmentation"
-MASKS_READ = 4096  # for the fingerprint, where all together are too large to be read
-INFERENCES = ("whole", "slide")
+from transfer.segmentation.checks import SegmentationData
+from transfer.segmentation.layouts import layout_of
+from transfer.segmentation.models import DILATED, POOLING, Features, check_model, model_config
+from transfer.segmentation.recipes import for_vit
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One command: a checkpoint, a data set and a model, to be trained at several widths.
+class Plan(plan.Plan):
+    """Fine-tunings of one segmentation network by mmsegmentation."""
 
-    ``checkpoint``, ``branch`` and ``arch`` are those of ``backbone``; ``batch_size`` is of one process, ``pictures`` the number of
-    images shown.
-    """
+    data: SegmentationData
 
-    backbone: Checkpoint
-    checkpoint: str
-    layout: Layout
-    train: Split
-    val: Split
-    model: str
-    schedule_name: str
-    schedule: Schedule
-    seed: int
-    batch_size: int
-    initial: str = "pretrained"
-    norm: str = "auto"
-    inference: str = "whole"
-    workers: int = 0
-    pictures: int = 4
-    branch: str = "student"
-    arch: str | None = None
+    @staticmethod
+    def check_network(finetuning: Finetuning, checkpoint: Checkpoint) -> None:
+        """:class:`UserError` if the network's heads do not fit the checkpoint's network."""
+        check_model(finetuning.model, checkpoint.encoder.is_vit)
 
-    @property
-    def is_vit(self) -> bool:
-        """Whether the backbone is a vision transformer."""
-        return self.backbone.encoder.is_vit
-
-    @property
-    def evaluated(self) -> tuple[int, int]:
-        """(height, width) of an evaluated image, on which FLOPs are counted: of a window, and where sizes vary of a crop."""
-        width, height = self.layout.scale
-        return self.layout.crop if self.inference == "slide" or width > 2 * height else (height, width)
+    @staticmethod
+    def load(finetuning: Finetuning, where: Path, show: bool) -> SegmentationData:
+        """The data in ``where``, checked."""
+        asked = {name: getattr(finetuning, name) for name in ("scale", "crop", "output_stride")}
+        layout = layout_of(finetuning.dataset, where)
+        changed = dataclasses.replace(layout, **{name: value for name, value in asked.items() if value})
+        return checks.load(changed, finetuning.exif, show)
 
     def check(self) -> None:
-        """:class:`UserError` for what cannot be trained."""
-        if self.inference not in INFERENCES:
-            raise UserError(f"unknown --inference {self.inference!r}; write {' or '.join(INFERENCES)}")
-        patch = self.backbone.encoder.patch_size
-        if patch and any(side % patch for side in self.layout.crop):
-            whole = [max(1, round(side / patch)) * patch for side in self.layout.crop]
-            raise UserError(f"--crop {self.layout.crop[0]} {self.layout.crop[1]} is no whole number of patches of {patch} pixels; "
-                            f"write --crop {whole[0]} {whole[1]}")
+        """:class:`UserError` for crops and batches that the network cannot be trained on."""
+        patch, crop = self.checkpoint.encoder.patch_size, self.data.layout.crop
+        if patch and any(side % patch for side in crop):
+            whole = [max(1, round(side / patch)) * patch for side in crop]
+            raise UserError(f"--crop {crop[0]} {crop[1]} is no whole number of patches of {patch} pixels; "
+                            f"set --crop {whole[0]} {whole[1]}")
         if self.model in POOLING and self.batch_size < 2:
             raise UserError(f"{self.model} has BatchNorm over pooled images and needs two of them in each process; "
-                            "write a larger --batch-size")
+                            "set a larger --batch-size")
 
-    def backbone_config(self, width: float) -> dict:
-        """Config of the registered backbone."""
-        reads = "maps" if not self.is_vit else "patches" if self.model == "segmenter" else "pyramid"
-        return {"type": "SlimmableTrunk", "checkpoint": self.checkpoint, "width": width, "initial": self.initial, "seed": self.seed,
-                "norm": "frozen" if self.norm == "frozen" else "bn", "reads": reads, "branch": self.branch, "arch": self.arch,
-                "output_stride": self.layout.output_stride if self.model in DILATED else 0}
+    @cached_property
+    def schedule(self) -> Schedule:
+        own = self.finetuning
+        if not self.is_vit:
+            return own.asked_schedule
+        return for_vit(own.schedule, named(own.schedule, SCHEDULES), own.model).changed(own.iterations, own.batch_size, own.lr)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step in each process."""
+        return self.schedule.batch_size // self.processes
+
+    @property
+    def inference(self) -> str:
+        """``whole`` images at once, or windows that ``slide``."""
+        return self.finetuning.inference or ("slide" if self.model == "segmenter" else "whole")
+
+    @property
+    def images(self) -> tuple[int, int]:
+        return len(self.data.train.images), len(self.data.val.images)
+
+    @property
+    def contents(self) -> str:
+        return self.data.contents
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        layout = self.data.layout
+        sizes = {"scale": list(layout.scale), "crop": list(layout.crop), "first_weight": layout.first_weight}
+        return {"weights": self.checkpoint.fingerprint(), "norm": self.finetuning.norm, "inference": self.inference, **sizes,
+                "output_stride": layout.output_stride if self.model in DILATED else None,
+                "train_images": self.images[0], "train_list": [Path(c.get("ann_file", "")).stem for c in layout.train],
+                **dataclasses.asdict(self.schedule), **self.branch, **({"exif": STORED} if layout.exif == STORED else {})}
+
+    def cost(self, width: float) -> Cost:
+        """Of the encoder on an image of the size that is scored: of a window, and where sizes vary of a crop.
+
+        A ViT's sides are rounded up to whole patches.
+        """
+        trunk, (wide, high) = self._trunk(width), self.data.layout.scale
+        size = self.data.layout.crop if self.inference == "slide" or wide > 2 * high else (high, wide)
+        patch = trunk.patch_size or 1
+        encoder = getattr(trunk.trunk, "trunk", trunk.trunk)  # without the pyramid, which is no part of the encoder
+        return dense_cost(encoder, tuple(-(-side // patch) * patch for side in size))
 
     def model_config(self, width: float) -> dict:
         """Config of the whole network of ``width``."""
-        trunk = self.trunk(width, self.backbone.random_at(width, 0))  # for its shapes
+        trunk, layout = self._trunk(width), self.data.layout
         features = Features(trunk.channels, trunk.patch_size)
-        return model_config(self.model, self.backbone_config(width), features, len(self.train.classes), self.layout,
-                            *self.backbone.normalisation(), self.inference)
+        return model_config(self.model, self._backbone_config(width), features, len(self.data.train.classes), layout,
+                            *self.checkpoint.normalisation(), self.inference)
 
-    def settings(self) -> dict:
-        """What scores depend on beside the place of their record."""
-        sizes = {"scale": list(self.layout.scale), "crop": list(self.layout.crop), "first_weight": self.layout.first_weight}
-        return {"weights": self.backbone.fingerprint(), "norm": self.norm, "inference": self.inference, **sizes,
-                "output_stride": self.layout.output_stride if self.model in DILATED else None,
-                "train_images": len(self.train.images), "train_list": [Path(c.get("ann_file", "")).stem for c in self.layout.train],
-                **dataclasses.asdict(self.schedule), **branch_setting(self.backbone),
-                **({"exif": STORED} if self.layout.exif == STORED else {})}
+    def _backbone_config(self, width: float) -> dict:
+        own = self.finetuning
+        reads = "maps" if not self.is_vit else "patches" if self.model == "segmenter" else "pyramid"
+        return {"type": "SlimmableTrunk", "checkpoint": own.checkpoint, "width": width, "initial": own.initial, "seed": self.seed,
+                "norm": "frozen" if own.norm == "frozen" else "bn", "reads": reads, "branch": own.branch, "arch": own.arch,
+                "output_stride": self.data.layout.output_stride if self.model in DILATED else 0}
 
-    def contents(self) -> str:
-        """The fingerprint of images and masks of both splits."""
-        splits = {}
-        for name, split in (("train", self.train), ("val", self.val)):
-            root = self.layout.train[0]["data_root"]
-            names = [fingerprint.names_below(root, files) for files in (split.images, split.labels)]
-            splits[name] = [names, fingerprint.of_files(dict(zip(names[0], split.images, strict=True))),
-                            fingerprint.of_files(dict(zip(names[1], split.labels, strict=True)), sampled=MASKS_READ)]
-        return fingerprint.combined(classes=list(self.train.classes), **splits)
+    def _trunk(self, width: float) -> SlimmableTrunk:
+        """The backbone of ``width`` for its shapes, whatever its weights."""
+        return MODELS.build({**self._backbone_config(width), "network": self.checkpoint.random_at(width, 0)})
 
-    def trunk(self, width: float, network: nn.Module) -> SlimmableTrunk:
-        """The backbone of ``width`` around its dense ``network``, which it changes."""
-        return MODELS.build({**self.backbone_config(width), "network": network})
-
-    def jobs(self, widths: Sequence[float]) -> list[Job]:
-        """A job for each of ``widths``."""
-        settings, contents, jobs = self.settings(), self.contents(), []
-        for width in widths:
-            flops, parameters = encoder_cost(self.trunk(width, self.backbone.random_at(width, 0)), self.evaluated)
-            jobs.append(Job(TASK, self.layout.name, self.model, self.schedule_name, self.initial, width, self.seed, flops,
-                            parameters, settings, contents))
-        return jobs
-
-
-def encoder_cost(trunk: SlimmableTrunk, size: tuple[int, int]) -> tuple[int, int]:
-    """FLOPs (two per multiply-add) of the encoder on one image of ``size`` (height, width), and its parameters.
-
-    A ViT's sides are rounded up to whole patches. ``trunk`` is moved to the meta device and of no use afterwards.
-    """
-    encoder = getattr(trunk.trunk, "trunk", trunk.trunk)  # without the pyramid, which is no part of the encoder
-    patch = trunk.patch_size or 1
-    height, width = (-(-side // patch) * patch for side in size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder.to("meta").eval()(torch.empty(1, 3, height, width, device="meta"))
-    return counter.get_total_flops(), sum(p.numel() for p in encoder.parameters())
+    def train(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
+        """Fine-tune and score one width in its run directory by mmengine's runner."""
+        return training.train(self, resolved, run, group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from transfer.dense.schedules import Schedule
+from transfer.finetuning.schedules import Schedule
 
 QUICK = "quick"
 

@@ -1,19 +1,18 @@
-"""One job: mmsegmentation's network trained, resumed and evaluated by mmengine's own runner."""
+"""One fine-tuning: mmsegmentation's network trained, resumed and evaluated by mmengine's own runner."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mmcv
 import mmengine
-import mmengine.device.utils as mmdevice
 import mmseg
 import torch
 from mmengine.config import Config
@@ -24,15 +23,17 @@ from torch import Tensor, nn
 from pretrain.distributed import Processes, several
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
-from transfer.dense.job import Job, Scores, journal, write_json
-from transfer.dense.schedules import Schedule
-from transfer.dense.trunk import dense_network
-from transfer.dense.weights import weights_report
+from transfer.finetuning.runs import CLASSES, Resolved, Scores, journal, write_json
+from transfer.finetuning.schedules import Schedule
+from transfer.finetuning.trunk import dense_network
+from transfer.finetuning.weights import weights_report
 from transfer.segmentation import data
-from transfer.segmentation.command import CLASSES
+from transfer.segmentation.adapter import running_on
 from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook
 from transfer.segmentation.metric import SCORES
-from transfer.segmentation.plan import Plan
+
+if TYPE_CHECKING:
+    from transfer.segmentation.plan import Plan
 
 FOLDER = "mmseg"  # of the run directory: mmengine's own files
 CHECKPOINTS = 10  # in a training, at least
@@ -40,8 +41,8 @@ FARTHEST = 2000  # iterations between two
 FROM_CONFIG = ("custom_imports", "model_wrapper_cfg", "sync_bn", "test_pipeline")  # not arguments of mmengine's runner
 
 
-def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
-    """Train and evaluate ``job`` in ``run``, from where an interrupted process left it.
+def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
+    """Train and evaluate ``resolved`` in ``run``, from where an interrupted process left it.
 
     Writes ``mmseg/`` (mmengine's checkpoints, log and config), ``weights.json``, ``classes.json`` (scores by class, null where
     undefined) and ``predictions.png``.
@@ -51,33 +52,33 @@ def train(plan: Plan, job: Job, run: RunDirectory, group: Processes) -> Scores:
         used = {package.__name__: package.__version__ for package in (mmengine, mmcv, mmseg)}
         run.add_provenance(packages={**run.provenance()["packages"], **used})
     found = latest_checkpoint(folder)
-    source = pretrained_network(plan, job.width)
+    source = pretrained_network(plan, resolved.width)
     weights = {name: tensor.clone() for name, tensor in source.state_dict().items()}
-    config = Config({"model": plan.model_config(job.width), **runner_config(plan, folder, group, found and str(found[0]))})
+    config = Config({"model": plan.model_config(resolved.width), **runner_config(plan, folder, group, found and str(found[0]))})
     torch.manual_seed(plan.seed)
     model = MODELS.build({**config.model, "backbone": {**config.model.backbone, "network": source}})
 
     def begin() -> None:
-        report_weights(weights, job, run, model)
+        report_weights(weights, resolved, run, model)
         config.dump(folder / "config.py")
 
-    pictures = PictureHook(plan.val, plan.pictures, plan.layout.exif)
-    with journal(job, run, group, plan.schedule.iterations, found[1] if found else 0) as log, _settings(group.device):
+    pictures = PictureHook(plan.data.val, plan.finetuning.pictures, plan.data.layout.exif)
+    with journal(resolved, run, group, plan.schedule.iterations, found[1] if found else 0) as log, running_on(group.device):
         hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), pictures]
         runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,
-                        custom_hooks=hooks, experiment_name=f"{job.name}-{time.time_ns()}")
+                        custom_hooks=hooks, experiment_name=f"{resolved.name}-{time.time_ns()}")
         _log_to_file(runner)
         runner.train()
         runner.test()
-    return _finish(plan, job, run, runner, pictures) if group.first else Scores({}, 0)
+    return _finish(plan, resolved, run, runner, pictures) if group.first else Scores({}, 0)
 
 
 def pretrained_network(plan: Plan, width: float) -> nn.Module:
     """The dense network of ``width`` that training starts from."""
     def batches() -> Iterator[Tensor]:
-        return data.calibration_batches(plan.layout, plan.train, *plan.backbone.normalisation())
+        return data.calibration_batches(plan.data.layout, plan.data.train, *plan.checkpoint.normalisation())
 
-    return dense_network(plan.backbone, width, plan.initial, plan.seed, batches)
+    return dense_network(plan.checkpoint, width, plan.finetuning.initial, plan.seed, batches)
 
 
 def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str | None) -> dict:
@@ -88,10 +89,10 @@ def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str |
         "work_dir": str(folder), "default_scope": "mmseg", "log_level": "ERROR", "launcher": "pytorch" if several() else "none",
         "randomness": {"seed": plan.seed}, "load_from": resume_from, "resume": resume_from is not None,
         "custom_imports": {"imports": ["transfer.segmentation.registered"], "allow_failed_imports": False},
-        "train_dataloader": data.train_loader(plan.layout, plan.batch_size, plan.workers, plan.seed),
+        "train_dataloader": data.train_loader(plan.data.layout, plan.batch_size, plan.finetuning.workers, plan.seed),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": schedule.iterations, "val_interval": schedule.iterations + 1},
-        "test_dataloader": data.test_loader(plan.layout, plan.workers), "test_cfg": {"type": "TestLoop"},
-        "test_evaluator": {"type": "ExactIoU"}, "test_pipeline": data.test_pipeline(plan.layout),  # for mmseg.apis
+        "test_dataloader": data.test_loader(plan.data.layout, plan.finetuning.workers), "test_cfg": {"type": "TestLoop"},
+        "test_evaluator": {"type": "ExactIoU"}, "test_pipeline": data.test_pipeline(plan.data.layout),  # for mmseg.apis
         "optim_wrapper": {"type": "OptimWrapper", "optimizer": optimizer_config(schedule), **_decays(plan)},
         "param_scheduler": scheduler_config(schedule), "log_processor": {"by_epoch": False},
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False},
@@ -100,7 +101,7 @@ def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str |
         gpu = group.device.type == "cuda"
         config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False,
                                        "find_unused_parameters": True, "device_ids": [torch.cuda.current_device()] if gpu else None}
-        config["sync_bn"] = "torch" if gpu and plan.norm in ("auto", "syncbn") else None
+        config["sync_bn"] = "torch" if gpu and plan.finetuning.norm in ("auto", "syncbn") else None
     return config
 
 
@@ -139,23 +140,6 @@ def latest_checkpoint(folder: Path) -> tuple[Path, int] | None:
     return None
 
 
-@contextlib.contextmanager
-def _settings(device: torch.device) -> Iterator[None]:
-    """mmengine on ``device``, its checkpoints loaded with ``weights_only``."""
-    before, variable = mmdevice.DEVICE, "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    kept = os.environ.get(variable)
-    mmdevice.DEVICE, os.environ[variable] = device.type, "1"
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    try:
-        yield
-    finally:
-        mmdevice.DEVICE = before
-        os.environ.pop(variable)
-        if kept is not None:
-            os.environ[variable] = kept
-
-
 def _log_to_file(runner: Runner) -> None:
     """mmengine's log goes to its file only; the terminal shows this project's progress."""
     for handler in runner.logger.handlers:
@@ -163,7 +147,7 @@ def _log_to_file(runner: Runner) -> None:
             handler.setLevel(logging.INFO)
 
 
-def report_weights(weights: Mapping[str, Tensor], job: Job, run: RunDirectory, model: nn.Module) -> None:
+def report_weights(weights: Mapping[str, Tensor], resolved: Resolved, run: RunDirectory, model: nn.Module) -> None:
     """Compare ``weights``, those of the dense network, with the ``model`` that is about to be trained, and write ``weights.json``.
 
     Raises:
@@ -173,14 +157,14 @@ def report_weights(weights: Mapping[str, Tensor], job: Job, run: RunDirectory, m
     report = weights_report(weights, model, {inner: ""})
     write_json(run, "weights.json", report.to_dict())
     if report.missing or report.unexpected:
-        raise UserError(f"{job.title}: the checkpoint does not fill its network: {report}")
-    print(f"{job.title}: {report}", flush=True)
+        raise UserError(f"{resolved.title}: the checkpoint does not fill its network: {report}")
+    print(f"{resolved.title}: {report}", flush=True)
 
 
-def _finish(plan: Plan, job: Job, run: RunDirectory, runner: Runner, pictures: PictureHook) -> Scores:
+def _finish(plan: Plan, resolved: Resolved, run: RunDirectory, runner: Runner, pictures: PictureHook) -> Scores:
     scores = runner.test_loop.evaluator.metrics[0].scores
     by_class = [{"class": name, "IoU": iou, "accuracy": accuracy}
-                for name, iou, accuracy in zip(plan.val.classes, scores["IoU"], scores["Acc"], strict=True)]
+                for name, iou, accuracy in zip(plan.data.val.classes, scores["IoU"], scores["Acc"], strict=True)]
     write_json(run, CLASSES, {"format": 1, "classes": by_class})
-    pictures.write(run.path / "predictions.png", job.title)
+    pictures.write(run.path / "predictions.png", resolved.title)
     return Scores({name: scores[name] for name in SCORES}, scores["count"])

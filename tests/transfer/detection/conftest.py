@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import transfer.detection  # noqa: F401 (aids for detectron2, which the tests import)
+import transfer.detection
 from pretrain.checkpoints import Checkpoint
-from tests.transfer.dense.networks import checkpoint
-from transfer.dense.scenes import SceneConfig, write_scenes
+from tests.transfer.finetuning.networks import checkpoint
+from transfer.finetuning.scenes import SceneConfig, write_scenes
 
+transfer.detection.prepare()  # the tests import detectron2
 SCENES = SceneConfig(train=8, test=4, size=48, smallest=14, largest=20, fewest=1, most=3)
 
 

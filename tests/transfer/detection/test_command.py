@@ -7,11 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from transfer.detection import MODELS
+from transfer.finetuning import Finetuning, check
+from transfer.finetuning.running import run_widths
 from transfer.run import main
 
 SMALL = ["--iterations", "3", "--batch-size", "2", "--pictures", "2", "--set", "MODEL.FPN.OUT_CHANNELS", "8",
@@ -103,13 +107,9 @@ def test_a_file_elsewhere_needs_a_place_for_its_scores(trained, scenes, tmp_path
         detection(tmp_path / "copy.pt", "--data-dir", str(scenes))
 
 
-def test_batches_are_shared_by_processes(trained, scenes, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    from transfer.dense.options import prepare
-    from transfer.dense.schedules import DETECTION
-    from transfer.detection import DATASETS, MODELS
-    from transfer.run import parser
-
-    arguments = parser().parse_args(["detection", "--checkpoint", str(trained), "--batch-size", "4"])
-    with pytest.raises(UserError, match="write --batch-size 6"):
-        prepare(arguments, MODELS, DATASETS, DETECTION)
+def test_batches_are_shared_by_processes(trained, scenes):
+    finetuning = Finetuning("detection", str(trained), data_dir=str(scenes), batch_size=4)
+    with pytest.raises(UserError, match="set --batch-size 6"):
+        check([finetuning], processes=3)
+    with pytest.raises(UserError, match="set --batch-size 6"):
+        run_widths(finetuning, None, Processes(0, 3, torch.device("cpu")))

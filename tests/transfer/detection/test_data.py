@@ -57,7 +57,7 @@ def test_catalogs_and_fingerprints(scenes, tmp_path):
 @pytest.mark.parametrize("layout", ["coco", "voc"])
 def test_contents_are_all_that_is_read_and_not_where_it_lies(scenes, tmp_path, layout):
     def contents(root):
-        return data.load(layout, root).contents(root)
+        return data.load(layout, root).contents
 
     before = contents(scenes)
     moved = Path(shutil.copytree(scenes, tmp_path / scenes.name))

@@ -1,4 +1,4 @@
-"""Installing detectron2's Python part: the known archive only, its one package only, and aids that raise where they are no help."""
+"""Installing detectron2's Python part: the known archive only, its one package only, and shims that raise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from rundir.errors import UserError
-from transfer.detection import aids, install
+from transfer.detection import adapter, install
 
 
 def archive(folder: Path) -> Path:
@@ -65,7 +65,7 @@ def test_what_is_there_is_left_alone(monkeypatch, capsys):
 def test_compiled_operators_raise_when_they_are_called(tmp_path):
     import detectron2
 
-    if aids.is_compiled(Path(detectron2.__file__).parent):
+    if adapter.is_compiled(Path(detectron2.__file__).parent):
         pytest.skip("this detectron2 brings its compiled operators")
     from detectron2.layers import nms_rotated  # what uses them can be imported
 
@@ -79,10 +79,10 @@ def test_a_real_build_gets_no_placeholder(tmp_path, monkeypatch):
     package = tmp_path / "detectron2"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / f"_C{aids.EXTENSION_SUFFIXES[0]}").write_bytes(b"")
-    assert aids.is_compiled(package)
+    (package / f"_C{adapter.EXTENSION_SUFFIXES[0]}").write_bytes(b"")
+    assert adapter.is_compiled(package)
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "detectron2"]:
         monkeypatch.delitem(sys.modules, name)
-    aids.give()
+    adapter.apply()
     assert "detectron2._C" not in sys.modules

@@ -11,7 +11,7 @@ from torch import nn
 
 from pretrain.slimmable import at_width
 from rundir.errors import UserError
-from tests.transfer.dense.networks import checkpoint, foreign_resnet
+from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
 from transfer.detection import MODELS
 from transfer.detection.models import Model, build, config
 

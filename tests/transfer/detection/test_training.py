@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,28 +17,27 @@ from pretrain.distributed import Processes, processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain.tiny import distributed
-from transfer.dense.options import Setup
-from transfer.dense.schedules import DETECTION
 from transfer.detection import data
-from transfer.detection.models import Model
-from transfer.detection.task import Task
+from transfer.detection.plan import Plan
 from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations, set_schedule
+from transfer.finetuning import Finetuning
+from transfer.finetuning.schedules import DETECTION
 
 CPU = Processes(0, 1, torch.device("cpu"))
-SMALL = ["MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
-         "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "SOLVER.CHECKPOINT_PERIOD", "2"]
+SMALL = ("MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
+         "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "SOLVER.CHECKPOINT_PERIOD", "2")
 
 
-def task(backbone, scenes, home, name="faster_rcnn_fpn", iterations=5, norm="auto", lr=None):
-    setup = Setup(backbone, [0.25], DETECTION["quick"].changed(iterations, 2, lr), 100, Path(home))
-    model = Model.named(name).on(backbone)
-    return Task(setup, data.load("digits", scenes), model, "quick", "pretrained", norm, None, lr, SMALL, 0, 1)
+def planned(backbone, scenes, name="faster_rcnn_fpn", iterations=5, norm="auto", lr=None, processes=1):
+    finetuning = Finetuning("detection", str(backbone.path), model=name, iterations=iterations, batch_size=2, lr=lr, norm=norm,
+                            seed=100, overrides=SMALL, pictures=1)
+    return Plan(finetuning, backbone, data.load("digits", scenes), processes)
 
 
-def trained(task, directory, group=CPU):
-    """The weights that ``task`` ends with in ``directory``, and its scores."""
+def trained(plan, directory, group=CPU):
+    """The weights that ``plan`` ends with in ``directory``, and its scores."""
     run = RunDirectory(directory)
-    scores = task.run(task.jobs()[0], run, group)
+    scores = plan.train(plan.resolved(0.25), run, group)
     return torch.load(run.path / FINAL, weights_only=True)["model"], scores
 
 
@@ -47,21 +45,21 @@ class Killed(Exception):
     """Stands for a kill: nothing is cleaned up after it."""
 
 
-def interrupted(task, directory, monkeypatch, after):
+def interrupted(plan, directory, monkeypatch, after):
     """Train in ``directory`` until ``after`` iterations are done."""
-    from transfer.dense.job import Journal
+    from transfer.finetuning.runs import Journal
 
     def iteration(self, done, values):
         if done == after:
             raise Killed
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Journal, "iteration", iteration)
-        task.run(task.jobs()[0], RunDirectory(directory), CPU)
+        plan.train(plan.resolved(0.25), RunDirectory(directory), CPU)
 
 
 @pytest.mark.parametrize(("name", "norm"), [("mask_rcnn_fpn", "auto"), ("faster_rcnn_c4", "frozen")])
 def test_an_interrupted_training_ends_with_the_same_bits(name, norm, small, scenes, tmp_path, monkeypatch):
-    made = task(small, scenes, tmp_path, name, norm=norm)
+    made = planned(small, scenes, name, norm=norm)
     expected, scores = trained(made, tmp_path / "whole")
     interrupted(made, tmp_path / "cut", monkeypatch, after=4)
     assert finished_iterations(tmp_path / "cut")[0] == 2
@@ -72,28 +70,28 @@ def test_an_interrupted_training_ends_with_the_same_bits(name, norm, small, scen
 
 
 def test_a_damaged_checkpoint_costs_the_time_since_the_one_before(small, scenes, tmp_path, monkeypatch, capsys):
-    expected, _ = trained(task(small, scenes, tmp_path, iterations=6), tmp_path / "whole")
-    interrupted(task(small, scenes, tmp_path, iterations=6), tmp_path / "cut", monkeypatch, after=6)
+    expected, _ = trained(planned(small, scenes, iterations=6), tmp_path / "whole")
+    interrupted(planned(small, scenes, iterations=6), tmp_path / "cut", monkeypatch, after=6)
     newest = tmp_path / "cut" / "model_0000003.pth"
     os.utime(newest, (2**31, 2**31))
     newest.write_bytes(newest.read_bytes()[:1000])
     assert finished_iterations(tmp_path / "cut")[0] == 2
     assert "damaged" in capsys.readouterr().out
-    found, _ = trained(task(small, scenes, tmp_path, iterations=6), tmp_path / "cut")
+    found, _ = trained(planned(small, scenes, iterations=6), tmp_path / "cut")
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_what_is_trained_and_not_scored_is_only_scored(small, scenes, tmp_path):
-    _, scores = trained(task(small, scenes, tmp_path), tmp_path / "run")
+    _, scores = trained(planned(small, scenes), tmp_path / "run")
     stamp = (tmp_path / "run" / FINAL).stat().st_mtime_ns
-    assert trained(task(small, scenes, tmp_path), tmp_path / "run")[1] == scores
+    assert trained(planned(small, scenes), tmp_path / "run")[1] == scores
     assert (tmp_path / "run" / FINAL).stat().st_mtime_ns == stamp
 
 
 def test_training_changes_what_is_tuned_and_leaves_what_is_frozen(small, scenes, tmp_path):
     before = small.at(0.25).state_dict()
     for norm in ("auto", "frozen"):
-        after, _ = trained(task(small, scenes, tmp_path, norm=norm), tmp_path / norm)
+        after, _ = trained(planned(small, scenes, norm=norm), tmp_path / norm)
         prefix = "backbone.bottom_up.body.network."
         changed = {name: not torch.equal(after[prefix + name], before[name]) for name in before if "num_batches" not in name}
         tuned = {name: norm == "auto" or ("bn" not in name and "downsample.1" not in name) for name in changed}
@@ -101,18 +99,18 @@ def test_training_changes_what_is_tuned_and_leaves_what_is_frozen(small, scenes,
 
 
 def test_a_vit_is_tuned_by_adamw(scenes, tmp_path):
-    from tests.transfer.dense.networks import checkpoint
+    from tests.transfer.finetuning.networks import checkpoint
 
-    made = task(checkpoint(tmp_path, "vit_micro"), scenes, tmp_path, iterations=2)
-    job = made.jobs()[0]
-    assert job.settings["adamw"] == pytest.approx(1e-4 * 2 / 64) and job.model == "faster_rcnn_vit_micro_fpn"
+    made = planned(checkpoint(tmp_path, "vit_micro"), scenes, iterations=2)
+    resolved = made.resolved(0.25)
+    assert resolved.settings["adamw"] == pytest.approx(1e-4 * 2 / 64) and resolved.model == "faster_rcnn_vit_micro_fpn"
     trained(made, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "weights.json").read_text())["missing"] == []
 
 
 def test_a_loss_that_is_not_finite_is_one_line(small, scenes, tmp_path):
     with pytest.raises(UserError, match="lower --lr"):
-        trained(task(small, scenes, tmp_path, lr=1e30), tmp_path / "run")
+        trained(planned(small, scenes, lr=1e30), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("name", "changes"), [("coco_1x", {}), ("voc_24k", {"batch_size": 8}), ("quick", {"iterations": 50})])
@@ -158,9 +156,9 @@ def test_a_batch_depends_neither_on_the_processes_nor_on_where_training_resumed(
 
 def _ranked(checkpoint: str, scenes: str, home: str) -> None:
     with processes("cpu") as group:
-        made = task(open_checkpoint(checkpoint), scenes, home, iterations=3)
+        made = planned(open_checkpoint(checkpoint), scenes, iterations=3, processes=group.world_size)
         run = RunDirectory(f"{home}/run")
-        scores = made.run(made.jobs()[0], run, group)
+        scores = made.train(made.resolved(0.25), run, group)
         assert bool(scores.values) == group.first
 
 

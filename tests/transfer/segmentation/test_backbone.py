@@ -7,7 +7,7 @@ import torch
 
 from pretrain.checkpoints import open_checkpoint
 from tests.transfer.segmentation.runs import untrained_vit
-from transfer.dense.weights import weights_report
+from transfer.finetuning.weights import weights_report
 from transfer.segmentation import models
 from transfer.segmentation.layouts import layout_of
 from transfer.segmentation.models import Features, model_config

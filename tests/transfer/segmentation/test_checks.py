@@ -12,14 +12,15 @@ from PIL import Image
 
 from rundir.errors import UserError
 from tests.transfer.segmentation import files
-from transfer.segmentation.checks import check
+from transfer.segmentation.checks import load
 from transfer.segmentation.data import test_pipeline as evaluation_pipeline
 from transfer.segmentation.labels import read_image, read_labels
 from transfer.segmentation.layouts import LAYOUTS, layout_of
 
 
 def checked(name, root):
-    return check(layout_of(name, root), show=False)[1:3]
+    found = load(layout_of(name, root))
+    return found.train, found.val
 
 
 def test_camvid_ignores_void(tmp_path):
@@ -104,7 +105,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, damage, message):
 
 
 def notes(name, root, **options):
-    return check(layout_of(name, root), show=False, **options)[3]
+    return load(layout_of(name, root), **options).notes
 
 
 def test_what_is_trained_and_scored_on_is_said(tmp_path):
@@ -199,11 +200,12 @@ def test_labels_say_by_their_size_whether_the_picture_is_turned(tmp_path):
     image, label = tmp_path / "train/0.png", tmp_path / "trainannot/0.png"
     upright = np.asarray(Image.open(image))
     tag(image, 6)  # labelled as stored
-    layout, _, _, said = check(layout_of("camvid", tmp_path), show=False)
+    found = load(layout_of("camvid", tmp_path))
+    layout, said = found.layout, found.notes
     assert layout.exif == "stored" and "1 images have an EXIF orientation, 1 annotated as stored" in said[-1]
     assert np.array_equal(read_image(image, label, layout.exif).permute(1, 2, 0), upright)
     tag(image, 6, np.ascontiguousarray(np.rot90(upright)))  # stored turned, so displayed upright
-    layout = check(layout_of("camvid", tmp_path), show=False)[0]
+    layout = load(layout_of("camvid", tmp_path)).layout
     assert layout.exif == "displayed"
     assert np.array_equal(read_image(image, label, layout.exif).permute(1, 2, 0), upright)
 
@@ -214,9 +216,9 @@ def test_half_turns_go_with_the_quarter_turns_or_have_to_be_said(tmp_path):
     with pytest.raises(UserError, match=r"1\.png has an EXIF orientation .* set --exif displayed or --exif stored"):
         checked("camvid", tmp_path)
     for asked in ("stored", "displayed"):
-        assert check(layout_of("camvid", tmp_path), show=False, exif=asked)[0].exif == asked
+        assert load(layout_of("camvid", tmp_path), exif=asked).layout.exif == asked
     tag(tmp_path / "train/0.png", 8)
-    assert check(layout_of("camvid", tmp_path), show=False)[0].exif == "stored"
+    assert load(layout_of("camvid", tmp_path)).layout.exif == "stored"
 
 
 def test_batches_hold_the_picture_that_the_labels_belong_to(tmp_path):
@@ -230,7 +232,7 @@ def test_batches_hold_the_picture_that_the_labels_belong_to(tmp_path):
         (base / f"JPEGImages/{name}.jpg").unlink()
         tag(base / f"JPEGImages/{name}.png", orientation, np.ascontiguousarray(np.rot90(white, {6: 1, 3: 2}[orientation])))
         Image.fromarray(labels).save(base / f"SegmentationClass/{name}.png")
-    layout = check(layout_of("voc", tmp_path), show=False)[0]
+    layout = load(layout_of("voc", tmp_path)).layout
     dataset = DATASETS.build({**layout.train[0], "pipeline": evaluation_pipeline(replace(layout, scale=(48, 40)))})
     for sample in dataset:
         pixels, labels = sample["inputs"], sample["data_samples"].gt_sem_seg.data

@@ -6,8 +6,8 @@ import pytest
 
 from rundir.errors import UserError
 from tests.transfer.segmentation.runs import segmentation, untrained_vit
-from transfer.dense.schedules import SEGMENTATION
-from transfer.segmentation.command import MODELS
+from transfer.finetuning.schedules import SEGMENTATION
+from transfer.segmentation import MODELS
 from transfer.segmentation.models import MODELS as MADE
 from transfer.segmentation.recipes import for_vit
 from transfer.segmentation.training import optimizer_config, scheduler_config
@@ -18,10 +18,10 @@ from transfer.segmentation.training import optimizer_config, scheduler_config
     (["--dataset", "camvit"], "did you mean --dataset camvid"),
     (["--schedule", "voc20k"], "did you mean --schedule voc_20k"),
     (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; write --model fcn"),
-    (["--model", "upernet", "--batch-size", "1"], "write a larger --batch-size"),
+    (["--model", "upernet", "--batch-size", "1"], "set a larger --batch-size"),
     (["--widths", "1.5"], "outside the trained range"),
     (["--iterations", "0"], "argument --iterations: '0' is no whole number from 1 on"),
-    (["--inference", "slides"], "write whole or slide"),
+    (["--inference", "slides"], "write --inference with one of whole, slide|did you mean --inference slide"),
     (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
     (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
     (["--initial", "imagenet"], "write --initial with one of pretrained, random"),
@@ -34,7 +34,7 @@ def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arg
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--model", "fcn"], "this is a ViT; write --model segmenter or upernet"),
-    (["--model", "upernet", "--crop", "34", "40"], "no whole number of patches of 4 pixels; write --crop 32 40"),
+    (["--model", "upernet", "--crop", "34", "40"], "no whole number of patches of 4 pixels; set --crop 32 40"),
 ])
 def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
@@ -43,7 +43,7 @@ def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
 
 def test_other_data_must_be_named(trained, tmp_path):
     from transfer.run import main
-    with pytest.raises(UserError, match="voc is not part of this project; write --data-dir DIR"):
+    with pytest.raises(UserError, match="voc is not part of this project; set --data-dir DIR"):
         main(["segmentation", "--checkpoint", str(trained), "--out", str(tmp_path), "--dataset", "voc"])
 
 

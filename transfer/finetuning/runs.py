@@ -1,7 +1,6 @@
 """One fine-tuning is one run directory, and its scores go where the checkpoint's other scores are.
 
-A task makes a :class:`Job` for each width and calls :func:`run_jobs` with a function that trains and scores one. What is
-finished is skipped; what was interrupted is called again with the same directory, in which it finds what it left. The
+What is finished is skipped; what was interrupted is trained again in the same directory, in which it finds what it left. The
 directory is ``HOME/transfer/TASK/NAME`` with the files of any run (docs/formats.md).
 """
 
@@ -31,15 +30,18 @@ from rundir.schema import FORMAT
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
+CLASSES = "classes.json"  # scores by class
 UNKNOWN = ("data", "")  # left out of a name: earlier versions did not have it
 
 
 @dataclass(frozen=True)
-class Job:
-    """One fine-tuning at one width. ``settings``: whatever else its scores depend on, plain types (weights, schedule, sizes, ...).
+class Resolved:
+    """One fine-tuning with all that its scores depend on: what its directory is named after, and its records say.
 
-    ``flops`` and ``parameters`` are the encoder's at that width and at the image size evaluated; ``data`` is the fingerprint of
-    images and annotations.
+    ``settings``: what the other fields do not say, plain types (weights, schedule, sizes, ...).
+
+    ``flops`` and ``parameters`` are the encoder's at that width and at the image size that is scored; ``data`` is the fingerprint
+    of images and annotations.
     """
 
     task: str
@@ -97,7 +99,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task returns of a job: values by metric, fractions or None where undefined, of ``count`` images."""
+    """What a task returns of a fine-tuning: values by metric, fractions or None where undefined, of ``count`` images."""
 
     values: Mapping[str, float | None]
     count: int
@@ -109,60 +111,61 @@ def _data_of(directory: Path) -> str | None:
     return None if config is None else config.get("data", "")
 
 
-Train = Callable[[Job, RunDirectory, Processes], Scores]
+Train = Callable[[Resolved, RunDirectory, Processes], Scores]
 
 
-def run_jobs(jobs: Sequence[Job], home: str | Path, group: Processes, train: Train, force: bool = False) -> list[dict]:
-    """Fine-tune and score each of ``jobs`` that is not finished; the records of all, in order.
+def run_all(every: Sequence[Resolved], home: str | Path, group: Processes, train: Train, force: bool = False) -> list[dict]:
+    """Fine-tune and score each of ``every`` that is not finished; the records of all, in order.
 
-    ``train(job, run, group)`` is called in every process, with the directory locked and its status ``running``; it resumes from
-    what is in ``run.path`` and returns the scores (those of the first process count). ``force`` starts finished ones again.
+    ``train(resolved, run, group)`` is called in every process, with the directory locked and its status ``running``; it resumes
+    from what is in ``run.path`` and returns the scores (those of the first process count). ``force`` starts finished ones again.
     """
-    return [record for job in jobs for record in _fine_tune(job, Path(home), group, train, force)]
+    return [record for resolved in every for record in _fine_tune(resolved, Path(home), group, train, force)]
 
 
-def _fine_tune(job: Job, home: Path, group: Processes, train: Train, force: bool) -> list[dict]:
-    path = job.directory(home)
-    run = RunDirectory(path.with_name(job.name) if force else path)
+def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, force: bool) -> list[dict]:
+    path = resolved.directory(home)
+    run = RunDirectory(path.with_name(resolved.name) if force else path)
     with run.lock() if group.first else nullcontext():
         done = run.status()["state"] == "done" and not force
         if several():
             dist.barrier()  # all have read the state before the first process changes it
         if not done:
-            if group.first and run.read_config() is None and job.trained_on_other_data(home):
-                print(f"{job.title}: the images or annotations have changed since it was trained; training it again", flush=True)
+            if group.first and run.read_config() is None and resolved.trained_on_other_data(home):
+                print(f"{resolved.title}: the images or annotations have changed since it was trained; training it again",
+                      flush=True)
             try:
-                _train(job, run, group, train, force)
+                _train(resolved, run, group, train, force)
             except BaseException as error:
                 if group.first:
                     run.set_ended(error)
                 raise
         records = run.records()
         if group.first and done:
-            print(f"{job.title}: finished before, in {run.path}", flush=True)
-            if job.data and _data_of(run.path) == "":
-                print(f"{job.title}: an earlier version trained it without noting what the data were; --force trains it again",
+            print(f"{resolved.title}: finished before, in {run.path}", flush=True)
+            if resolved.data and _data_of(run.path) == "":
+                print(f"{resolved.title}: an earlier version trained it without noting what the data were; --force trains it again",
                       flush=True)
         if group.first:
             RunDirectory(home).add_records(records)
     return records
 
 
-def _train(job: Job, run: RunDirectory, group: Processes, train: Train, force: bool) -> None:
+def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train, force: bool) -> None:
     machines, execution = group.machines(), {"device": str(group.device), "processes": group.world_size}
     if group.first:
         if force:
             _empty(run)
-        run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(job)}, sort_keys=False))
+        run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(resolved)}, sort_keys=False))
         run.add_provenance(started=run.provenance().get("started") or now())
         kind = run.add_stretch("fine-tuning", execution, machines)
         run.set_status("running")
     if several():
         dist.barrier()
     began = time.monotonic()
-    scores = train(job, run, group)
+    scores = train(resolved, run, group)
     if group.first:
-        run.add_records({**job.record(metric, finite(value), scores.count), "computed_on": kind}
+        run.add_records({**resolved.record(metric, finite(value), scores.count), "computed_on": kind}
                         for metric, value in scores.values.items())
         seconds = run.provenance().get("train_seconds", 0.0) + time.monotonic() - began
         run.add_provenance(finished=now(), train_seconds=seconds)
@@ -191,8 +194,8 @@ def write_json(run: RunDirectory, name: str, content: Mapping) -> None:
 class Journal:
     """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning; silent in all processes but the first."""
 
-    def __init__(self, job: Job, run: RunDirectory, iterations: int, reporter: Reporter, show: bool):
-        self.job, self.run, self.iterations, self.reporter, self.show = job, run, iterations, reporter, show
+    def __init__(self, resolved: Resolved, run: RunDirectory, iterations: int, reporter: Reporter, show: bool):
+        self.resolved, self.run, self.iterations, self.reporter, self.show = resolved, run, iterations, reporter, show
         self.last_beat = float("-inf")
 
     def iteration(self, done: int, values: Mapping[str, float]) -> None:
@@ -203,22 +206,22 @@ class Journal:
         """
         loss = values.get("loss")
         if loss is not None and not math.isfinite(loss):
-            raise UserError(f"{self.job.title}: the loss is {loss} after {done} iterations; write a lower --lr")
+            raise UserError(f"{self.resolved.title}: the loss is {loss} after {done} iterations; set a lower --lr")
         if not self.show:
             return
         self.reporter.update(done, "" if loss is None else f"loss {loss:.3f}")
         if done % LOG_EVERY == 0 or done == self.iterations:
-            self.run.append_metrics({"step": done, "epoch": None, "name": name, "width": self.job.width, "value": finite(value)}
-                                    for name, value in values.items())
+            self.run.append_metrics({"step": done, "epoch": None, "name": name, "width": self.resolved.width,
+                                      "value": finite(value)} for name, value in values.items())
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = time.monotonic()
             self.run.set_status("running", step=done, steps=self.iterations)
 
 
 @contextmanager
-def journal(job: Job, run: RunDirectory, group: Processes, iterations: int, start: int) -> Iterator[Journal]:
+def journal(resolved: Resolved, run: RunDirectory, group: Processes, iterations: int, start: int) -> Iterator[Journal]:
     """The :class:`Journal` of a training that begins or resumes after ``start`` iterations."""
     if group.first:
         run.truncate_metrics(start)
-    with reporting(job.title, iterations, group.first) as reporter:
-        yield Journal(job, run, iterations, reporter, group.first)
+    with reporting(resolved.title, iterations, group.first) as reporter:
+        yield Journal(resolved, run, iterations, reporter, group.first)

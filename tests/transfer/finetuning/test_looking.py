@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pretrain.data.images import Header
 from rundir.errors import UserError
-from transfer.dense.looking import look_at_all, settle_exif, trained_on_too
+from transfer.finetuning.looking import look_at_all, settle_exif, trained_on_too
 
 
 def square(index):

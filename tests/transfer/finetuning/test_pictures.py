@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transfer.dense.pictures import chosen_images, write_panels
+from transfer.finetuning.pictures import chosen_images, write_panels
 
 
 def test_panels_hold_their_pictures(tmp_path):

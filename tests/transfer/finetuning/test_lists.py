@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rundir.errors import UserError
-from transfer.dense.lists import Images, check_inside, read_names
+from transfer.finetuning.lists import Images, check_inside, read_names
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1))

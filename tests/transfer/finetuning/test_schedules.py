@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rundir.errors import UserError
-from transfer.dense.schedules import DETECTION, SEGMENTATION, named
+from transfer.finetuning.schedules import DETECTION, SEGMENTATION, named
 
 
 def test_published_schedules():

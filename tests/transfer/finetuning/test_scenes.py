@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from pretrain.data import load
 from rundir.errors import UserError
-from transfer.dense.scenes import SceneConfig, compose, read_config, run_lengths, write_scenes
+from transfer.finetuning.scenes import SceneConfig, compose, read_config, run_lengths, write_scenes
 from transfer.run import main
 
 SMALL = SceneConfig(train=10, test=5, size=48, smallest=12, largest=20, fewest=1, most=4, seed=3)
@@ -46,7 +46,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are():
 @pytest.mark.parametrize(("split", "name"), [("train", "train"), ("test", "val")])
 def test_scans_are_those_of_the_split(split, name, monkeypatch):
     """With every scan of the other split blank, the scenes stay as they are."""
-    import transfer.dense.scenes as module
+    import transfer.finetuning.scenes as module
 
     expected = [image for image, _ in compose(SMALL, split)]
     asked = []
@@ -117,7 +117,7 @@ def test_what_is_there_is_kept_and_nothing_else_is_overwritten(scenes, tmp_path)
 
 
 def test_half_written_scenes_are_never_seen(tmp_path, monkeypatch):
-    import transfer.dense.scenes as module
+    import transfer.finetuning.scenes as module
 
     monkeypatch.setattr(module, "_voc", lambda *arguments: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):

@@ -10,9 +10,9 @@ from torch import nn
 from pretrain.checkpoints import open_checkpoint
 from pretrain.slimmable import at_width
 from rundir.errors import UserError
-from tests.transfer.dense.networks import checkpoint, foreign_resnet
-from transfer.dense.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
-from transfer.dense.weights import weights_report
+from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
+from transfer.finetuning.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
+from transfer.finetuning.weights import weights_report
 
 STRIDES = {"resnet_small": (1, 2, 4, 8), "resnet_tiny_of_tests": (4, 8, 16, 32), "mobilenetv2": (4, 8, 16, 32),
            "mobilenetv2_cifar": (1, 2, 4, 8), "vit_micro": (4, 4, 4, 4), "vit_micro_heads": (4, 4, 4, 4)}

@@ -35,7 +35,7 @@ def is_compiled(package: Path) -> bool:
     return any((package / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
 
 
-def give() -> None:
+def apply() -> None:
     """Give the aids that the installed detectron2 needs; none where there is no detectron2."""
     # What detectron2 does when it is imported works, and others warn of it each time.
     warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated", category=FutureWarning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rundir.arguments import LARGEST_SEED, whole, word
-from transfer.dense.scenes import SceneConfig, write_scenes
+from transfer.finetuning.scenes import SceneConfig, write_scenes
 
 HELP = "write the scenes of digits that detection and segmentation use without other data"
 DEFAULT = SceneConfig()
