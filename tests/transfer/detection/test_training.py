@@ -12,11 +12,11 @@ from detectron2.solver import build_lr_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.checkpoints import open_checkpoint
-from pretrain.distributed import Processes, processes
+from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain.tiny import distributed
+from tests.transfer.detection import ranked
 from transfer.detection import data
 from transfer.detection.plan import Plan
 from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations, set_schedule
@@ -154,16 +154,8 @@ def test_a_batch_depends_neither_on_the_processes_nor_on_where_training_resumed(
     assert whole[0] != Batches(records, echo, 4, 6, seed=2)[0]
 
 
-def _ranked(checkpoint: str, scenes: str, home: str) -> None:
-    with processes("cpu") as group:
-        made = planned(open_checkpoint(checkpoint), scenes, iterations=3, processes=group.world_size)
-        run = RunDirectory(f"{home}/run")
-        scores = made.train(made.resolved(0.25), run, group)
-        assert bool(scores.values) == group.first
-
-
 def test_two_processes_train_one_detector(small, scenes, tmp_path):
-    distributed(_ranked, str(small.path), str(scenes), str(tmp_path))
+    distributed(ranked.train, str(small.path), str(scenes), str(tmp_path))
     found = torch.load(tmp_path / "run" / FINAL, weights_only=True)["model"]
     assert all(tensor.isfinite().all() for tensor in found.values())
     assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"].keys() == {str(digit) for digit in range(10)}
