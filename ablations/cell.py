@@ -12,11 +12,11 @@ from pathlib import Path
 
 from ablations.grid import Run
 from pretrain.checkpoints import Checkpoint
-from pretrain.stopping import Interrupted
 from pretrain.train import pretrain
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.records import entry
+from rundir.stopping import Interrupted
 from slurm.jobs import Left, Unfinished
 from transfer.classification import Options, evaluate
 from transfer.classification.evaluation import is_own, own_record

@@ -9,9 +9,9 @@ from typing import Any
 
 from ablations.cell import execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
-from pretrain.stopping import request_stop
 from results import report
 from rundir.errors import UserError
+from rundir.stopping import request_stop
 from slurm.calls import from_ledger
 from slurm.jobs import Job
 from slurm.overview import overview

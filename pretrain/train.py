@@ -37,12 +37,12 @@ from pretrain.objective.step import Objective
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
 from pretrain.slimmable.calibrate import batch_norms
-from pretrain.stopping import Interrupted, stop_requested
 from rundir.cli import is_interruption
 from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
+from rundir.stopping import Interrupted, stop_requested
 
 HEARTBEAT_SECONDS = 10.0
 AGREE_STEPS = 10  # several processes ask each other whether to stop this often, and after every epoch
@@ -53,7 +53,7 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
 
     Raises:
         UserError: bad data or device, another experiment's directory, a directory in use, or training that diverged.
-        Interrupted: it was asked to stop (pretrain.stopping) and has saved.
+        Interrupted: it was asked to stop (rundir.stopping) and has saved.
     """
     keep_freed_memory()
     cfg = identified(cfg)

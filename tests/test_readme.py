@@ -12,6 +12,7 @@ import torch
 from torchvision.io import write_png
 
 from ablations.run import main as ablations_main
+from ablations.run import parser as ablations_parser
 from pretrain.export import main as export_main
 from pretrain.models import build
 from pretrain.run import main as pretrain_main
@@ -69,6 +70,9 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
     for script, *words in shown:
         if {"flowers102", "coco_1x", "voc_24k"} & set(words):  # has to be downloaded: its options are read, no more
             transfer_parser().parse_args(words)
+            continue
+        if script == "ablations/run.py" and "DATA" in words:  # likewise
+            ablations_parser().parse_args(words)
             continue
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
         if script == "ablations/run.py":

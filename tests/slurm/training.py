@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretrain import train as training
-from pretrain.stopping import Interrupted, request_stop
+from rundir.stopping import Interrupted, request_stop
 from slurm.jobs import Unfinished
 from tests.pretrain import tiny
 from tests.pretrain.test_distributed import run as train_in_float64

@@ -6,6 +6,7 @@ generator) and sampling of regions (from torch's). What a batch is depends neith
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -118,6 +119,17 @@ class _Log(HookBase):
             self.journal.iteration(self.trainer.iter + 1, values)
 
 
+class _Stop(HookBase):
+    """Saves and ends the training where it is asked to; the last hook, since what it saves is what the others left."""
+
+    def __init__(self, journal: Journal, checkpointer: DetectionCheckpointer):
+        self.journal, self.checkpointer = journal, checkpointer
+
+    def after_step(self) -> None:
+        done = self.trainer.iter
+        self.journal.stop_if_asked(done + 1, lambda: self.checkpointer.save(f"model_{done:07d}", iteration=done))
+
+
 def finished_iterations(directory: Path, world_size: int = 1) -> tuple[int, Path | None]:
     """Iterations behind the newest whole checkpoint of a training that was interrupted, and its file; 0 and None without one."""
     for path in sorted(directory.glob(STATES), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -137,6 +149,7 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
 
     Raises:
         UserError: the loss is not finite.
+        Interrupted: it was asked to stop (rundir.stopping) and has saved.
     """
     parallel = model
     if group.world_size > 1:
@@ -152,8 +165,10 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
     trainer.register_hooks([_Reseed(seed, group.rank), hooks.LRScheduler(optimizer, scheduler), _Log(journal, optimizer)])
     if group.first:
         trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2)])
+    trainer.register_hooks([_Stop(journal, checkpointer)])
     if state is not None:
         checkpointer.load(str(state))
+    logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL)  # what ended a training is told by who called it
     try:
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     except FloatingPointError:

@@ -27,9 +27,11 @@ from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
 from rundir.schema import FORMAT
+from rundir.stopping import Interrupted, stop_requested
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
+AGREE_EVERY = 10  # iterations: how often several processes ask each other whether one is to stop
 CLASSES = "classes.json"  # scores by class
 UNKNOWN = ("data", "")  # left out of a name: earlier versions did not have it
 
@@ -136,6 +138,10 @@ def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, f
                       flush=True)
             try:
                 _train(resolved, run, group, train, force)
+            except Interrupted:
+                if group.first:
+                    run.set_status("pending", why="stopped on request, to be continued")
+                raise
             except BaseException as error:
                 if group.first:
                     run.set_ended(error)
@@ -163,12 +169,20 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
     if several():
         dist.barrier()
     began = time.monotonic()
-    scores = train(resolved, run, group)
+
+    def seconds() -> float:
+        return run.provenance().get("train_seconds", 0.0) + time.monotonic() - began
+
+    try:
+        scores = train(resolved, run, group)
+    except Interrupted:
+        if group.first:
+            run.add_provenance(train_seconds=seconds())
+        raise
     if group.first:
         run.add_records({**resolved.record(metric, finite(value), scores.count), "computed_on": kind}
                         for metric, value in scores.values.items())
-        seconds = run.provenance().get("train_seconds", 0.0) + time.monotonic() - began
-        run.add_provenance(finished=now(), train_seconds=seconds)
+        run.add_provenance(finished=now(), train_seconds=seconds())
         run.set_status("done")
     if several():
         dist.barrier()
@@ -192,10 +206,11 @@ def write_json(run: RunDirectory, name: str, content: Mapping) -> None:
 
 
 class Journal:
-    """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning; silent in all processes but the first."""
+    """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning, silent in all processes but the first; and its stop on request.
+    """
 
-    def __init__(self, resolved: Resolved, run: RunDirectory, iterations: int, reporter: Reporter, show: bool):
-        self.resolved, self.run, self.iterations, self.reporter, self.show = resolved, run, iterations, reporter, show
+    def __init__(self, resolved: Resolved, run: RunDirectory, iterations: int, reporter: Reporter, group: Processes):
+        self.resolved, self.run, self.iterations, self.reporter, self.group = resolved, run, iterations, reporter, group
         self.last_beat = float("-inf")
 
     def iteration(self, done: int, values: Mapping[str, float]) -> None:
@@ -207,7 +222,7 @@ class Journal:
         loss = values.get("loss")
         if loss is not None and not math.isfinite(loss):
             raise UserError(f"{self.resolved.title}: the loss is {loss} after {done} iterations; set a lower --lr")
-        if not self.show:
+        if not self.group.first:
             return
         self.reporter.update(done, "" if loss is None else f"loss {loss:.3f}")
         if done % LOG_EVERY == 0 or done == self.iterations:
@@ -217,6 +232,18 @@ class Journal:
             self.last_beat = time.monotonic()
             self.run.set_status("running", step=done, steps=self.iterations)
 
+    def stop_if_asked(self, done: int, save: Callable[[], object]) -> None:
+        """After ``done`` iterations: ``save()`` in the first process, and :class:`Interrupted`, if one was asked to stop.
+
+        All processes stop after the same iteration; after the last one nothing does.
+        """
+        due = self.group.world_size == 1 or done % AGREE_EVERY == 0
+        if done == self.iterations or not due or not self.group.any(stop_requested()):
+            return
+        if self.group.first:
+            save()
+        raise Interrupted(f"stopped after iteration {done} of {self.iterations}")
+
 
 @contextmanager
 def journal(resolved: Resolved, run: RunDirectory, group: Processes, iterations: int, start: int) -> Iterator[Journal]:
@@ -224,4 +251,4 @@ def journal(resolved: Resolved, run: RunDirectory, group: Processes, iterations:
     if group.first:
         run.truncate_metrics(start)
     with reporting(resolved.title, iterations, group.first) as reporter:
-        yield Journal(resolved, run, iterations, reporter, group.first)
+        yield Journal(resolved, run, iterations, reporter, group)

@@ -71,6 +71,20 @@ class JournalHook(Hook):
         self.log.iteration(runner.iter + 1, values)
 
 
+class StopHook(Hook):
+    """Saves and ends the training where it is asked to, after every other hook."""
+
+    priority = "LOWEST"
+
+    def __init__(self, log: Journal):
+        self.log = log
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
+        """Look whether it is."""
+        done = runner.iter + 1
+        self.log.stop_if_asked(done, lambda: runner.save_checkpoint(runner.work_dir, f"iter_{done}.pth", by_epoch=False))
+
+
 class PictureHook(Hook):
     """Keeps the predictions of a few images, spread evenly over the evaluated ones."""
 

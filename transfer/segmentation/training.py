@@ -29,7 +29,7 @@ from transfer.finetuning.trunk import dense_network
 from transfer.finetuning.weights import weights_report
 from transfer.segmentation import data
 from transfer.segmentation.adapter import running_on
-from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook
+from transfer.segmentation.hooks import BeginHook, JournalHook, PictureHook, PlainCheckpointHook, SeedHook, StopHook
 from transfer.segmentation.metric import SCORES
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -
 
     pictures = PictureHook(plan.data.val, plan.finetuning.pictures, plan.data.layout.exif)
     with journal(resolved, run, group, plan.schedule.iterations, found[1] if found else 0) as log, running_on(group.device):
-        hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), pictures]
+        hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), StopHook(log), pictures]
         runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,
                         custom_hooks=hooks, experiment_name=f"{resolved.name}-{time.time_ns()}")
         _log_to_file(runner)

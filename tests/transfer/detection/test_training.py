@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.distributed import Processes
+from rundir import stopping
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain.tiny import distributed
@@ -21,6 +22,7 @@ from transfer.detection import data
 from transfer.detection.plan import Plan
 from transfer.detection.training import FINAL, Batches, epoch_order, finished_iterations, set_schedule
 from transfer.finetuning import Finetuning
+from transfer.finetuning.runs import Journal
 from transfer.finetuning.schedules import DETECTION
 
 CPU = Processes(0, 1, torch.device("cpu"))
@@ -47,8 +49,6 @@ class Killed(Exception):
 
 def interrupted(plan, directory, monkeypatch, after):
     """Train in ``directory`` until ``after`` iterations are done."""
-    from transfer.finetuning.runs import Journal
-
     def iteration(self, done, values):
         if done == after:
             raise Killed
@@ -67,6 +67,25 @@ def test_an_interrupted_training_ends_with_the_same_bits(name, norm, small, scen
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     assert again == scores
     assert not list((tmp_path / "cut").glob("model_*")) and not (tmp_path / "cut" / "last_checkpoint").exists()
+
+
+def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_with_the_same_bits(small, scenes, tmp_path, monkeypatch):
+    made = planned(small, scenes)
+    expected, scores = trained(made, tmp_path / "whole")
+    note = Journal.iteration
+
+    def ask(self, done, values):
+        note(self, done, values)
+        if done == 3:  # between two periodic checkpoints
+            stopping.request_stop()
+
+    with monkeypatch.context() as patch, pytest.raises(stopping.Interrupted, match="stopped after iteration 3 of 5"):
+        patch.setattr(Journal, "iteration", ask)
+        trained(made, tmp_path / "cut")
+    stopping.forget()
+    assert finished_iterations(tmp_path / "cut")[0] == 3
+    found, again = trained(made, tmp_path / "cut")
+    assert all(torch.equal(found[name], expected[name]) for name in expected) and again == scores
 
 
 def test_a_damaged_checkpoint_costs_the_time_since_the_one_before(small, scenes, tmp_path, monkeypatch, capsys):

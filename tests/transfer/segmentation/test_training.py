@@ -14,6 +14,7 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
+from rundir import stopping
 from rundir.directory import RunDirectory
 from tests.transfer.segmentation import files
 from tests.transfer.segmentation.runs import FAST, only_run, read, segmentation, untrained_vit, weights
@@ -101,6 +102,29 @@ def test_an_interrupted_training_ends_with_the_same_weights(finished, trained, s
     torn.write_bytes(torn.read_bytes()[:1000])
     assert latest_checkpoint(run / "mmseg")[1] == 5
     monkeypatch.setattr(JournalHook, "after_train_iter", iteration)
+    assert segmentation(*ask) == 0
+    whole = run_of(finished, "0.25")
+    expected, found = weights(whole, 12), weights(run, 12)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert RunDirectory(run).records() == RunDirectory(whole).records()
+    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_the_same(finished, trained, scenes, tmp_path, monkeypatch):
+    iteration = JournalHook.after_train_iter
+
+    def ask_at_seven(self, runner, *args, **kwargs):
+        iteration(self, runner, *args, **kwargs)
+        if runner.iter + 1 == 7:
+            stopping.request_stop()
+
+    ask = (trained, tmp_path, scenes, "--widths", "0.25", *LENGTH)
+    with monkeypatch.context() as patch, pytest.raises(stopping.Interrupted, match="stopped after iteration 7 of 12"):
+        patch.setattr(JournalHook, "after_train_iter", ask_at_seven)
+        segmentation(*ask)
+    stopping.forget()
+    run = only_run(tmp_path)
+    assert RunDirectory(run).status()["state"] == "pending" and latest_checkpoint(run / "mmseg")[1] == 7
     assert segmentation(*ask) == 0
     whole = run_of(finished, "0.25")
     expected, found = weights(whole, 12), weights(run, 12)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from pretrain import stopping
 from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
+from rundir import stopping
 from rundir.directory import Busy, RunDirectory
 from tests.pretrain import tiny
 
