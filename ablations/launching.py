@@ -134,7 +134,7 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
             outcome.state, f"FAILED: {outcome.error}{log}")
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
-    outcomes = run_all(jobs, arguments.executor, arguments.runs / arguments.grid / "logs", arguments.parallel,
+    outcomes = run_all(jobs, arguments.executor, arguments.folder / "logs", arguments.parallel,
                        torch.cuda.device_count(), tell)
     ended_by_now = {run.directory.name for run in missing if finished(run)}
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -157,7 +157,7 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
     Raises:
         UserError: the answer is no.
     """
-    folder = arguments.runs / arguments.grid
+    folder = arguments.folder
     jobs = graph(missing, runs, folder)
     counts: Counter[str] = Counter()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations import grid as grids
-from ablations import launching
+from ablations import gridfile, launching
 from ablations.cell import finished
+from ablations.describe import manifest, merge_into, write_into
 from ablations.estimate import estimates
 from ablations.grid import Run
 from ablations.plan import show_graph
@@ -34,6 +36,7 @@ from rundir.arguments import LARGEST_SEED, Parser, place, real, word
 from rundir.cli import cli
 from rundir.clock import duration
 from rundir.errors import UserError
+from rundir.manifest import GridManifest
 from slurm.settings import Cluster
 
 BASE_SEED = 100  # METHOD section 6
@@ -45,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     own = Parser(prog="ablations/run.py",
                  description="Run a grid of experiments and write its tables and plots. What is finished is not "
                              "run again; what was interrupted resumes.")
-    own.add_argument("--grid", required=True, help=f"one of: {', '.join(grids.grids())}")
+    own.add_argument("--grid", required=True, metavar="GRID",
+                     help=f"one of: {', '.join(gridfile.grids())}; or a YAML file of your own, such as mine.yaml")
     own.add_argument("--profile", default="auto",
                      help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
                           "CUDA is found or jobs go to Slurm, else digits")
@@ -68,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = launching.choose(arguments)
     if arguments.executor == "slurm":
         arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
-    runs = expanded(arguments, overrides, ("ablations/run.py", *argv))
+    arguments.folder = arguments.runs / gridfile.load(arguments.grid).name
+    runs, described = expanded(arguments, overrides, ("ablations/run.py", *argv))
     images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
     scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
     runs = [replace(run, data=scored_on) for run in runs]
@@ -76,20 +81,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
     if arguments.dry_run:
         if cluster:
-            show_graph(missing, runs, cluster, images, arguments.runs / arguments.grid)
+            show_graph(missing, runs, cluster, images, arguments.folder)
         else:
             show_plan(runs, missing, images)
         return 0
+    write_into(arguments.folder, described)
     return run_missing(runs, missing, images, cluster, arguments)
 
 
-def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...]) -> list[Run]:
-    """Every run of the grid that ``arguments`` ask for, to be launched by ``command``. Raises :class:`UserError`."""
+def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...]) -> tuple[list[Run], GridManifest]:
+    """Every run of the grid that ``arguments`` ask for, to be launched by ``command``, and the grid.json of their folder.
+
+    Raises:
+        UserError: neither can be.
+    """
     profile = choose_profile(arguments.profile, arguments.executor)
-    placed = [f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else []
-    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, [*overrides, *placed],
-                        arguments.runs)
-    return [replace(run, command=command) for run in runs]
+    overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
+    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides, arguments.runs)
+    described, note = merge_into(arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides,
+                                                            shlex.join(["python", *command])))
+    if note:
+        print(note, flush=True)
+    return [replace(run, command=command) for run in runs], described
 
 
 def run_missing(runs: Sequence[Run], missing: Sequence[Run], images: int, cluster: Cluster | None,
@@ -101,7 +114,7 @@ def run_missing(runs: Sequence[Run], missing: Sequence[Run], images: int, cluste
             return 0
     else:
         failed = len(launching.launch(missing, arguments))
-    return 1 if reported(arguments.runs / arguments.grid, runs) or failed else 0
+    return 1 if reported(arguments.folder, runs) or failed else 0
 
 
 def reported(folder: Path, runs: Sequence[Run]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations import grid
+from ablations import grid, gridfile
 from ablations.run import seeds
 from rundir.errors import UserError
 
@@ -75,7 +75,7 @@ def test_bad_input_is_refused_with_the_mend(change, message):
 
 def test_unknown_grid_names_the_nearest():
     with pytest.raises(UserError, match="did you mean guidelines"):
-        grid.cells("guideline", WIDTHS, 16)
+        gridfile.load("guideline")
 
 
 def test_only_takes_wildcards_and_keeps_the_order():

@@ -7,14 +7,12 @@ import json
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from ablations import grid
+from ablations import grid, gridfile
 from ablations.jobs import here
 from pretrain import config
 from pretrain.cost import training_flops
-from results import grid_tables
 from rundir.errors import UserError
 
 WIDTHS = [1.0, 0.75, 0.5, 0.25]
@@ -43,7 +41,7 @@ METHODS = {"simsiam": ("mse", "online"), "byol": ("mse", "momentum"), "simclr": 
 
 @pytest.fixture(scope="module")
 def expanded():
-    return {(name, profile): expand(name, profile) for name in grid.grids() for profile in ("digits", "cifar100")}
+    return {(name, profile): expand(name, profile) for name in gridfile.grids() for profile in ("digits", "cifar100")}
 
 
 def expand(name, profile="digits", only=(), seeds=(100,), overrides=(), runs="runs"):
@@ -61,7 +59,7 @@ def guidance(cfg) -> tuple[str, str, str]:
 
 
 def test_every_grid_of_the_project_is_looked_at_here():
-    assert set(VARIED) == set(grid.grids())
+    assert set(VARIED) == set(gridfile.grids())
 
 
 @pytest.mark.parametrize("profile", ["digits", "cifar100"])
@@ -263,7 +261,7 @@ cells:
     factors: {kind: [online, momentum]}
     set: {objective.teacher: "{kind}"}
 """)
-    monkeypatch.setattr(grid, "GRIDS", tmp_path)
+    monkeypatch.setattr(gridfile, "GRIDS", tmp_path)
 
 
 def test_a_needed_run_comes_first_with_the_same_seed(chained):
@@ -288,12 +286,20 @@ def test_nobody_waits_for_a_run_that_is_finished(chained):
     assert [job.after for job in here(students)] == [()] * len(students)
 
 
-@pytest.mark.parametrize("name", sorted(grid_tables.ROWS))
-def test_the_rows_of_a_grids_table_are_its_cells(expanded, name):
-    cells = pd.DataFrame({"cell": [run.cell for run in expanded[name, "digits"]]})
-    cells = grid_tables.with_family(cells)
-    selected = [list(row.select(cells)["cell"]) for row in grid_tables.ROWS[name]()]
-    assert all(selected) and sorted(cell for row in selected for cell in row) == sorted(cells["cell"])
+@pytest.mark.parametrize("widths", [WIDTHS, [0.5]])
+@pytest.mark.parametrize("name", sorted(VARIED))
+def test_the_manifest_of_a_grid_has_each_cell_in_one_row(name, widths):
+    file = gridfile.load(name)
+    cells = file.cells(widths, 16)
+    manifest = file.manifest(cells)
+    assert sorted(manifest.cells) == sorted(cell.name for cell in cells)
+    assert all(len(row.labels) == len(manifest.columns) for row in manifest.rows)
+    assert len({row.name for row in manifest.rows}) == len({(row.panel, row.short) for row in manifest.rows}) == len(manifest.rows)
+    sections = [row.section for row in manifest.rows]
+    assert sections == sorted(sections, key=sections.index)  # each stands together
+    serving = {cell: width for row in manifest.rows for cell, width in row.cells.items() if width is not None}
+    trained = {run.cell: run.cfg.widths for run in grid.expand(name, "digits", [], [100], widths, [], Path("runs"))}
+    assert all(trained[cell].min == trained[cell].max == width for cell, width in serving.items())
 
 
 def test_cells_that_a_network_or_a_launch_cannot_have_are_left_out_unless_asked_for(tmp_path):
