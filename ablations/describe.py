@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ablations.grid import base_config, setting_of
 from ablations.gridfile import load
-from rundir.errors import UserError
 from rundir.atomic import make_folder
+from rundir.errors import UserError
 from rundir.files import Damaged
 from rundir.manifest import FILE, GridManifest, merged, read, write
 
@@ -23,7 +23,7 @@ def manifest(grid: str, profile: str, widths: Sequence[float] | None, overrides:
 
 
 def merge_into(folder: Path, new: GridManifest) -> tuple[GridManifest, str]:
-    """``new`` with what earlier launches say in ``folder``, and a line where that is of another version of the file. Writes nothing.
+    """``new`` with what earlier launches say in ``folder``, and a line if that is another version of the file. Writes nothing.
 
     Raises:
         UserError: the folder holds another grid, none of whose cells is in ``new``.
@@ -36,8 +36,8 @@ def merge_into(folder: Path, new: GridManifest) -> tuple[GridManifest, str]:
         return new, ""
     gone = [cell for row in old.rows for cell, width in row.cells.items() if width is None and cell not in new.cells]
     if not set(old.cells) & set(new.cells):
-        raise UserError(f"{folder / FILE} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename the grid file, or "
-                        "set --runs to another directory")
+        raise UserError(f"{folder / FILE} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename the grid file, "
+                        "or set --runs to another directory")
     note = f"{folder / FILE} had the cells {_named(gone)}, which are not in the grid file any more: their runs stand last in tables"
     return merged(old, new), note if gone else ""
 

@@ -1,14 +1,14 @@
 """Grid files: which cells exist, and the title, columns, rows and claims of their table, in one YAML file (docs/extending.md).
 
-``title``; ``columns`` of the table (those in ``details`` are dropped where a terminal is narrow); ``cost: true`` for columns of what
-training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of factors,
+``title``; ``columns`` of the table (those in ``details`` are dropped where a terminal is narrow); ``cost: true`` for columns of
+what training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of factors,
 ``NAME: {"{a}-{b}": {value: words}}``; ``claims``: as in results/claims, without ``grid``; and ``cells``.
 
-An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name -> list of values, every combination is a cell;
-or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value, with
+An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name -> list of values, every combination is a
+cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value, with
 placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be trained
-first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this one
-are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and
+first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this
+one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and
 ``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's values or a setting may be
 ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or
 ``$epochs/N``, a part of the training, rounded down.
@@ -17,7 +17,8 @@ are chosen so (to half an epoch). ``where`` names what the network or the launch
 ``name`` (the row alone, default its labels), ``short`` (within a ``panel`` of a picture, default the section). Cells with the same
 section and labels are one row, and each says with ``width`` which one it serves. ``paper`` is the published method that the row
 reproduces (results/paper), ``against`` the cell of one slimmable network that the networks of this row, one per width, stand
-against (these two say factors by their values, not in words). Without ``columns`` a table has a row per cell, its factors as columns.
+against (these two say factors by their values, not in words). Without ``columns`` a table has a row per cell, its factors as
+columns.
 """
 
 from __future__ import annotations
@@ -162,8 +163,8 @@ def load(grid: str) -> GridFile:
     except FileNotFoundError:
         raise UserError(f"no grid file {path}; set --grid to one that is there, or to one of {', '.join(grids())}") from None
     if not _NAME.fullmatch(path.stem):
-        raise UserError(f"{path}: the grid is named after its file, and runs go into a directory of that name; use letters, digits, "
-                        "'-', '_' and '.' only")
+        raise UserError(f"{path}: the grid is named after its file, and runs go into a directory of that name; use letters, "
+                        "digits, '-', '_' and '.' only")
     return _checked(GridFile(path.stem, path, content))
 
 
@@ -332,7 +333,7 @@ class _Entry:
     def _row(self, cell: str, plain: Mapping[str, str]) -> CellRow:
         row, columns = self.content.get("row", {}), self.file.content.get("columns")
         if columns and "labels" not in row:
-            raise self._fault(f"the table has the columns {', '.join(columns)}, but row.labels is missing; set one label per column")
+            raise self._fault(f"the table has the columns {', '.join(columns)}, but row.labels is missing; set one per column")
         if not columns and "labels" in row:
             raise self._fault("row has labels, but the file has no columns; add columns, a heading per label")
         known = self._words(plain)
@@ -343,7 +344,8 @@ class _Entry:
         texts = {key: self._fill(row[key], known, f"row.{key}") for key in ("section", "name", "short", "panel") if key in row}
         texts |= {key: self._fill(row[key], {**known, **plain}, f"row.{key}") for key in ("paper", "against") if key in row}
         section = texts.get("section", "")
-        name = texts.get("name") or (cell if not columns else ", ".join(t for t in labels if t and not _PLACEHOLDER.search(t)) or cell)
+        said = ", ".join(label for label in labels if label and not _PLACEHOLDER.search(label)) if columns else ""
+        name = texts.get("name") or said or cell
         width = None if "width" not in row else self._width(self._fill(str(row["width"]), plain, "row.width"))
         return CellRow(section, labels, name, texts.get("short", name), texts.get("panel", section), width, texts.get("paper", ""),
                        texts.get("against", ""))
@@ -373,7 +375,8 @@ class _Entry:
                 continue
             if not set(_PLACEHOLDER.findall(str(template))) <= plain.keys() or not self._uses(name):
                 continue
-            value, words = self._fill(str(template), plain, f"words.{name}"), {_word(key): _word(word) for key, word in inner.items()}
+            value = self._fill(str(template), plain, f"words.{name}")
+            words = {_word(key): _word(word) for key, word in inner.items()}
             if value not in words:
                 raise self._fault(f"words.{name} has no words for {value}; {suggestion(value, words)}")
             known[name] = words[value]

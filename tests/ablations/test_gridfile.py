@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ cells:
     set: {widths.min: "{width}", widths.max: "{width}", objective.distill_loss: none}
     row: {section: alone, labels: [alone, ""], width: "{width}"}
 claims:
-  - {id: better, statement: It is., measure: score, better: [infonce], than: [mse], at: all, minimum: 0, test: paired_t, command: run}
+  - {id: better, statement: It is., measure: score, better: [infonce], than: [mse], at: all, minimum: 0, test: paired_t,
+     command: run}
 """
 
 
@@ -153,7 +155,7 @@ def test_a_file_that_is_no_grid_is_refused(tmp_path, name, text, message):
 def test_the_name_of_a_file_without_its_ending_says_how_to_give_it(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="set --grid mine.yaml"):
+    with pytest.raises(UserError, match=r"set --grid mine\.yaml"):
         gridfile.load("mine")
 
 
@@ -182,5 +184,5 @@ def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):
 def test_renaming_a_cell_keeps_the_rows(tmp_path):
     before = described(write(tmp_path))
     after = described(write(tmp_path, entry(name="other-{base}")))
-    assert [(r.section, r.labels, r.name, r.short) for r in after.rows] == [(r.section, r.labels, r.name, r.short) for r in before.rows]
+    assert [dataclasses.replace(r, cells={}) for r in after.rows] == [dataclasses.replace(r, cells={}) for r in before.rows]
     assert after.rows[0].cells == {"other-mse": None}
