@@ -8,8 +8,8 @@ An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors``
 cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value, with
 placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be trained
 first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this
-one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of ``batch_norm`` and
-``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's values or a setting may be
+one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of ``batch_norm``
+and ``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's values or a setting may be
 ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or
 ``$epochs/N``, a part of the training, rounded down.
 

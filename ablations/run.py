@@ -97,7 +97,8 @@ def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     """
     profile = choose_profile(arguments.profile, arguments.executor)
     overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
-    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides, arguments.runs)
+    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
+                        arguments.runs)
     described, note = merge_into(arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides,
                                                             shlex.join(["python", *command])))
     if note:
