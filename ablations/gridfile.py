@@ -1,24 +1,24 @@
 """Grid files: which cells exist, and the title, columns, rows and claims of their table, in one YAML file (docs/extending.md).
 
 ``title``; ``columns`` of the table (those in ``details`` are dropped where a terminal is narrow); ``cost: true`` for columns of
-what training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of factors,
-``NAME: {"{a}-{b}": {value: words}}``; ``claims``: as in results/claims, without ``grid``; and ``cells``.
+what training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of
+factors, ``NAME: {"{a}-{b}": {value: words}}``; ``claims``: as in results/claims, without ``grid``; and ``cells``.
 
 An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name -> list of values, every combination is a
-cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value, with
-placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be trained
-first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs of this
-one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of ``batch_norm``
-and ``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's values or a setting may be
-``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them, ``$widths[0]`` or ``$widths[-1]``, or
-``$epochs/N``, a part of the training, rounded down.
+cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value,
+with placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be
+trained first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs
+of this one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of
+``batch_norm`` and ``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's
+values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them,
+``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
 
-``row`` says what the cell is in the table: ``labels`` (one per column; ``{section.key}`` is that setting of the runs), ``section``,
-``name`` (the row alone, default its labels), ``short`` (within a ``panel`` of a picture, default the section). Cells with the same
-section and labels are one row, and each says with ``width`` which one it serves. ``paper`` is the published method that the row
-reproduces (results/paper), ``against`` the cell of one slimmable network that the networks of this row, one per width, stand
-against (these two say factors by their values, not in words). Without ``columns`` a table has a row per cell, its factors as
-columns.
+``row`` says what the cell is in the table: ``labels`` (one per column; ``{section.key}`` is that setting of the runs),
+``section``, ``name`` (the row alone, default its labels), ``short`` (within a ``panel`` of a picture, default the section). Cells
+with the same section and labels are one row, and each says with ``width`` which one it serves. ``paper`` is the published method
+that the row reproduces (results/paper), ``against`` the cell of one slimmable network that the networks of this row, one per
+width, stand against (these two say factors by their values, not in words). Without ``columns`` a table has a row per cell, its
+factors as columns.
 """
 
 from __future__ import annotations

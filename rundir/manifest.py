@@ -25,8 +25,8 @@ class GridRow:
 
     ``cells`` are those whose runs are in it, each with the one width that it serves, or None for all. ``labels``: one text per
     column; ``{section.key}`` in one is that setting of the row's runs. ``name`` names the row alone, ``short`` within its
-    ``panel`` of a picture. ``paper``: the published method that it reproduces; ``against``: the cell of one slimmable network that these, trained
-    for one width each, are the alternative to.
+    ``panel`` of a picture. ``paper``: the published method that it reproduces; ``against``: the cell of one slimmable network
+    that these, trained for one width each, are the alternative to.
     """
 
     section: str
