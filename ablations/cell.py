@@ -16,6 +16,7 @@ from pretrain.train import pretrain
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.records import entry
+from rundir.schema import State
 from rundir.stopping import Interrupted
 from slurm.jobs import Left, Unfinished
 from transfer.classification import Options, evaluate
@@ -114,5 +115,5 @@ def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> No
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")
         raise
-    if not missing_scores(run) or directory.status()["state"] != "failed":
-        directory.set_status("done")
+    if not missing_scores(run) or directory.status()["state"] != State.FAILED:
+        directory.set_status(State.DONE)

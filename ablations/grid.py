@@ -16,10 +16,9 @@ from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
 from pretrain.identity import identified, own_directory
 from pretrain.slimmable import has_batch_norm
-from results.apart import listed
 from rundir import setting
 from rundir.errors import UserError, suggestion
-from rundir.experiment import counts
+from rundir.experiment import counts, listed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from results import report
 from rundir.errors import UserError
 from rundir.stopping import request_stop
 from slurm.calls import from_ledger
-from slurm.jobs import Job
+from slurm.jobs import Job, JobState
 from slurm.overview import overview
 from transfer.classification.evaluation import TRAINING_PROTOCOLS
 
@@ -111,12 +111,12 @@ def missing_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
         return []
     jobs: dict[str, list] = {}
     for row in overview(folder):
-        if row.state != "done":
+        if row.state != JobState.DONE:
             jobs.setdefault(Path(row.directory).name, []).append(row)
     lines = []
     for run in left:
         # The first in the order of the stages is the reason for the others.
-        rows = sorted(jobs.get(run.directory.name, []), key=lambda row: (row.kind != "pretrain", row.state == "blocked"))
-        why = f"{rows[0].state}: {rows[0].why}".rstrip(": ") if rows else "not started"
+        rows = sorted(jobs.get(run.directory.name, []), key=lambda row: (row.kind != "pretrain", row.state == JobState.BLOCKED))
+        why = f"{rows[0].state}: {rows[0].why}".rstrip(": ") if rows else JobState.NOT_STARTED
         lines.append(f"missing: {run.name}: {why}")
     return lines

@@ -22,7 +22,7 @@ from rundir.clock import duration
 from rundir.errors import UserError
 from slurm import settings
 from slurm.executors import EXECUTORS, run_all
-from slurm.jobs import Outcome
+from slurm.jobs import JobState, Outcome
 from slurm.settings import Cluster
 from slurm.submit import environment_lines
 
@@ -125,20 +125,20 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
 
     def tell(outcome: Outcome) -> None:
         nonlocal ended
-        if outcome.state == "running":
+        if outcome.state == JobState.RUNNING:
             print(f"start {outcome.name}", flush=True)
             return
         ended += 1
         log = f" (log: {outcome.log})" if outcome.log else ""
-        text = {"done": "done", "left": f"left to another launcher: {outcome.error}"}.get(
+        text = {JobState.DONE: JobState.DONE, JobState.LEFT: f"left to another launcher: {outcome.error}"}.get(
             outcome.state, f"FAILED: {outcome.error}{log}")
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
     outcomes = run_all(jobs, arguments.executor, arguments.folder / "logs", arguments.parallel,
                        torch.cuda.device_count(), tell)
     ended_by_now = {run.directory.name for run in missing if finished(run)}
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    left = [outcome for outcome in outcomes if outcome.state == "left" and outcome.name not in ended_by_now]
+    failed = [outcome for outcome in outcomes if outcome.state == JobState.FAILED]
+    left = [outcome for outcome in outcomes if outcome.state == JobState.LEFT and outcome.name not in ended_by_now]
     for outcome in [*failed, *left]:
         print(f"{outcome.state}: {outcome.name}: {outcome.error}", file=sys.stderr)
     if failed:
@@ -162,18 +162,18 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
     counts: Counter[str] = Counter()
 
     def tell_submitted() -> None:
-        there = len(jobs) - counts["submitted"]
+        there = len(jobs) - counts[JobState.SUBMITTED]
         print(f"submitted {counts['submitted']} jobs" + (f"; {there} were in the queue already" if there else ""), flush=True)
         print(f"look:  python slurm/status.py --runs {folder}", flush=True)
 
     def tell(outcome: Outcome) -> None:
-        if outcome.state != "submitted" and not counts.keys() - {"submitted"}:
+        if outcome.state != JobState.SUBMITTED and not counts.keys() - {JobState.SUBMITTED}:
             tell_submitted()
         counts[outcome.state] += 1
-        if outcome.state == "failed":
+        if outcome.state == JobState.FAILED:
             print(f"{outcome.name}: FAILED: {outcome.error} (log: {outcome.log})", flush=True)
-        elif outcome.state == "done":
-            print(f"[{counts['done'] + counts['failed']}/{len(jobs)}] {outcome.name}: done", flush=True)
+        elif outcome.state == JobState.DONE:
+            print(f"[{counts[JobState.DONE] + counts[JobState.FAILED]}/{len(jobs)}] {outcome.name}: done", flush=True)
 
     if not missing:
         return 0
@@ -195,7 +195,7 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
         return None
     for line in missing_lines(folder, runs):
         print(line, file=sys.stderr)
-    return counts["failed"]
+    return counts[JobState.FAILED]
 
 
 def _ask(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from pretrain.cost import training_flops
 from rundir.clock import duration
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.schema import File
 from slurm import squeue
 from slurm.arrays import Array, plan, spec
 from slurm.ledger import Ledger
@@ -99,7 +100,7 @@ def _rate(cluster: Cluster, folder: Path) -> tuple[float, str]:
     """FLOP/s of one training, and where it is known from; 0 where it is not."""
     if cluster.gpu_tflops:
         return cluster.gpu_tflops * 1e12, "as gpu_tflops says"
-    for path in sorted(folder.glob("*/provenance.json")):
+    for path in sorted(folder.glob(f"*/{File.PROVENANCE}")):
         try:
             known = RunDirectory(path.parent).provenance()
         except UserError:

@@ -37,6 +37,7 @@ from rundir.cli import cli
 from rundir.clock import duration
 from rundir.errors import UserError
 from rundir.manifest import GridManifest
+from rundir.schema import File
 from slurm.settings import Cluster
 
 BASE_SEED = 100  # METHOD section 6
@@ -123,7 +124,7 @@ def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
     made = report.build(folder)
     report.show(made)
     lost = [f"failed: {run.directory.name}: not in the report: {line}" for run in runs for line in made.left_out
-            if f"{os.sep}{run.directory.name}{os.sep}" in line and "metrics.jsonl" not in line]  # of which it needs no single line
+            if f"{os.sep}{run.directory.name}{os.sep}" in line and File.METRICS not in line]  # of which it needs no single line
     for line in lost:
         print(line, file=sys.stderr)
     return lost

@@ -19,10 +19,11 @@ if __name__ == "__main__":  # as a script, benchmarks/ is on the path, not the d
 
 from pretrain import config
 from results import frame
+from rundir.schema import FORMAT, File, State
 
 WIDTHS, METRICS = (1.0, 0.75, 0.5, 0.25), ("knn", "linear_fast")
-STATUS = {"format": 1, "state": "done", "why": "", "started": "2026-01-01T00:00:00", "finished": "2026-01-01T01:00:00"}
-PROVENANCE = {"format": 1, "git_commit": "0" * 40, "packages": {"torch": "2"}, "hardware": {"machine": "x86_64", "cores": 2},
+STATUS = {"format": FORMAT, "state": State.DONE, "why": "", "started": "2026-01-01T00:00:00", "finished": "2026-01-01T01:00:00"}
+PROVENANCE = {"format": FORMAT, "git_commit": "0" * 40, "packages": {"torch": "2"}, "hardware": {"machine": "x86_64", "cores": 2},
               "command": ["ablations/run.py"], "train_seconds": 60.0, "train_flops": 1e12}
 
 
@@ -34,9 +35,9 @@ def write_runs(grid: Path, count: int, seeds: int = 5) -> None:
         path = grid / f"cell{cell}-s{seed}-{index:08x}"
         path.mkdir(parents=True)
         own = text.replace("cell: ''", f"cell: cell{cell}").replace("seed: 100", f"seed: {seed}")
-        (path / "config.yaml").write_text(own, encoding="utf-8")
-        (path / "status.json").write_text(json.dumps(STATUS), encoding="utf-8")
-        (path / "provenance.json").write_text(json.dumps(PROVENANCE), encoding="utf-8")
+        (path / File.CONFIG).write_text(own, encoding="utf-8")
+        (path / File.STATUS).write_text(json.dumps(STATUS), encoding="utf-8")
+        (path / File.PROVENANCE).write_text(json.dumps(PROVENANCE), encoding="utf-8")
         write_scores(path, seed, 0.9 + 0.01 * seed)
 
 
@@ -45,7 +46,7 @@ def write_scores(path: Path, seed: int, value: float) -> None:
     records = [{"task": "classification", "dataset": "digits", "metric": metric, "width": width, "seed": seed, "value": value,
                 "chance": 0.1, "count": 500, "flops": 5e6 * width**2, "parameters": 3e5 * width**2, "settings": {"size": 12}}
                for metric in METRICS for width in WIDTHS]
-    (path / "result.json").write_text(json.dumps({"format": 1, "records": records}, indent=1), encoding="utf-8")
+    (path / File.RESULT).write_text(json.dumps({"format": FORMAT, "records": records}, indent=1), encoding="utf-8")
 
 
 def timed(text: str, runs: Path, **options: bool) -> int:

@@ -22,6 +22,7 @@ from pretrain.slimmable.calibrate import batch_norms
 from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.schema import State
 
 
 def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
@@ -40,7 +41,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     student = student.to(device, memory_format=layout).requires_grad_(False)
     source = load_for(cfg.data, "train", device)
     run.write_config(to_yaml(cfg))
-    run.set_status("running")
+    run.set_status(State.RUNNING)
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
     run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "compile": False,
                                     "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"}, [hardware()])
@@ -61,7 +62,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
         "calibration": calibration_state(student.encoder)})
     run.add_provenance(finished=now())
-    run.set_status("done", trained=True)
+    run.set_status(State.DONE, trained=True)
 
 
 def _source(cfg: Config) -> Checkpoint:

@@ -39,8 +39,8 @@ from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
 from rundir.atomic import make_folder
 from rundir.cli import cli
 from rundir.errors import UserError
+from rundir.schema import EXPORT_FORMAT
 
-FORMAT = 1
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
 NEEDS = {"safetensors": ["safetensors"], "onnx": ["onnx", "onnxscript", "onnxruntime"], "program": []}
 DEFAULT_FORMATS = ("safetensors", "onnx")
@@ -146,7 +146,7 @@ def describe(found: Checkpoint, network: nn.Module, width: float, config: Config
     mean, std = sources.normalisation(config.data) if config.data.name else (None, None)
     counted = found.cost(width, config.data.size)
     return {
-        "format": FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,
+        "format": EXPORT_FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,
         "features": found.encoder.feature_dim(width), "channels": found.encoder.stage_dims(width),
         "flops": counted.flops, "parameters": counted.parameters, "network": library_network(network),
     }

@@ -11,6 +11,7 @@ from pretrain.config.hashing import differences
 from pretrain.data import fingerprint
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.schema import File
 
 
 def identified(cfg: Config) -> Config:
@@ -42,7 +43,7 @@ def own_directory(parent: Path, label: str, cfg: Config) -> Path:
     if not cfg.data.fingerprint or own.exists():
         return own
     former = parent / f"{label}-s{cfg.seed}-{config_hash(_unidentified(cfg))}"
-    return former if (former / "config.yaml").is_file() else own
+    return former if (former / File.CONFIG).is_file() else own
 
 
 def check_directory(run: RunDirectory, cfg: Config) -> None:
@@ -50,7 +51,7 @@ def check_directory(run: RunDirectory, cfg: Config) -> None:
     own metrics.jsonl, which training would cut.
     """
     there = run.read_config()
-    if there is None and (run.path / "metrics.jsonl").exists() and not run.has_begun():
+    if there is None and (run.path / File.METRICS).exists() and not run.has_begun():
         raise UserError(f"{run.path} holds a metrics.jsonl that is of no run here; choose another --out, or move that file")
     if there is not None:
         _check_same(from_dict(there), cfg, f"{run.path} holds another experiment", "its config.yaml", "choose another --out")

@@ -20,6 +20,7 @@ from pretrain.identity import identified, own_directory
 from pretrain.train import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 from rundir.cli import cli
+from rundir.schema import File
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = "-".join(filter(None, (cfg.experiment.preset, cfg.experiment.recipe)))
     out = arguments.out or own_directory(Path("runs/pretrain"), name, cfg)
     pretrain(cfg, out)
-    print(f"checkpoint: {out / 'checkpoint.pt'}")
+    print(f"checkpoint: {out / File.CHECKPOINT}")
     return 0
 
 

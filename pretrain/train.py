@@ -42,6 +42,7 @@ from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
+from rundir.schema import State
 from rundir.stopping import Interrupted, stop_requested
 
 HEARTBEAT_SECONDS = 10.0
@@ -205,7 +206,7 @@ class Trainer:
                                     data=self.data)
         self.run.add_stretch("pretraining", self._execution(), machines, step=self.step_count)
         self.run.truncate_metrics(self.step_count)
-        self.run.set_status("running", epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
+        self.run.set_status(State.RUNNING, epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
 
     def _execution(self) -> dict:
         train = self.cfg.train
@@ -233,7 +234,7 @@ class Trainer:
         if self.group.first:
             self._save()
             self._add_train_seconds(time.monotonic() - self.started)
-            self.run.set_status("pending", why="stopped on request, to be continued", step=self.step_count)
+            self.run.set_status(State.PENDING, why="stopped on request, to be continued", step=self.step_count)
         raise Interrupted(f"stopped at step {self.step_count} of {self.total_steps}")
 
     def _add_train_seconds(self, seconds: float, **details) -> None:
@@ -289,7 +290,7 @@ class Trainer:
 
     def _tell(self, epoch: int, rate: float) -> None:
         left = (self.total_steps - self.step_count) * self.cfg.optimizer.batch_size / rate if rate else None
-        self.run.set_status("running", epoch=epoch, step=self.step_count, steps=self.total_steps, images_per_second=rate,
+        self.run.set_status(State.RUNNING, epoch=epoch, step=self.step_count, steps=self.total_steps, images_per_second=rate,
                             seconds_left=left)
 
     def _rate(self, epoch: int) -> float:
@@ -337,7 +338,7 @@ class Trainer:
         calibrate_on(self.student.encoder, widths, self.source, self.cfg)
         self._save()
         self._add_train_seconds(seconds, finished=now())
-        self.run.set_status("done", trained=True)
+        self.run.set_status(State.DONE, trained=True)
 
     def _pending(self, steps: int) -> bool:
         """Whether gradients are still being gathered after so many steps."""

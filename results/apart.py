@@ -14,32 +14,19 @@ from typing import Any
 
 import pandas as pd
 
-from rundir.experiment import defaults
+from rundir.experiment import defaults, listed
+from rundir.schema import State
 
 CELL = ["grid", "preset", "setting", "cell"]
 SCORES = ["grid", "preset", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "variant"]
 SLOT = ["width", "initial"]
-MOST_NAMED = 4  # settings that a table's heading names
 _SEED_AND_HASH = re.compile(r"-s\d+-[0-9a-f]{8}$")
-
-
-def listed(settings: Mapping[str, Any]) -> str:
-    """Settings in words: ``C=1e-06, limit=20``; of more than four the first, and a hash that no other settings have."""
-    texts = [f"{name}={_text(value)}".encode("utf-8", "backslashreplace").decode() for name, value in sorted(settings.items())]
-    if len(texts) <= MOST_NAMED:
-        return ", ".join(texts)
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:6]
-    return f"{', '.join(texts[:MOST_NAMED])} and {len(texts) - MOST_NAMED} more settings ({digest})"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def of_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """``runs`` with ``setting`` and ``trained`` naming what they differ in: where these are equal, the seed alone differs.
 
-    Columns used: ``CELL``, run, state, started, and ``alike``, ``others``, ``overrides`` of :func:`results.reading.read_run`. A run
+    Columns used: ``CELL``, run, state, started, and ``alike``, ``others``, ``overrides`` of :func:`rundir.reading.read_run`. A run
     is named by what its launch changed where that is recorded; else by how it differs from the cell's first finished run.
     """
     labels = pd.Series("", index=runs.index, dtype=object)
@@ -67,7 +54,7 @@ def _with_others(alike: str, others: str, labels: Mapping[str, str]) -> str:
 def _labels(cell: pd.DataFrame) -> pd.Series:
     """What names each run of one cell; equal exactly for runs that are alike."""
     cell = cell.assign(alike=_identified(cell["alike"]))
-    order = cell.assign(_open=cell["state"].ne("done"), _when=cell["started"].fillna("")).sort_values(["_open", "_when", "run"])
+    order = cell.assign(_open=cell["state"].ne(State.DONE), _when=cell["started"].fillna("")).sort_values(["_open", "_when", "run"])
     said: dict[str, str | None] = {}  # what the launches of runs that are alike say, the least of it; None: nothing is recorded
     for alike, overrides in zip(order["alike"], order["overrides"], strict=True):
         known = [text for text in (said.get(alike), overrides) if text is not None]
@@ -109,7 +96,7 @@ def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def of_scores(scores: pd.DataFrame) -> pd.Series:
     """What names each score's evaluation: ``variant``, and what else differs among scores that would share a table.
 
-    Columns used: ``SCORES``, ``SLOT``, and ``rest`` and ``standard`` of :func:`results.reading.read_records`. Without a name is the
+    Columns used: ``SCORES``, ``SLOT``, and ``rest`` and ``standard`` of :func:`rundir.reading.read_records`. Without a name is the
     grid's own evaluation where that is recorded, else that of most scores. What a record does not say is taken to be as in most
     others.
     """

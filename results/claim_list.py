@@ -11,7 +11,8 @@ import yaml
 
 from results.effects import AT, OUTCOMES, UNITS
 from results.statistics import TESTS
-from rundir.errors import UserError
+from rundir.errors import UserError, first_line
+from rundir.schema import CLAIMS_FORMAT
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
 MEASURES = set(UNITS)
@@ -57,11 +58,11 @@ def load_claims(path: Path = CLAIMS) -> tuple[list[Claim], float]:
     """The claims and the level of the tests. Raises :class:`UserError` where the file is not as documented."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if content["format"] != 1:
-            raise UserError(f"{path} has format {content['format']!r}, this version reads format 1")
+        if content["format"] != CLAIMS_FORMAT:
+            raise UserError(f"{path} has format {content['format']!r}, this version reads format {CLAIMS_FORMAT}")
         found = [_claim(dict(entry), path) for entry in content["claims"]]
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no list of claims ({str(error).splitlines()[0]}); see results/claims.yaml") from None
+        raise UserError(f"{path} is no list of claims ({first_line(error)}); see results/claims.yaml") from None
     twice = [claim.id for claim in found if sum(other.id == claim.id for other in found) > 1]
     if twice:
         raise UserError(f"{path}: the id {twice[0]} is there twice; give each claim its own")

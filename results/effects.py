@@ -12,6 +12,7 @@ from scipy import stats
 
 from results.statistics import binomial_p, clopper_pearson, spearman_interval
 from results.tables import METRICS, collapsed
+from rundir.schema import State
 
 AT = ("all", "narrowest", "narrower", "growth")
 OUTCOMES = ("collapsed", "not collapsed")
@@ -190,7 +191,7 @@ def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.Data
 
 def _cost(name: str, how: dict[str, Any], runs: pd.DataFrame) -> Effect:
     """% saved: all trainings of ``better`` against all of ``than``, each as many as its cells."""
-    done = runs[runs["state"].eq("done")]
+    done = runs[runs["state"].eq(State.DONE)]
     totals = []
     for side in ("better", "than"):
         own, wanted = of_cells(done, how[side]), set(of_cells(runs, how[side])["cell"])

@@ -20,13 +20,14 @@ from typing import Any
 import pandas as pd
 
 from results import apart, store
-from results.reading import (
+from rundir.errors import UserError
+from rundir.files import Damaged
+from rundir.reading import (
     APART_RECORDS,
     APART_RUNS,
     FACTOR_NUMBERS,
     FACTORS,
     FILES,
-    FORMAT,
     METHODS,
     METRIC_COLUMNS,
     RECORD_COLUMNS,
@@ -37,10 +38,9 @@ from results.reading import (
     read_run,
     shown,
 )
-from rundir.errors import UserError
-from rundir.files import Damaged
+from rundir.schema import File, State
 
-__all__ = ["CELL_COLUMNS", "FORMAT", "METHODS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all",
+__all__ = ["CELL_COLUMNS", "METHODS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all",
            "load_metrics", "load_runs", "run_directories", "save"]
 
 # What names an experiment; these columns are the same in all three frames.
@@ -173,7 +173,7 @@ def _found(runs: Path) -> tuple[list[str], list[str]]:
 
 
 def _holding_a_config(place: str, depth: int, unread: list[str]) -> list[str]:
-    if os.path.lexists(f"{place}{os.sep}config.yaml"):  # whatever it is
+    if os.path.lexists(f"{place}{os.sep}{File.CONFIG}"):  # whatever it is
         return [place]
     try:
         with os.scandir(place) as entries:
@@ -181,7 +181,7 @@ def _holding_a_config(place: str, depth: int, unread: list[str]) -> list[str]:
     except OSError as error:
         unread.append(f"{place} cannot be read ({error.strerror})")
         return []
-    if {entry.name for entry in inside} >= {"status.json", "metrics.jsonl"}:
+    if {entry.name for entry in inside} >= {File.STATUS, File.METRICS}:
         unread.append(f"{place} has no config.yaml")
         return []
     folders = [entry.path for entry in inside if depth and _is_folder(entry, unread)]
@@ -213,7 +213,7 @@ def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame, list[st
 
 def _read_metrics(runs: Places, known: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[str]]:
     """The logged values of the ``known`` runs, and what was left out of them."""
-    read = [_kept(root, "metrics", ["metrics.jsonl"], _read_logs, keep) for root in _roots(runs)]
+    read = [_kept(root, "metrics", [File.METRICS], _read_logs, keep) for root in _roots(runs)]
     logged = pd.concat([tables["values"] for tables, _ in read], ignore_index=True)
     table = logged.merge(known[["path", *CELL_COLUMNS]], on="path", how="inner", sort=False)
     return table[[*CELL_COLUMNS, *METRIC_COLUMNS]], _once(line for _, lines in read for line in lines)
@@ -241,7 +241,7 @@ def _distinct(known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_age(runs: pd.DataFrame) -> pd.DataFrame:
-    order = runs.assign(_done=runs["state"].eq("done"), _when=runs["finished"].fillna(runs["started"]).fillna(""))
+    order = runs.assign(_done=runs["state"].eq(State.DONE), _when=runs["finished"].fillna(runs["started"]).fillna(""))
     return order.sort_values(["_done", "_when"], kind="stable")
 
 

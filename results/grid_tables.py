@@ -16,6 +16,7 @@ import pandas as pd
 from results.frame import METHODS
 from results.render import BLANK, MISSING, Column, Table
 from results.tables import LOSSES, RowSpec, guideline_rows, guidelines, head_of, score_table
+from rundir.schema import State
 
 UPDATES = {"per_width": "one step a width", "accumulate": "one step for all widths"}
 WARMUPS = {"": "none", "-warmup-quarter": "quarter of training", "-warmup-half": "half of training"}
@@ -266,7 +267,7 @@ def training_cost(row: RowSpec, scores: pd.DataFrame, runs: pd.DataFrame) -> Cos
     if teachers - set(runs["run"]):
         return Cost()
     needed = pd.concat([trained, runs[runs["run"].isin(teachers) & ~runs["cell"].isin(own["cell"])]])
-    done = needed[needed["state"].eq("done")]
+    done = needed[needed["state"].eq(State.DONE)]
     per_cell = done.groupby("cell")[["train_flops", "train_seconds"]].mean()
     if len(per_cell) < needed["cell"].nunique():
         return Cost()

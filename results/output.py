@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from results import plots
 from rundir.atomic import make_folder
 from rundir.files import Damaged, read_json
+from rundir.schema import REPORT_FORMAT
 
-FORMAT = 1
 UNFINISHED, LEFT_SECONDS = ".report-", 3600.0
 MANIFEST = "report.json"
 
@@ -86,7 +86,7 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
         for name, put in {**writers, **after(made)}.items():
             put(made / name)
         names = sorted(path.name for path in made.iterdir())
-        manifest = {"format": FORMAT, **about, "files": names, "skipped": result.skipped, "pictures": drawn}
+        manifest = {"format": REPORT_FORMAT, **about, "files": names, "skipped": result.skipped, "pictures": drawn}
         (made / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for name in (*names, MANIFEST):
             if (out / name).is_dir():  # before the first is moved: a report is replaced whole
@@ -119,7 +119,7 @@ def _earlier(out: Path) -> dict[str, Any]:
         manifest = read_json(out / MANIFEST)
     except (FileNotFoundError, Damaged):
         return {}
-    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    known = isinstance(manifest, dict) and manifest.get("format") == REPORT_FORMAT
     whole = known and isinstance(manifest.get("files"), list) and isinstance(manifest.get("pictures"), dict)
     return manifest if whole and all(isinstance(name, str) for name in manifest["files"]) else {}
 

@@ -23,10 +23,11 @@ from results.html import html
 from results.latex import latex
 from results.output import MANIFEST
 from results.page import Made, Picture, page
-from results.reading import portable
 from rundir.arguments import Parser, place
 from rundir.cli import cli
 from rundir.commit import git_commit
+from rundir.reading import portable
+from rundir.schema import REPORT_FORMAT
 
 __all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
 
@@ -108,7 +109,7 @@ def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
 
 
 def _claim_writers(verdicts: Sequence[claims.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
-    content = {"format": output.FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
+    content = {"format": REPORT_FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
     return {"claims.md": output.text(claims.markdown(verdicts)), "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
 
 

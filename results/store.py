@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import reading
-from rundir import experiment, files, records
+from rundir import experiment, files, reading, records
 
 FOLDER = ".frame"
 

@@ -18,6 +18,7 @@ from results.frame import METHODS
 from results.frame import guidelines as satisfied_guidelines
 from results.render import AT_CHANCE, BLANK, COLLAPSED, YES, Column, Row, Score, Source, Table
 from results.statistics import bootstrap_interval
+from rundir.schema import State
 
 # A score at or below what guessing reaches with this probability is not above chance.
 CHANCE_LEVEL = 0.05
@@ -259,7 +260,7 @@ def _machines(runs: pd.DataFrame) -> list[str]:
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:
-    states = runs.loc[runs["state"].ne("done"), "state"].value_counts().sort_index()
+    states = runs.loc[runs["state"].ne(State.DONE), "state"].value_counts().sort_index()
     if not len(states):
         return []
     return [f"{states.sum()} of {len(runs)} runs are not done ("

@@ -10,6 +10,7 @@ from results.frame import METHODS
 from results.grid_tables import FLOP_UNITS, TIME_UNITS, named_rows, unit, with_family
 from results.render import MISSING, Column, Row, Table
 from results.tables import METRICS, RowSpec, metric_name, value_table, width_name
+from rundir.schema import State
 
 # What a table of a dense task shows, in this order.
 DENSE_METRICS = {"detection": [f"{kind}_AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")],
@@ -81,7 +82,7 @@ def serving(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "serving") -> 
 
     A section a method that has both; k counts the widths from the widest on. None where no method has both.
     """
-    done = runs[runs["state"].eq("done")]
+    done = runs[runs["state"].eq(State.DONE)]
     lines = [line for base, teacher in METHODS for line in _served(scores, done, base, teacher)]
     if not lines:
         return None

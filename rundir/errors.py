@@ -27,3 +27,8 @@ def check_choice(option: str, value: str, known: Iterable[str], what: str = "") 
     if value not in known:
         otherwise = f"write {option} with one of {', '.join(known)}"
         raise UserError(f"unknown {what or option} {value!r}; {suggestion(value, known, f'{option} ', otherwise)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or what kind of error it is where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

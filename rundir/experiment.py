@@ -7,6 +7,8 @@ an older run's config.yaml does not have is at its default. So a default never c
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ DEFAULTS = Path(__file__).with_name("defaults.yaml")
 NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
               "train.threads", "train.compile", "train.recompute", "train.checkpoint_minutes", "train.checkpoint_epochs",
               "train.tensorboard", "diagnostics", "evaluation")
+MOST_NAMED = 4  # settings that a table's heading names
 # Keys that name another run, of the same seed, by its directory or a checkpoint in it. Its weights are checked in training.
 OTHER_RUNS = ("objective.seed_teacher", "derived.source")
 
@@ -48,6 +51,19 @@ def run_name(place: str) -> str:
 def counts(key: str) -> bool:
     """Whether runs that differ in this key, dotted, differ in more than the seed and other runs' names."""
     return not any(key == name or key.startswith(f"{name}.") for name in (*NOT_HASHED, *OTHER_RUNS, "format", "seed"))
+
+
+def listed(settings: Mapping[str, Any]) -> str:
+    """Settings in words: ``C=1e-06, limit=20``; of more than four the first, and a hash that no other settings have."""
+    texts = [f"{name}={_text(value)}".encode("utf-8", "backslashreplace").decode() for name, value in sorted(settings.items())]
+    if len(texts) <= MOST_NAMED:
+        return ", ".join(texts)
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:6]
+    return f"{', '.join(texts[:MOST_NAMED])} and {len(texts) - MOST_NAMED} more settings ({digest})"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

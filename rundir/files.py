@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from rundir.errors import UserError
+from rundir.errors import UserError, first_line
 
 MOST_BYTES = 64 * 2**20
 # Of YAML: a config has some 150 values four levels deep.
@@ -170,9 +170,3 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
     if mark.line < len(lines) and re.match(r" *\t", lines[mark.line]):
         problem = "it is indented with a tab; indent with spaces"
     return f"line {mark.line + 1}: {problem}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or what kind of error it is where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-

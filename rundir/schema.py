@@ -14,7 +14,11 @@ FORMAT = 1  # of every JSON and YAML file of a run directory
 CHECKPOINT_FORMAT = 1
 EXPORT_FORMAT = 1  # of an exported network's config.json
 REPORT_FORMAT = 1  # of claims.json and of the list of files that a report consists of
+CLAIMS_FORMAT = 1  # of a list of claims
+PUBLISHED_FORMAT = 1  # of a list of published numbers
 LEDGER_FORMAT = 1  # of what slurm/ notes of jobs
+LABEL_LIST_FORMAT = 1
+SCENES_FORMAT = 1  # of the description of scenes of digits
 
 
 class File:
@@ -27,6 +31,7 @@ class File:
     PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
     RESULT = "result.json"
     PROVENANCE = "provenance.json"
+    CLASSES = "classes.json"  # scores by class, of a fine-tuning
     LOCK = ".lock"
     RESULT_LOCK = ".result.lock"
 

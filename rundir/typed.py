@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rundir.errors import UserError, suggestion
+from rundir.errors import UserError, first_line, suggestion
 from rundir.fields import constraints, is_section, value_of
 
 MOST_SHOWN = 200  # characters of a value in a message
@@ -27,8 +27,7 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))
     except OmegaConfBaseException as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {reason}") from None
+        raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {first_line(error)}") from None
 
 
 def check_values(content: object, prefix: str = "") -> None:

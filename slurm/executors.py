@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slurm.jobs import Job, Outcome, attempt, check_names
+from slurm.jobs import Job, JobState, Outcome, attempt, check_names
 from slurm.order import Order
 from slurm.settings import Cluster
 
@@ -72,10 +72,10 @@ def _run_inline(jobs: Sequence[Job], log_dir: Path, on_update: Callable[[Outcome
     order, outcomes = Order(jobs), {}
     while (taken := order.take()) is not None:
         index, job = taken
-        on_update(Outcome(job.name, "running"))
+        on_update(Outcome(job.name, JobState.RUNNING))
         log = job.log(log_dir)
         state, why = attempt(job.function, job.args, lambda log=log: log.open("a", encoding="utf-8"))
-        outcome = Outcome(job.name, state, why, log if state == "failed" else None)
+        outcome = Outcome(job.name, state, why, log if state == JobState.FAILED else None)
         for place, ended in [(index, outcome), *order.end(outcome)]:
             outcomes[place] = ended
             on_update(ended)

@@ -7,9 +7,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 from rundir.cli import is_interruption
+from rundir.schema import State
 
 
 class Unfinished(Exception):
@@ -18,6 +19,21 @@ class Unfinished(Exception):
 
 class Left(Exception):
     """Another process is at what the job would do: neither done nor failed, and left to that one. The message says to whom."""
+
+
+class JobState(State):
+    """Where a job stands: a run's words, and those of which only executors and the overview know."""
+
+    SUBMITTED = "submitted"
+    LEFT = "left"  # to another process, see :class:`Left`
+    REQUEUED = "requeued"
+    STOPPED = "stopped"
+    STALLED = "stalled"
+    SILENT = "silent"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    BLOCKED = "blocked"
+    NOT_STARTED = "not started"
 
 
 @dataclass(frozen=True)
@@ -59,14 +75,14 @@ def file_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a job stands. Only ``on_update`` sees ``running``: what an executor returns is ``done``, ``failed``, ``left`` where
-    the function raised :class:`Left`, or ``submitted`` where nobody waited for it.
+    """Where a job stands. ``state`` is a word of :class:`JobState`. Only ``on_update`` sees ``running``: an executor returns
+    ``done``, ``failed``, ``left`` where the function raised :class:`Left`, or ``submitted`` where nobody waited for it.
 
     ``error`` is one line, empty unless failed or left; the whole traceback is in ``log`` (None where nothing was written).
     """
 
     name: str
-    state: Literal["submitted", "running", "done", "failed", "left"]
+    state: str
     error: str = ""
     log: Path | None = None
 
@@ -82,14 +98,14 @@ def attempt(function: Callable[..., object], args: tuple, log: Callable[[], Text
     except Unfinished:
         raise
     except Left as left:
-        return "left", " ".join(str(left).split())
+        return JobState.LEFT, " ".join(str(left).split())
     except (Exception, SystemExit) as error:
         if is_interruption(error):
             raise
         with log() as stream:
             traceback.print_exc(file=stream)
-        return "failed", describe(error)
-    return "done", ""
+        return JobState.FAILED, describe(error)
+    return JobState.DONE, ""
 
 
 def describe(error: BaseException) -> str:

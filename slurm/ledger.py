@@ -18,11 +18,11 @@ from pathlib import Path
 from rundir.clock import now
 from rundir.errors import UserError
 from rundir.files import Damaged, read_text
+from rundir.schema import LEDGER_FORMAT
 from slurm.calls import rebuilt
 from slurm.files import SHARED, NotOwn, check_own
-from slurm.jobs import Job, file_name
+from slurm.jobs import Job, JobState, file_name
 
-FORMAT = 1
 NAME = "ledger.jsonl"
 MOST_BYTES = 256 * 2**20  # ten thousand jobs take a tenth of it
 
@@ -79,7 +79,7 @@ class Ledger:
 
     def write(self, lines: Sequence[dict]) -> None:
         """Append these lines, on the disk when this returns."""
-        text = "".join(json.dumps({"format": FORMAT, "time": now(), **line}) + "\n" for line in lines)
+        text = "".join(json.dumps({"format": LEDGER_FORMAT, "time": now(), **line}) + "\n" for line in lines)
         with open(self.path, "ab") as file:
             about = os.fstat(file.fileno())
             if about.st_uid == os.geteuid() and about.st_mode & SHARED:
@@ -122,8 +122,8 @@ class Ledger:
             except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict):
-                if content.get("format") != FORMAT:
-                    raise UserError(f"{self.path} has format {content.get('format')}; this version reads format {FORMAT}")
+                if content.get("format") != LEDGER_FORMAT:
+                    raise UserError(f"{self.path} has format {content.get('format')}; this version reads format {LEDGER_FORMAT}")
                 found.append(content)
         return found
 
@@ -131,7 +131,7 @@ class Ledger:
         """What was submitted last under each name. Raises :class:`UserError`; ``own`` as for :meth:`lines`."""
         found = {}
         for line in self.lines(own):
-            if line.get("event") == "submitted":
+            if line.get("event") == JobState.SUBMITTED:
                 try:
                     read = [Entry.read(job, str(line["time"])) for job in line["jobs"]]
                 except (KeyError, TypeError, ValueError, AttributeError):

@@ -23,7 +23,8 @@ import cloudpickle
 import submitit
 from submitit.core.utils import UncompletedJobError, environment_variables
 
-from slurm.jobs import Job, Outcome, attempt, describe
+from rundir.machine import cores
+from slurm.jobs import Job, JobState, Outcome, attempt, describe
 from slurm.order import Order
 
 POLL_SECONDS = 0.1
@@ -95,13 +96,13 @@ class Running:
         try:
             state, why = self.handle.result()
         except UncompletedJobError:
-            state, why = "failed", f"the job did not start: {self._submitit_said()[-1]}"
-        return self._failed(why) if state == "failed" else Outcome(self.job.name, state, why, self.log)
+            state, why = JobState.FAILED, f"the job did not start: {self._submitit_said()[-1]}"
+        return self._failed(why) if state == JobState.FAILED else Outcome(self.job.name, state, why, self.log)
 
     def _failed(self, error: str) -> Outcome:
         if not self.log.exists():  # the task did not come as far as its own log
             self.log.write_text("\n".join(self._submitit_said()) + "\n", encoding="utf-8")
-        return Outcome(self.job.name, "failed", error, self.log)
+        return Outcome(self.job.name, JobState.FAILED, error, self.log)
 
     def _submitit_said(self) -> list[str]:
         return [line for line in (self.handle.stderr() or "").splitlines() if line.strip()] or ["nothing was said"]
@@ -145,7 +146,7 @@ class LocalLaunch:
         try:
             call = cloudpickle.dumps((job.function, job.args))
         except Exception as error:  # pickling raises what it likes
-            self._end(index, Outcome(job.name, "failed", f"cannot be sent to another process: {describe(error)}"))
+            self._end(index, Outcome(job.name, JobState.FAILED, f"cannot be sent to another process: {describe(error)}"))
             return
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
@@ -153,7 +154,7 @@ class LocalLaunch:
         with environment_variables(**_child_environment(self.slots)):
             handle = executor.submit(task)
         self.running[slot] = Running(index, job, handle, log, pid_file)
-        self.on_update(Outcome(job.name, "running", log=log))
+        self.on_update(Outcome(job.name, JobState.RUNNING, log=log))
 
     def _visible_gpus(self, slot: int) -> str | None:
         """The task's CUDA_VISIBLE_DEVICES (None: unset). Submitit would hide all GPUs."""
@@ -217,12 +218,5 @@ def _child_environment(parallel: int) -> dict[str, str]:
     paths = [os.path.abspath(path) for path in sys.path]
     environment = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if os.path.isdir(path)))}
     if "OMP_NUM_THREADS" not in os.environ:
-        environment["OMP_NUM_THREADS"] = str(max(1, _cores() // parallel))
+        environment["OMP_NUM_THREADS"] = str(max(1, cores() // parallel))
     return environment
-
-
-def _cores() -> int:
-    """Cores this process may use (a container or Slurm may allow fewer than there are)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rundir.errors import UserError
-from slurm.jobs import Job, Outcome
+from slurm.jobs import Job, JobState, Outcome
 
 
 class Order:
@@ -39,7 +39,7 @@ class Order:
         self._open.discard(outcome.name)
         self._ended[outcome.name] = outcome
         found = []
-        if outcome.state != "done":
+        if outcome.state != JobState.DONE:
             for index, job in list(self._waiting.items()):
                 if outcome.name in job.after and index in self._waiting:
                     del self._waiting[index]
@@ -49,7 +49,7 @@ class Order:
 
 
 def _why(needed: Outcome) -> str:
-    if needed.state == "left":
+    if needed.state == JobState.LEFT:
         return f"it needs {needed.name}, which is left to another launcher"
     return f"blocked: needs {needed.name}"
 

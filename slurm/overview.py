@@ -14,15 +14,17 @@ from pathlib import Path
 
 from rundir.clock import age as _age
 from rundir.errors import UserError
+from rundir.schema import File
 from slurm import squeue
 from slurm.files import read_json as _read
-from slurm.jobs import file_name
+from slurm.jobs import JobState, file_name
 from slurm.ledger import Entry, Ledger
 from slurm.squeue import Said
 
 # In the order in which they are shown. Those of the second list will not become done by themselves.
-STATES = ("running", "stalled", "silent", "requeued", "pending", "failed", "dead", "cancelled", "blocked", "not started", "done")
-NEED_RETRY = ("failed", "dead", "cancelled", "blocked", "stalled")
+STATES = (JobState.RUNNING, JobState.STALLED, JobState.SILENT, JobState.REQUEUED, JobState.PENDING, JobState.FAILED, JobState.DEAD,
+          JobState.CANCELLED, JobState.BLOCKED, JobState.NOT_STARTED, JobState.DONE)
+NEED_RETRY = (JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.BLOCKED, JobState.STALLED)
 # Slurm's words for the ends that a job could not report itself.
 ENDS = {
     "OUT_OF_MEMORY": "out of memory", "TIMEOUT": "out of time before it had saved", "NODE_FAIL": "its node failed",
@@ -110,8 +112,8 @@ def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: di
               restarts=int(_number(own.get("restarts")) or 0))
     in_queue = (queued or {}).get(entry.task)
     # The first process has the word; while others still run, its done is not yet the job's.
-    again = ("PENDING", "RUNNING") if own.get("state") == "done" else ("PENDING",)
-    if own.get("state") in ("done", "failed") and not (in_queue and in_queue.state in again):
+    again = ("PENDING", "RUNNING") if own.get("state") == JobState.DONE else ("PENDING",)
+    if own.get("state") in (JobState.DONE, JobState.FAILED) and not (in_queue and in_queue.state in again):
         return replace(row, state=own["state"], why=_text(own.get("why")))
     if in_queue is not None and in_queue.alive:
         return _alive(row, entry, own, in_queue, patience)
@@ -125,59 +127,61 @@ def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: di
 
 def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> Row:
     if slurm.state != "RUNNING" and slurm.state != "COMPLETING":
-        again = own.get("state") in ("requeued", "stopped", "running")
+        again = own.get("state") in (JobState.REQUEUED, JobState.STOPPED, JobState.RUNNING)
         names = [name.removeprefix(f"{Path(entry.directory).name}.") for name in entry.after]  # mostly of the same run
         waits = f"waits for {', '.join(names)}" if slurm.reason == "Dependency" and names else slurm.reason
-        return replace(row, state="requeued" if again else "pending", why=waits, where="")
-    if own.get("state") in ("requeued", "stopped"):
-        return replace(row, state="requeued", why=_text(own.get("why")), where="")
-    row = _progress(replace(row, state="running", where=slurm.node or row.where), own)
+        return replace(row, state=JobState.REQUEUED if again else JobState.PENDING, why=waits, where="")
+    if own.get("state") in (JobState.REQUEUED, JobState.STOPPED):
+        return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
+    row = _progress(replace(row, state=JobState.RUNNING, where=slurm.node or row.where), own)
     if row.age is not None and row.age > patience:
-        return replace(row, state="stalled", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+        return replace(row, state=JobState.STALLED, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
     return row if own else replace(row, why="starting")
 
 
 def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
     """Without Slurm to ask."""
-    if own.get("state") in ("requeued", "stopped"):
-        return replace(row, state="requeued", why=_text(own.get("why")), where="")
+    if own.get("state") in (JobState.REQUEUED, JobState.STOPPED):
+        return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
     if not own:
-        return replace(row, state="pending", why=f"submitted {entry.submitted}")
-    row = _progress(replace(row, state="running"), own)
+        return replace(row, state=JobState.PENDING, why=f"submitted {entry.submitted}")
+    row = _progress(replace(row, state=JobState.RUNNING), own)
     if row.age is not None and row.age > patience:
-        return replace(row, state="silent", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+        return replace(row, state=JobState.SILENT, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
     return row
 
 
 def _ended(row: Row, own: dict, slurm: Said | None) -> Row:
     """Left the queue without having said done or failed."""
     if slurm is not None and slurm.reason == "DependencyNeverSatisfied":
-        return replace(row, state="blocked")
+        return replace(row, state=JobState.BLOCKED)
     if slurm is not None and slurm.state == "CANCELLED":
-        return replace(row, state="cancelled", why="cancelled" if own else "cancelled before it started")
+        return replace(row, state=JobState.CANCELLED, why="cancelled" if own else "cancelled before it started")
     if slurm is not None:
         detail = f" ({slurm.reason})" if slurm.reason and slurm.reason != "NonZeroExitCode" else ""
-        return replace(row, state="dead", why=ENDS.get(slurm.state, slurm.state.lower()) + detail, where=slurm.node or row.where)
+        why = ENDS.get(slurm.state, slurm.state.lower()) + detail
+        return replace(row, state=JobState.DEAD, why=why, where=slurm.node or row.where)
     if own:
         age = _age(own.get("heartbeat"))
-        return replace(row, state="dead", why="left the queue without a word" + (f" {age / 60:.0f} min ago" if age else ""))
-    return replace(row, state="cancelled", why="left the queue before it started")
+        since = f" {age / 60:.0f} min ago" if age else ""
+        return replace(row, state=JobState.DEAD, why=f"left the queue without a word{since}")
+    return replace(row, state=JobState.CANCELLED, why="left the queue before it started")
 
 
 def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
     """Say which of the jobs before it is the reason that this one did not start."""
     broken = [name for name in entry.after if states.get(name) in NEED_RETRY]
-    if row.state == "blocked" or (row.state == "cancelled" and broken and not row.where):
+    if row.state == JobState.BLOCKED or (row.state == JobState.CANCELLED and broken and not row.where):
         names = [name.removeprefix(f"{Path(entry.directory).name}.") for name in broken or entry.after]
-        return replace(row, state="blocked", why=f"needs {', '.join(names)}")
+        return replace(row, state=JobState.BLOCKED, why=f"needs {', '.join(names)}")
     return row
 
 
 def _progress(row: Row, own: dict) -> Row:
     """With epoch, rate and time left from the directory's status, and how long ago the job or its training last spoke."""
-    status = _read(Path(row.directory) / "status.json") if row.directory else {}
+    status = _read(Path(row.directory) / File.STATUS) if row.directory else {}
     ages = [age for age in (_age(own.get("started")), _age(own.get("heartbeat"))) if age is not None]
-    if status.get("state") != "running":
+    if status.get("state") != JobState.RUNNING:
         return replace(row, age=min(ages, default=None))
     # The process may live while the training in it hangs: the training's own word counts, once it had time to speak.
     heard = _age(status.get("heartbeat"))
@@ -192,20 +196,21 @@ def _progress(row: Row, own: dict) -> Row:
 
 def _of_directory(path: Path, patience: float) -> Row:
     """A run that no launch to Slurm knows: its own status is all there is."""
-    status = _read(path / "status.json")
-    state = {"running": "running", "done": "done", "failed": "failed"}.get(_text(status.get("state")), "not started")
+    status = _read(path / File.STATUS)
+    said = status.get("state")
+    state = said if said in (JobState.RUNNING, JobState.DONE, JobState.FAILED) else JobState.NOT_STARTED
     row = Row(path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
               directory=str(path.absolute()))
-    if state != "running":
+    if state != JobState.RUNNING:
         return row
     row = _progress(row, {})
     if row.age is not None and row.age > patience:
-        return replace(row, state="silent", why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+        return replace(row, state=JobState.SILENT, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
     return row
 
 
 def _directories(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/status.json"))
+    return sorted(path.parent for path in folder.glob(f"*/{File.STATUS}"))
 
 
 def matching(rows: Iterable[Row], words: Iterable[str]) -> list[Row]:

@@ -27,8 +27,9 @@ from rundir.arguments import Parser, place, real, whole
 from rundir.cli import cli
 from rundir.clock import duration
 from rundir.errors import UserError
+from rundir.schema import File
 from slurm import squeue
-from slurm.jobs import Job
+from slurm.jobs import Job, JobState
 from slurm.ledger import Ledger
 from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
 from slurm.settings import from_dict
@@ -89,7 +90,7 @@ def grid_folders(runs: Path) -> list[Path]:
     if not runs.is_dir():
         raise UserError(f"there is no directory {runs}; give the directory of a grid, as in --runs runs/guidelines")
     found = [path for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
-             if Ledger(path / "slurm").path.exists() or next(path.glob("*/status.json"), None)]
+             if Ledger(path / "slurm").path.exists() or next(path.glob(f"*/{File.STATUS}"), None)]
     if not found:
         raise UserError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
     return found
@@ -118,15 +119,16 @@ def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
 def table(rows: Sequence[Row], everything: bool) -> Table:
     """Jobs by state, what needs attention first; what is done is only counted unless ``everything`` is asked for."""
     counts = Counter(row.state for row in rows)
-    shown = Table(Column("job", overflow="fold", min_width=40), "state", "epoch", "images/s", "left", "where", "why",
+    shown = Table(Column("job", overflow="fold", min_width=40), "state", "epoch", "images/s", JobState.LEFT, "where", "why",
                   title=", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs")
-    chosen = sorted((row for row in rows if everything or row.state != "done"), key=lambda row: (STATES.index(row.state), row.name))
+    chosen = sorted((row for row in rows if everything or row.state != JobState.DONE),
+                    key=lambda row: (STATES.index(row.state), row.name))
     limit = len(chosen) if everything else SHOWN
     for row in chosen[:limit]:
         epoch = f"{row.epoch}/{row.epochs}" if row.epochs else ""
         rate = f"{row.rate:.0f}" if row.rate else ""
-        again = f"start {row.restarts + 1}. " if row.restarts and row.state in ("running", "stalled") else ""
-        where = f"{row.where} {row.task}".strip() if row.state not in ("done", "not started") else row.where
+        again = f"start {row.restarts + 1}. " if row.restarts and row.state in (JobState.RUNNING, JobState.STALLED) else ""
+        where = f"{row.where} {row.task}".strip() if row.state not in (JobState.DONE, JobState.NOT_STARTED) else row.where
         left = "" if row.seconds_left is None else duration(row.seconds_left)
         shown.add_row(row.name, row.state, epoch, rate, left, where, again + row.why)
     if len(chosen) > limit:
@@ -151,12 +153,12 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
                    and (set(entry.after) & chosen or any(name in entries[other].after for other in chosen))}:
         chosen |= more  # followers, and what a follower cannot do without
     again = chosen | {name for name, entry in entries.items() if entry.last}
-    done = {name for name, state in states.items() if state == "done"}
+    done = {name for name, state in states.items() if state == JobState.DONE}
     jobs = [_without(entries[name].job(), done) for name in entries if name in again]
     cluster = from_dict(settings)
     if not squeue.available():
         raise UserError("there is no Slurm here; retry where the jobs were submitted")
-    squeue.cancel([entries[name].task for name in chosen if states[name] == "stalled"])
+    squeue.cancel([entries[name].task for name in chosen if states[name] == JobState.STALLED])
     _wait_until_gone(ledger, chosen)
     log_dir = Path(next(iter(entries.values())).log).parent
     made = submit(jobs, cluster, ledger.folder, log_dir, folder.name)

@@ -16,7 +16,7 @@ from slurm import batch, environment, squeue
 from slurm.arrays import Array, plan
 from slurm.batch import ArrayExecutor, fit, scratch
 from slurm.calls import described
-from slurm.jobs import Job, describe
+from slurm.jobs import Job, JobState, describe
 from slurm.ledger import Ledger
 from slurm.settings import COMMON, Cluster
 from slurm.task import Task
@@ -156,7 +156,7 @@ def _submit_arrays(arrays: Sequence[Array], tasks: Mapping[str, Task], queued: M
                                                  cluster.kinds[array.kind].array_parallelism,
                                                  {"comment": token, **dependency(array, made, queued)})
             made.append((array, array_id))
-            ledger.write([{"event": "submitted", "token": token, "jobs": [
+            ledger.write([{"event": JobState.SUBMITTED, "token": token, "jobs": [
                 _line(job, f"{array_id}_{index}", tasks[job.name], calls[index]) for index, job in array.jobs.items()]}])
     except UserError as error:
         squeue.cancel([array_id for _, array_id in made])

@@ -23,11 +23,11 @@ import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
 from rundir.clock import now
+from rundir.schema import LEDGER_FORMAT
 from slurm import environment
 from slurm.files import write_json
-from slurm.jobs import Unfinished, attempt
+from slurm.jobs import JobState, Unfinished, attempt
 
-FORMAT = 1
 BEAT_SECONDS = 15.0
 END_SECONDS = 300.0  # after a stop, Slurm's own end of the processes is awaited for so long
 UNSAVED = 0.75  # of the time between signal and end: who has not saved by then goes on from the checkpoint before
@@ -54,10 +54,10 @@ class Task:
             self.over.set()
             if self.timer is not None:
                 self.timer.cancel()
-        if state != "done":
-            self._say("failed", why)
+        if state != JobState.DONE:
+            self._say(JobState.FAILED, why)
             sys.exit(1)  # the traceback is in the log already
-        self._say("done")
+        self._say(JobState.DONE)
 
     def __getstate__(self) -> dict:
         names = ("name", "call", "log", "state_file", "requeues", "grace")
@@ -79,7 +79,7 @@ class Task:
             signal.signal(signum, self._on_signal)
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-        self._say("running")
+        self._say(JobState.RUNNING)
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _redirect(self) -> None:
@@ -112,9 +112,9 @@ class Task:
         """Write the state file: running, requeued, stopped, done or failed, why, which job, where, since when."""
         if self.rank != 0:
             return
-        said = {"format": FORMAT, "name": self.name, "job": self.here.job_id, "state": state, "why": why, "restarts": self.restarts,
-                "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(), "pid": os.getpid(), "started": self.started,
-                "heartbeat": now()}
+        said = {"format": LEDGER_FORMAT, "name": self.name, "job": self.here.job_id, "state": state, "why": why,
+                "restarts": self.restarts, "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+                "pid": os.getpid(), "started": self.started, "heartbeat": now()}
         with self.writing:
             try:
                 write_json(self.state_file, said)
@@ -123,7 +123,7 @@ class Task:
 
     def _beat(self) -> None:
         while not self.over.wait(BEAT_SECONDS):
-            self._say("running")
+            self._say(JobState.RUNNING)
 
     # -- the end --------------------------------------------------------------------------------------------------------------
 
@@ -147,9 +147,9 @@ class Task:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm's, when it queues again; scontrol inherits this and lives
         requeue = self.asked == signal.SIGUSR2
         if requeue and self.restarts >= self.requeues:
-            self._say("failed", f"queued again {self.restarts} times, which is the limit (requeues)")
+            self._say(JobState.FAILED, f"queued again {self.restarts} times, which is the limit (requeues)")
             sys.exit(1)
-        self._say("requeued" if requeue else "stopped", reason)
+        self._say(JobState.REQUEUED if requeue else JobState.STOPPED, reason)
         print(f"{reason}; {'queued again' if requeue else 'ended by Slurm (cancelled or preempted)'}", flush=True)
         if requeue and self.rank == 0:
             self._requeue()
@@ -164,5 +164,5 @@ class Task:
         done = subprocess.run(["scontrol", "requeue", job], env=environment.for_questions(), capture_output=True, encoding="utf-8",
                               errors="replace", stdin=subprocess.DEVNULL)
         if done.returncode > 0:  # below 0: killed with us by what it asked for
-            self._say("failed", f"could not be queued again: {' '.join(done.stderr.split())}")
+            self._say(JobState.FAILED, f"could not be queued again: {' '.join(done.stderr.split())}")
             os._exit(1)

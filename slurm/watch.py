@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slurm.jobs import Job, Outcome
+from slurm.jobs import Job, JobState, Outcome
 from slurm.overview import Row, overview
 from slurm.settings import Cluster
 from slurm.submit import submit
 
 FIRST_SECONDS, LAST_SECONDS = 1.0, 20.0  # between two looks: the controller has other users
 GONE_LOOKS = 3  # a job must look dead so often in a row: files and queue need not change at the same moment
-ENDED = {"failed": "failed", "dead": "failed", "cancelled": "failed", "blocked": "failed", "done": "done"}
+ENDED = {JobState.DONE: JobState.DONE,
+         **dict.fromkeys((JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.BLOCKED), JobState.FAILED)}
 
 
 def launch(jobs: Sequence[Job], cluster: Cluster, log_dir: Path, on_update: Callable[[Outcome], object],
@@ -23,9 +24,9 @@ def launch(jobs: Sequence[Job], cluster: Cluster, log_dir: Path, on_update: Call
     made = submit(jobs, cluster, folder / "slurm", log_dir, folder.name)
     logs = {job.name: job.log(log_dir) for job in jobs}
     for name in made.tasks:
-        on_update(Outcome(name, "submitted", log=logs[name]))
+        on_update(Outcome(name, JobState.SUBMITTED, log=logs[name]))
     if not wait:
-        return [Outcome(job.name, "submitted", log=logs[job.name]) for job in jobs]
+        return [Outcome(job.name, JobState.SUBMITTED, log=logs[job.name]) for job in jobs]
     outcomes = _wait(folder, logs, on_update)
     return [outcomes[job.name] for job in jobs]
 
@@ -41,9 +42,9 @@ def _wait(folder: Path, logs: dict[str, Path], on_update: Callable[[Outcome], ob
         for row in overview(folder):
             if row.name not in logs or row.name in outcomes:
                 continue
-            if row.state == "running" and row.name not in running:
+            if row.state == JobState.RUNNING and row.name not in running:
                 running.add(row.name)
-                on_update(Outcome(row.name, "running", log=logs[row.name]))
+                on_update(Outcome(row.name, JobState.RUNNING, log=logs[row.name]))
             outcome = _outcome(row, logs, gone)
             if outcome is not None:
                 outcomes[row.name] = outcome
@@ -58,9 +59,9 @@ def _outcome(row: Row, logs: dict[str, Path], gone: dict[str, int]) -> Outcome |
     if state is None:
         gone.pop(row.name, None)
         return None
-    if row.state not in ("done", "failed"):
+    if row.state not in (JobState.DONE, JobState.FAILED):
         gone[row.name] = gone.get(row.name, 0) + 1
         if gone[row.name] < GONE_LOOKS:
             return None
-    error = "" if state == "done" else f"{row.state}: {row.why}" if row.state != "failed" else row.why
+    error = "" if state == JobState.DONE else f"{row.state}: {row.why}" if row.state != JobState.FAILED else row.why
     return Outcome(row.name, state, error, logs[row.name])

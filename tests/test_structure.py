@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from rundir import schema
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("rundir", "pretrain", "transfer", "ablations", "results", "slurm")
+PROGRAM = (*ROOMS, "benchmarks")
 ARROWS = {
     "rundir": set(),
     "pretrain": {"rundir"},
@@ -105,6 +109,101 @@ def test_an_allowed_import_is_allowed(path, source):
     assert forbidden(Path(path), source) == []
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the rooms, by its dotted name."""
+    files = (path for room in PROGRAM for path in (ROOT / room).rglob("*.py"))
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imported_at_run_time(source: str, module: str, package: bool) -> set[str]:
+    """Dotted names that a module imports, within functions too, but for those that only type checkers read."""
+    tree = ast.parse(source)
+    unread = {node for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+              for node in ast.walk(block)}
+    found = set()
+    for node in ast.walk(tree):
+        if node in unread:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[:len(module.split(".")) + package - node.level] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which modules of the rooms each of them imports."""
+    known = modules()
+    graph = {}
+    for module, path in known.items():
+        names = imported_at_run_time(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+        targets = {name if name in known else name.rpartition(".")[0] for name in names}
+        graph[module] = {target for target in targets if target in known and target != module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle of the graph; [] where there is none."""
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph()
+    assert len(graph) > 100 and graph["rundir.directory"] >= {"rundir.schema", "rundir.errors"}
+    assert circle(graph) == []
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    rooms: dict[str, set[str]] = {room: set() for room in PROGRAM}
+    for module, targets in import_graph().items():
+        room = module.partition(".")[0]
+        rooms[room] |= {target.partition(".")[0] for target in targets} - {room}
+    assert circle(rooms) == []
+
+
+def test_a_circle_would_be_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) and circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    source = "from . import b\nfrom .c import d\ndef f():\n    import x.y\nif TYPE_CHECKING:\n    from never import z"
+    assert imported_at_run_time(source, "p.a", package=False) == {"p.b", "p.c.d", "x.y"}
+    assert imported_at_run_time(source, "p.a", package=True) == {"p.a.b", "p.a.c.d", "x.y"}
+
+
+# What rundir/schema.py says once. A word within a longer text (a message, a docstring) is no name of a file.
+FILES = {value for name, value in vars(schema.File).items() if not name.startswith("_") and not value.startswith(".")}
+STATES = {value for name, value in vars(schema.State).items() if not name.startswith("_")}
+
+
+def said_again(source: str) -> list[str]:
+    """Names of a run directory's files and states of a run that are written out instead of taken from rundir/schema.py."""
+    tree = ast.parse(source)
+    # BatchNorm's statistics are "running" too: an option of that name, and what is compared with it.
+    other = {part for node in ast.walk(tree) if isinstance(node, (ast.Compare, ast.AnnAssign)) and "average" in ast.unparse(node)
+             for part in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            file = node.value.rpartition("/")[2]
+            if (file in FILES and " " not in node.value) or (node.value in STATES and node not in other):
+                found.append(f"{node.lineno}: {node.value}")
+    return found
+
+
+def test_files_and_states_of_a_run_are_named_in_rundir_alone():
+    places = [path for room in PROGRAM if room != "rundir" for path in sorted((ROOT / room).rglob("*.py"))]
+    assert {str(path): faults for path in places if (faults := said_again(path.read_text(encoding="utf-8")))} == {}
+    for code in ("path / 'status.json'", "folder.glob('*/result.json')", "f'{path}/config.yaml'", "run.set_status('done')",
+                 "state == 'running'", "if row['state'] in ('failed', x): pass"):
+        assert said_again(code), code
+    for code in ("'no scores in result.json'", "path / 'config.json'", "cfg.calibration.average == 'running'", "f('job done')"):
+        assert said_again(code) == [], code
+
+
 # Roots under which only one machine's files lie, put together here so that this file passes its own test.
 ROOTS = "|".join(["work", "tmp" + "/w", "home", "root", "Users"])
 MACHINE_PATH = re.compile(rf"(?<![\w.~}})])/(?:{ROOTS})/[\w.-]")
@@ -155,7 +254,7 @@ def text_without_encoding(source: str) -> list[int]:
 
 
 def test_files_are_utf8_whatever_the_locale():
-    places = [path for room in (*ROOMS, "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
+    places = [path for room in PROGRAM for path in sorted((ROOT / room).rglob("*.py"))]
     assert {str(path): lines for path in places if (lines := text_without_encoding(path.read_text(encoding="utf-8")))} == {}
     for code in ("open(x)", "path.read_text()", "path.write_text(t)", "path.open('w')", "open(x, mode='r')"):
         assert text_without_encoding(code) == [1]

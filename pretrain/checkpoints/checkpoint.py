@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pretrain.checkpoints import files
 from pretrain.checkpoints.redrawn import redrawn
 from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
@@ -20,6 +19,7 @@ from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import Spread
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.schema import File
 
 NARROWEST = 1e-6  # of widths that are extrapolated to
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
@@ -108,14 +108,14 @@ class Checkpoint:
         """
         if out is not None:
             own = _run_directory(Path(out), self.config)
-            if own is None and (Path(out) / "config.yaml").exists():
+            if own is None and (Path(out) / File.CONFIG).exists():
                 raise UserError(f"--out {out} is the directory of another run than {self.path} is of; give a directory of its own")
             if own is not None and not self.finished:
                 raise UserError(f"--out {out} is where the scores of the finished run go, and {self.path} is of epoch {self.epoch} "
                                 f"of {self.config.optimizer.epochs}; give a directory of its own")
             return Path(out)
         if self.run_dir is None:
-            raise UserError(f"{self.path} is not the {files.NAME} of the run directory it was trained in, or is its teacher; "
+            raise UserError(f"{self.path} is not the {File.CHECKPOINT} of the run directory it was trained in, or is its teacher; "
                             "set --out DIR for its scores")
         if not self.finished:
             raise UserError(f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
@@ -227,10 +227,10 @@ class Checkpoint:
 
 def _run_directory(path: Path, config: Config) -> Path | None:
     """The run directory that ``path`` is in, if that run is the one the checkpoint was trained by."""
-    if not path.is_dir() and path.name not in (files.NAME, files.PREVIOUS):
+    if not path.is_dir() and path.name not in (File.CHECKPOINT, File.PREVIOUS_CHECKPOINT):
         return None  # a copy, which may have been edited or be of an earlier epoch
     directory = path if path.is_dir() else path.parent
-    if not (directory / "config.yaml").is_file():
+    if not (directory / File.CONFIG).is_file():
         return None
     try:
         written = from_dict(RunDirectory(directory).read_config() or {})

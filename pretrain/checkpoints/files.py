@@ -10,9 +10,7 @@ import torch
 from pretrain.checkpoints.reading import read
 from rundir.atomic import replacing
 from rundir.errors import UserError
-
-FORMAT = 1
-NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+from rundir.schema import CHECKPOINT_FORMAT, File
 
 
 def save(directory: Path, payload: dict) -> None:
@@ -21,14 +19,14 @@ def save(directory: Path, payload: dict) -> None:
     A crash at any moment leaves at least one whole checkpoint. A failed write (a full disk) or one that a signal broke off removes
     its temporary file, leaves both checkpoints as they were and raises OSError or what the signal's handler raised.
     """
-    target = directory / NAME
+    target = directory / File.CHECKPOINT
     try:
         with replacing(target) as file:
-            torch.save({"format": FORMAT, **payload}, file)
+            torch.save({"format": CHECKPOINT_FORMAT, **payload}, file)
             file.flush()
             os.fsync(file.fileno())  # whole before the present one makes way
             if target.exists():
-                _keep(target, directory / PREVIOUS)
+                _keep(target, directory / File.PREVIOUS_CHECKPOINT)
     except (OSError, RuntimeError) as error:
         cause = _cause(error)
         if isinstance(cause, OSError):
@@ -79,8 +77,8 @@ def load(path: str | Path) -> dict:
 def check_format(payload: dict, path: str | Path) -> None:
     """:class:`UserError` if a checkpoint of this project is of another version's format."""
     found = payload["format"]
-    if not (isinstance(found, int) and found == FORMAT):
-        raise UserError(f"{path} has checkpoint format {repr(found)[:40]}; this version reads format {FORMAT}")
+    if not (isinstance(found, int) and found == CHECKPOINT_FORMAT):
+        raise UserError(f"{path} has checkpoint format {repr(found)[:40]}; this version reads format {CHECKPOINT_FORMAT}")
 
 
 def load_latest(directory: Path) -> dict | None:
@@ -96,7 +94,7 @@ def latest(directory: Path) -> tuple[Path, dict] | None:
         UserError: there are checkpoints but none can be read.
     """
     problems = []
-    for name in (NAME, PREVIOUS):
+    for name in (File.CHECKPOINT, File.PREVIOUS_CHECKPOINT):
         if (directory / name).exists():
             try:
                 return directory / name, load(directory / name)

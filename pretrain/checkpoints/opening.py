@@ -16,6 +16,7 @@ from pretrain.config import Config, from_dict, switchable_widths
 from pretrain.models import build
 from pretrain.slimmable import calibration_state, load_calibration_state
 from rundir.errors import UserError
+from rundir.schema import File
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".tar", ".bin")  # of files that may be checkpoints
 
@@ -77,7 +78,7 @@ def _latest(path: Path) -> dict:
     if payload is None:
         inside = sorted(each.name for each in path.iterdir() if each.suffix in SUFFIXES)
         hint = f", or {path / inside[0]}" if inside else ""
-        raise UserError(f"there is no checkpoint in {path}; give a run directory that holds a {files.NAME}{hint}")
+        raise UserError(f"there is no checkpoint in {path}; give a run directory that holds a {File.CHECKPOINT}{hint}")
     return payload
 
 

@@ -7,7 +7,6 @@ does not import torch; checking a config does, since that asks the network for i
 from pretrain.config.hashing import NOT_HASHED, changed, config_hash
 from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes
 from pretrain.config.schema import (
-    FORMAT,
     AugmentConfig,
     CalibrationConfig,
     Config,
@@ -36,7 +35,7 @@ from pretrain.config.validation import (
 from rundir.overrides import split_overrides
 
 __all__ = [
-    "FORMAT", "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
+    "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
     "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
     "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash", "from_dict", "has_predictor",
     "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths",

@@ -12,8 +12,8 @@ import yaml
 
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
 from rundir.fields import choice, names, number, number_list, pixel_list, share_list, width_list
+from rundir.schema import FORMAT
 
-FORMAT = 1
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
 PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; transfer runs them
 

@@ -9,8 +9,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pretrain.config.schema import FORMAT, Config, ObjectiveConfig
+from pretrain.config.schema import Config, ObjectiveConfig
 from rundir.errors import UserError
+from rundir.schema import FORMAT
 from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:

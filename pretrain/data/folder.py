@@ -17,6 +17,7 @@ from pretrain.data import images
 from pretrain.data.files import entries, is_folder, is_litter, some, tree
 from pretrain.lazy import Lazy
 from rundir.errors import UserError
+from rundir.machine import cores
 
 transforms = Lazy("torchvision.transforms.v2.functional")
 
@@ -110,7 +111,7 @@ def decode_all(paths: Sequence[str], store_size: int | None, most_bytes: int | N
     if most_bytes is not None and first.numel() * len(paths) > most_bytes:
         return None
     pixels = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
-    with ThreadPoolExecutor(min(16, _cores())) as pool:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         for start in _with_progress(range(0, len(paths), CHUNK), len(paths), name):
             chunk = list(pool.map(lambda path: _stored(path, store_size), paths[start:start + CHUNK]))
             if any(image.shape != first.shape for image in chunk):
@@ -121,10 +122,6 @@ def decode_all(paths: Sequence[str], store_size: int | None, most_bytes: int | N
 
 def _stored(path: str, store_size: int | None) -> Tensor:
     return resize_square(images.read(path), store_size) if store_size else images.read(path)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_progress(starts: range, total: int, name: str) -> Iterator[int]:

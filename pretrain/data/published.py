@@ -17,7 +17,7 @@ from typing import Any
 from pretrain.data.files import tree
 from pretrain.data.subsets import class_turns
 from pretrain.lazy import Lazy
-from rundir.errors import UserError
+from rundir.errors import UserError, first_line
 
 datasets = Lazy("torchvision.datasets")
 
@@ -76,7 +76,7 @@ def read(name: str, split: str, root: str) -> Any:
         return found
     except Exception as error:  # readers of lists, JSON, pickles and MATLAB files each stumble in their own way
         raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again to "
-                        f"download them, or {_by_hand(source, root)} ({_first_line(error)})") from error
+                        f"download them, or {_by_hand(source, root)} ({_reason(error)})") from error
 
 
 def _by_hand(source: PublishedSet, root: str) -> str:
@@ -84,9 +84,8 @@ def _by_hand(source: PublishedSet, root: str) -> str:
             f"{os.path.normpath(os.path.join(root, source.unpacked))}")
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).splitlines()[0].strip() if str(error).strip() else ""
-    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}" if isinstance(error, KeyError) else first_line(error)
 
 
 def _download(source: PublishedSet, root: str, expected: str) -> None:
@@ -104,7 +103,7 @@ def _download(source: PublishedSet, root: str, expected: str) -> None:
         if new:  # a mistyped root should not be there afterwards
             with contextlib.suppress(OSError):
                 os.rmdir(root)
-        raise UserError(f"no folder {expected}, and downloading it failed ({_first_line(error)}); "
+        raise UserError(f"no folder {expected}, and downloading it failed ({_reason(error)}); "
                         f"{_by_hand(source, root)}, or set data.root=DIR where {source.folder} lies") from error
 
 

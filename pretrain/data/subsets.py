@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from rundir.atomic import make_folder
 from rundir.errors import UserError
+from rundir.schema import LABEL_LIST_FORMAT
 
 if TYPE_CHECKING:
     from pretrain.data.sources import ImageSource
 
-FORMAT = 1  # of a label list
 
 
 def class_turns(names: Sequence[str], labels: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
@@ -81,7 +81,8 @@ def label_list(source: ImageSource, dataset: str, fraction: float, seed: int) ->
     labels = source.labels.tolist()
     header = {"dataset": dataset, "split": "train", "fraction": f"{fraction:g}", "seed": seed,
               "images": f"{len(chosen)} of {len(source)}", "classes": len(source.classes)}
-    lines = [f"# label list, format {FORMAT}", *(f"# {key}: {value}" for key, value in header.items()), "index\tclass\tname"]
+    lines = [f"# label list, format {LABEL_LIST_FORMAT}", *(f"# {key}: {value}" for key, value in header.items()),
+             "index\tclass\tname"]
     lines += [f"{i}\t{source.classes[labels[i]]}\t{names[i]}" for i in chosen]
     return "\n".join(lines) + "\n"
 

@@ -13,6 +13,7 @@ from results.effects import of_cells
 from results.render import MISSING, Column, Row, Score, Table
 from results.tables import METRICS, summarize, width_name
 from rundir.errors import UserError
+from rundir.schema import PUBLISHED_FORMAT
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
@@ -48,8 +49,8 @@ class Number:
 def published(path: Path = PUBLISHED) -> list[Number]:
     """All numbers of the file. Raises :class:`UserError` for one that names no source, or no place in it."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if content.get("format") != 1:
-        raise UserError(f"{path} has format {content.get('format')!r}, this version reads format 1")
+    if content.get("format") != PUBLISHED_FORMAT:
+        raise UserError(f"{path} has format {content.get('format')!r}, this version reads format {PUBLISHED_FORMAT}")
     sources = {name: Source(**entry) for name, entry in content["sources"].items()}
     known, found = {field.name for field in fields(Number)}, []
     for entry in content["numbers"]:

@@ -7,10 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import apart, claims
+from results import claims
 from results.frame import current, load, load_all, load_runs
 from results.report import build
-from rundir.experiment import changes, defaults
+from rundir.experiment import changes, defaults, listed
 from tests.results.synthetic import config, record, write_run
 
 
@@ -210,10 +210,10 @@ def test_variants_are_equal_exactly_where_the_settings_are(tmp_path_factory, cho
 @pytest.mark.parametrize(("settings", "text"), [
     ({}, ""), ({"b": 0.1, "a": [1, 2]}, "a=[1, 2], b=0.1"), ({"a": None, "b": True, "c": "x"}, "a=null, b=true, c=x")])
 def test_settings_in_words(settings, text):
-    assert apart.listed(settings) == text
+    assert listed(settings) == text
 
 
 @given(st.dictionaries(st.text("abcdefg", min_size=1, max_size=2), st.integers(0, 2), min_size=5), st.data())
 def test_many_settings_are_cut_short_but_not_taken_for_others(settings, data):
     other = settings | {data.draw(st.sampled_from(sorted(settings))): 9}
-    assert apart.listed(settings) != apart.listed(other) and len(apart.listed(settings)) < 80
+    assert listed(settings) != listed(other) and len(listed(settings)) < 80

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from results import frame, reading
+from results import frame
 from results.frame import CELL_COLUMNS, current, guidelines, load, load_all, load_metrics, load_runs, save
+from rundir import reading
 from rundir.errors import UserError
 from tests.results.synthetic import config, metric, record, write_run
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from rundir.errors import UserError
+from rundir.machine import cores
 from slurm.executors import run_all
 from slurm.jobs import Job, Outcome
-from slurm.local import _child_environment, _cores
+from slurm.local import _child_environment
 from tests.slurm import callables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +167,7 @@ def test_local_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
 
     run_all(jobs, "local", tmp_path / "logs", parallel=2, gpus=2)
     seen = [(tmp_path / str(number)).read_text().splitlines() for number in range(2)]
-    threads = max(1, _cores() // 2)
+    threads = max(1, cores() // 2)
     assert seen == [[f"OMP_NUM_THREADS={threads}", f"CUDA_VISIBLE_DEVICES={gpu}"] for gpu in (4, 7)]
 
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's own choice
@@ -177,7 +178,7 @@ def test_local_jobs_share_cores_and_gpus(tmp_path, monkeypatch):
 
 def test_one_job_gets_all_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert _child_environment(1)["OMP_NUM_THREADS"] == str(_cores())
+    assert _child_environment(1)["OMP_NUM_THREADS"] == str(cores())
     assert _child_environment(10_000)["OMP_NUM_THREADS"] == "1"
 
 

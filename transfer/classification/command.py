@@ -10,6 +10,7 @@ from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
 from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, width_or_spread, word
 from rundir.records import entry
+from rundir.schema import File
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
 from transfer.classification.options import LINEAR_RECIPES, parse_overrides
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     show(records)
     checkpoint = Path(arguments.checkpoint)
     directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
-    print(f"scores: {directory / 'result.json'}")
+    print(f"scores: {directory / File.RESULT}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pretrain.distributed import processes
 from rundir.arguments import MOST_PIXELS, whole
+from rundir.schema import FINE_TUNINGS, File
 from transfer import width_table
 from transfer.finetuning import arguments as shared
 from transfer.finetuning.running import run_widths
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         done = run_widths(shared.described(TASK, arguments), arguments.widths, group)
         if group.first:
             show(done.records)
-            print(f"scores: {done.home / 'result.json'}; runs and pictures: {done.home / 'transfer' / TASK}")
+            print(f"scores: {done.home / File.RESULT}; runs and pictures: {done.home / FINE_TUNINGS / TASK}")
     return 0
 
 

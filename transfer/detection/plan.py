@@ -20,6 +20,7 @@ from pretrain.data.sources import FolderSource
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.schema import FORMAT, File
 from transfer.detection import data
 from transfer.detection.data import DetectionData
 from transfer.detection.evaluation import evaluate
@@ -29,7 +30,7 @@ from transfer.detection.pictures import draw
 from transfer.detection.training import FINAL, adamw_rate, finished_iterations, set_schedule, train
 from transfer.finetuning import plan
 from transfer.finetuning.description import Finetuning
-from transfer.finetuning.runs import CLASSES, Resolved, Scores, journal, write_json
+from transfer.finetuning.runs import Resolved, Scores, journal, write_json
 from transfer.finetuning.trunk import dense_network
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
@@ -150,7 +151,7 @@ class Plan(plan.Plan):
         result = evaluate(cfg, detector, self.data, self.detector.masks, run.path)
         if result is None:
             return Scores({}, 0)
-        write_json(run, CLASSES, {"format": 1, "classes": result.classes})
+        write_json(run, File.CLASSES, {"format": FORMAT, "classes": result.classes})
         if own.pictures:
             draw(cfg, detector, self.data, own.pictures, resolved.title, run.path / "predictions.png")
         return Scores(result.values, len(self.data.test.records))

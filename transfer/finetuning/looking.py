@@ -15,6 +15,7 @@ from pretrain.data.files import some
 from pretrain.data.images import DISPLAYED, STORED, Header
 from pretrain.distributed import several
 from rundir.errors import UserError
+from rundir.machine import cores
 from rundir.progress import reporting
 
 EXIF = (DISPLAYED, STORED)
@@ -55,7 +56,7 @@ def look_at_all(look: Callable[[int], Found], count: int, title: str, show: bool
 
 
 def _threads() -> int:
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(16, cores())
 
 
 def settle_exif(stated: Iterable[tuple[Path, Header, tuple[int, int]]], asked: str | None) -> tuple[str, list[str]]:

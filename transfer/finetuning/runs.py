@@ -26,13 +26,12 @@ from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
-from rundir.schema import FORMAT
+from rundir.schema import FINE_TUNINGS, FORMAT, File, State
 from rundir.stopping import Interrupted, stop_requested
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
 AGREE_EVERY = 10  # iterations: how often several processes ask each other whether one is to stop
-CLASSES = "classes.json"  # scores by class
 UNKNOWN = ("data", "")  # left out of a name: earlier versions did not have it
 
 
@@ -81,13 +80,13 @@ class Resolved:
 
         Where an earlier version, which did not ask for the data's fingerprint, has trained it, that is the one.
         """
-        every = Path(home) / "transfer" / self.task
+        every = Path(home) / FINE_TUNINGS / self.task
         own, former = every / self.name, every / replace(self, data="").name
         return former if not own.exists() and _data_of(former) == "" and not self.trained_on_other_data(home) else own
 
     def trained_on_other_data(self, home: str | Path) -> bool:
         """Whether there is a run directory below ``home`` of the same network on data that have changed since."""
-        every = Path(home) / "transfer" / self.task
+        every = Path(home) / FINE_TUNINGS / self.task
         alike = [path for path in every.iterdir() if path.name.startswith(f"{self.what}-")] if every.is_dir() else []
         return any(_data_of(path) not in (None, "", self.data) for path in alike)
 
@@ -109,7 +108,7 @@ class Scores:
 
 def _data_of(directory: Path) -> str | None:
     """The fingerprint of the data that a run directory is of; "" where an earlier version made it, None where there is none."""
-    config = RunDirectory(directory).read_config() if (directory / "config.yaml").is_file() else None
+    config = RunDirectory(directory).read_config() if (directory / File.CONFIG).is_file() else None
     return None if config is None else config.get("data", "")
 
 
@@ -129,7 +128,7 @@ def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, f
     path = resolved.directory(home)
     run = RunDirectory(path.with_name(resolved.name) if force else path)
     with run.lock() if group.first else nullcontext():
-        done = run.status()["state"] == "done" and not force
+        done = run.status()["state"] == State.DONE and not force
         if several():
             dist.barrier()  # all have read the state before the first process changes it
         if not done:
@@ -140,7 +139,7 @@ def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, f
                 _train(resolved, run, group, train, force)
             except Interrupted:
                 if group.first:
-                    run.set_status("pending", why="stopped on request, to be continued")
+                    run.set_status(State.PENDING, why="stopped on request, to be continued")
                 raise
             except BaseException as error:
                 if group.first:
@@ -165,7 +164,7 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
         run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(resolved)}, sort_keys=False))
         run.add_provenance(started=run.provenance().get("started") or now())
         kind = run.add_stretch("fine-tuning", execution, machines)
-        run.set_status("running")
+        run.set_status(State.RUNNING)
     if several():
         dist.barrier()
     began = time.monotonic()
@@ -183,7 +182,7 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
         run.add_records({**resolved.record(metric, finite(value), scores.count), "computed_on": kind}
                         for metric, value in scores.values.items())
         run.add_provenance(finished=now(), train_seconds=seconds())
-        run.set_status("done")
+        run.set_status(State.DONE)
     if several():
         dist.barrier()
 
@@ -191,7 +190,7 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
 def _empty(run: RunDirectory) -> None:
     """Remove all that an earlier run left but the lock, which is held."""
     for entry in run.path.iterdir():
-        if entry.name != ".lock":
+        if entry.name != File.LOCK:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
@@ -230,7 +229,7 @@ class Journal:
                                       "value": finite(value)} for name, value in values.items())
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = time.monotonic()
-            self.run.set_status("running", step=done, steps=self.iterations)
+            self.run.set_status(State.RUNNING, step=done, steps=self.iterations)
 
     def stop_if_asked(self, done: int, save: Callable[[], object]) -> None:
         """After ``done`` iterations: ``save()`` in the first process, and :class:`Interrupted`, if one was asked to stop.

@@ -33,8 +33,8 @@ from pretrain.data import load
 from pretrain.data.files import read_text
 from rundir.atomic import write_atomically
 from rundir.errors import UserError
+from rundir.schema import SCENES_FORMAT
 
-FORMAT = 1
 CLASSES = tuple(str(digit) for digit in range(10))
 RECORD = "scenes.json"
 SCAN_SIZE = 8  # as the scans are
@@ -135,7 +135,7 @@ def read_config(directory: str | Path) -> SceneConfig | None:
 
 
 def _description(config: SceneConfig) -> dict:
-    return {"format": FORMAT, "classes": list(CLASSES), **dataclasses.asdict(config)}
+    return {"format": SCENES_FORMAT, "classes": list(CLASSES), **dataclasses.asdict(config)}
 
 
 def compose(config: SceneConfig, split: str) -> Iterator[tuple[np.ndarray, list[Digit]]]:

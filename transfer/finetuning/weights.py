@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from rundir.schema import FORMAT
+
 COUNTER = "num_batches_tracked"  # nothing is computed from it
 
 
@@ -33,7 +35,7 @@ class WeightsReport:
 
     def to_dict(self) -> dict:
         """As it is written to ``weights.json``."""
-        return {"format": 1, **asdict(self)}
+        return {"format": FORMAT, **asdict(self)}
 
 
 def _named(names: list[str]) -> str:

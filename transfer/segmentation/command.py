@@ -12,10 +12,10 @@ from rich.table import Table
 
 from pretrain.distributed import processes
 from rundir.arguments import MOST_PIXELS, whole
+from rundir.schema import FINE_TUNINGS, File
 from transfer import width_table
 from transfer.finetuning import arguments as shared
 from transfer.finetuning.running import run_widths
-from transfer.finetuning.runs import CLASSES
 from transfer.segmentation import STRIDES
 
 TASK = "segmentation"
@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
         done = run_widths(shared.described(TASK, arguments), arguments.widths, group)
         if group.first:
             show(done.records)
-            show_classes({each.width: each.directory(done.home) / CLASSES for each in done.every})
-            print(f"scores: {done.home / 'result.json'}; by class, with pictures: {done.home / 'transfer' / TASK}")
+            show_classes({each.width: each.directory(done.home) / File.CLASSES for each in done.every})
+            print(f"scores: {done.home / File.RESULT}; by class, with pictures: {done.home / FINE_TUNINGS / TASK}")
     return 0
 
 

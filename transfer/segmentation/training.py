@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from pretrain.distributed import Processes, several
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
-from transfer.finetuning.runs import CLASSES, Resolved, Scores, journal, write_json
+from rundir.schema import FORMAT, File
+from transfer.finetuning.runs import Resolved, Scores, journal, write_json
 from transfer.finetuning.schedules import Schedule
 from transfer.finetuning.trunk import dense_network
 from transfer.finetuning.weights import weights_report
@@ -165,6 +166,6 @@ def _finish(plan: Plan, resolved: Resolved, run: RunDirectory, runner: Runner, p
     scores = runner.test_loop.evaluator.metrics[0].scores
     by_class = [{"class": name, "IoU": iou, "accuracy": accuracy}
                 for name, iou, accuracy in zip(plan.data.val.classes, scores["IoU"], scores["Acc"], strict=True)]
-    write_json(run, CLASSES, {"format": 1, "classes": by_class})
+    write_json(run, File.CLASSES, {"format": FORMAT, "classes": by_class})
     pictures.write(run.path / "predictions.png", resolved.title)
     return Scores({name: scores[name] for name in SCORES}, scores["count"])

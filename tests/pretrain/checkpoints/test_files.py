@@ -15,8 +15,9 @@ import torch
 from pretrain.checkpoints import files as checkpoint
 from rundir.cli import Terminated, is_interruption
 from rundir.errors import UserError
+from rundir.schema import File
 
-NEW, OLD = checkpoint.NAME, checkpoint.PREVIOUS
+NEW, OLD = File.CHECKPOINT, File.PREVIOUS_CHECKPOINT
 
 
 def payload(value, size=1000):

@@ -1,4 +1,4 @@
-"""One run directory (format 1) -> plain rows. The only file of this room that knows the files of a run.
+"""A run directory as plain rows: one of the run, one for each of its scores, one for each line that it logged.
 
 Nothing here joins, filters or averages; :mod:`results.frame` does. A file that cannot be used raises :class:`rundir.files.Damaged`,
 whose message is one line.
@@ -16,16 +16,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from results.apart import listed
-from rundir.experiment import OTHER_RUNS, changes, run_name
+from rundir.experiment import OTHER_RUNS, changes, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
 from rundir.records import content
+from rundir.schema import FORMAT, File, State, is_fine_tuning
 
-FORMAT = 1
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
            ("infonce", "online"): "SimCLR", ("infonce", "momentum"): "momentum SimCLR"}
 # What a change of which means that a run has to be read again.
-FILES = ("config.yaml", "status.json", "result.json", "provenance.json")
+FILES = (File.CONFIG, File.STATUS, File.RESULT, File.PROVENANCE)
 MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 
 # Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
@@ -112,16 +111,16 @@ def read_run(path: str) -> dict[str, Any] | None:
     ``path`` is absolute. None where the directory is that of a fine-tuning job, whose config names its ``task``: its scores are
     records of the pretraining run.
     """
-    config = Fields(_config(f"{path}{os.sep}config.yaml"), f"{path}{os.sep}config.yaml")
-    if "task" in config.entries:
+    config = Fields(_config(f"{path}{os.sep}{File.CONFIG}"), f"{path}{os.sep}{File.CONFIG}")
+    if is_fine_tuning(config.entries):
         return None
     grid, name = shown(path).split(os.sep)[-2:]
     status, provenance = (Fields(_object(f"{path}{os.sep}{file}") or {}, f"{path}{os.sep}{file}")
-                          for file in ("status.json", "provenance.json"))
+                          for file in (File.STATUS, File.PROVENANCE))
     factors = {name: config.number(key, None) if name in FACTOR_NUMBERS else config.text(key, None)
                for name, key in FACTORS.items()}
     return {"run": name, **_cell(config), **factors, "pretrained_on": _pretrained_on(config), **_same(config),
-            "state": status.text("state", "pending"), "why": status.text("why", ""), "started": status.text("started", None),
+            "state": status.text("state", State.PENDING), "why": status.text("why", ""), "started": status.text("started", None),
             "finished": status.text("finished", None) or provenance.text("finished", None),
             "train_seconds": provenance.number("train_seconds", None), "train_flops": provenance.number("train_flops", None),
             "commit": provenance.text("git_commit", ""), "hardware": _hardware(provenance),
@@ -135,7 +134,7 @@ def read_records(path: str, seed: int) -> list[dict[str, Any]]:
     that the value depends on, ``standard`` whether the record says that it is the grid's own. Of records that differ in weights or
     data alone the last counts. Raises :class:`rundir.files.Damaged`.
     """
-    source = f"{path}{os.sep}result.json"
+    source = f"{path}{os.sep}{File.RESULT}"
     result = _object(source)
     if result is None:
         return []
@@ -180,7 +179,7 @@ def read_metrics(path: str) -> tuple[list[dict[str, Any]], str]:
 
     A last line that a killed job cut short is left out without a word. Raises :class:`rundir.files.Damaged`.
     """
-    source = f"{path}{os.sep}metrics.jsonl"
+    source = f"{path}{os.sep}{File.METRICS}"
     try:
         lines = read_text(source, MOST_METRICS).splitlines()
     except FileNotFoundError:
