@@ -2,7 +2,7 @@
 
 ``title``; ``columns`` of the table (those in ``details`` are dropped where a terminal is narrow); ``cost: true`` for columns of
 what training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of
-factors, ``NAME: {"{a}-{b}": {value: words}}``; ``claims``: as in results/claims, without ``grid``; and ``cells``.
+factors, ``NAME: {"{a}-{b}": {value: words}}``; ``claims`` (:mod:`results.claims.schema`); and ``cells``.
 
 An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name -> list of values, every combination is a
 cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what follows changes it), ``set`` (config key -> value,
@@ -24,7 +24,6 @@ factors as columns.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from results.claims.schema import read_claims
 from rundir.errors import UserError, suggestion
 from rundir.experiment import defaults
 from rundir.files import read_yaml
@@ -100,6 +100,9 @@ class GridFile:
                 if len(found) > MOST_CELLS:
                     raise self.fault(f"more than {MOST_CELLS:,} cells; use fewer values of the factors")
         self._check_links(found)
+        # Whatever the widths: a claim about the network trained at 1.0 is no mistake where that is not asked for.
+        at_any_width = [name.replace(str(width), "*") for name in found for width in widths if str(width) in name]
+        read_claims(self.content.get("claims"), self.name, str(self.path), dict.fromkeys([*found, *at_any_width]))
         return list(found.values())
 
     def manifest(self, cells: Sequence[Cell], profile: str = "", setting: str = "", command: str = "") -> GridManifest:
@@ -188,7 +191,7 @@ def _checked(file: GridFile) -> GridFile:
         _check_keys(file, entry, ENTRY_KEYS, f"{_shown(entry['name'])}: ")
         _check_keys(file, entry.get("row", {}), ROW_KEYS, f"{_shown(entry['name'])}: row.")
     _check_words(file)
-    _check_claims(file)
+    read_claims(content.get("claims"), file.name, str(file.path))
     return file
 
 
@@ -214,16 +217,6 @@ def _check_words(file: GridFile) -> None:
             raise file.fault(f'words.{name} must be {{value: words}} of a factor, or {{"{{factor}}-{{factor}}": {{value: words}}}}')
         if not derived and name not in file.factors:
             raise file.fault(f"words.{name}: no cell has a factor {name}; {suggestion(name, file.factors)}")
-
-
-def _check_claims(file: GridFile) -> None:
-    for place, claim in enumerate(file.content.get("claims", []), start=1):
-        if not isinstance(claim, dict) or "grid" in claim:
-            raise file.fault(f"claim {place} must be a mapping without the key grid: it is about this grid")
-    try:
-        json.dumps(file.content.get("claims", []))
-    except TypeError as error:
-        raise file.fault(f"claims hold what is no text, number, list or mapping ({error}); put it in quotes") from None
 
 
 def _factor_names(entry: Mapping[str, Any]) -> list[str]:

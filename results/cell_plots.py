@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from scipy import stats
 
-from results.effects import diagnostic
+from results.claims.effects import diagnostic
 from results.grid_plots import LOOKS, marker
 from results.grid_tables import named_rows, with_family
 from results.plots import INTERVAL, NothingToPlot, decades, points, style

@@ -137,5 +137,5 @@ def fingerprint(draw: partial[Figure]) -> str:
 
 
 def _code() -> bytes:
-    sources = sorted([*Path(__file__).parent.glob("*.py"), plots.STYLE])
+    sources = sorted([*Path(__file__).parent.rglob("*.py"), plots.STYLE])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()

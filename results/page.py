@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from results.claims import MEANING, NO_RUNS, Verdict
-from results.claims import texts as in_words
+from results.claims.judging import NO_RUNS, Verdict
+from results.claims.rendering import MEANING
+from results.claims.rendering import texts as in_words
 from results.contents import Facets, TableItem
 from results.html import html
 from results.paper import Number
@@ -127,7 +128,7 @@ def _claim(verdict: Verdict, order: dict[str, str]) -> str:
         numbers = [f"effect {said['effect']}", said["interval"], f"n = {verdict.n}"]
         numbers += [f"p = {said['p']}", f"Holm p = {said['Holm p']}"] if verdict.p == verdict.p else []
         numbers += [f"seeds needed {said['seeds needed']}"] if verdict.seeds_needed else []
-        numbers += [f"at least {said['minimum']} claimed"] if verdict.claim.minimum else []
+        numbers += [f"{verdict.claim.asks} claimed"] if verdict.claim.asks else []
         lines.append(f"<p class=soft>{escape(', '.join(filter(None, [*numbers, said['measured'], verdict.why])))}</p>")
         links = "".join(f'<li><a href="#run-{order[run]}">{escape(run)}</a></li>' for run in verdict.runs if run in order)
         lines.append(f"<details><summary>{len(verdict.runs)} runs used</summary><p><code>{escape(verdict.command)}</code></p>"

@@ -18,7 +18,8 @@ if __name__ == "__main__":  # as a script, results/ is on the path, not the dire
 
 import rich.console
 
-from results import claims, contents, frame, output, paper, plots, render, tables
+from results import contents, frame, output, paper, plots, render, tables
+from results.claims import judging, rendering, sources
 from results.html import html
 from results.latex import latex
 from results.output import MANIFEST
@@ -46,7 +47,7 @@ class Report:
     paths: dict[str, Path] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     tables: list[render.Table] = field(default_factory=list)
-    verdicts: list[claims.Verdict] = field(default_factory=list)
+    verdicts: list[judging.Verdict] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
 
 
@@ -60,19 +61,21 @@ def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
 
 
 def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
-          small: bool = False) -> Report:
+          small: bool = False, grids: Sequence[Path] = ()) -> Report:
     """:func:`report` with the tables themselves, the verdicts and the reasons for pictures that were skipped.
 
     ``intervals``: with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the
-    page says it was made by. ``small``: pictures as SVG only, and of each data set's best protocol only.
+    page says it was made by. ``small``: pictures as SVG only, and of each data set's best protocol only. ``grids``: grid files
+    whose claims count beside those of the runs' manifests.
     """
     roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     loaded = _load(roots, keep)
+    claims, unread = sources.of_places(roots, grids)
+    loaded = replace(loaded, left_out=(*loaded.left_out, *unread))
     result = Report(Path(out) if out is not None else _default_out(roots), left_out=loaded.left_out)
     items = contents.all_tables(loaded.scores, loaded.runs)
     pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs, small)}
-    known, level = claims.load_claims()
-    result.verdicts = claims.judge(known, loaded.scores, loaded.runs, loaded.metrics, level)
+    result.verdicts = judging.judge(claims, loaded.scores, loaded.runs, loaded.metrics)
     result.tables = [item.table for item in items]
     made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", git_commit() or "")
     renderers = WITH_INTERVALS if intervals else RENDERERS
@@ -108,9 +111,10 @@ def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
             "runs.csv": lambda path: runs.to_csv(path, index=False)}
 
 
-def _claim_writers(verdicts: Sequence[claims.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
+def _claim_writers(verdicts: Sequence[judging.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
     content = {"format": REPORT_FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
-    return {"claims.md": output.text(claims.markdown(verdicts)), "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
+    return {"claims.md": output.text(rendering.markdown(verdicts)),
+            "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
 
 
 def show(result: Report, console: rich.console.Console | None = None) -> None:
@@ -120,9 +124,9 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
         console.print(render.terminal(table, console.width))
     if not result.tables:
         console.print("no scores yet: no run has a result.json")
-    counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in claims.STYLES}
+    counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in rendering.STYLES}
     console.print(f"claims: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count)} (claims.md; "
-                  "python results/claims.py shows them)", markup=False, highlight=False)
+                  "python results/claims shows them)", markup=False, highlight=False)
     for line in result.left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():
@@ -153,10 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
     parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
+    parser.add_argument("--grids", type=place, nargs="+", default=[], metavar="FILE",
+                        help="grid files, or a directory of them, whose claims count too: for runs without a grid.json")
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
-    show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small))
+    show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small,
+               arguments.grids))
     return 0
 
 

@@ -16,7 +16,7 @@ from ablations.run import parser as ablations_parser
 from pretrain.export import main as export_main
 from pretrain.models import build
 from pretrain.run import main as pretrain_main
-from results.claims import main as claims_main
+from results.claims.__main__ import main as claims_main
 from results.report import main as report_main
 from slurm.status import main as status_main
 from tests.transfer.segmentation.files import camvid
@@ -26,7 +26,7 @@ from transfer.run import parser as transfer_parser
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text()
 MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
-         "results/report.py": report_main, "results/claims.py": claims_main, "pretrain/export.py": export_main,
+         "results/report.py": report_main, "results/claims": claims_main, "pretrain/export.py": export_main,
          "slurm/status.py": status_main}
 SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
          "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",

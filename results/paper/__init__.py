@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from results.effects import of_cells
+from results.claims.effects import of_cells
 from results.render import MISSING, Column, Row, Score, Table
 from results.tables import METRICS, summarize, width_name
 from rundir.errors import UserError

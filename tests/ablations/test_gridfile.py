@@ -29,7 +29,7 @@ cells:
     set: {widths.min: "{width}", widths.max: "{width}", objective.distill_loss: none}
     row: {section: alone, labels: [alone, ""], width: "{width}"}
 claims:
-  - {id: better, statement: It is., measure: score, better: [infonce], than: [mse], at: all, minimum: 0, test: paired_t,
+  - {id: better, statement: It is., measure: score, better: [infonce], than: [mse], at: all, minimum: 0,
      command: run}
 """
 
@@ -127,8 +127,8 @@ FAULTS = {
     "config key": (entry(set={"objective.base_los": "{base}"}), "did you mean objective.base_loss"),
     "config value": (entry(set={"objective.base_loss": "l1"}), "base_loss"),
     "kind": (lambda c: c.update(cost="maybe"), "cost is 'maybe', but must be true or false"),
-    "claims": (lambda c: c.update(claims=["a"]), "claim 1 must be a mapping"),
-    "claim of a grid": (lambda c: c["claims"][0].update(grid="paper"), "without the key grid")}
+    "claims": (lambda c: c.update(claims=["a"]), "claim number 1 is 'a', not a mapping"),
+    "claim of a grid": (lambda c: c["claims"][0].update(grid="paper"), "claim better: unknown key grid")}
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -169,7 +169,7 @@ def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):
     before = (folder / "grid.json").stat().st_mtime_ns
     write_into(folder, made)
     assert (folder / "grid.json").stat().st_mtime_ns == before  # the same is not written again
-    write(tmp_path, lambda c: c["cells"][0]["factors"].update(base=["mse"]))
+    write(tmp_path, lambda c: (c["cells"][0]["factors"].update(base=["mse"]), c.pop("claims")))
     made, note = merge_into(folder, described(path))
     assert "had the cells infonce, which are not in the grid file any more" in note and "infonce" not in made.cells
     (tmp_path / "b").mkdir()
@@ -183,6 +183,10 @@ def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):
 
 def test_renaming_a_cell_keeps_the_rows(tmp_path):
     before = described(write(tmp_path))
-    after = described(write(tmp_path, entry(name="other-{base}")))
+    with pytest.raises(UserError, match=r"claim better: better names infonce, and no cell .* did you mean other-infonce"):
+        described(write(tmp_path, entry(name="other-{base}")))
+    after = described(write(tmp_path, lambda c: (entry(name="other-{base}")(c), c["claims"][0].update(
+        better=["other-infonce"], than=["other-mse"]))))
+    after = dataclasses.replace(after, claims=before.claims)
     assert [dataclasses.replace(r, cells={}) for r in after.rows] == [dataclasses.replace(r, cells={}) for r in before.rows]
     assert after.rows[0].cells == {"other-mse": None}

@@ -11,7 +11,10 @@ from zlib import crc32
 import numpy as np
 import yaml
 
+from rundir import manifest
+
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
+GRIDS = Path(__file__).resolve().parents[2] / "ablations" / "grids"
 CHANCE, COUNT = 0.1, 500
 EPOCHS = 20
 
@@ -61,6 +64,12 @@ def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", n
     return path
 
 
+def write_manifest(grid_directory: Path, claims=()):
+    """The manifest of a grid, as far as claims are concerned."""
+    grid_directory.mkdir(parents=True, exist_ok=True)
+    manifest.write(grid_directory, manifest.GridManifest(grid_directory.name, "", (), (), claims=tuple(claims)))
+
+
 def metric(name, epoch, value, width=None, step=None):
     """One line of metrics.jsonl."""
     return {"step": epoch * 10 if step is None else step, "epoch": epoch, "name": name, "width": width, "value": value}
@@ -91,7 +100,8 @@ def curves(base, distill, teacher, seed, widths=WIDTHS, epochs=EPOCHS, naive=Fal
 
 
 def write_grid(grid_directory: Path, seeds=(100, 101, 102), metrics=("knn",), epochs=EPOCHS) -> Path:
-    """All 8 cells, two naive baselines and four individually trained methods at four widths."""
+    """All 8 cells, two naive baselines and four individually trained methods at four widths, with the claims of the real grid."""
+    write_manifest(grid_directory, yaml.safe_load((GRIDS / "guidelines.yaml").read_text(encoding="utf-8"))["claims"])
     for seed in seeds:
         rng = np.random.default_rng(seed)
         for base, distill, teacher in product(("mse", "infonce"), ("mse", "infonce", "none"), ("online", "momentum")):

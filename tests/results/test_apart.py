@@ -7,7 +7,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import claims
+from results.claims.judging import judge
+from results.claims.schema import Claim
 from results.frame import current, load, load_all, load_runs
 from results.report import build
 from rundir.experiment import changes, defaults, listed
@@ -44,8 +45,9 @@ def test_claims_pair_runs_of_one_setting_only(tmp_path):
             write_run(tmp_path / "guidelines", cfg, [record(w, 0.5, "linear_fast") for w in (1.0, 0.5)],
                       name=f"{name}-s{seed}-{seed:08x}")
     frames = load_all(tmp_path)
-    known = [claim for claim in claims.load_claims()[0] if claim.id == "guideline-1-is-enough"]
-    verdicts = claims.judge(known, frames.scores, frames.runs, frames.metrics)
+    known = Claim("c", "It is so.", "guidelines", "score",
+                  {"better": ["infonce-mse-online"], "than": ["mse-mse-online"], "at": "narrower"})
+    verdicts = judge([known], frames.scores, frames.runs, frames.metrics)
     by_run = settings_by_run(tmp_path)
     assert len(set(by_run.values())) > 1
     for verdict in verdicts:

@@ -312,7 +312,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_replaced(
     {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "iso-8859-1"}])
 def test_in_the_environments_that_people_have(tmp_path, environment):
     write_run(tmp_path / "grid", config(grid="own", cell="é"), [record(1.0, 0.5), record(0.5, 0.4)])
-    for script, place in (("report.py", tmp_path / "grid" / "report" / "index.html"), ("claims.py", None)):
+    for script, place in (("report.py", tmp_path / "grid" / "report" / "index.html"), ("claims", None)):
         done = subprocess.run([sys.executable, str(ROOT / "results" / script), "--runs", str(tmp_path / "grid")],
                               capture_output=True, env={**os.environ, **environment})
         assert done.returncode == 0 and done.stderr == b"", done.stderr

@@ -1,6 +1,7 @@
 """The sequential t-test: its p values against plain loops, its error under peeking, and how many seeds it takes."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.sequential import FIRST_LOOK, critical, null_minima, probability, sequential_interval, sequential_p, t_paths
-from results.statistics import holm
+from results.statistics.families import holm
+from results.statistics.proportions import sequential_binomial_p, sequential_share
+from results.statistics.sequential import (
+    FIRST_LOOK,
+    MOST_SEEDS,
+    critical,
+    null_minima,
+    probability,
+    seeds_needed,
+    sequential_interval,
+    sequential_p,
+    t_paths,
+)
 
 MOST = 12
 LEVEL = 0.05
@@ -115,3 +127,58 @@ def test_tails_are_what_they_say():
     for alpha in (0.001, 0.0125, 0.025):
         assert probability(critical(alpha, MOST), MOST) == pytest.approx(alpha, abs=3e-5)
     assert 0 < probability(0.0, MOST) < 1e-5
+
+
+@pytest.mark.parametrize(("mean", "level"), [(1.2, 0.05), (-1.2, 0.005), (3.0, 0.005)])
+def test_with_the_seeds_needed_four_studies_of_five_have_decided_and_with_fewer_not(mean, level):
+    observed = np.array([-1.0, 0.0, 1.0]) + mean  # of standard deviation 1
+    needed = seeds_needed(observed + 0.5, MOST_SEEDS, 0.5, level)
+    taken = stops(np.random.default_rng(1).normal(abs(mean), 1, (4000, MOST_SEEDS)), level)
+    assert np.mean(taken <= needed) > 0.8 - 0.02
+    assert needed == FIRST_LOOK or np.mean(taken < needed) < 0.8 + 0.02
+
+
+def test_seeds_needed_has_its_limits():
+    assert seeds_needed([0.1, 0.2], MOST, 0, 0.05) == seeds_needed([0.1, 0.1, 0.1], MOST, 0, 0.05) == 0
+    assert seeds_needed([-1.0, 0.0, 1.0001], MOST, 0, 0.05) == MOST + 1
+
+
+def walks(most):
+    """All paths of so many seeds."""
+    return [[bool(number >> place & 1) for place in range(most)] for number in range(2**most)]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.2])
+def test_the_binomial_walk_errs_at_most_at_the_level_over_all_paths_and_stops(share):
+    """All 2^7 studies of seven seeds, each looked at after every seed: the probability of those that ever err, summed exactly."""
+    most, wrong, naive = 7, 0.0, 0.0
+    for path in walks(most):
+        weight = share ** sum(path) * (1 - share) ** (most - sum(path))
+        looks = [sequential_binomial_p(path[:n], most, share)[0] for n in range(1, most + 1)]
+        assert all(later <= earlier + 1e-12 for earlier, later in pairwise(looks))
+        wrong += weight * (min(looks) <= LEVEL)
+        plain = stats.binom.sf(np.cumsum(path) - 1, np.arange(1, most + 1), share)
+        naive += weight * (min(plain) <= LEVEL)
+    assert wrong <= LEVEL < naive
+
+
+def test_a_binomial_p_is_the_probability_of_paths_as_extreme():
+    hits, most, share = [True, True, False, True, True, True], 8, 0.5
+
+    def lowest(path):
+        return min(stats.binomtest(sum(path[:n]), n, share, "greater").pvalue / n for n in range(1, len(path) + 1))
+    expected = np.mean([lowest(path) <= lowest(hits) * (1 + 1e-9) for path in walks(most)])
+    assert sequential_binomial_p(hits, most, share)[0] == pytest.approx(expected)
+    assert sequential_binomial_p([not hit for hit in hits], most, share)[1] == pytest.approx(expected)
+    assert all(map(math.isnan, sequential_binomial_p([], most, share)))
+
+
+def test_the_interval_of_a_share_holds_it_at_all_looks_at_once():
+    share, missed, studies = 0.7, 0, 100
+    for path in np.random.default_rng(2).random((studies, 12)) < share:
+        ends = [sequential_share(path[:n], 12) for n in (4, 12)]
+        missed += any(not low <= share <= high for low, high in ends)
+    assert missed <= 12  # 5 are expected at most; 13 or more have a probability below 0.001
+    low, high = sequential_share([True] * 8, MOST_SEEDS)
+    assert high == 1 and min(sequential_binomial_p([True] * 8, MOST_SEEDS, low)) <= LEVEL / 2 < min(
+        sequential_binomial_p([True] * 8, MOST_SEEDS, low + 2 / 400))

@@ -26,6 +26,7 @@ from scipy import stats
 FIRST_LOOK = 3  # with two differences the spread is hardly known
 PATHS = 400_000
 MOST = 100
+MOST_SEEDS = 20  # of every study of this suite, which so need not be said before it starts
 
 
 def sequential_p(differences: Sequence[float], most: int, minimum: float = 0.0) -> tuple[float, float]:
@@ -57,7 +58,25 @@ def sequential_interval(differences: Sequence[float], most: int, level: float = 
     means = np.array([values[:k].mean() for k in n])
     spreads = np.array([values[:k].std(ddof=1) for k in n])
     reach = stats.t.isf(critical((1 - level) / 2, most) * n, n - 1) * spreads / np.sqrt(n)
-    return float(np.max(means - reach)), float(np.min(means + reach))
+    low, high = float(np.max(means - reach)), float(np.min(means + reach))
+    return (low, high) if low <= high else (float(means[-1] - reach[-1]), float(means[-1] + reach[-1]))
+
+
+def seeds_needed(differences: Sequence[float], most: int, minimum: float, alpha: float, power: float = 0.8) -> int:
+    """How many seeds, counted from the first, decide with probability ``power`` at the two-sided level ``alpha``, were the true
+    mean and spread those of ``differences``; ``most`` + 1: more than ``most``. From 4,000 simulated studies of a fixed seed.
+
+    With few differences their spread, and so this number, is itself uncertain. 0 where nothing can be said: fewer than three
+    differences, or no spread.
+    """
+    if math.isnan(sequential_p(differences, most, minimum)[0]):
+        return 0
+    found = np.asarray(differences, dtype=float) - minimum
+    paths = abs(found.mean()) / found.std(ddof=1) + np.random.default_rng(0).standard_normal((4000, most))
+    n = np.arange(FIRST_LOOK, most + 1)
+    hit = stats.t.sf(t_paths(paths), n - 1) / n <= critical(alpha / 2, most)
+    decided = np.cumsum(hit, axis=1).astype(bool).mean(axis=0) >= power  # share of studies that have stopped by then
+    return int(n[decided.argmax()]) if decided.any() else most + 1
 
 
 def probability(lowest: float, most: int) -> float:

@@ -1,4 +1,4 @@
-"""What a claim compares, as one number a seed. A comparison whose runs are missing raises LookupError, which says what is."""
+"""What a claim compares, one number per seed. A comparison whose runs are missing raises LookupError, which says what is."""
 
 from __future__ import annotations
 
@@ -10,55 +10,41 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from results.statistics import binomial_p, clopper_pearson, spearman_interval
+from results.claims.schema import Claim
+from results.statistics.intervals import clopper_pearson
 from results.tables import METRICS, collapsed
 from rundir.schema import State
 
-AT = ("all", "narrowest", "narrower", "growth")
-OUTCOMES = ("collapsed", "not collapsed")
-UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)",
-         "collapse": "% of seeds"}
 MIN_CELLS = 4  # a rank correlation over fewer cells says nothing
 # Where a data set is scored in several ways: transfer sets of unequal classes by the mean over classes, as is the convention.
 SCORE_ORDER = ("mean_per_class", "top1")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An effect whose test is not one over the differences of seeds: the value, its 95 % interval, of how many observations, and a
-    two-sided p.
-    """
-
-    value: float
-    interval: tuple[float, float]
-    n: int
-    p: float
-
-
-@dataclass(frozen=True)
 class Effect:
-    """The effect at each seed, what it was measured on and with, and the runs it used."""
+    """The effect at each seed in their order, what it was measured on and with, and the runs it used."""
 
     by_seed: dict[int, float]
     runs: tuple[str, ...]
     dataset: str = ""
     metric: str = ""
-    over: Judged | None = None  # where the test is not one over seeds
     note: str = ""
     each: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of a claim about every cell: the effects at the seeds
+    # Of a correlation: cells x seeds of the diagnostic and of the score.
+    over: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
 
-def effect(measure: str, how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
-           minimum: float = 0.0) -> Effect:
-    """The effect of ``how`` (an entry of claims.yaml) on the runs of one grid and setting.
+def effect(claim: Claim, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+    """The effect that ``claim`` is about, on the runs of one grid and setting.
 
     Raises:
         LookupError: no seed has all the runs.
     """
+    measure, how = claim.measure, claim.how
     if measure == "score":
         return _of_every_cell(how, scores) if how.get("every") else _score(how, scores)
     if measure == "collapse":
-        return _collapse(how, metrics, minimum)
+        return _collapse(how, metrics)
     if measure == "diagnostic":
         return _diagnostic(how, metrics)
     if measure == "correlation":
@@ -155,29 +141,26 @@ def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     note = f"the weakest of {len(each)}: " + ", ".join(f"{cell} {sum(each[cell]) / len(seeds):+.2f}" for cell in ranked)
     used = sorted({run for part in parts.values() for run in part.runs})
     first = parts[weakest]
-    return Effect(dict(zip(seeds, each[weakest], strict=True)), tuple(used), first.dataset, first.metric, None, note, each)
+    return Effect(dict(zip(seeds, each[weakest], strict=True)), tuple(used), first.dataset, first.metric, note, each)
 
 
-def _collapse(how: dict[str, Any], metrics: pd.DataFrame, minimum: float) -> Effect:
-    """Share of the seeds of ``cells`` that collapsed (or not) at the narrowest width measured, with an exact binomial interval and
-    test; the other widths stand in the note.
+def _collapse(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
+    """Of each seed, 100 where ``cells`` collapsed (or did not) at the narrowest width measured, else 0; the shares at all widths,
+    each with an exact binomial interval for this number of seeds, stand in the note.
     """
     rows = of_cells(collapsed(metrics), how["cells"])
     if rows.empty:
         raise LookupError(f"no diagnostics of {' and '.join(how['cells'])}")
     rows = rows.assign(hit=rows["collapsed"].eq(how["outcome"] == "collapsed"))
     by_seed = rows.groupby(["seed", "width"])["hit"].all().unstack("width")
-    shares = {width: (int(found.sum()), len(found)) for width, found in ((w, by_seed[w].dropna()) for w in by_seed.columns)}
-    narrowest = min(shares)
-    hits, seeds = shares[narrowest]
-    low, high = clopper_pearson(hits, seeds)
-    over = Judged(100 * hits / seeds, (100 * low, 100 * high), seeds, binomial_p(hits, seeds, minimum / 100))
     texts = []
-    for width in sorted(shares, reverse=True):
-        low, high = clopper_pearson(*shares[width])
-        texts.append(f"{shares[width][0]} of {shares[width][1]} at {width:g} [{100 * low:.0f}, {100 * high:.0f}]")
-    found = {int(seed): 100.0 * bool(hit) for seed, hit in by_seed[narrowest].dropna().items()}
-    return Effect(found, _names(rows), "", "collapse", over, f"seeds {how['outcome']}: " + ", ".join(texts))
+    for width in sorted(by_seed.columns, reverse=True):
+        found = by_seed[width].dropna()
+        low, high = clopper_pearson(int(found.sum()), len(found))
+        texts.append(f"{int(found.sum())} of {len(found)} at {width:g} [{100 * low:.0f}, {100 * high:.0f}]")
+    narrowest = by_seed[min(by_seed.columns)].dropna()
+    return Effect({int(seed): 100.0 * bool(hit) for seed, hit in narrowest.items()}, _names(rows), "", "collapse",
+                  f"seeds {how['outcome']}: " + ", ".join(texts))
 
 
 def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
@@ -236,12 +219,9 @@ def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFram
     if not found:
         raise LookupError(f"no seed has {how['name']} and a score of at least {MIN_CELLS} cells")
     # Seeds repeat the same cells, so they cannot say whether other cells would do the same: the cells are the sample.
-    cells, first = both.groupby("cell")[["value", "value_score"]].mean(), scores.iloc[0]
-    low, high = spearman_interval(cells["value"], cells["value_score"])
-    test = stats.spearmanr(cells["value"], cells["value_score"])
-    over = Judged(-float(test.statistic), (-high, -low), len(cells), float(test.pvalue))
-    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"], over,
-                  f"over {len(cells)} cells, their means over {len(found)} seeds")
+    over, first = both.pivot_table(index="cell", columns="seed", values=["value", "value_score"]), scores.iloc[0]
+    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"],
+                  f"over {len(over)} cells, their means over {len(found)} seeds", over=(over["value"], over["value_score"]))
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

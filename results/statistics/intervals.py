@@ -1,0 +1,59 @@
+"""Intervals for a fixed number of observations: of a mean, a rank correlation and a proportion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+# With so few observations all resamples can be listed, and the interval depends on no random numbers.
+ENUMERATED = 6
+
+
+def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13); NaN, NaN for fewer than two values.
+
+    Exact, over all n^n resamples, up to n = 6; above, 10,000 resamples from a fixed seed. With three or four values it
+    covers the true mean less often than ``level`` says: it cannot reach beyond the values themselves.
+    """
+    found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
+    n = len(found)
+    if n < 2:
+        return math.nan, math.nan
+    if n <= ENUMERATED:
+        picks = np.array(list(product(range(n), repeat=n)))
+    else:
+        picks = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    tail = (1 - level) / 2
+    # No interpolation: between the few means that so few values have it would cut the interval short.
+    low, high = np.quantile(found[picks].mean(axis=1), [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def spearman_interval(x: Sequence[float], y: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval of Spearman's rho over pairs (2,000 resamples from a fixed seed); NaN, NaN for fewer than four.
+
+    Resamples without an order, all of one pair, are left out.
+    """
+    first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(first) < 4:
+        return math.nan, math.nan
+    picks = np.random.default_rng(0).integers(0, len(first), (2_000, len(first)))
+    ranks = [stats.rankdata(values[picks], axis=1) for values in (first, second)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    scale = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    rhos = (centred[0] * centred[1]).sum(axis=1)[scale > 0] / scale[scale > 0]
+    tail = (1 - level) / 2
+    low, high = np.quantile(rhos, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson 1934): covers the true one at least as often as ``level`` says."""
+    interval = stats.binomtest(hits, count).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
