@@ -10,7 +10,8 @@ from ablations.gridfile import load
 from rundir.atomic import make_folder
 from rundir.errors import UserError
 from rundir.files import Damaged
-from rundir.manifest import FILE, GridManifest, merged, read, write
+from rundir.manifest import GridManifest, merged, read, write
+from rundir.schema import File
 
 MOST_NAMED = 4  # cells in a message
 
@@ -36,9 +37,10 @@ def merge_into(folder: Path, new: GridManifest) -> tuple[GridManifest, str]:
         return new, ""
     gone = [cell for row in old.rows for cell, width in row.cells.items() if width is None and cell not in new.cells]
     if not set(old.cells) & set(new.cells):
-        raise UserError(f"{folder / FILE} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename the grid "
-                        "file, or set --runs to another directory")
-    note = f"{folder / FILE} had the cells {_named(gone)}, which are not in the grid file any more: their runs stand last in tables"
+        raise UserError(f"{folder / File.MANIFEST} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename "
+                        "the grid file, or set --runs to another directory")
+    note = (f"{folder / File.MANIFEST} had the cells {_named(gone)}, which are not in the grid file any more: their runs stand "
+            "last in tables")
     return merged(old, new), note if gone else ""
 
 

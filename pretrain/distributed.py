@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.hardware import hardware
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"train.device={name} is not a device; write auto, cpu, cuda or cuda:N") from None
+        raise UserError(Setting("train.device", name), " is not a device; set auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device={name} is not supported; write auto, cpu, cuda or cuda:N")
+        raise UserError(Setting("train.device", name), " is not supported; set auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"train.device={name}: this machine has {torch.cuda.device_count()} usable GPUs; set train.device=cpu")
+        raise UserError(Setting("train.device", name), f": this machine has {torch.cuda.device_count()} usable GPUs; set ",
+                        Setting("train.device", "cpu"))
     return device
 
 

@@ -38,7 +38,7 @@ from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
 from rundir.atomic import make_folder
 from rundir.cli import cli
-from rundir.errors import UserError
+from rundir.errors import UserError, settings_are_options
 from rundir.schema import EXPORT_FORMAT
 
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
@@ -46,8 +46,7 @@ NEEDS = {"safetensors": ["safetensors"], "onnx": ["onnx", "onnxscript", "onnxrun
 DEFAULT_FORMATS = ("safetensors", "onnx")
 TOLERANCE = 1e-4  # of features of order one, relative to their largest where that is above one
 CHECKED_BATCHES = (1, 3)
-# Libraries below speak of config keys; here the same things are options.
-WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset ", "data.size=": "--size "}
+OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.size": "--size"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,14 +67,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, write the files, and say where they are."""
     arguments = parser().parse_args(argv)
-    try:
+    with settings_are_options(OPTIONS):
         written = export(arguments.checkpoint, arguments.width, arguments.out, arguments.format, branch=arguments.branch,
                          arch=arguments.arch, dataset=arguments.dataset, root=arguments.data_dir, size=arguments.size)
-    except UserError as error:
-        message = str(error)
-        for key, option in WORDS.items():
-            message = message.replace(key, option)
-        raise UserError(message) from error
     for path in written:
         print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     return 0

@@ -7,11 +7,41 @@ Anything else is our own fault and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``key=value`` of a config within a message, which a command line may show as one of its options."""
+
+    key: str
+    value: object
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}"
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, and what to set instead."""
+    """Bad input. The message is one line: what is wrong, and what to set instead; given in parts, it is their concatenation."""
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+    def with_options(self, options: Mapping[str, str]) -> UserError:
+        """The same error where every :class:`Setting` whose key is in ``options`` is that option of a command line."""
+        return type(self)(*(f"{options[part.key]} {part.value}".rstrip() if isinstance(part, Setting) and part.key in options
+                            else part for part in self.args))
+
+
+@contextmanager
+def settings_are_options(options: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, errors name the options of this command line instead of the config keys that they set."""
+    try:
+        yield
+    except UserError as error:
+        raise error.with_options(options) from error
 
 
 def suggestion(name: object, known: Iterable[str], before: str = "", otherwise: str = "") -> str:

@@ -15,8 +15,7 @@ from typing import Any
 
 from rundir.atomic import write_atomically
 from rundir.files import Damaged, read_json
-
-FILE, FORMAT = "grid.json", 1
+from rundir.schema import MANIFEST_FORMAT, File
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class GridManifest:
     profile: str = ""
     setting: str = ""
     command: str = ""
-    format: int = field(default=FORMAT)
+    format: int = field(default=MANIFEST_FORMAT)
 
     @property
     def cells(self) -> list[str]:
@@ -64,7 +63,7 @@ class GridManifest:
 
 def write(folder: Path, manifest: GridManifest) -> None:
     """Write the ``grid.json`` of ``folder``, which is there, in one move. Raises OSError."""
-    write_atomically(folder / FILE, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / File.MANIFEST, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> GridManifest | None:
@@ -73,7 +72,7 @@ def read(folder: Path) -> GridManifest | None:
     Raises:
         Damaged: it is not as documented; the message is one line.
     """
-    path = folder / FILE
+    path = folder / File.MANIFEST
     try:
         content = read_json(path)
     except FileNotFoundError:
@@ -106,8 +105,8 @@ class _Wrong(ValueError):
 
 def _manifest(content: Any) -> GridManifest:
     number = content.get("format") if isinstance(content, Mapping) else None
-    if number != FORMAT or isinstance(number, bool):
-        raise _Wrong(f"format {reprlib.repr(number)}, this version reads format {FORMAT}")
+    if number != MANIFEST_FORMAT or isinstance(number, bool):
+        raise _Wrong(f"format {reprlib.repr(number)}, this version reads format {MANIFEST_FORMAT}")
     columns = _texts(content, "columns")
     rows = tuple(_row(row, place, len(columns)) for place, row in enumerate(_list(content, "rows"), start=1))
     cells = [cell for row in rows for cell in row.cells]

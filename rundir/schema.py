@@ -17,6 +17,7 @@ REPORT_FORMAT = 1  # of claims.json and of the list of files that a report consi
 CLAIMS_FORMAT = 1  # of a list of claims
 PUBLISHED_FORMAT = 1  # of a list of published numbers
 LEDGER_FORMAT = 1  # of what slurm/ notes of jobs
+MANIFEST_FORMAT = 1  # of grid.json
 LABEL_LIST_FORMAT = 1
 SCENES_FORMAT = 1  # of the description of scenes of digits
 
@@ -32,6 +33,7 @@ class File:
     RESULT = "result.json"
     PROVENANCE = "provenance.json"
     CLASSES = "classes.json"  # scores by class, of a fine-tuning
+    MANIFEST = "grid.json"  # of a grid, beside its runs
     LOCK = ".lock"
     RESULT_LOCK = ".result.lock"
 

@@ -21,9 +21,3 @@ def request_stop() -> None:
 def stop_requested() -> bool:
     """Whether :func:`request_stop` was called in this process."""
     return _asked
-
-
-def forget() -> None:
-    """Take the request back."""
-    global _asked
-    _asked = False

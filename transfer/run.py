@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 
 from rundir.arguments import Parser
 from rundir.cli import cli
-from rundir.errors import UserError
+from rundir.errors import settings_are_options
 from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.detection import command as detection
@@ -31,9 +31,8 @@ from transfer.segmentation import command as segmentation
 # A task adds its arguments and runs them.
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "label-lists": label_lists,
          "scenes": scenes}
-# Libraries below speak of config keys; here the same things are options.
-WORDS = {"data.root=DIR": "--data-dir DIR", "data.name=": "--dataset", "data.limit=": "--limit ", "data.size=": "--size ",
-         "train.device=": "--device "}
+OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size",
+           "train.device": "--device"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,13 +47,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, evaluate, and show the scores."""
     arguments = parser().parse_args(argv)
-    try:
+    with settings_are_options(OPTIONS):
         return TASKS[arguments.task].run(arguments)
-    except UserError as error:
-        message = str(error)
-        for key, option in WORDS.items():
-            message = message.replace(key, option)
-        raise UserError(message) from error
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pretrain.slimmable import Cost, calibrate, calibrated_widths, channel_signa
 from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import Spread
 from rundir.directory import RunDirectory
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 from rundir.schema import File
 
 NARROWEST = 1e-6  # of widths that are extrapolated to
@@ -165,8 +165,8 @@ class Checkpoint:
         fixed = self.encoder.fixed_size
         if size < 1 or size % patch or (fixed and size != made):
             whole = "" if fixed or patch == 1 else f", or another multiple of {patch}"
-            raise UserError(f"data.size={size} does not suit {self.path}, a {self.arch} of {made} pixels; "
-                            f"set data.size={made}{whole}")
+            raise UserError(Setting("data.size", size), f" does not suit {self.path}, a {self.arch} of {made} pixels; set ",
+                            Setting("data.size", made), whole)
 
     def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pretrain.config.schema import Config, ObjectiveConfig
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.typed import check_values, shown
 
@@ -58,8 +58,8 @@ def _validate_size(cfg: Config) -> None:
     patch, size = skeleton(cfg.model.arch).size_divisor, cfg.data.size
     if size % patch:
         near = f"{size // patch * patch} or {(size // patch + 1) * patch}" if size > patch else patch
-        raise UserError(f"data.size={size} is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; "
-                        f"set data.size={near}")
+        raise UserError(Setting("data.size", size), f" is not a whole number of the {patch}-pixel patches of {cfg.model.arch}; ",
+                        "set ", Setting("data.size", near))
 
 
 def _validate_widths(cfg: Config) -> None:

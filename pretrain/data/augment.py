@@ -75,16 +75,6 @@ class CropDraws:
         return torch.stack([((height - h) / 2).floor(), ((width - w) / 2).floor(), h, w], 1)
 
 
-def random_crop_boxes(n: int, height: int | Tensor, width: int | Tensor, scale: Sequence[float], ratio: Sequence[float],
-                      generator: torch.Generator) -> Tensor:
-    """Draw n boxes as torchvision's RandomResizedCrop does: (n, 4) int64 of top, left, height, width in pixels.
-
-    ``height`` and ``width`` are those of the images (one int, or (n,) of them); ``scale`` is the range of area shares,
-    ``ratio`` the range of aspect ratios (width / height, log-uniform).
-    """
-    return CropDraws.draw(n, scale, ratio, generator).boxes(height, width)
-
-
 def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None,
                 interpolation: str = "bilinear") -> Tensor:
     """Cut a box out of every image and resize it to a square, with anti-aliasing where that shrinks.

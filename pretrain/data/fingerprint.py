@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pretrain.data import folder, published, sources
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 
 DIGITS = 15  # hex digits of a fingerprint, behind an f: so YAML takes none for a number
 WHOLE_BYTES = 256 * 2**20  # files that together are no larger are read whole
@@ -65,7 +65,7 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     if name == "digits":
         return _of_digits(split)
     if not root:
-        raise UserError(f"data set {name} needs to know where it is stored; set data.root=DIR")
+        raise UserError(f"data set {name} needs to know where it is stored; set ", Setting("data.root", "DIR"))
     root = os.path.abspath(os.path.expanduser(root))
     if name in ("cifar10", "cifar100"):
         return _of_cifar(name, split, root)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pretrain.data import images
 from pretrain.data.files import entries, is_folder, is_litter, some, tree
 from pretrain.lazy import Lazy
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 from rundir.machine import cores
 
 transforms = Lazy("torchvision.transforms.v2.functional")
@@ -85,8 +85,8 @@ def alike(classes: Sequence[str]) -> list[str]:
 def _class_names(root: str, split: str) -> list[str]:
     folder = os.path.join(root, split)
     if not os.path.isdir(folder):
-        raise UserError(f"no folder {folder}; set data.root=DIR, where DIR/train/<class>/ and DIR/val/<class>/ "
-                        f"hold the images")
+        raise UserError(f"no folder {folder}; set ", Setting("data.root", "DIR"), ", where DIR/train/<class>/ and DIR/val/<class>/ "
+                        "hold the images")
     names = sorted(entry.name for entry in entries(folder) if is_folder(entry) and not is_litter(entry.name))
     if not names:
         raise UserError(f"no class folders in {folder}; put the images of each class in {folder}/<class>/")

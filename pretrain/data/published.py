@@ -17,7 +17,7 @@ from typing import Any
 from pretrain.data.files import tree
 from pretrain.data.subsets import class_turns
 from pretrain.lazy import Lazy
-from rundir.errors import UserError, first_line
+from rundir.errors import Setting, UserError, first_line
 
 datasets = Lazy("torchvision.datasets")
 
@@ -104,7 +104,8 @@ def _download(source: PublishedSet, root: str, expected: str) -> None:
             with contextlib.suppress(OSError):
                 os.rmdir(root)
         raise UserError(f"no folder {expected}, and downloading it failed ({_reason(error)}); "
-                        f"{_by_hand(source, root)}, or set data.root=DIR where {source.folder} lies") from error
+                        f"{_by_hand(source, root)}, or set ", Setting("data.root", "DIR"),
+                        f" where {source.folder} is stored") from error
 
 
 def _check_files(paths: Sequence[str]) -> None:

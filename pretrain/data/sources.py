@@ -21,7 +21,7 @@ from torch import Tensor
 from pretrain.data import folder, published
 from pretrain.data.augment import crop_resize
 from pretrain.data.images import read as read_image
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 
 if TYPE_CHECKING:
     from pretrain.config import DataConfig
@@ -134,15 +134,15 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
     if split not in folder.SPLITS:
         raise ValueError(f"split must be train or val, not {split!r}")
     if name not in NAMES:
-        raise UserError(f"unknown data set {name!r}; set data.name= one of {', '.join(NAMES)}")
+        raise UserError(f"unknown data set {name!r}; set ", Setting("data.name", ""), f" one of {', '.join(NAMES)}")
     if min(limit or 0, store_size or 0) < 0:
-        raise UserError(f"neither data.limit={limit} nor data.store_size={store_size} can be negative; write 0 for all "
-                        f"images as they are")
+        raise UserError("neither ", Setting("data.limit", limit), " nor ", Setting("data.store_size", store_size),
+                        " can be negative; set 0 for all images as they are")
     limit = limit if split == "train" else None
     if name == "digits":
         return _on_device(_digits(split, store_size or size, limit), device)
     if not root:
-        raise UserError(f"data set {name} needs to know where it is stored; set data.root=DIR")
+        raise UserError(f"data set {name} needs to know where it is stored; set ", Setting("data.root", "DIR"))
     root = os.path.abspath(os.path.expanduser(root))
     if name == "folder":
         return _on_device(_folder(root, split, limit, store_size), device)

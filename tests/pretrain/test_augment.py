@@ -13,11 +13,11 @@ from torchvision.transforms.v2 import functional as reference
 
 from pretrain.data.augment import (
     Augment,
+    CropDraws,
     color_jitter,
     crop_resize,
     gaussian_blur,
     grayscale,
-    random_crop_boxes,
     solarize,
 )
 
@@ -60,7 +60,7 @@ def jitter_parameters(n, seed=1):
 ])
 def test_crop_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
     n = 3000
-    ours = random_crop_boxes(n, height, width, scale, ratio, seeded())
+    ours = CropDraws.draw(n, scale, ratio, seeded()).boxes(height, width)
     torch.manual_seed(1)
     image = torch.empty(3, height, width)
     transform = v2.RandomResizedCrop(8, scale, ratio)
@@ -75,7 +75,7 @@ def _box(params):
 
 def test_crop_boxes_lie_inside_their_own_images():
     heights, widths = torch.randint(5, 80, (2, 500), generator=seeded())
-    boxes = random_crop_boxes(500, heights, widths, (0.2, 1.0), (3 / 4, 4 / 3), seeded(2))
+    boxes = CropDraws.draw(500, (0.2, 1.0), (3 / 4, 4 / 3), seeded(2)).boxes(heights, widths)
     top, left, height, width = boxes.unbind(1)
     assert boxes.dtype == torch.int64 and (boxes[:, :2] >= 0).all() and (boxes[:, 2:] > 0).all()
     assert (top + height <= heights).all() and (left + width <= widths).all()
@@ -84,7 +84,7 @@ def test_crop_boxes_lie_inside_their_own_images():
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (20, 21)])
 def test_crop_that_never_fits_is_central_as_in_torchvision(height, width):
     scale, ratio = (4.0, 5.0), (3 / 4, 4 / 3)  # larger than the image: all ten tries fail
-    boxes = random_crop_boxes(2, height, width, scale, ratio, seeded())
+    boxes = CropDraws.draw(2, scale, ratio, seeded()).boxes(height, width)
     expected = _box(v2.RandomResizedCrop(8, scale, ratio).make_params([torch.empty(3, height, width)]))
     assert boxes.tolist() == [expected, expected]
 
@@ -94,7 +94,7 @@ def test_crop_that_never_fits_is_central_as_in_torchvision(height, width):
                          [(32, 32, 32), (32, 32, 12), (17, 40, 24), (8, 8, 32), (90, 70, 10)])
 def test_crop_resize_agrees_with_torchvision(interpolation, height, width, size):
     images = pictures(20, height, width)
-    boxes = random_crop_boxes(20, height, width, (0.1, 1.0), (0.5, 2.0), seeded())
+    boxes = CropDraws.draw(20, (0.1, 1.0), (0.5, 2.0), seeded()).boxes(height, width)
     boxes[0] = torch.tensor([0, 0, height, width])
     boxes[1] = torch.tensor([2, 3, 1, 1])
     flip = torch.arange(20) % 2 == 0
@@ -108,7 +108,7 @@ def test_crop_resize_agrees_with_torchvision(interpolation, height, width, size)
 
 def test_crop_resize_of_uint8_is_that_of_the_scaled_floats():
     images = torch.randint(0, 256, (9, 3, 20, 20), dtype=torch.uint8, generator=seeded())
-    boxes = random_crop_boxes(9, 20, 20, (0.2, 1.0), (3 / 4, 4 / 3), seeded())
+    boxes = CropDraws.draw(9, (0.2, 1.0), (3 / 4, 4 / 3), seeded()).boxes(20, 20)
     out = crop_resize(images, boxes, 16)
     assert out.dtype == torch.float32 and out.shape == (9, 3, 16, 16)
     torch.testing.assert_close(out, crop_resize(images / 255, boxes, 16), atol=1e-6, rtol=0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from rundir.errors import UserError, check_choice, suggestion
+from rundir.errors import Setting, UserError, check_choice, settings_are_options, suggestion
+from rundir.files import Damaged
 
 
 @pytest.mark.parametrize(("name", "options", "expected"), [
@@ -24,3 +27,13 @@ def test_a_choice_is_checked():
         check_choice("--dataset", "digit", ("digits", "cifar10"), "data set")
     with pytest.raises(UserError, match=r"^unknown --dataset 'xyz'; write --dataset with one of digits, cifar10$"):
         check_choice("--dataset", "xyz", iter(("digits", "cifar10")))
+
+
+def test_a_setting_in_a_message_is_named_as_the_user_typed_it():
+    error = Damaged("no folder data.root=x; set ", Setting("data.root", "DIR"), " or ", Setting("data.size", 32))
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == "no folder data.root=x; set data.root=DIR or data.size=32"
+    with pytest.raises(Damaged) as caught, settings_are_options({"data.root": "--data-dir"}):
+        raise error
+    assert str(caught.value) == "no folder data.root=x; set --data-dir DIR or data.size=32" and caught.value.__cause__ is error
+    error = UserError("set ", Setting("data.name", ""), " one of a, b").with_options({"data.name": "--dataset"})
+    assert str(error) == "set --dataset one of a, b"

@@ -130,7 +130,7 @@ class _Stop(HookBase):
         self.journal.stop_if_asked(done + 1, lambda: self.checkpointer.save(f"model_{done:07d}", iteration=done))
 
 
-def finished_iterations(directory: Path, world_size: int = 1) -> tuple[int, Path | None]:
+def finished_iterations(directory: Path) -> tuple[int, Path | None]:
     """Iterations behind the newest whole checkpoint of a training that was interrupted, and its file; 0 and None without one."""
     for path in sorted(directory.glob(STATES), key=lambda path: path.stat().st_mtime, reverse=True):
         try:

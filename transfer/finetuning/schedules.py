@@ -61,16 +61,6 @@ class Schedule:
         steps = (round(share * self.iterations) for share in self.milestones)
         return tuple(sorted({step for step in steps if 0 < step < self.iterations}))
 
-    def lr_at(self, iteration: int) -> float:
-        """Learning rate of ``iteration``, which counts from 0."""
-        if self.policy == "poly":
-            rate = self.lr_min + (self.lr - self.lr_min) * (1 - iteration / self.iterations) ** self.power
-        else:
-            rate = self.lr * 0.1 ** sum(iteration >= step for step in self.steps)
-        if iteration < self.warmup:
-            rate *= self.warmup_start + (1 - self.warmup_start) * iteration / self.warmup
-        return rate
-
 
 # MoCo's settings in detectron2 (arXiv 1911.05722, section 4.2), which the transfer literature follows (METHOD section 6).
 DETECTION = {

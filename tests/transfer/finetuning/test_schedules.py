@@ -24,15 +24,6 @@ def test_the_rate_follows_the_batch_and_the_steps_the_length():
     assert DETECTION["quick"].changed(iterations=2).steps == (1,)  # no step at the end or before the beginning
 
 
-def test_rates():
-    schedule = DETECTION["coco_1x"]
-    assert schedule.lr_at(0) == pytest.approx(2e-5) and schedule.lr_at(1000) == 0.02
-    assert [schedule.lr_at(i) for i in (59_999, 60_000, 80_000)] == pytest.approx([0.02, 0.002, 0.0002])
-    poly = SEGMENTATION["voc_20k"]
-    assert poly.lr_at(0) == 0.01 and poly.lr_at(10_000) == pytest.approx(1e-4 + 0.0099 * 0.5**0.9)
-    assert poly.lr_at(19_999) == pytest.approx(1e-4, rel=0.02)
-
-
 @pytest.mark.parametrize(("change", "message"), [
     ({"iterations": 0}, "--iterations 0"), ({"batch_size": -1}, "--batch-size -1"), ({"lr": 0.0}, "--lr 0"),
     ({"lr": float("nan")}, "--lr nan"), ({"lr": float("inf")}, "--lr inf")])

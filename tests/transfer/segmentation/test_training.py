@@ -122,7 +122,7 @@ def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_the_same(finish
     with monkeypatch.context() as patch, pytest.raises(stopping.Interrupted, match="stopped after iteration 7 of 12"):
         patch.setattr(JournalHook, "after_train_iter", ask_at_seven)
         segmentation(*ask)
-    stopping.forget()
+    monkeypatch.setattr(stopping, "_asked", False)
     run = only_run(tmp_path)
     assert RunDirectory(run).status()["state"] == "pending" and latest_checkpoint(run / "mmseg")[1] == 7
     assert segmentation(*ask) == 0
