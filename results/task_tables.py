@@ -17,7 +17,7 @@ DENSE_METRICS = {"detection": [f"{kind}_AP{what}" for kind in ("box", "mask") fo
                  "segmentation": ["mIoU", "mAcc", "aAcc"]}
 # What one column of classification scores has one value of.
 KINDS = ["dataset", "metric", "score", "label_fraction", "variant"]
-INITIAL = {"random": "random weights", "pretrained": "pretrained", "": "pretrained"}
+INITIAL = {"random": "random weights", "pretrained": "pretrained"}
 
 
 def classification(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "transfer") -> Table:
@@ -71,7 +71,7 @@ def _by_width(scores: pd.DataFrame, runs: pd.DataFrame) -> list[RowSpec]:
         for initial in _initials(own) or [None]:
             part = own if initial is None else own[own["initial"].eq(initial)]
             where = dict(spec.where) if initial is None else spec.where | {"initial": initial}
-            blank = [INITIAL.get(initial, initial)] if initial is not None else [INITIAL[""]] if _initials(scores) else []
+            blank = [INITIAL.get(initial, initial)] if initial is not None else [""] if _initials(scores) else []
             for width in sorted(set(part["width"].round(6)), reverse=True):
                 rows.append(RowSpec(spec.labels[0], (*spec.labels, *blank, width_name(width)), where, width=width))
     return rows

@@ -18,7 +18,7 @@ from rundir.errors import UserError
 from rundir.files import Damaged, read_json, read_text, read_yaml
 from rundir.provenance import code, kind
 from rundir.records import identity
-from rundir.schema import FORMAT, WRITTEN, File, State
+from rundir.schema import FORMAT, WRITTEN, File, Provenance, Score, State, Status
 
 MOST_METRICS = 2**32  # bytes of metrics.jsonl
 SCORED = {"task", "dataset", "metric", "width", "value"}  # every record says
@@ -84,7 +84,7 @@ class RunDirectory:
         """Whether a run has written here: its status or a checkpoint is there."""
         return any((self.path / name).exists() for name in (File.STATUS, File.CHECKPOINT, File.PREVIOUS_CHECKPOINT))
 
-    def status(self) -> dict:
+    def status(self) -> Status:
         """What ``status.json`` says; state ``pending`` where there is none."""
         return self._read_json(File.STATUS) or {"format": FORMAT, "state": State.PENDING, "why": ""}
 
@@ -149,14 +149,14 @@ class RunDirectory:
                 continue
         write_atomically(path, "".join(kept))
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[Score]:
         """The score records of ``result.json``, [] where there is none."""
         found = (self._read_json(File.RESULT) or {"records": []}).get("records")
         if not isinstance(found, list) or not all(isinstance(record, dict) and record.keys() >= SCORED for record in found):
             raise UserError(f"{self.path / File.RESULT} has no list of records; remove it and evaluate the run again")
         return found
 
-    def add_records(self, records: Iterable[dict]) -> None:
+    def add_records(self, records: Iterable[Score]) -> None:
         """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
         with self._exclusive():
             remove_leftovers(self.path, WRITTEN)
@@ -167,7 +167,7 @@ class RunDirectory:
             content = {"format": FORMAT, "records": list(merged.values())}
             write_atomically(self.path / File.RESULT, json.dumps(content, indent=1))
 
-    def provenance(self) -> dict:
+    def provenance(self) -> Provenance:
         """What ``provenance.json`` says, {} where there is none."""
         return self._read_json(File.PROVENANCE) or {}
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rundir.experiment import OTHER_RUNS, changes, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
-from rundir.records import content
+from rundir.records import DEFAULTS, content, has
 from rundir.schema import FORMAT, File, State, is_fine_tuning
 
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
@@ -31,10 +31,9 @@ MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
                   "flops", "parameters", "latency_ms", "latency_on", "model", "schedule", "initial", "variant"]
-# What a record means that does not say so: trained on all labels, of the bare encoder.
-RECORD_DEFAULTS = {"label_fraction": 1.0, "latency_on": "", "model": "", "schedule": "", "initial": ""}
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters", "latency_ms"]
 RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial"]
+EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial"]  # "" where a record has none
 # What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
 APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
@@ -152,10 +151,11 @@ def read_records(path: str, seed: int) -> list[dict[str, Any]]:
 
 
 def _record(record: Fields, seed: int) -> dict[str, Any]:
-    row = {name: record.text(name, RECORD_DEFAULTS.get(name)) for name in RECORD_TEXTS}
-    row |= {name: record.number(name, RECORD_DEFAULTS.get(name)) for name in RECORD_NUMBERS}
-    classification = row["task"] == "classification"
-    row["score"] = row["score"] if row["score"] is not None else "top1" if classification else ""
+    task = record.text("task", None)
+    meant = {name: default for name, default in DEFAULTS.items() if has(task, name)}
+    row = {name: record.text(name, meant.get(name)) for name in RECORD_TEXTS}
+    row |= {name: "" for name in EMPTY_TEXTS if row[name] is None}
+    row |= {name: record.number(name, meant.get(name)) for name in RECORD_NUMBERS}
     if row["width"] is None:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
     if not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
@@ -165,7 +165,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     for name, found in (("changed", changed), ("settings", settings)):
         if found is not None and not isinstance(found, dict):
             raise Damaged(f"{record.source}: {name} of a record is {reprlib.repr(found)}, not a mapping")
-    if changed is None and classification and row["seed"] != seed:  # of a version that did not say so
+    if changed is None and task == "classification" and row["seed"] != seed:  # of a version that did not say so
         changed = {"seed": row["seed"]}
     said = content(record.entries)
     rest = {name: entry for name, entry in said.items() if name not in (*PLACE, "settings")} | said.get("settings", {})

@@ -10,8 +10,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# What a record means that does not say so: top-1 accuracy, with all labels; no model besides the encoder, which is pretrained.
-DEFAULTS = {"score": "top1", "label_fraction": 1.0, "label_seed": None, "model": None, "schedule": None, "initial": "pretrained"}
+# What a record means that does not say so: trained on all labels; of classification, top-1 accuracy; of a fine-tuned network, that
+# it began from the pretrained encoder. Records of the other kind of task have no such entry.
+OF_CLASSIFICATION = {"score": "top1"}
+OF_FINE_TUNING = {"model": None, "schedule": None, "initial": "pretrained"}
+DEFAULTS = {"label_fraction": 1.0, "label_seed": None, **OF_CLASSIFICATION, **OF_FINE_TUNING}
 # The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
 SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd", "trust": 0.001, "start": "normal",
                      "test_scale": 8 / 7, "test_interpolation": "bilinear"}
@@ -24,6 +27,11 @@ MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "paramet
 def entry(record: Mapping[str, Any], name: str) -> Any:
     """An entry of a record, or what its absence means. Raises KeyError where it must be there."""
     return record.get(name, DEFAULTS[name]) if name in DEFAULTS else record[name]
+
+
+def has(task: str | None, name: str) -> bool:
+    """Whether records of ``task`` can have the entry ``name``."""
+    return name not in (OF_FINE_TUNING if task == "classification" else OF_CLASSIFICATION)
 
 
 def content(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ which :func:`is_fine_tuning` tells the two apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 FORMAT = 1  # of every JSON and YAML file of a run directory
 CHECKPOINT_FORMAT = 1
@@ -50,6 +50,71 @@ class State:
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+class Status(TypedDict, total=False):
+    """``status.json``; times are UTC, ISO 8601. Details of the training come as it goes on."""
+
+    format: int
+    state: str  # of State
+    why: str
+    host: str
+    pid: int
+    started: str
+    heartbeat: str
+    finished: str | None
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    images_per_second: float
+    seconds_left: float
+    trained: bool
+
+
+class Score(TypedDict, total=False):
+    """One record of ``result.json``. What it means where an entry is missing: :data:`rundir.records.DEFAULTS`."""
+
+    task: str
+    dataset: str
+    metric: str
+    width: float
+    seed: int
+    value: float | None  # a fraction, None where undefined
+    score: str
+    label_fraction: float
+    label_seed: int | None
+    model: str
+    schedule: str
+    initial: str
+    chance: float | None
+    count: int
+    flops: int
+    parameters: int
+    latency_ms: float
+    latency_on: str
+    settings: dict[str, Any]
+    data: str
+    computed_on: str
+    changed: dict[str, Any]
+    extrapolated: bool
+
+
+class Provenance(TypedDict, total=False):
+    """``provenance.json``."""
+
+    format: int
+    git_commit: str | None
+    packages: dict[str, str | None]
+    command: list[str]
+    hardware: dict[str, Any]
+    data: str
+    started: str
+    finished: str
+    train_seconds: float
+    train_flops: float
+    stretches: list[dict[str, Any]]
+    kinds: dict[str, list[str]]
 
 
 def is_fine_tuning(config: Mapping[str, Any]) -> bool:
