@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations import grid as grids
-from ablations import gridfile, launching
+from ablations import gridfile, launching, until
 from ablations.cell import finished
 from ablations.describe import manifest, merge_into, write_into
 from ablations.estimate import estimates
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--widths", type=real(), nargs="+", metavar="W", help="evaluation widths; default the profile's")
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
     own.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
+    until.add_arguments(own)
     launching.add_arguments(own)
     own.usage = "%(prog)s --grid GRID [options] [key=value ...]   key=value: settings of every cell, for example optimizer.epochs=5"
     return own
@@ -70,16 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     words, overrides = config.split_overrides(launching.joined(argv))
     arguments = parser().parse_args(words)
+    limit = until.limits(arguments)
     cluster = launching.choose(arguments)
     if arguments.executor == "slurm":
         arguments.runs = arguments.runs.absolute()  # jobs need not run where they were submitted
     arguments.folder = arguments.runs / gridfile.load(arguments.grid).name
-    runs, described = expanded(arguments, overrides, ("ablations/run.py", *argv))
-    images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
-    scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
-    runs = [replace(run, data=scored_on) for run in runs]
-    missing = [run for run in runs if not finished(run)]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
+    if limit is not None:
+        arguments.wait, arguments.seeds = True, str(limit.first)
+    command = ("ablations/run.py", *argv)
+    runs, described, missing, images = planned(arguments, overrides, command, cluster)
     if arguments.dry_run:
         if cluster:
             show_graph(missing, runs, cluster, images, arguments.folder)
@@ -87,7 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             show_plan(runs, missing, images)
         return 0
     write_into(arguments.folder, described)
-    return run_missing(runs, missing, images, cluster, arguments)
+    if limit is None:
+        return run_missing(runs, missing, images, cluster, arguments)
+
+    def plan(count: int) -> tuple[Sequence[Run], Sequence[Run]]:
+        arguments.seeds = str(count)
+        every, _, left, _ = planned(arguments, overrides, command, cluster)
+        return every, left
+
+    return until.rounds(arguments.folder, limit, plan, lambda every, left: run_missing(every, left, images, cluster, arguments))
+
+
+def planned(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...],
+            cluster: Cluster | None) -> tuple[list[Run], GridManifest, list[Run], int]:
+    """Every run that is asked for, the grid.json of their folder, the runs that are missing, and the number of training images.
+
+    Raises:
+        UserError: anything is wrong with them, or with the data.
+    """
+    runs, described = expanded(arguments, overrides, command)
+    images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
+    scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
+    runs = [replace(run, data=scored_on) for run in runs]
+    missing = [run for run in runs if not finished(run)]
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
+    return runs, described, missing, images
 
 
 def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...]) -> tuple[list[Run], GridManifest]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
+
+from rundir.errors import UserError
+
+UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def now() -> str:
@@ -24,3 +29,15 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def seconds(text: str) -> float:
+    """``90min``, ``6h``, ``1.5 d``, ``45s`` as seconds.
+
+    Raises:
+        UserError: it is no such time above 0.
+    """
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|min|h|d)\s*", text)
+    if not found or not float(found[1]):
+        raise UserError(f"{text[:50]!r} is no time; set a number above 0 with s, min, h or d, for example 90min or 6h")
+    return float(found[1]) * UNITS[found[2]]

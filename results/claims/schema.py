@@ -129,7 +129,7 @@ def _claim(entry: Any, grid: str, where: str, cells: Sequence[str] | None, launc
                 otherwise = f"the cells are {', '.join(cells)}"
                 raise UserError(f"{where}: {key} names {pattern}, and no cell of this grid is called so; "
                                 f"{suggestion(pattern, cells, otherwise=otherwise)}")
-    command = entry.get("command") or f"{launch} --profile {{profile}} --seeds 3"
+    command = entry.get("command") or f"{launch} --profile {{profile}} --until decided"
     return Claim(entry["id"], " ".join(entry["statement"].split()), grid, measure, how, float(entry.get("minimum", 0)),
                  float(entry.get("margin", 0)), entry.get("exact", False), " ".join(command.split()))
 

@@ -63,7 +63,7 @@ def test_a_large_and_steady_gain_is_supported_with_the_right_numbers(tmp_path):
     assert verdict.p == pytest.approx(2 * sequential_p(points, MOST_SEEDS)[0]) == verdict.p_holm  # the only test of its family
     assert (verdict.low, verdict.high) == pytest.approx(sequential_interval(points, MOST_SEEDS))
     assert (verdict.dataset, verdict.metric) == ("digits", "linear_fast")
-    assert len(verdict.runs) == 8 and verdict.command.endswith("--profile digits --seeds 3")
+    assert len(verdict.runs) == 8 and verdict.command.endswith("--profile digits --until decided")
 
 
 def test_the_opposite_is_contradicted_and_noise_is_undecided(tmp_path):
