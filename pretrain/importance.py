@@ -36,7 +36,7 @@ def channel_orders(encoder: nn.Module, groups: Sequence[Channels], importance: s
 
 def filter_norms(channels: Channels) -> Tensor:
     """L2 norm of all weights that compute a channel, over all layers that write to it (C,), float64."""
-    squares = [layer.weight.detach().double().flatten(1).square().sum(1).unflatten(0, (getattr(layer, "parts", 1), -1)).sum(0)
+    squares = [layer.weight.detach().double().flatten(1).square().sum(1).unflatten(0, (layer.parts, -1)).sum(0)
                for layer in channels.sources]
     return torch.stack(squares).sum(0).sqrt()
 

@@ -66,9 +66,8 @@ def _reorder_outputs(layer: nn.Module, order: Tensor) -> None:
     if isinstance(layer, _SlimmableBatchNorm):
         layer.statistics = {width: (mean[order], variance[order]) for width, (mean, variance) in layer.statistics.items()
                             if len(mean) == len(order)}
-    parts = getattr(layer, "parts", 1)
     for parameter in filter(lambda found: found is not None, (layer.weight, layer.bias)):
-        parameter.copy_(parameter.unflatten(0, (parts, -1))[:, order].flatten(0, 1))
+        parameter.copy_(parameter.unflatten(0, (layer.parts, -1))[:, order].flatten(0, 1))
 
 
 def cut_statistics(norms: Iterable[_SlimmableBatchNorm], widths: Iterable[float], full: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,9 @@ class Slimmable(nn.Module):
     """Base of every layer that :func:`at_width` reaches. ``width`` is 1.0 outside such a context."""
 
     width: float = 1.0
+    channels_in: Callable[[float], int] | None = None  # None where the layer has as many as come in
+    channels_out: Callable[[float], int] | None = None
+    parts: int = 1  # the output is this many equal runs of channels
     reuse: bool = False  # see pretrain.slimmable.slices.sliced_once
     slices: tuple[Tensor | None, ...] | None = None
 
@@ -95,5 +98,5 @@ def width_key(width: float) -> float:
 
 def channel_signature(model: nn.Module, width: float) -> tuple[int, ...]:
     """Channels of every layer at ``width``, in and out: two widths with the same signature are the same network."""
-    rules = (getattr(layer, side, None) for layer in slimmable_layers(model) for side in ("channels_in", "channels_out"))
+    rules = (rule for layer in slimmable_layers(model) for rule in (layer.channels_in, layer.channels_out))
     return tuple(rule(width) for rule in rules if rule is not None)
