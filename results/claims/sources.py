@@ -40,7 +40,7 @@ def _of_manifest(folder: Path) -> list[Claim]:
     grid = manifest.read(folder)
     named = re.search(r"--grid[= ](\S+)", grid.command)
     launch = f"python ablations/run.py --grid {named[1]}" if named else ""
-    return read_claims(list(grid.claims), grid.grid, str(folder / manifest.FILE), launch=launch)
+    return read_claims(list(grid.claims), grid.grid, str(folder / File.MANIFEST), launch=launch)
 
 
 def of_files(files: Iterable[Path]) -> list[Claim]:
@@ -64,5 +64,5 @@ def _grid_folders(places: Iterable[Path]) -> list[Path]:
     for place in map(Path, places):
         if (place / File.CONFIG).exists():  # a run: its grid is above it
             candidates.append(place.parent)
-        candidates += [place, *(path.parent for path in sorted(place.glob(f"*/{manifest.FILE}")))]
-    return [path for path in dict.fromkeys(path.resolve() for path in candidates) if (path / manifest.FILE).is_file()]
+        candidates += [place, *(path.parent for path in sorted(place.glob(f"*/{File.MANIFEST}")))]
+    return [path for path in dict.fromkeys(path.resolve() for path in candidates) if (path / File.MANIFEST).is_file()]
