@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rundir import experiment, files, reading, records
+from rundir import experiment, files, reading, records, schema
 
 FOLDER = ".frame"
 
@@ -72,5 +72,5 @@ def save(folder: Path | None, kind: str, tables: dict[str, pd.DataFrame]) -> Non
 
 def _version() -> str:
     """Of the code that reads: a store of other code has other columns, or other meanings."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (reading, experiment, files, records))
+    code = b"".join(Path(module.__file__).read_bytes() for module in (reading, experiment, files, records, schema))
     return hashlib.sha256(code + experiment.DEFAULTS.read_bytes() + pd.__version__.encode()).hexdigest()[:12]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rundir.errors import UserError
 
@@ -40,6 +41,11 @@ def write_atomically(path: Path, text: str) -> None:
             _write(path, text)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace ``path`` by a JSON object in one move. Raises OSError with the name of the file."""
+    write_atomically(path, json.dumps(content, indent=1))
 
 
 def _write(path: Path, text: str) -> None:

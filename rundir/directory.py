@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rundir.atomic import remove_leftovers, write_atomically
+from rundir.atomic import remove_leftovers, write_atomically, write_json
 from rundir.cli import is_interruption
 from rundir.clock import now
 from rundir.errors import UserError
@@ -94,7 +94,7 @@ class RunDirectory:
                   "heartbeat": now(), **details}
         status.setdefault("started", now())
         status["finished"] = now() if state in (State.DONE, State.FAILED) else None
-        write_atomically(self.path / File.STATUS, json.dumps(status, indent=1))
+        write_json(self.path / File.STATUS, status)
 
     def set_ended(self, error: BaseException, stage: str = "") -> None:
         """Write to ``status.json`` that ``error`` ended ``stage``: why it failed, or that it was interrupted and is pending.
@@ -164,8 +164,7 @@ class RunDirectory:
             for record in records:
                 merged.pop(identity(record), None)
                 merged[identity(record)] = record
-            content = {"format": FORMAT, "records": list(merged.values())}
-            write_atomically(self.path / File.RESULT, json.dumps(content, indent=1))
+            write_json(self.path / File.RESULT, {"format": FORMAT, "records": list(merged.values())})
 
     def provenance(self) -> Provenance:
         """What ``provenance.json`` says, {} where there is none."""
@@ -174,7 +173,7 @@ class RunDirectory:
     def add_provenance(self, **details) -> None:
         """Write or extend ``provenance.json``: commit, packages and command as they were first, plus ``details``."""
         with self._exclusive():
-            self._write_provenance({"format": FORMAT, **code(), **self.provenance(), **details})
+            write_json(self.path / File.PROVENANCE, {"format": FORMAT, **code(), **self.provenance(), **details})
 
     def add_stretch(self, work: str, execution: dict, machines: Sequence[dict], **place) -> str:
         """Note in ``provenance.json`` on what ``work`` (pretraining, evaluation, ...) is done from now on; returns its kind.
@@ -196,11 +195,8 @@ class RunDirectory:
                 of_work = kinds.get(work, [])
                 known["stretches"] = [*stretches, {**here, "since": now(), **place}]
                 known["kinds"] = {**kinds, work: of_work if found in of_work else [*of_work, found]}
-                self._write_provenance(known)
+                write_json(self.path / File.PROVENANCE, known)
         return found
-
-    def _write_provenance(self, content: dict) -> None:
-        write_atomically(self.path / File.PROVENANCE, json.dumps(content, indent=1))
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -1,8 +1,7 @@
-"""This room's files: read without trust (``rundir.files``), written in one move, run from only where they are this user's alone."""
+"""This room's files: read without trust (``rundir.files``), run from only where they are this user's alone."""
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
@@ -24,14 +23,6 @@ def read_json(path: Path) -> dict:
     except (FileNotFoundError, Damaged):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Replace ``path`` by this object in one move. Raises OSError; then the old file stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def check_own(path: Path) -> tuple[int, int]:

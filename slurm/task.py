@@ -22,10 +22,10 @@ import cloudpickle
 import submitit
 from submitit.helpers import TorchDistributedEnvironment
 
+from rundir.atomic import write_json
 from rundir.clock import now
 from rundir.schema import LEDGER_FORMAT
 from slurm import environment
-from slurm.files import write_json
 from slurm.jobs import JobState, Unfinished, attempt
 
 BEAT_SECONDS = 15.0
@@ -117,6 +117,7 @@ class Task:
                 "pid": os.getpid(), "started": self.started, "heartbeat": now()}
         with self.writing:
             try:
+                self.state_file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self.state_file, said)
             except OSError as error:  # a full disk must not hide what the job itself has to say
                 print(f"cannot write {self.state_file}: {error.strerror}", file=sys.stderr)
