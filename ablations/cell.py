@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,18 +24,20 @@ from transfer.classification.evaluation import is_own, own_record
 LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
 
 
-def missing_scores(run: Run) -> list[tuple[str, float, float]]:
-    """(protocol, share of the labels, width) that the run directory has no score on its own data for yet, by the grid's settings.
+def missing_scores(run: Run) -> list[tuple[str, float, int | None, float]]:
+    """Protocol, share of the labels and its seed, width: what the run directory has no score of yet, on its own data and by the
+    grid's own settings.
 
     A score that somebody computed with others (``transfer/run.py classification --set C=0.1``) is not one of them, nor is one of
     images or labels that have changed since.
     """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
     checkpoint = Checkpoint.unloaded(run.cfg)
-    own = {(protocol, fraction): own_record(checkpoint, protocol, fraction)
-           for protocol, fraction in itertools.product(run.cfg.evaluation.protocols, run.cfg.evaluation.label_fractions)}
-    have = {(*place, r["width"]) for r in records if (place := (r["metric"], entry(r, "label_fraction"))) in own
-            and is_own(r, own[place]) and (not run.data or r.get("data") in (None, run.data))}
+    own = {(protocol, *labels): own_record(checkpoint, protocol, *labels)
+           for protocol in run.cfg.evaluation.protocols for labels in _options(run, run.cfg.evaluation.label_fractions).labels()}
+    places = [(r["metric"], entry(r, "label_fraction"), entry(r, "label_seed")) for r in records]
+    have = {(*place, r["width"]) for place, r in zip(places, records, strict=True) if place in own and is_own(r, own[place])
+            and (not run.data or r.get("data") in (None, run.data))}
     return [(*place, w) for place in own for w in run.widths if (*place, w) not in have]
 
 
@@ -95,6 +96,10 @@ def score(run: Run, protocols: Sequence[str]) -> None:
     _evaluate(run, RunDirectory(run.directory), protocols)
 
 
+def _options(run: Run, fractions: Sequence[float]) -> Options:
+    return Options(label_fractions=list(fractions), label_seeds=run.cfg.evaluation.label_seeds)
+
+
 def _check_needed(run: Run) -> None:
     if run.needs is not None and not trained(run.needs):
         raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
@@ -110,7 +115,7 @@ def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> No
     try:
         for fraction in run.cfg.evaluation.label_fractions:  # by itself: with all labels data.limit holds, else all images
             evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
-                     device=run.cfg.train.device, options=Options(label_fractions=[fraction]))
+                     device=run.cfg.train.device, options=_options(run, [fraction]))
     except BaseException as error:
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rundir.arguments import LARGEST
+
 CONSTRAINT = "constraint"
 
 
@@ -87,6 +89,19 @@ class Numbers:
 
 
 @dataclass(frozen=True)
+class Wholes:
+    """A list of at least one whole number, all different, each in [0, high]."""
+
+    high: int
+
+    def fault(self, value: Sequence) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if not len(value) or any(type(each) is not int or not 0 <= each <= self.high for each in value):
+            return f"must be whole numbers, at least one, each in [0, {self.high}]"
+        return "names something twice; name it once" if len(set(value)) < len(value) else ""
+
+
+@dataclass(frozen=True)
 class Names:
     """A list of different strings, each one of ``allowed``."""
 
@@ -131,6 +146,11 @@ def width_list(*default: float) -> Any:
 def share_list(*default: float) -> Any:
     """A field that is a list of numbers in (0, 1]."""
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
+
+
+def whole_list(*default: int, high: int = LARGEST) -> Any:
+    """A field that is a list of different whole numbers in [0, high]."""
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Wholes(high)})
 
 
 def names(*default: str, allowed: tuple[str, ...]) -> Any:

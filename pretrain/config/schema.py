@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
-from rundir.fields import choice, names, number, number_list, pixel_list, share_list, width_list
+from rundir.fields import choice, names, number, number_list, pixel_list, share_list, whole_list, width_list
 from rundir.schema import FORMAT
 
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
@@ -186,6 +186,7 @@ class EvaluationConfig:
 
     protocols: list[str] = names("knn", "linear", allowed=PROTOCOLS)
     label_fractions: list[float] = share_list(1.0)  # of the training labels, for each protocol
+    label_seeds: list[int] = whole_list(0, high=LARGEST_SEED)  # which labels those of a share below 1 are; scores are averaged
     widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
 
 

@@ -129,7 +129,8 @@ def test_transfer_is_judged_on_the_named_set_by_its_own_score_and_all_labels(tmp
 def test_pretraining_data_are_judged_with_the_fewest_labels_that_all_runs_have(tmp_path):
     for seed in range(3):
         for cell, gain in (("ours", 0.1 + 0.01 * seed), ("theirs", 0.0)):
-            kinds = [record(0.25, 0.9, "linear"), record(0.25, 0.6 + gain, "linear", label_fraction=0.1, label_seed=0)]
+            kinds = [record(0.25, 0.9, "linear"), record(0.25, 0.5 + gain, "linear", label_fraction=0.1, label_seed=0),
+                     record(0.25, 0.7 + gain, "linear", label_fraction=0.1, label_seed=1)]
             kinds += [record(0.25, 0.1, "linear", label_fraction=0.01, label_seed=0)] if cell == "ours" else []
             write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), kinds)
     found = judged(tmp_path, claim(at="narrowest"))

@@ -149,11 +149,11 @@ def test_a_grid_counts_scores_of_its_data_alone(trained, folder):
     from ablations.grid import Run
 
     cfg = identified(config.from_dict(RunDirectory(trained).read_config()))
-    cfg.evaluation.widths, cfg.evaluation.protocols = [1.0], ["knn"]
+    cfg.evaluation.widths, cfg.evaluation.protocols, cfg.evaluation.label_fractions = [1.0], ["knn"], [1.0]
     run = Run("cell", cfg, trained, data=fingerprint.of_splits("folder", str(folder)))
-    assert missing_scores(run) == [("knn", 1.0, 1.0)]
+    assert missing_scores(run) == [("knn", 1.0, None, 1.0)]
     scored(trained)
     assert missing_scores(run) == []
     relabel(folder / "val")
     later = Run("cell", cfg, trained, data=fingerprint.of_splits("folder", str(folder)))
-    assert missing_scores(later) == [("knn", 1.0, 1.0)]
+    assert missing_scores(later) == [("knn", 1.0, None, 1.0)]

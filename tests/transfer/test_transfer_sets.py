@@ -91,7 +91,7 @@ def test_both_scores_of_one_protocol_are_kept(run_directory, pets):
 
 
 def test_few_labels(run_directory, trained_on):
-    options = parse_overrides(QUICK, label_fractions=[0.01, 0.1], label_seed=3)
+    options = parse_overrides(QUICK, label_fractions=[0.01, 0.1], label_seeds=[3])
     records = evaluate(run_directory, widths=[0.5], protocols=["finetune", "linear"], options=options)
     assert [call[:2] for call in trained_on] == [("digits", 13), ("digits", 130)] * 2
     assert [(r["metric"], r["label_fraction"], r["label_seed"]) for r in records] == [
@@ -107,7 +107,7 @@ def test_few_labels(run_directory, trained_on):
 def test_the_images_of_the_published_list_are_trained_on(run_directory, monkeypatch):
     seen = []
     monkeypatch.setattr(finetune, "train", lambda classifiers, recipe, source, *rest: seen.append(source))
-    evaluate(run_directory, widths=[0.5], protocols=["finetune"], options=Options(label_fractions=[0.01], label_seed=5))
+    evaluate(run_directory, widths=[0.5], protocols=["finetune"], options=Options(label_fractions=[0.01], label_seeds=[5]))
     whole = load("digits", "train", None, 16)
     expected = labelled(whole, 0.01, 5)
     assert torch.equal(seen[0].images, whole.images[expected]) and torch.equal(seen[0].labels, whole.labels[expected])
@@ -118,7 +118,7 @@ def test_features_learn_from_the_labelled_images_alone(run_directory):
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    options = Options(label_fractions=[0.1], label_seed=2)
+    options = Options(label_fractions=[0.1], label_seeds=[2])
     probe, nearest = evaluate(run_directory, widths=[0.5], protocols=["linear_fast", "knn"], options=options)
     scored = Task(open_checkpoint(run_directory), None, None, options, torch.device("cpu"))
     scored.prepare([0.5])

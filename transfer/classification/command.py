@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              f"or {TRAINING_PROTOCOLS[-1]} with --label-fraction")
     parser.add_argument("--label-fraction", type=real(), nargs="+", default=[1.0], metavar="F",
                         help="shares of the training labels to train on, for example 0.01 0.1; default 1")
-    parser.add_argument("--label-seed", type=whole(0, LARGEST_SEED), default=0, metavar="N",
-                        help="which labels these are; default 0")
+    parser.add_argument("--label-seed", type=whole(0, LARGEST_SEED), nargs="+", default=[0], metavar="N",
+                        help="which labels these are: one choice for each seed, over which tables average; default 0")
     parser.add_argument("--recipe", metavar="R", help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's")
     parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's custom")
     parser.add_argument("--out", type=word, metavar="DIR",
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print a table of the scores and say where they are."""
-    names = ("size", "batch_size", "seed", "limit", "k", "workers", "label_seed", "recipe", "score")
-    options = parse_overrides(arguments.overrides, label_fractions=arguments.label_fraction,
+    names = ("size", "batch_size", "seed", "limit", "k", "workers", "recipe", "score")
+    options = parse_overrides(arguments.overrides, label_fractions=arguments.label_fraction, label_seeds=arguments.label_seed,
                               **{name: getattr(arguments, name) for name in names})
     few = options.label_fractions != [1.0]  # by fine-tuning, as in semi-supervised learning
     protocols = arguments.protocol or (TRAINING_PROTOCOLS[-1:] if few else DEFAULT_PROTOCOLS)

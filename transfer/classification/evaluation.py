@@ -66,7 +66,7 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
 EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
-Key = tuple[str, float, float]  # protocol, share of the labels, width
+Key = tuple[str, tuple[float, int | None], float]  # protocol, share of the labels and its seed, width
 
 
 def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
@@ -113,26 +113,26 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
     backbone.check_size(task.size)
-    asked = [(p, f, w) for p in protocols for f in options.label_fractions for w in widths]
+    asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in widths]
     records = {} if force else _known(task, where, asked)
-    missing: dict[tuple[str, float], list[float]] = {}
-    for protocol, fraction, width in dict.fromkeys(asked):
-        if (protocol, fraction, width) not in records:
-            missing.setdefault((protocol, fraction), []).append(width)
+    missing: dict[tuple, list[float]] = {}
+    for protocol, labels, width in dict.fromkeys(asked):
+        if (protocol, labels, width) not in records:
+            missing.setdefault((protocol, labels), []).append(width)
     if missing:
         check_data(task)
         run = _made(where)
         kind = run.add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])
         noted = {"data": task.data, "computed_on": kind}
         task.prepare(sorted({w for some in missing.values() for w in some}, reverse=True))
-    for (protocol, fraction), some in missing.items():
-        part = task.with_labels(fraction)
+    for (protocol, labels), some in missing.items():
+        part = task.with_labels(*labels)
         scores = PROTOCOLS[protocol](part, some)
-        fresh = {(protocol, fraction, w): {**_record(part, protocol, w, value), **noted} for w, value in scores.items()}
+        fresh = {(protocol, labels, w): {**_record(part, protocol, w, value), **noted} for w, value in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
     for key, record in records.items():  # of those from before this was recorded
-        own = task.with_labels(key[1])
+        own = task.with_labels(*key[1])
         timed = {} if "latency_ms" in record else _latency(task, key[2])
         records[key] = {**record, **timed, "changed": _changed(own, key[0])}
     found = [records[key] for key in asked]
@@ -158,7 +158,7 @@ def _made(where: Path) -> RunDirectory:
 def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
     """Records in ``where`` of what is ``asked`` that are what would be computed now."""
     stored = {identity(record): record for record in RunDirectory(where).records()} if where.is_dir() else {}
-    wanted = {key: identity(_named(task.with_labels(key[1]), key[0], key[2])) for key in asked}
+    wanted = {key: identity(_named(task.with_labels(*key[1]), key[0], key[2])) for key in asked}
     found = {key: stored[name] for key, name in wanted.items() if name in stored}
     return {key: record for key, record in found.items() if key not in _outdated(task, found)}
 
@@ -184,11 +184,11 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
     return old
 
 
-def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0) -> dict:
+def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0, seed: int | None = None) -> dict:
     """What the records of a grid's own evaluation of ``checkpoint`` (it may be unloaded) say, but for the width and the weights;
-    see :func:`is_own`. ``fraction``: share of the labels.
+    see :func:`is_own`. ``fraction``: share of the labels, chosen by ``seed``.
     """
-    task = Task(checkpoint, None, None, Options(label_fractions=[fraction]), torch.device("cpu")).with_labels(fraction)
+    task = Task(checkpoint, None, None, Options(label_fractions=[fraction]), torch.device("cpu")).with_labels(fraction, seed)
     return _place(task) | {"metric": protocol, "settings": _choices(task, protocol)}
 
 
@@ -206,7 +206,7 @@ def is_own(record: dict, own: dict) -> bool:
 def _place(task: Task) -> dict:
     """What a task's records are of, but for protocol and width."""
     return {"task": TASK, "dataset": task.dataset, "score": task.score, "label_fraction": task.fraction,
-            "label_seed": None if task.fraction == 1 else task.options.label_seed, "seed": task.seed}
+            "label_seed": task.label_seed, "seed": task.seed}
 
 
 def _choices(task: Task, protocol: str) -> dict:

@@ -11,7 +11,7 @@ from typing import Any
 from pretrain.data.subsets import check_fraction
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError
-from rundir.fields import choice, number, number_list
+from rundir.fields import choice, number, number_list, whole_list
 from rundir.overrides import read_overrides
 from rundir.typed import check_values, typed
 from transfer.classification.scores import check_score
@@ -135,7 +135,7 @@ class Options:
         workers: processes that decode image files; None: as in pretraining.
         score: one of ``scores.SCORES``; None: the one that is the data set's custom.
         label_fractions: shares of the training labels that protocols learn from, one after the other.
-        label_seed: which images these are.
+        label_seeds: which images these are, each a choice of its own; of no meaning where all labels are used.
         recipe: one of ``LINEAR_RECIPES``; None: the data set's.
         linear, finetune: what is to differ from the recipe, by field of :class:`Recipe`.
     """
@@ -150,7 +150,7 @@ class Options:
     workers: int | None = number(None, 0, MOST_WORKERS)
     score: str | None = None
     label_fractions: list[float] = field(default_factory=lambda: [1.0])
-    label_seed: int = number(0, 0, LARGEST_SEED)
+    label_seeds: list[int] = whole_list(0, high=LARGEST_SEED)
     recipe: str | None = None
     linear: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
@@ -168,6 +168,11 @@ class Options:
             recipe.lr = FLOWERS_MOBILENETV2
         return _changed(recipe, self.linear, protocol)
 
+    def labels(self) -> list[tuple[float, int | None]]:
+        """What is learned from, one after the other: the share of the labels and its seed, None for all labels."""
+        return list(dict.fromkeys((fraction, None if fraction == 1 else seed)
+                                  for fraction in self.label_fractions for seed in self.label_seeds))
+
     def check(self) -> None:
         """:class:`UserError` for a value that no protocol can use."""
         check_values(self)
@@ -182,6 +187,8 @@ class Options:
     def _check_fractions(self) -> None:
         if not self.label_fractions:
             raise UserError("--label-fraction names none; write for example --label-fraction 0.01 0.1")
+        if not self.label_seeds:
+            raise UserError("--label-seed names none; set for example --label-seed 0 1 2")
         for fraction in self.label_fractions:
             check_fraction(fraction)
         if self.limit and self.label_fractions != [1.0]:

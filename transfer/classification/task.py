@@ -48,7 +48,7 @@ class Task:
         self.size = options.size or data.size
         self.seed = backbone.seed if options.seed is None else options.seed
         self.workers = data.workers if options.workers is None else options.workers
-        self.fraction = 1.0
+        self.fraction, self.label_seed = 1.0, None
         self._widths: list[float] = []
         self._costs: dict[float, Cost] = {}
         self._frozen: dict[float, Frozen] = {}
@@ -147,16 +147,16 @@ class Task:
         """The score of always naming the most frequent class of the validation images."""
         return chance(self.score, self.val.labels)
 
-    def with_labels(self, fraction: float) -> Task:
-        """This task with a ``fraction`` of the labels, on the same networks and images; see ``labelled``."""
+    def with_labels(self, fraction: float, seed: int | None) -> Task:
+        """This task with a ``fraction`` of the labels, chosen by ``seed``, on the same networks and images; see ``labelled``."""
         other = copy.copy(self)
-        other.fraction = fraction
+        other.fraction, other.label_seed = fraction, seed
         return other
 
     def as_a_grid_does(self) -> Task:
         """This task with the settings that a grid evaluates a run with, whatever the options say."""
         other = copy.copy(self)
-        other.options = Options(label_fractions=self.options.label_fractions, label_seed=self.options.label_seed)
+        other.options = Options(label_fractions=self.options.label_fractions, label_seeds=self.options.label_seeds)
         other.size, other.seed = self.backbone.config.data.size, self.backbone.seed
         return other
 
@@ -170,7 +170,7 @@ class Task:
         """Which of the training images these are, ascending, int64."""
         if self.fraction == 1:
             return torch.arange(len(self.train))
-        return torch.tensor(subsets.labelled(self.train, self.fraction, self.options.label_seed))
+        return torch.tensor(subsets.labelled(self.train, self.fraction, self.label_seed))
 
     @property
     def share(self) -> str:
