@@ -173,7 +173,7 @@ def parts(rows: pd.DataFrame, by: Sequence[str], keep: Sequence[str]) -> list[tu
             break
         if name not in said and len({key[name] for key in keys}) > 1:
             said = [column for column in by if column in (*said, name)]
-    names = [file_name([_text(key[name]) for name in said]) for key in keys]
+    names = [file_name([_text(name, key[name]) for name in said]) for key in keys]
     return list(zip(names, groups, strict=True))
 
 
@@ -182,7 +182,9 @@ def join(*words: str, by: str = "-") -> str:
     return by.join(filter(None, words))
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
+    if name == "label_fraction":
+        return "" if value == 1 else f"{100 * value:g}-percent"
     return "" if value is None else str(value)
 
 
