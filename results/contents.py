@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,16 +9,20 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results import cell_plots, grid_plots, grid_tables, plots, tables, task_tables
+from results.frame import Frames
+from results.grids import Grid, of_setting
 from results.names import file_name
-from results.render import Table
+from results.plots import scores as pictures
+from results.plots import training
+from results.tables import cost, tasks
+from results.tables.render import Table
+from results.tables.scores import METRICS, grid_table, metric_name
 
 # What one table or picture of scores has one value of; what tells several of them apart is in their file names.
 SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "preset", "setting",
           "variant"]
 DENSE = ["grid", "task", "dataset", "model", "schedule", "preset", "setting", "variant"]
 SETTING = ["grid", "preset", "setting"]
-NO_PART = pd.DataFrame({name: pd.Series(dtype=object) for name in SCORED})
 
 
 @dataclass(frozen=True)
@@ -51,116 +54,104 @@ class PictureItem:
     facets: Facets
 
 
-def all_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem]:
+def all_tables(frames: Frames) -> list[TableItem]:
     """The tables of scores, fullest first and linear evaluation before k-NN; then those across tasks, and of cost."""
-    made = []
+    scores, made = frames.scores, []
     for name, part in parts(scores[scores["task"].eq("classification")], SCORED, ["dataset", "metric"]):
         first = part.iloc[0]
-        make = grid_tables.TABLES.get(first["grid"], tables.by_cell)
-        table = make(part, _same_setting(runs, first), join("table", name))
+        table = grid_table(part, _grid(frames, first), join("table", name))
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
-    return [*main, *_transfer_tables(scores, runs), *_dense_tables(scores, runs), *_serving_tables(scores, runs)]
+    return [*main, *_transfer_tables(frames), *_dense_tables(frames), *_serving_tables(frames)]
 
 
 def _rank(metric: str) -> int:
     """Linear evaluation before k-NN."""
-    known = list(tables.METRICS)
+    known = list(METRICS)
     return known.index(metric) if metric in known else len(known)
 
 
-def _transfer_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem]:
+def _transfer_tables(frames: Frames) -> list[TableItem]:
     """Of settings evaluated on more than the pretraining data, or in more than one way."""
-    found = []
+    found, scores = [], frames.scores
     for name, part in parts(scores[scores["task"].eq("classification") & scores["value"].notna()], SETTING, []):
-        if len(part[task_tables.KINDS].drop_duplicates()) > 1:
+        if len(part[tasks.KINDS].drop_duplicates()) > 1:
             first = part.iloc[0]
-            table = task_tables.classification(part, _same_setting(runs, first), join("table-transfer", name))
+            table = tasks.classification(part, _grid(frames, first), join("table-transfer", name))
             found.append(TableItem(table, Facets(first["grid"], "classification", "", first["preset"])))
     return found
 
 
-def _dense_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem]:
-    return [TableItem(task_tables.dense(part, _same_setting(runs, part.iloc[0]), join("table", name)), _facets(part.iloc[0]))
-            for name, part in parts(_dense(scores), DENSE, ["task", "dataset"])]
+def _dense_tables(frames: Frames) -> list[TableItem]:
+    return [TableItem(tasks.dense(part, _grid(frames, part.iloc[0]), join("table", name)), _facets(part.iloc[0]))
+            for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])]
 
 
-def _serving_tables(scores: pd.DataFrame, runs: pd.DataFrame) -> list[TableItem]:
+def _serving_tables(frames: Frames) -> list[TableItem]:
     found = []
-    for name, part in parts(runs, SETTING, []):
-        table = task_tables.serving(scores[scores["run"].isin(part["run"])], part, join("table-serving", name))
+    for name, part in parts(frames.runs, SETTING, []):
+        first = part.iloc[0]
+        own = frames.scores[frames.scores["run"].isin(part["run"])]
+        table = cost.serving(own, _grid(frames, first), join("table-serving", name))
         if table is not None:
-            found.append(TableItem(table, Facets(part["grid"].iloc[0], "", "", part["preset"].iloc[0])))
+            found.append(TableItem(table, Facets(first["grid"], "", "", first["preset"])))
     return found
 
 
-def all_pictures(scores: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame, few: bool = False) -> list[PictureItem]:
-    """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN).
-
-    The pictures of the guidelines tell runs apart by method and kind of training; where a grid varies something else they would
-    mix its cells, and its own pictures follow the rows of its table instead.
-    """
+def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
+    """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN)."""
+    scores, metrics = frames.scores, frames.metrics
     classified = parts(scores[scores["task"].eq("classification")], SCORED, ["dataset", "metric"])
     classified.sort(key=lambda named: (-len(named[1]), _rank(named[1]["metric"].iloc[0])))
     if few:
         first = {tuple(part[["grid", "preset", "setting", "dataset"]].iloc[0]): name for name, part in reversed(classified)}
         classified = [(name, part) for name, part in classified if name in first.values()]
-    found = [item for name, part in classified or [("", NO_PART)] for item in _of_scores(name, part, metrics, runs)]
+    found = [item for name, part in classified for item in _of_scores(name, part, frames)]
     for name, part in parts(_dense(scores), DENSE, ["task", "dataset"]):
         first = part.iloc[0]
         found.append(PictureItem(join("width", name), f"{first['task'].capitalize()} on {first['dataset']} by width",
-                                 partial(cell_plots.dense_by_width, part, _same_setting(runs, first)), _facets(first)))
-    if len(runs) and runs["grid"].isin(list(grid_tables.ROWS)).all():
-        return found
-    trained = parts(metrics, SETTING, []) or [("", metrics)]
-    return found + [item for name, part in trained for item in _of_training(name, part)]
+                                 partial(pictures.dense_by_width, part, _grid(frames, first)), _facets(first)))
+    return found + [item for name, part in parts(metrics, SETTING, []) for item in _of_training(name, part, frames)]
 
 
-def _of_scores(name: str, part: pd.DataFrame, metrics: pd.DataFrame, runs: pd.DataFrame) -> list[PictureItem]:
-    """Pictures of one data set and metric; of no scores, those that say what is missing."""
-    if part.empty:
-        draw = partial(plots.accuracy_by_width, part.assign(value=math.nan))
-        return [PictureItem("accuracy-width", "Accuracy by width", draw, Facets())]
+def _of_scores(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureItem]:
+    """Pictures of one data set and metric."""
     first = part.iloc[0]
-    facets, own = _facets(first), _same_setting(runs, first)
-    on = f"{first['dataset']}, {tables.metric_name(first)}, grid {first['grid']}"
-    logged = metrics[metrics["run"].isin(own["run"])]
+    facets, grid = _facets(first), _grid(frames, first)
+    on = f"{first['dataset']}, {metric_name(first)}, grid {first['grid']}"
+    logged = frames.metrics[frames.metrics["run"].isin(grid.runs["run"])]
 
     def item(kind: str, title: str, draw: partial[Figure]) -> PictureItem:
         return PictureItem(join(kind, name), f"{title} ({on})", draw, facets)
 
-    grid = first["grid"] in grid_tables.ROWS
-    made = [item("accuracy-width", "Accuracy by width", partial(grid_plots.accuracy_by_width, part, own) if grid
-                 else partial(plots.accuracy_by_width, part))]
-    made.append(item("accuracy-flops", "Accuracy by FLOPs", partial(grid_plots.accuracy_by, part, own, "flops") if grid
-                     else partial(plots.accuracy_by_flops, part)))
+    made = [item("accuracy-width", "Accuracy by width", partial(pictures.accuracy_by_width, part, grid)),
+            item("accuracy-flops", "Accuracy by FLOPs", partial(pictures.accuracy_by, part, grid, "flops"))]
     for device, timed in parts(part[part["latency_ms"].notna()], ["latency_on"], []):  # times of two devices have nothing in common
-        drawn = partial(grid_plots.accuracy_by, timed, own, "latency_ms") if grid else partial(plots.accuracy_by_latency, timed)
-        made.append(item(join("accuracy-latency", device), "Accuracy by latency", drawn))
-    if grid:
-        made.append(item("accuracy-cost", "Accuracy by training cost", partial(grid_plots.accuracy_by_cost, part, own)))
-    made.append(item("heat-map", "All cells and widths", partial(cell_plots.heat_map, part, own)))
-    if not grid or logged["name"].str.startswith("drift/").any():
+        made.append(item(join("accuracy-latency", device), "Accuracy by latency",
+                         partial(pictures.accuracy_by, timed, grid, "latency_ms")))
+    if grid.manifest.cost:
+        made.append(item("accuracy-cost", "Accuracy by training cost", partial(pictures.accuracy_by_cost, part, grid)))
+    made.append(item("heat-map", "All cells and widths", partial(pictures.heat_map, part, grid)))
+    if logged["name"].str.startswith("drift/").any():
         made.append(item("drift-accuracy", "Does temporal consistency predict success?",
-                         partial(cell_plots.drift_by_accuracy, part, logged, own)))
+                         partial(training.drift_by_accuracy, part, logged, grid)))
     return made
 
 
-def _of_training(name: str, part: pd.DataFrame) -> list[PictureItem]:
+def _of_training(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureItem]:
     """Curves of one grid's training: losses, drift, rank and spread of the features."""
-    if len(part) and part["grid"].iloc[0] in grid_tables.ROWS:
-        return []
-    first = part.iloc[0] if len(part) else {"grid": "", "preset": ""}
-    facets = Facets(first["grid"], "", "", first["preset"])
-    made = [PictureItem(join(kind, name), join(title, f"({first['grid']}, {first['preset']})", by=" "), partial(draw, part), facets)
-            for kind, title, draw in (("training-base-loss", "Base loss", plots.training_base),
-                                      ("training-distillation-loss", "Loss of the narrower widths", plots.training_distillation),
-                                      ("drift", "Drift of the guidance", plots.drift))]
+    first = part.iloc[0]
+    facets, grid = Facets(first["grid"], "", "", first["preset"]), _grid(frames, first)
+    about = f"({first['grid']}, {first['preset']})"
+    made = [PictureItem(join(kind, name), f"{title} {about}", partial(draw, part, grid), facets)
+            for kind, title, draw in (("training-base-loss", "Base loss", training.base_loss),
+                                      ("training-distillation-loss", "Loss of the narrower widths", training.distillation_loss),
+                                      ("drift", "Drift of the guidance", training.drift))]
     widths = part.loc[part["name"].eq("effective_rank"), "width"].dropna()
     for width in sorted({widths.min(), widths.max()}) if len(widths) else [1.0]:
-        title = f"Effective rank and spread of the features at width {width:g} ({first['grid']}, {first['preset']})"
-        made.append(PictureItem(join(f"collapse-width-{width:g}", name), title, partial(plots.collapse, part, width),
-                                replace(facets, width=float(width))))
+        made.append(PictureItem(join(f"collapse-width-{width:g}", name),
+                                f"Effective rank and spread of the features at width {width:g} {about}",
+                                partial(training.collapse, part, grid, width), replace(facets, width=float(width))))
     return made
 
 
@@ -189,11 +180,11 @@ def _text(name: str, value: object) -> str:
 
 
 def _dense(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores[scores["task"].isin(list(task_tables.DENSE_METRICS)) & scores["value"].notna()]
+    return scores[scores["task"].isin(list(tasks.DENSE_METRICS)) & scores["value"].notna()]
 
 
-def _same_setting(runs: pd.DataFrame, first: pd.Series) -> pd.DataFrame:
-    return runs[runs["grid"].eq(first["grid"]) & runs["setting"].eq(first["setting"]) & runs["preset"].eq(first["preset"])]
+def _grid(frames: Frames, first: pd.Series) -> Grid:
+    return of_setting(frames.grids, frames.runs, first)
 
 
 def _facets(first: pd.Series) -> Facets:

@@ -12,23 +12,24 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from results import apart, store
+from results.grids import read_grids
 from rundir.errors import UserError
 from rundir.files import Damaged
+from rundir.manifest import GridManifest
 from rundir.reading import (
     APART_RECORDS,
     APART_RUNS,
     FACTOR_NUMBERS,
     FACTORS,
     FILES,
-    METHODS,
     METRIC_COLUMNS,
     RECORD_COLUMNS,
     RECORD_NUMBERS,
@@ -40,15 +41,16 @@ from rundir.reading import (
 )
 from rundir.schema import File, State
 
-__all__ = ["CELL_COLUMNS", "METHODS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all",
-           "load_metrics", "load_runs", "run_directories", "save"]
+__all__ = ["CELL_COLUMNS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all", "load_metrics", "load_runs",
+           "run_directories"]
 
 # What names an experiment; these columns are the same in all three frames.
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
                 "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
 COST_COLUMNS = ["train_seconds", "train_flops"]
 ORIGIN_COLUMNS = ["commit", "hardware", "command", "place"]
-RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path"]
+RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path",
+               "alike"]
 SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, "commit", "place"]
 _RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS]
 _HASHED = re.compile(r"-[0-9a-f]{8}$")
@@ -58,12 +60,14 @@ Places = Path | str | Sequence[Path | str]
 
 @dataclass(frozen=True)
 class Frames:
-    """Everything below some directories: the three frames, and a line for each run (or file of one) that was left out of them."""
+    """Everything below some directories: the three frames, a line for each run (or file of one) that was left out of them, and
+    the grids by name."""
 
     scores: pd.DataFrame
     runs: pd.DataFrame
     metrics: pd.DataFrame
     left_out: tuple[str, ...]
+    grids: Mapping[str, GridManifest]
 
 
 def load_all(runs: Places, keep: bool = True) -> Frames:
@@ -73,7 +77,8 @@ def load_all(runs: Places, keep: bool = True) -> Frames:
     """
     known, records, left_out = _read(runs, keep)
     metrics, more = _read_metrics(runs, known, keep)
-    return Frames(_scores(known, records), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more])))
+    grids, missing = read_grids(known)
+    return Frames(_scores(known, records), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more, *missing])), grids)
 
 
 def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
@@ -89,7 +94,7 @@ def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
                          "directory of a grid's runs, such as runs/guidelines")
     runs = current(frames.runs).reset_index(drop=True)
     scores, metrics = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics))
-    return Frames(scores, runs, metrics, left_out)
+    return replace(frames, scores=scores, runs=runs, metrics=metrics, left_out=left_out)
 
 
 def _seen_from(roots: Sequence[str], line: str) -> str:
@@ -145,14 +150,6 @@ def current(runs: pd.DataFrame) -> pd.DataFrame:
     """
     keep = _by_age(runs).drop_duplicates(["grid", "cell", "setting", "seed"], keep="last").index
     return runs.loc[runs.index.isin(keep)]
-
-
-def save(scores: pd.DataFrame, stem: Path) -> list[Path]:
-    """Write a frame as ``stem``.parquet and ``stem``.csv; :func:`pandas.read_parquet` gives the same frame back."""
-    paths = [stem.with_suffix(".parquet"), stem.with_suffix(".csv")]
-    scores.to_parquet(paths[0], index=False)
-    scores.to_csv(paths[1], index=False)
-    return paths
 
 
 def run_directories(runs: Path) -> list[Path]:
@@ -294,7 +291,7 @@ def _read_scores(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, s
         if row is not None:
             rows.append(row)
             records += [{**record, "path": row["path"]} for record in own]
-    return {"runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS], _RUN_NUMBERS, integers=("seed",)),
+    return {"runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS[1:]], _RUN_NUMBERS, integers=("seed",)),
             "records": _columns(records, [*RECORD_COLUMNS, *APART_RECORDS, "path"], RECORD_NUMBERS)}, left_out
 
 

@@ -21,7 +21,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results import plots
+from results.grids import Grid
+from results.plots import drawing
 from rundir.atomic import make_folder
 from rundir.files import Damaged, read_json
 from rundir.schema import REPORT_FORMAT
@@ -40,7 +41,7 @@ class Written:
 
 def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
           after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
-          kinds: Sequence[str] = plots.KINDS) -> Written:
+          kinds: Sequence[str] = drawing.KINDS) -> Written:
     """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
 
     A report that fails half-way leaves the old one as it was; of several at once each waits for the one before. Drawing takes most
@@ -74,14 +75,14 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
         made = Path(folder)
         for name, draw in pictures.items():
-            drawn[name], files = fingerprint(draw), plots.files(Path(name), kinds)
+            drawn[name], files = fingerprint(draw), drawing.files(Path(name), kinds)
             if earlier.get("pictures", {}).get(name) == drawn[name] and all((out / file).is_file() for file in files):
                 for file in files:
                     shutil.copyfile(out / file, made / file)
                 continue
             try:
-                plots.save(draw(), made / name, kinds)
-            except plots.NothingToPlot as reason:
+                drawing.save(draw(), made / name, kinds)
+            except drawing.NothingToPlot as reason:
                 result.skipped[name] = str(reason)
         for name, put in {**writers, **after(made)}.items():
             put(made / name)
@@ -126,8 +127,10 @@ def _earlier(out: Path) -> dict[str, Any]:
 
 def fingerprint(draw: partial[Figure]) -> str:
     """Of all that decides a picture: the rows and options it is drawn from, this package's code, matplotlib."""
-    frames = [value for value in draw.args if isinstance(value, pd.DataFrame)]
-    options = [value for value in draw.args if not isinstance(value, pd.DataFrame)]
+    grids = [value for value in draw.args if isinstance(value, Grid)]
+    frames = [value for value in draw.args if isinstance(value, pd.DataFrame)] + [grid.runs for grid in grids]
+    options = [value for value in draw.args if not isinstance(value, (pd.DataFrame, Grid))]
+    options += [(grid.manifest.title, grid.manifest.columns, grid.manifest.rows) for grid in grids]
     known = hashlib.sha256(f"{matplotlib.__version__} {draw.func.__name__} {options}".encode())
     for rows in frames:
         same = rows.drop(columns=["state", "path", "place", "command"], errors="ignore")
@@ -137,5 +140,5 @@ def fingerprint(draw: partial[Figure]) -> str:
 
 
 def _code() -> bytes:
-    sources = sorted([*Path(__file__).parent.rglob("*.py"), plots.STYLE])
+    sources = sorted([*Path(__file__).parent.rglob("*.py"), drawing.STYLE])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).digest()

@@ -18,19 +18,22 @@ if __name__ == "__main__":  # as a script, results/ is on the path, not the dire
 
 import rich.console
 
-from results import contents, frame, output, paper, plots, render, tables
+from results import contents, frame, output, paper
 from results.claims import judging, rendering, sources
-from results.html import html
-from results.latex import latex
 from results.output import MANIFEST
 from results.page import Made, Picture, page
+from results.plots import drawing
+from results.tables import render
+from results.tables.html import html
+from results.tables.latex import latex
+from results.tables.scores import mark_collapse
 from rundir.arguments import Parser, place
 from rundir.cli import cli
 from rundir.commit import git_commit
 from rundir.reading import portable
 from rundir.schema import REPORT_FORMAT
 
-__all__ = ["MANIFEST", "Report", "build", "main", "report", "show"]
+__all__ = ["MANIFEST", "Report", "build", "main", "show"]
 
 RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated, "tex": latex,
                                                        "html": html}
@@ -51,36 +54,28 @@ class Report:
     left_out: tuple[str, ...] = ()
 
 
-def report(runs: frame.Places, out: Path | None = None) -> dict[str, Path]:
-    """Write everything about the runs; the path of each file by its name.
-
-    ``out`` defaults to report/ in the grid's directory. Each file is replaced in one move, and what an earlier report
-    wrote there and this one does not is removed. Raises :class:`UserError`.
-    """
-    return build(runs, out).paths
-
-
 def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
           small: bool = False, grids: Sequence[Path] = ()) -> Report:
-    """:func:`report` with the tables themselves, the verdicts and the reasons for pictures that were skipped.
+    """Write everything about the runs to ``out``, by default report/ in the grid's directory.
 
-    ``intervals``: with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the
-    page says it was made by. ``small``: pictures as SVG only, and of each data set's best protocol only. ``grids``: grid files
-    whose claims count beside those of the runs' manifests.
+    Each file is replaced in one move, and what an earlier report wrote there and this one does not is removed. ``intervals``:
+    with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the page says it
+    was made by. ``small``: pictures as SVG only, and of each data set's best protocol only. ``grids``: grid files whose claims
+    count beside those of the runs' manifests.
     """
     roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     loaded = _load(roots, keep)
     claims, unread = sources.of_places(roots, grids)
-    loaded = replace(loaded, left_out=(*loaded.left_out, *unread))
+    loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *unread])))
     result = Report(Path(out) if out is not None else _default_out(roots), left_out=loaded.left_out)
-    items = contents.all_tables(loaded.scores, loaded.runs)
-    pictures = {item.name: item for item in contents.all_pictures(loaded.scores, loaded.metrics, loaded.runs, small)}
+    items = contents.all_tables(loaded)
+    pictures = {item.name: item for item in contents.all_pictures(loaded, small)}
     result.verdicts = judging.judge(claims, loaded.scores, loaded.runs, loaded.metrics)
     result.tables = [item.table for item in items]
     made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", git_commit() or "")
     renderers = WITH_INTERVALS if intervals else RENDERERS
     numbers = paper.published()
-    beside = paper.beside(numbers, loaded.scores)
+    beside = paper.beside(numbers, loaded.scores, loaded.grids)
     writers = {f"{table.name}.{suffix}": output.text(write(table))
                for table in [*result.tables, beside] for suffix, write in renderers.items()}
     writers |= _frame_writers(loaded) | _claim_writers(result.verdicts, made)
@@ -93,7 +88,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
 
     written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
                            {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
-                           ("svg",) if small else plots.KINDS)
+                           ("svg",) if small else drawing.KINDS)
     result.paths, result.skipped = written.paths, written.skipped
     return result
 
@@ -101,11 +96,11 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
 def _load(roots: Sequence[Path], keep: bool) -> frame.Frames:
     """The frames of the runs that count."""
     loaded = frame.current_of(frame.load_all(roots, keep), roots)
-    return replace(loaded, scores=tables.mark_collapse(loaded.scores, loaded.metrics))
+    return replace(loaded, scores=mark_collapse(loaded.scores, loaded.metrics))
 
 
 def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
-    scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns="path")
+    scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns=["path", "alike"])
     return {"frame.parquet": lambda path: scores.to_parquet(path, index=False),
             "frame.csv": lambda path: scores.to_csv(path, index=False),
             "runs.csv": lambda path: runs.to_csv(path, index=False)}

@@ -13,9 +13,9 @@ import re
 import reprlib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from rundir import setting
 from rundir.experiment import OTHER_RUNS, changes, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
 from rundir.records import DEFAULTS, content, has
@@ -251,10 +251,8 @@ def _cell(config: Fields) -> dict[str, Any]:
     base, distill, teacher = (config.text(f"objective.{name}") for name in ("base_loss", "distill_loss", "teacher"))
     low, high = float(config.number("widths.min")), float(config.number("widths.max"))
     kind = _kind(config, low == high, distill == "none")
-    limit = config.number("data.limit", None)
-    trained = (f"{_pretrained_on(config)}{f' ({limit:,} images)' if limit else ''} at {config.number('data.size')} pixels, "
-               f"{config.text('model.arch')}, {config.number('optimizer.epochs')} epochs, batch "
-               f"{config.number('optimizer.batch_size')}")
+    trained = setting.in_words(_pretrained_on(config), config.number("data.limit", None), config.number("data.size"),
+                               config.text("model.arch"), config.number("optimizer.epochs"), config.number("optimizer.batch_size"))
     seed = config.number("seed")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise Damaged(f"{config.source}: seed is {reprlib.repr(seed)}, not a whole number of 63 bits")
@@ -266,7 +264,7 @@ def _cell(config: Fields) -> dict[str, Any]:
             "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
             "arch": config.text("model.arch"), "width_min": low, "width_max": high,
             # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
-            "setting": config.text("experiment.setting", "") or trained, "trained": trained,
+            "setting": setting.as_now(config.text("experiment.setting", ""), _pretrained_on(config)) or trained, "trained": trained,
             "preset": config.text("experiment.preset", ""), "needs": run_name(_needed(config)),
             "seed": seed}
 
@@ -285,8 +283,7 @@ def _same(config: Fields) -> dict[str, Any]:
 
 def _pretrained_on(config: Fields) -> str:
     """The name that records of evaluation on the pretraining data have: an image folder is called by its directory."""
-    name = config.text("data.name")
-    return Path(config.text("data.root", "") or name).name if name == "folder" else name
+    return setting.data_name(config.text("data.name"), config.text("data.root", ""))
 
 
 def _kind(config: Fields, one_width: bool, naive: bool) -> str:

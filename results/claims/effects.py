@@ -12,7 +12,7 @@ from scipy import stats
 
 from results.claims.schema import Claim
 from results.statistics.intervals import clopper_pearson
-from results.tables import METRICS, collapsed
+from results.tables.scores import METRICS, collapsed
 from rundir.schema import State
 
 MIN_CELLS = 4  # a rank correlation over fewer cells says nothing

@@ -11,7 +11,7 @@ import rich.table
 
 from results.claims.judging import CONTRADICTED, NO_RUNS, SUPPORTED, UNDECIDED, Verdict, no_runs
 from results.statistics.sequential import MOST_SEEDS
-from results.tables import METRICS
+from results.tables.scores import METRICS
 
 MEANING = ("Effect: mean over seeds. Tests and 95 % intervals hold at any number of seeds, whenever one looks: a sequential "
            "paired t-test over seeds, its binomial counterpart for the share of seeds that collapse. A claim about each of "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from results.claims.effects import of_cells
-from results.render import MISSING, Column, Row, Score, Table
-from results.tables import METRICS, summarize, width_name
+from results.grids import cells_of_papers
+from results.tables.render import MISSING, Column, Score, Table, TableRow
+from results.tables.scores import METRICS, summarize, width_name
 from rundir.errors import UserError
+from rundir.manifest import GridManifest
 from rundir.schema import PUBLISHED_FORMAT
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -28,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Number:
-    """One published number (percent; None: not filled in) and the cells of ours that are compared with it."""
+    """One published number (percent; None: not filled in) and the rows of ours (``paper`` in a grid file) that stand beside it."""
 
     method: str
     arch: str
@@ -41,7 +43,7 @@ class Number:
     n: int | None
     source: Source
     place: str
-    cells: tuple[str, ...]
+    ours: str
     epochs: int | None = None
     recipe: str = ""  # how it was trained, where sources differ in it
 
@@ -62,22 +64,23 @@ def published(path: Path = PUBLISHED) -> list[Number]:
             raise UserError(f"{name}: no source {entry.get('source')!r}; write one under sources, with title and url")
         if entry["value"] is not None and not entry.get("place"):
             raise UserError(f"{name}: place is empty; say in which table of the source the number stands, or write value: null")
-        found.append(Number(**entry | {"source": sources[entry["source"]], "cells": tuple(entry["cells"])}))
+        found.append(Number(**entry | {"source": sources[entry["source"]]}))
     return found
 
 
-def beside(numbers: list[Number], scores: pd.DataFrame, name: str = "table-published") -> Table:
+def beside(numbers: list[Number], scores: pd.DataFrame, grids: Mapping[str, GridManifest], name: str = "table-published") -> Table:
     """The published numbers, and the mean of our runs of the same network, data set, metric and width where there are any."""
     scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
-    rows, ours = [], []
+    rows, ours, cells = [], [], cells_of_papers(grids)
+    places = pd.Series(list(zip(scores["grid"], scores["cell"], strict=True)), index=scores.index, dtype=object)
     for number in numbers:
-        own = _ours(number, scores)
+        own = _ours(number, scores[places.isin(list(cells.get(number.ours, ())))] if number.ours else scores[:0])
         ours.append(own)
         value = MISSING if number.value is None else _as_given(number.value) + (f" ± {number.std:.1f}" if number.std else "")
         where = ", ".join(filter(None, [number.source.url, number.place]))
         labels = (number.method, number.recipe or MISSING, number.arch, number.dataset, METRICS.get(number.metric, number.metric),
                   width_name(number.width), MISSING if number.epochs is None else str(number.epochs), value, where)
-        rows.append(Row(f"{number.task}, {number.dataset}", labels, (own,), number.width))
+        rows.append(TableRow(f"{number.task}, {number.dataset}", labels, (own,), number.width))
     seeds = max((score.n for score in ours if score), default=0)
     columns = tuple(Column(text, "right" if text in ("Width", "Epochs", "Published") else "left")
                     for text in ("Method", "Recipe", "Network", "Data", "Metric", "Width", "Epochs", "Published", "Source"))
@@ -94,8 +97,7 @@ def _as_given(value: float) -> str:
 
 
 def _ours(number: Number, scores: pd.DataFrame) -> Score | None:
-    scores = scores[scores["variant"].eq("")] if len(scores) else scores
-    found = of_cells(scores, number.cells) if len(scores) and number.cells else scores[:0]
+    found = scores[scores["variant"].eq("")]
     for column in ("arch", "task", "dataset", "metric"):
         found = found[found[column].eq(getattr(number, column))]
     found = found[found["width"].sub(number.width).abs().lt(1e-6) & found["label_fraction"].eq(1) & found["initial"].ne("random")]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from results import contents, plots
+from results import contents
+from results.plots import drawing
 from tests.results.synthetic import write_grid
 
 SMALL_SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect width="40" height="30" fill="#0072B2"/></svg>'
@@ -29,7 +30,7 @@ def undrawn_module():
     whole = contents.all_pictures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "all_pictures", lambda *args: list(map(undraw, whole(*args))))
-        patch.setattr(plots, "save", lambda _, stem, kinds: [path.write_text(SMALL_SVG) for path in plots.files(stem, kinds)])
+        patch.setattr(drawing, "save", lambda _, stem, kinds: [path.write_text(SMALL_SVG) for path in drawing.files(stem, kinds)])
         yield
 
 

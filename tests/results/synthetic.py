@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from zlib import crc32
@@ -11,7 +13,10 @@ from zlib import crc32
 import numpy as np
 import yaml
 
-from rundir import manifest
+from ablations import gridfile
+from results.frame import load_all
+from results.grids import Grid
+from rundir.manifest import GridManifest, read, write
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 GRIDS = Path(__file__).resolve().parents[2] / "ablations" / "grids"
@@ -56,6 +61,9 @@ def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", n
     if state == "done":
         status["finished"] = finished
     (path / "status.json").write_text(json.dumps(status))
+    described = manifest(cfg["experiment"]["grid"])
+    if described and read(grid_directory) is None:
+        write(grid_directory, described)
     if records:
         (path / "result.json").write_text(json.dumps({"format": 1, "records": [{"seed": seed} | entry for entry in records]}))
         (path / "provenance.json").write_text(json.dumps({"format": 1, "train_seconds": cost[0], "train_flops": cost[1]}))
@@ -64,10 +72,25 @@ def write_run(grid_directory: Path, cfg, records=(), metrics=(), state="done", n
     return path
 
 
+@functools.cache
+def manifest(grid: str, widths=WIDTHS) -> GridManifest | None:
+    """What a launch says of a grid that comes with the project, without its claims; None of others."""
+    file = gridfile.load(grid) if grid in gridfile.grids() else None
+    return file and replace(file.manifest(file.cells(widths, EPOCHS)), claims=())
+
+
+def grid_of(place: Path) -> Grid:
+    """The one grid whose runs are at ``place``."""
+    frames = load_all(place)
+    [name] = frames.grids
+    return Grid(frames.grids[name], frames.runs)
+
+
 def write_manifest(grid_directory: Path, claims=()):
-    """The manifest of a grid, as far as claims are concerned."""
+    """The manifest of a grid with these claims."""
     grid_directory.mkdir(parents=True, exist_ok=True)
-    manifest.write(grid_directory, manifest.GridManifest(grid_directory.name, "", (), (), claims=tuple(claims)))
+    plain = manifest(grid_directory.name) or GridManifest(grid_directory.name, "", (), ())
+    write(grid_directory, replace(plain, claims=tuple(claims)))
 
 
 def metric(name, epoch, value, width=None, step=None):
@@ -106,7 +129,7 @@ def write_grid(grid_directory: Path, seeds=(100, 101, 102), metrics=("knn",), ep
         rng = np.random.default_rng(seed)
         for base, distill, teacher in product(("mse", "infonce"), ("mse", "infonce", "none"), ("online", "momentum")):
             naive = distill == "none"
-            if naive and teacher == "momentum":
+            if naive and (base == "mse") != (teacher == "online"):
                 continue
             good = 0.62 + 0.15 * (base == "infonce") + 0.08 * (distill == "infonce") + 0.05 * (teacher == "momentum")
             cell = f"naive-{base}-{teacher}" if naive else ""
@@ -115,6 +138,8 @@ def write_grid(grid_directory: Path, seeds=(100, 101, 102), metrics=("knn",), ep
                       [record(WIDTHS[k], v - 0.02 * i, m) for i, m in enumerate(metrics) for k, v in enumerate(values)],
                       curves(base, distill, teacher, seed, epochs=epochs, naive=naive))
         for base, teacher, width in product(("mse", "infonce"), ("online", "momentum"), WIDTHS):
+            if width < 1 and (base, teacher) not in (("mse", "online"), ("infonce", "momentum")):
+                continue  # the methods at the ends of the grid have a network for each width, the others one
             cell = f"individual-{base}-{teacher}-w{width}"
             value = 0.6 + 0.2 * (base == "infonce") - 0.22 * (1 - width) + rng.normal(0, 0.015)
             write_run(grid_directory, config(base, "none", teacher, seed, (width, width), cell),

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from results import frame
-from results.frame import CELL_COLUMNS, current, guidelines, load, load_all, load_metrics, load_runs, save
+from results.frame import CELL_COLUMNS, current, guidelines, load, load_all, load_metrics, load_runs
+from results.report import build
 from rundir import reading
 from rundir.errors import UserError
 from tests.results.synthetic import config, metric, record, write_run
@@ -310,9 +311,10 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(tmp_path):
 def test_parquet_and_csv_give_the_frame_back(tmp_path):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5), record(0.5, None, label_fraction=0.1)])
     scores = load(tmp_path)
-    parquet, text = save(scores, tmp_path / "frame")
-    assert pd.read_parquet(parquet)["value"].tolist()[:1] == pd.read_csv(text)["value"].tolist()[:1] == [0.5]
-    assert list(pd.read_parquet(parquet)) == list(pd.read_csv(text)) == list(scores)
+    made = build(tmp_path).paths
+    parquet, text = pd.read_parquet(made["frame.parquet"]), pd.read_csv(made["frame.csv"])
+    assert parquet["value"].tolist()[:1] == text["value"].tolist()[:1] == [0.5]
+    assert list(parquet) == list(text) == [*scores, "collapsed"]
 
 
 def test_several_directories_and_the_same_run_in_two_of_them(tmp_path):

@@ -9,12 +9,16 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
-from results import grid_plots, grid_tables, plots, report
+from ablations import gridfile
+from results import report
 from results.frame import load, load_runs
-from results.latex import latex
-from results.render import MISSING, comma_separated, markdown
-from results.tables import RowSpec
-from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, record, write_run
+from results.plots import scores as plots
+from results.plots.drawing import NothingToPlot, decades
+from results.tables import cost as costs
+from results.tables.latex import latex
+from results.tables.render import MISSING, comma_separated, markdown
+from results.tables.scores import grid_table
+from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, grid_of, manifest, record, write_run
 
 GUIDED = ("infonce", "infonce", "momentum")
 
@@ -27,7 +31,7 @@ def add(path, grid, cell, values=(), seed=100, cost=(60.0, 1e12), widths=(0.25, 
 
 
 def table(path, name):
-    return grid_tables.TABLES[name](load(path), load_runs(path), name)
+    return grid_table(load(path), grid_of(path), name)
 
 
 def row_of(table, *labels):
@@ -53,17 +57,15 @@ def test_every_row_of_a_grid_is_there_before_anything_has_run(tmp_path):
 
 def test_rows_hold_their_own_cells_scores_and_no_others(tmp_path):
     """Every cell of every grid with a score of its own; each must turn up once, in the row that selects its cell."""
-    for grid, rows in grid_tables.ROWS.items():
+    for grid in gridfile.grids():
         values = {}
-        for place, row in enumerate(rows()):
-            cells = [row.where["cell"]] if "cell" in row.where else [f"{row.where['family']}-w{width}" for width in WIDTHS]
-            for cell in cells:
-                width = float(cell.rpartition("-w")[2]) if "family" in row.where else 1.0
-                add(tmp_path / grid, grid, cell, {width: 0.3 + place / 100}, widths=(width, width) if width < 1 else (0.25, 1.0))
-            values[row.labels] = [0.3 + place / 100] * (len(WIDTHS) if "family" in row.where else 1)
+        for place, row in enumerate(manifest(grid).rows):
+            for cell, width in row.cells.items():
+                add(tmp_path / grid, grid, cell, {width or 1.0: 0.3 + place / 100}, widths=(width or 0.25, width or 1.0))
+            values[row.section, row.labels[0], place] = [0.3 + place / 100] * len(row.cells)
         made = table(tmp_path / grid, grid)
-        assert {row.labels[:len(next(iter(values)))]: [s.mean for s in row.scores if s] for row in made.rows} == values
-        assert len({(row.section, row.short) for row in rows()}) == len(rows())
+        assert {(row.section, row.labels[0], place): [s.mean for s in row.scores if s]
+                for place, row in enumerate(made.rows)} == values
 
 
 def test_a_cell_that_the_grid_does_not_know_is_shown_last(tmp_path):
@@ -71,7 +73,7 @@ def test_a_cell_that_the_grid_does_not_know_is_shown_last(tmp_path):
     add(tmp_path, "head", "two-layers", {1.0: 0.6}, base=("mse", "mse", "online"))
     made = table(tmp_path, "head")
     assert (made.rows[-1].section, made.rows[-1].labels, made.rows[-1].scores[0].mean) == ("other", ("two-layers", "", ""), 0.6)
-    assert len(made.rows) == len(grid_tables.head_rows()) + 1
+    assert len(made.rows) == len(manifest("head").rows) + 1
 
 
 def test_momentum_and_regularization_rows_say_their_factors(tmp_path):
@@ -125,16 +127,17 @@ def test_a_baseline_that_does_not_serve_all_widths_yet_has_no_cost(compared):
 
 
 def test_distillation_from_a_teacher_that_is_not_known_has_no_cost(compared):
-    rows, runs = grid_tables.with_family(load(compared)), grid_tables.with_family(load_runs(compared))
-    seed = RowSpec("", ("",), {"family": "seed"})
-    assert grid_tables.training_cost(seed, rows, runs).trainings == 5
-    assert math.isnan(grid_tables.training_cost(seed, rows, runs[~runs["cell"].str.startswith("individual")]).trainings)
+    scores, grid = load(compared), grid_of(compared)
+    [seed] = [line for line in grid.lines if line.name.startswith("SEED")]
+    assert costs.training_cost(seed, scores, grid.runs).trainings == 5
+    alone = grid.runs["cell"].str.startswith("individual")
+    assert math.isnan(costs.training_cost(seed, scores, grid.runs[~alone]).trainings)
 
 
 @pytest.mark.parametrize(("values", "unit"), [([5e12], "GFLOPs"), ([2e13, 1e11], "TFLOPs"), ([9e18, math.nan], "PFLOPs"),
                                               ([3e19], "EFLOPs"), ([], "GFLOPs"), ([math.nan], "GFLOPs")])
 def test_units_fit_the_largest_cost(values, unit):
-    assert grid_tables.unit(values, grid_tables.FLOP_UNITS)[1] == unit
+    assert costs.unit(values, costs.FLOP_UNITS)[1] == unit
 
 
 def test_formats_have_the_cost(compared):
@@ -146,12 +149,10 @@ def test_formats_have_the_cost(compared):
     assert "all trainings that serving all these widths takes" in made.caption
 
 
-@pytest.mark.parametrize("grid", ["regularization"])
-def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
-    for row in grid_tables.ROWS[grid]():
-        if "cell" in row.where:
-            add(tmp_path / grid, grid, row.where["cell"], all_widths(), base=GUIDED)
-    made = report.build(tmp_path / grid)
+def test_a_grid_gets_its_table_and_its_pictures(tmp_path):
+    for cell in manifest("sampling").cells:
+        add(tmp_path / "sampling", "sampling", cell, all_widths(), base=GUIDED)
+    made = report.build(tmp_path / "sampling")
     pictures = [f"{what}-digits-knn.{kind}" for what in ("accuracy-cost", "accuracy-flops", "accuracy-width", "heat-map")
                 for kind in ("png", "svg")]
     assert sorted(made.paths) == sorted([*ALWAYS, *(f"table-digits-knn.{kind}" for kind in FORMATS), *pictures])
@@ -159,13 +160,13 @@ def test_a_grid_gets_its_table_and_its_pictures(tmp_path, grid):
 
 
 def test_pictures_show_the_rows_of_the_table(compared):
-    scores, runs = load(compared), load_runs(compared)
-    figure = grid_plots.accuracy_by_width(scores, runs)
+    scores, grid = load(compared), grid_of(compared)
+    figure = plots.accuracy_by_width(scores, grid)
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     shown = {title: [text.get_text() for text in axis.get_legend().get_texts()] for title, axis in panels.items()}
     assert shown == {"US3L": ["US3L"], "one training per width": ["BYOL, individually trained", "SEED, from a larger BYOL"]}
     assert list(panels["US3L"].containers[0].lines[0].get_ydata()) == pytest.approx([82.5, 85.0, 87.5, 90.0])
-    axis = grid_plots.accuracy_by_cost(scores, runs).axes[1]
+    axis = plots.accuracy_by_cost(scores, grid).axes[1]
     assert axis.get_title() == "Width 0.25" and axis.get_xscale() == "log"
     points = {box.get_label(): (box.lines[0].get_xdata()[0], box.lines[0].get_ydata()[0]) for box in axis.containers}
     assert points["US3L"] == pytest.approx((100e12, 82.5)) and points["SEED, from a larger BYOL"] == pytest.approx((48e12, 60.0))
@@ -173,11 +174,11 @@ def test_pictures_show_the_rows_of_the_table(compared):
 
 def test_nothing_to_plot_is_said(tmp_path):
     add(tmp_path, "update", "mse-mse-online-per_width", {1.0: 0.5}, cost=(None, None))
-    scores, runs = load(tmp_path), load_runs(tmp_path)
-    with pytest.raises(plots.NothingToPlot, match="train_flops"):
-        grid_plots.accuracy_by_cost(scores, runs)
-    with pytest.raises(plots.NothingToPlot, match="no scores"):
-        grid_plots.accuracy_by_width(scores[:0], runs)
+    scores, grid = load(tmp_path), grid_of(tmp_path)
+    with pytest.raises(NothingToPlot, match="train_flops"):
+        plots.accuracy_by_cost(scores, grid)
+    with pytest.raises(NothingToPlot, match="no scores"):
+        plots.accuracy_by_width(scores[:0], grid)
 
 
 def test_cells_of_a_launch_share_a_table_though_their_epochs_differ(tmp_path):
@@ -226,15 +227,14 @@ def test_the_authors_baseline_is_no_cell_of_the_guidelines(tmp_path):
         write_run(tmp_path, cfg, [record(1.0, value)])
     found = {row.labels[6:]: row.scores[0].mean for row in table(tmp_path, "guidelines").rows if row.scores[0]}
     assert found == {("own", "SimSiam + MSE distillation"): 0.8, ("shared", "SimSiam, US-Net as the authors run it"): 0.3}
-    assert set(plots.training_kind(load(tmp_path))) == {"MSE distillation", "US-Net, shared predictor"}
 
 
 def test_pictures_name_a_recipe_once(tmp_path):
     """Tables have a column of recipes; a legend of methods does not repeat them."""
     for cell in ("us3l", "usnet-simsiam", "mine"):
         add(tmp_path, "paper", cell, all_widths(0.5))
-    names = {row.where.get("cell"): row.labels for row in grid_tables.named_rows("paper", load_runs(tmp_path))}
-    assert (names["us3l"], names["usnet-simsiam"], names["mine"]) == (("US3L",), ("US-Net + SimSiam",), ("mine",))
+    names = {cell: line.name for line in grid_of(tmp_path).lines for cell in line.cells}
+    assert (names["us3l"], names["usnet-simsiam"], names["mine"]) == ("US3L", "US-Net + SimSiam", "mine")
 
 
 @pytest.mark.parametrize("values", [(0.031, 0.046), (0.03, 0.05), (0.14, 0.37), (6.4e11, 3.8e12), (0.001, 20.0), (3.0, 3.0)])
@@ -242,7 +242,7 @@ def test_ticks_of_a_logarithmic_axis_are_few(values):
     axis = Figure(figsize=(3.0, 2.0)).subplots()
     axis.plot(values, [1.0, 2.0])
     axis.set_xscale("log")
-    plots.decades(axis.xaxis, values)
+    decades(axis.xaxis, values)
     low, high = axis.get_xlim()
     assert len([tick for tick in axis.get_xticks() if low <= tick <= high]) <= 6
 
@@ -251,7 +251,7 @@ def test_a_legend_starts_below_a_label_of_two_lines(tmp_path):
     for cell in ("us3l", "us3l-mse", "us3l-r50", "us3l-all-guidelines", "us3l-simsiam", "us3l-simsiam-momentum", "usnet-simsiam"):
         cfg = config("infonce", "mse", "momentum", cell=cell, grid="paper")
         write_run(tmp_path, cfg, [record(w, 0.5, latency_ms=10 * w, latency_on="a device") for w in (1.0, 0.25)])
-    figure = grid_plots.accuracy_by(load(tmp_path), load_runs(tmp_path), "latency_ms")
+    figure = plots.accuracy_by(load(tmp_path), grid_of(tmp_path), "latency_ms")
     figure.draw_without_rendering()
     for axis in figure.axes:
         assert "\n" in axis.get_xlabel()

@@ -10,8 +10,8 @@ from PIL import Image
 
 from results import report
 from results.frame import load, load_runs
-from results.html import html
-from results.render import Column, Row, Score, Source, Table
+from results.tables.html import html
+from results.tables.render import Column, Score, Source, Table, TableRow
 from tests.results import chromium
 from tests.results.synthetic import config, record, write_grid, write_run
 
@@ -179,7 +179,7 @@ class Tags(HTMLParser):
 def test_a_table_escapes_what_it_shows():
     sources = (Source('a"b', 1, 0.49), Source("c", 2, 0.51))
     score = Score(0.5, 0.01, 2, best=True, at_chance=True, low=0.49, high=0.51, sources=sources)
-    rows = (Row("", ("<script>", "see https://example.org/a?b=1&c=2, x"), (score,)), Row("", ("x", "y"), (None,)))
+    rows = (TableRow("", ("<script>", "see https://example.org/a?b=1&c=2, x"), (score,)), TableRow("", ("x", "y"), (None,)))
     columns = (Column("<A>"), Column("B", "right"))
     table = Table("odd", "<b>Odd</b>", "5 & 6", columns, "Score", ("1.0×",), rows, 2, ({"width": 1.0},))
     parsed = Tags()

@@ -13,8 +13,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from results import contents, output, plots, report
+from results import contents, output, report
 from results.frame import load
+from results.plots import drawing
 from rundir.errors import UserError
 from tests.program import exit_code
 from tests.results.conftest import undraw
@@ -31,9 +32,9 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def built(grid, drawn, tmp_path_factory):
-    save = plots.save
+    save = drawing.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda figure, stem, kinds: drawn.update({stem.name: figure}) or save(figure, stem, kinds))
+        patch.setattr(drawing, "save", lambda figure, stem, kinds: drawn.update({stem.name: figure}) or save(figure, stem, kinds))
         return report.build(grid, tmp_path_factory.mktemp("out"))
 
 
@@ -42,7 +43,7 @@ def undrawn(monkeypatch):
     """Pictures as empty files, for tests that are about something else."""
     whole = contents.all_pictures
     monkeypatch.setattr(contents, "all_pictures", lambda *args: list(map(undraw, whole(*args))))
-    monkeypatch.setattr(plots, "save", lambda _, stem, kinds: [path.touch() for path in plots.files(stem, kinds)])
+    monkeypatch.setattr(drawing, "save", lambda _, stem, kinds: [path.touch() for path in drawing.files(stem, kinds)])
 
 
 def test_every_table_and_picture_is_written(built):
@@ -64,9 +65,9 @@ def test_pictures_are_not_blank(built):
 @pytest.mark.parametrize(("stem", "labels"), [
     ("accuracy-width-digits-knn", ["Width (fraction of channels)", "k-NN (%)", "SimSiam", "momentum SimCLR", "0.75",
                                    "individually trained", "InfoNCE distillation", "MSE distillation", "naive US-Net"]),
-    ("accuracy-flops-digits-knn", ["MFLOPs per image (2 × MACs), log scale", "22.5", "mean over up to 3 seeds"]),
+    ("accuracy-flops-digits-knn", ["MFLOPs per image, log scale", "20", "mean over up to 3 seeds"]),
     ("training-base-loss", ["Epoch", "Base loss", "BYOL"]),
-    ("training-distillation-loss", ["Epoch", "MSE loss", "InfoNCE loss", "naive US-Net of that method"]),
+    ("training-distillation-loss", ["Epoch", "MSE loss", "InfoNCE loss", "SimSiam, naive US-Net"]),
     ("drift", ["Absolute drift", "Relative drift", "Epoch"]),
     ("collapse-width-0.25", ["Effective rank", "Feature std × √dim", "at width 0.25"])])
 def test_svg_holds_its_labels_as_text(built, stem, labels):
@@ -89,23 +90,21 @@ def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(built, draw
 
 def test_the_drawn_numbers_are_the_means(grid, built, drawn):
     scores, axis = load(grid), drawn["accuracy-width-digits-knn"].axes[0]
-    series = next(line for line in axis.get_lines() if line.get_color() == plots.TRAINING["MSE distillation"].color
+    series = next(line for line in axis.get_lines() if line.get_color() == drawing.LOOKS[0].color
                  and len(line.get_xdata()) == 4)
     part = scores[scores["cell"].eq("mse-mse-online")]
     assert np.allclose(series.get_xdata(), sorted(WIDTHS))
     assert np.allclose(series.get_ydata(), [100 * part.loc[part["width"].eq(w), "value"].mean() for w in sorted(WIDTHS)])
 
 
-def test_series_differ_in_colour_marker_and_line():
-    for looks in (plots.TRAINING, plots.METHOD):
-        assert len({look.color for look in looks.values()}) == len(looks)
-        assert len({look.marker for look in looks.values()}) == len(looks)
-    assert len({str(look.line) for look in plots.TRAINING.values()}) == len(plots.TRAINING)
+def test_series_differ_in_colour_and_in_marker_with_line():
+    assert len({look.color for look in drawing.LOOKS}) == len(drawing.LOOKS) == len({look.marker for look in drawing.LOOKS})
+    assert len({(look.marker, look.line) for look in drawing.LOOKS}) == len(drawing.LOOKS)
 
 
 def test_a_second_report_draws_nothing_again(grid, built, monkeypatch):
     before = {name: path.read_bytes() for name, path in built.paths.items()}
-    monkeypatch.setattr(plots, "save", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(drawing, "save", lambda *_: pytest.fail("drawn again"))
     again = report.build(grid, built.out)
     assert {name: path.read_bytes() for name, path in again.paths.items()} == before
 
@@ -130,10 +129,10 @@ def test_runs_without_any_score(tmp_path, capsys):
 
 def test_files_of_an_earlier_report_go_when_they_are_no_longer_made(tmp_path, undrawn):
     path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5), record(1.0, 0.6, "linear")])
-    first = report.report(tmp_path / "guidelines")
+    first = report.build(tmp_path / "guidelines").paths
     (path.parent / "report" / "mine.txt").write_text("kept")
     (path / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.5)]}))
-    second = report.report(tmp_path / "guidelines")
+    second = report.build(tmp_path / "guidelines").paths
     assert "table-digits-linear.md" in first and "table-digits-linear.md" not in second
     assert not first["table-digits-linear.md"].exists() and (path.parent / "report" / "mine.txt").exists()
     assert not [name for name in os.listdir(path.parent / "report") if name.startswith(".")]
@@ -141,13 +140,13 @@ def test_files_of_an_earlier_report_go_when_they_are_no_longer_made(tmp_path, un
 
 def test_a_failing_report_leaves_the_old_one(tmp_path, undrawn, monkeypatch):
     path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
-    before = report.report(tmp_path / "guidelines")["table-digits-knn.md"].read_text()
+    before = report.build(tmp_path / "guidelines").paths["table-digits-knn.md"].read_text()
     (path / "result.json").write_text(json.dumps({"format": 1, "records": [record(1.0, 0.9)]}))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plots, "save", full)
+    monkeypatch.setattr(drawing, "save", full)
     assert exit_code(report.main, ["--runs", str(tmp_path)]) == 2
     out = path.parent / "report"
     assert (out / "table-digits-knn.md").read_text() == before
@@ -177,7 +176,7 @@ def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
     with pytest.raises(UserError):
-        report.report(tmp_path / "empty")
+        report.build(tmp_path / "empty")
 
 
 def test_an_output_that_is_a_file(tmp_path, capsys):
@@ -255,7 +254,7 @@ def test_a_report_waits_for_the_one_before(tmp_path, undrawn, monkeypatch):
     out, ended = tmp_path / "guidelines" / "report", []
     out.mkdir()
     with output._alone(out):
-        other = threading.Thread(target=lambda: ended.append(report.report(tmp_path / "guidelines")))
+        other = threading.Thread(target=lambda: ended.append(report.build(tmp_path / "guidelines")))
         other.start()
         other.join(timeout=3)
         assert other.is_alive() and not list(out.iterdir())
@@ -266,7 +265,7 @@ def test_a_report_waits_for_the_one_before(tmp_path, undrawn, monkeypatch):
 def test_where_directories_cannot_be_locked_a_report_is_made_all_the_same(tmp_path, undrawn, monkeypatch):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
     monkeypatch.setattr(output.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(9, "Bad file descriptor")))
-    assert "index.html" in report.report(tmp_path / "guidelines")
+    assert "index.html" in report.build(tmp_path / "guidelines").paths
 
 
 @pytest.mark.parametrize("locked", [True, False])
@@ -277,7 +276,7 @@ def test_what_a_killed_report_left_goes_with_the_next_unless_it_may_be_anothers_
     (left / "index.html").touch()
     if not locked:
         monkeypatch.setattr(output.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(9, "Bad file descriptor")))
-    report.report(tmp_path / "guidelines")
+    report.build(tmp_path / "guidelines")
     assert left.exists() != locked
 
 
@@ -298,7 +297,7 @@ def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_pa
 
 def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_replaced(tmp_path, undrawn, capsys):
     path = write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
-    out = report.report(tmp_path / "guidelines")["index.html"].parent
+    out = report.build(tmp_path / "guidelines").paths["index.html"].parent
     (out / "runs.csv").unlink()
     (out / "runs.csv").mkdir()
     before = (out / "table-digits-knn.md").read_text()

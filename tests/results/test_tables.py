@@ -16,29 +16,28 @@ from rich.console import Console
 from pretrain.config import from_dict
 from pretrain.diagnostics import Diagnostics
 from pretrain.objective.networks import Student
-from results import tables
-from results.frame import load, load_metrics, load_runs
-from results.latex import latex, latex_escape
-from results.render import (
+from results.frame import load, load_metrics
+from results.tables import scores as tables
+from results.tables.latex import latex, latex_escape
+from results.tables.render import (
     MISSING,
     YES,
     Column,
-    Row,
     Score,
     Table,
+    TableRow,
     comma_separated,
     markdown,
     terminal,
 )
-from results.tables import above_chance, by_cell, guidelines, mark_collapse, width_name
-from tests.results.synthetic import config, metric, record, write_run
+from results.tables.scores import above_chance, grid_table, mark_collapse, width_name
+from tests.results.synthetic import config, grid_of, metric, record, write_run
 
 METHOD = 7  # position of the method among the left columns
 
 
 def build(path):
-    scores = load(path)
-    return guidelines(mark_collapse(scores, load_metrics(path)), load_runs(path))
+    return grid_table(mark_collapse(load(path), load_metrics(path)), grid_of(path), "guidelines")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +52,12 @@ def row_of(table, method):
 def test_rows_are_ordered_by_the_guidelines_satisfied(whole):
     table = whole
     ticks = ["".join(str(i) for i in range(1, 4) if row.labels[i - 1] == YES) for row in table.rows]
-    assert ticks == ["", "1", "2", "3", "12", "13", "23", "123", *[""] * 6]
+    assert ticks == ["", "1", "2", "3", "12", "13", "23", "123", *[""] * 7]
     assert [row.labels[METHOD] for row in table.rows] == [
         "SimSiam + MSE distillation", "SimCLR + MSE distillation", "SimSiam + InfoNCE distillation",
         "BYOL + MSE distillation", "SimCLR + InfoNCE distillation", "momentum SimCLR + MSE distillation",
-        "BYOL + InfoNCE distillation", "momentum SimCLR + InfoNCE distillation", "SimSiam, naive US-Net",
-        "SimCLR, naive US-Net", "SimSiam, individually trained", "BYOL, individually trained",
+        "BYOL + InfoNCE distillation", "momentum SimCLR + InfoNCE distillation", "SimSiam, US-Net as the authors run it",
+        "SimSiam, naive US-Net", "momentum SimCLR, naive US-Net", "SimSiam, individually trained", "BYOL, individually trained",
         "SimCLR, individually trained", "momentum SimCLR, individually trained"]
     assert table.value_names == ("1.0×", "0.75×", "0.5×", "0.25×")
     assert row_of(table, "BYOL + MSE distillation").labels[3:6] == ("MSE", "MSE", "momentum")
@@ -108,15 +107,15 @@ def test_missing_cells_and_unfinished_runs_are_said(tmp_path):
     write_run(tmp_path, config("mse", "none", "online", cell="naive-mse-online"), state="running")
     table = build(tmp_path)
     assert table.value_names == ("1.0×",)
-    assert [row.scores[0] is None for row in table.rows] == [False] + [True] * 8
+    assert [row.scores[0] is None for row in table.rows] == [False] + [True] * 14
     assert "2 of 3 runs are not done (1 failed, 1 running)" in table.caption
-    assert markdown(table).count(f"| {MISSING} |") == 8
+    assert markdown(table).count(f"| {MISSING} |") == 14
 
 
 def test_a_grid_without_any_score_has_a_table_of_rows_only(tmp_path):
     write_run(tmp_path, config(), state="running")
     table = build(tmp_path)
-    assert len(table.rows) == 8 and table.value_names == ()
+    assert len(table.rows) == 15 and table.value_names == ()
     assert markdown(table).count("\n") > 8
 
 
@@ -157,9 +156,9 @@ def test_collapse_is_judged_by_the_last_diagnostics_at_that_width(tmp_path, name
 
 
 def test_a_grid_of_another_name_gets_a_row_a_cell(tmp_path):
-    write_run(tmp_path, config(cell="dynamic", grid="sampling"), [record(1.0, 0.6)])
-    write_run(tmp_path, config(cell="sandwich", grid="sampling"), [record(1.0, 0.5)])
-    table = by_cell(load(tmp_path), load_runs(tmp_path))
+    write_run(tmp_path, config(cell="dynamic", grid="mine"), [record(1.0, 0.6)])
+    write_run(tmp_path, config(cell="sandwich", grid="mine"), [record(1.0, 0.5)])
+    table = grid_table(load(tmp_path), grid_of(tmp_path), "cells")
     assert [(row.labels, row.scores[0].mean, row.scores[0].best) for row in table.rows] == [
         (("dynamic",), 0.6, True), (("sandwich",), 0.5, False)]
 
@@ -174,7 +173,7 @@ def awkward() -> Table:
     labels = ("a|b_c*d", r"50% & $x^2$ #1 {~} \end", "[bold]<tag>[/bold]")
     scores = (Score(0.5, 0.01, 3, best=True, at_chance=True, collapsed=True), None)
     return Table("odd", "Odd_title", "100 % _sure_", (Column("A|B"), Column("C&D", "center"), Column("E", detail=True)),
-                 "Accuracy (%)", ("1.0×", "0.5×"), (Row("", labels, scores), Row("next", labels, scores)), 3,
+                 "Accuracy (%)", ("1.0×", "0.5×"), (TableRow("", labels, scores), TableRow("next", labels, scores)), 3,
                  ({"width": 1.0}, {"width": 0.5}))
 
 
@@ -211,8 +210,8 @@ def test_latex_structure(whole):
     text = latex(whole)
     body = text[text.index(r"\toprule"):text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    assert len(rows) == 15 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {11}
-    assert body.count(r"\midrule") == 6 and r"\textbf{" in body and r"$\checkmark$" in body
+    assert len(rows) == 16 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {11}
+    assert body.count(r"\midrule") == 7 and r"\textbf{" in body and r"$\checkmark$" in body
     for name in ("table*", "tabular"):
         assert text.count(rf"\begin{{{name}}}") == text.count(rf"\end{{{name}}}") == 1
 
@@ -241,7 +240,8 @@ def test_terminal_shows_everything_as_it_is_and_drops_details_where_narrow():
 
 def test_a_terminal_too_narrow_for_all_widths_shows_some_and_says_so():
     names = tuple(f"{width / 20:g}×" for width in range(20, 4, -1))
-    table = Table("many", "Many", "Caption.", (Column("Method"),), "", names, (Row("", ("us",), (Score(0.5, 0.01, 3),) * 16),), 3)
+    rows = (TableRow("", ("us",), (Score(0.5, 0.01, 3),) * 16),)
+    table = Table("many", "Many", "Caption.", (Column("Method"),), "", names, rows, 3)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(terminal(table, 80))
     text = console.export_text()

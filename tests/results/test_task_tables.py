@@ -2,16 +2,21 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
-from results import cell_plots, contents, paper, plots, task_tables
-from results.frame import load, load_metrics, load_runs
-from results.latex import latex
-from results.pareto import pareto_front
-from results.render import comma_separated, markdown
+from results import contents, paper
+from results.frame import load, load_all
+from results.grids import Grid
+from results.plots import scores as plots
+from results.plots.drawing import NothingToPlot
+from results.plots.pareto import pareto_front
+from results.tables.cost import serving
+from results.tables.latex import latex
+from results.tables.render import comma_separated, markdown
 from rundir.errors import UserError
-from tests.results.synthetic import config, record, write_run
+from tests.results.synthetic import config, grid_of, record, write_run
 
 DENSE = {"chance": None, "model": "mask_rcnn_r50_fpn", "schedule": "quick"}
 
@@ -37,7 +42,7 @@ def root(tmp_path_factory):
 
 
 def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
-    tables = {item.table.name: item.table for item in contents.all_tables(load(root), load_runs(root))}
+    tables = {item.table.name: item.table for item in contents.all_tables(load_all(root))}
     voc = tables["table-detection-voc"]
     assert voc.value_names == ("box AP", "box AP50", "mask AP") and "mask_rcnn_r50_fpn, schedule quick" in voc.title
     rows = {row.labels: row for row in voc.rows}
@@ -52,28 +57,30 @@ def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
 
 
 def test_transfer_has_a_column_a_data_set_and_protocol_own_data_first(root):
-    table = next(item.table for item in contents.all_tables(load(root), load_runs(root)) if item.table.name == "table-transfer")
+    table = next(item.table for item in contents.all_tables(load_all(root)) if item.table.name == "table-transfer")
     assert table.value_names == ("digits, linear evaluation", "pets, linear evaluation", "pets, fine-tuning")
     assert [row.labels for row in table.rows if row.labels[0] == "US3L"] == [("US3L", "1.0×"), ("US3L", "0.25×")]
     assert table.rows[1].scores[2].mean == pytest.approx(0.9 - 0.075)
 
 
 def test_serving_adds_a_network_a_width(root):
-    table = task_tables.serving(load(root), load_runs(root))
+    table = serving(load(root), grid_of(root))
     labels = [row.labels for row in table.rows]
     assert [label[:3] for label in labels] == [("momentum SimCLR", "1", "1"), ("momentum SimCLR", "1 0.25", "2")]
     # One training of 3e12; networks of 4e12 and 1e12; parameters of the synthetic records: 7e5 w^2
     assert labels[1][3:6] == ("3000.0", "5000.0", "1.67") and labels[1][8:] == ("700,000", "743,750")
     assert "| momentum SimCLR | 1 0.25 | 2 |" in markdown(table)
     assert comma_separated(table).splitlines()[0].startswith("section,method,widths,k")
-    assert task_tables.serving(load(root), load_runs(root)[lambda runs: runs["kind"].eq("individual")]) is None
+    whole = grid_of(root)
+    assert serving(load(root), Grid(whole.manifest, whole.runs[whole.runs["kind"].eq("individual")])) is None
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here; apt-get install texlive-latex-base")
 def test_every_kind_of_table_compiles(root, tmp_path):
-    scores = load(root)
-    tables = [item.table for item in contents.all_tables(scores, load_runs(root))]
-    body = "\n".join(latex(table, intervals=True) for table in [*tables, paper.beside(paper.published(), scores)])
+    frames = load_all(root)
+    tables = [item.table for item in contents.all_tables(frames)]
+    tables.append(paper.beside(paper.published(), frames.scores, frames.grids))
+    body = "\n".join(latex(table, intervals=True) for table in tables)
     (tmp_path / "main.tex").write_text("\n".join([r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}",
                                                   r"\begin{document}", body, r"\end{document}"]), encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True,
@@ -82,24 +89,24 @@ def test_every_kind_of_table_compiles(root, tmp_path):
 
 
 def test_pictures_of_dense_tasks_and_of_latency(root):
-    scores, runs = load(root), load_runs(root)
-    items = {item.name: item for item in contents.all_pictures(scores, load_metrics(root), runs)}
+    scores, grid = load(root), grid_of(root)
+    items = {item.name: item for item in contents.all_pictures(load_all(root))}
     assert {"width-detection-voc", "width-segmentation-ade", "accuracy-latency-digits-linear"} <= set(items)
     assert items["width-detection-voc"].facets.task == "detection"
-    figure = cell_plots.dense_by_width(scores[scores["task"].eq("detection")], runs)
+    figure = plots.dense_by_width(scores[scores["task"].eq("detection")], grid)
     assert [axis.get_ylabel() for axis in figure.axes] == ["box AP on voc (%)", "mask AP on voc (%)"]
     lines = {box.get_label(): list(box.lines[0].get_ydata()) for box in figure.axes[0].containers}
     assert lines["US3L"] == pytest.approx([22.5, 90.0])
     assert lines["US3L, from random weights"] == pytest.approx([17.5, 70.0])
-    with pytest.raises(plots.NothingToPlot):
-        cell_plots.dense_by_width(scores[:0], runs)
+    with pytest.raises(NothingToPlot):
+        plots.dense_by_width(scores[:0], grid)
 
 
 def test_latencies_of_two_devices_are_two_pictures(root):
-    scores, runs = load(root), load_runs(root)
-    scores = scores[scores["task"].eq("classification")]
+    frames = load_all(root)
+    scores = frames.scores[frames.scores["task"].eq("classification")]
     scores["latency_on"] = scores["seed"].map({100: "NVIDIA A100", 101: "x86_64 AVX2, 1 thread"})
-    names = {item.name: item for item in contents.all_pictures(scores, load_metrics(root), runs)}
+    names = {item.name: item for item in contents.all_pictures(replace(frames, scores=scores))}
     pictures = [next(item for name, item in names.items() if name.startswith(f"accuracy-latency-{device}-") and
                      name.endswith("-digits-linear")) for device in ("nvidia-a100", "x86_64-avx2-1-thread")]
     labels = [axis.get_xlabel() for picture in pictures for axis in picture.draw().axes]
@@ -122,7 +129,7 @@ def test_networks_of_one_shape_are_drawn_at_one_latency(root):
 def test_heat_map_shows_the_means(root):
     scores = load(root)
     part = scores[scores["metric"].eq("linear") & scores["dataset"].eq("digits")]
-    figure = cell_plots.heat_map(part, load_runs(root))
+    figure = plots.heat_map(part, grid_of(root))
     assert [text.get_text() for text in figure.axes[0].texts] == ["90.0", "82.5", "80.0", "72.5"]
 
 
@@ -146,7 +153,7 @@ def test_every_published_number_has_a_source_and_a_place_in_it():
     ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: p, extra: 1}", "unknown key extra")])
 def test_a_number_without_a_source_is_refused(tmp_path, line, message):
     (tmp_path / "p.yaml").write_text("format: 1\nsources: {s: {title: t, url: 'https://example.org'}}\n"
-                                     "defaults: {task: classification, width: 1.0, std: null, n: null, cells: []}\n"
+                                     "defaults: {task: classification, width: 1.0, std: null, n: null, ours: ''}\n"
                                      f"numbers: [{line}]\n")
     with pytest.raises(UserError, match=message):
         paper.published(tmp_path / "p.yaml")
@@ -154,15 +161,15 @@ def test_a_number_without_a_source_is_refused(tmp_path, line, message):
 
 def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
     same = paper.Number("US3L", "resnet_small", "classification", "digits", "linear", 0.25, 80.0, None, None,
-                        paper.Source("t", "https://example.org"), "Table 1", ("us3l",))
+                        paper.Source("t", "https://example.org"), "Table 1", "us3l")
     other = paper.Number(**{**same.__dict__, "arch": "resnet50"})
-    table = paper.beside([same, other], load(root))
+    table = paper.beside([same, other], load(root), load_all(root).grids)
     assert [row.scores[0] and round(row.scores[0].mean, 4) for row in table.rows] == [0.825, None]
     assert table.rows[0].labels[7:] == ("80.0", "https://example.org, Table 1")
 
 
 def test_a_published_number_has_the_decimals_of_its_source_and_says_the_recipe(root):
-    table = paper.beside(paper.published(), load(root))
+    table = paper.beside(paper.published(), load(root), load_all(root).grids)
     shown = {(row.labels[0], row.labels[3], row.labels[1]): row.labels[7] for row in table.rows}
     assert shown["BYOL", "cifar10", "solo-learn, online classifier"] == "92.58"
     assert shown["BYOL", "imagenet", "solo-learn, offline linear"] == "68.37"

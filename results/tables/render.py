@@ -67,7 +67,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Texts for the left columns, then one score a value column (None: missing). A rule separates sections."""
 
     section: str
@@ -86,7 +86,7 @@ class Table:
     columns: tuple[Column, ...]
     value_header: str
     value_names: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     seeds: int
     keys: tuple[dict[str, object], ...] = field(default=())  # what each value column is, for the CSV: {"width": 0.25}
 

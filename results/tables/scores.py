@@ -1,23 +1,19 @@
-"""Tables, one function each, from the tidy frame of one data set and metric to a :class:`results.render.Table`.
-
-A new table is a list of :class:`RowSpec` given to :func:`score_table`, and its function's place in ``grid_tables.TABLES``.
-"""
+"""Scores by row and column: mean and spread over seeds, what is best, at chance or collapsed; the table of a grid."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import replace
 
 import pandas as pd
 from scipy import stats
 
-from results.frame import METHODS
-from results.frame import guidelines as satisfied_guidelines
-from results.render import AT_CHANCE, BLANK, COLLAPSED, YES, Column, Row, Score, Source, Table
+from results.grids import Grid, GridLine
 from results.statistics import bootstrap_interval
+from results.tables.cost import cost_columns
+from results.tables.render import AT_CHANCE, COLLAPSED, YES, Column, Score, Source, Table, TableRow
 from rundir.schema import State
 
 # A score at or below what guessing reaches with this probability is not above chance.
@@ -38,25 +34,6 @@ SCORES = {"top1": "Accuracy", "mean_per_class": "Mean per-class accuracy"}
 # Scores of one table have these equal.
 SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial",
           "variant"]
-GUIDELINE_ORDER = ("none", "G1", "G2", "G3", "G1+G2", "G1+G3", "G2+G3", "G1+G2+G3")
-
-
-@dataclass(frozen=True)
-class RowSpec:
-    """One row: its section, its texts, the values that the frame's columns have in it, and its name in a picture of its section."""
-
-    section: str
-    labels: tuple[str, ...]
-    where: dict[str, object] = field(default_factory=dict)
-    short: str = ""
-    width: float | None = None  # where the row is of one width only
-
-    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The rows of ``frame`` that belong here."""
-        keep = pd.Series(True, index=frame.index)
-        for name, value in self.where.items():
-            keep &= frame[name].eq(value)
-        return frame[keep]
 
 
 def collapsed(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -80,62 +57,31 @@ def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(collapsed=marks)
 
 
-def guidelines(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "guidelines") -> Table:
-    """The guidelines table: the 8 cells by which guidelines they satisfy, then naive and individually trained networks.
+def grid_table(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
+    """The table of a grid, as its file lays it out: every row has a line, scored or not.
 
-    ``scores`` is the frame of one data set and metric (:func:`results.frame.load`, after :func:`mark_collapse` if
-    collapse is to be marked), ``runs`` that of all its runs, unfinished ones too. All 8 cells have a row; an
-    individually trained method is one row, each width of it from its own network.
+    ``scores``: of one data set, metric, score and share of the labels (:func:`mark_collapse` before, if collapse is to be marked).
     """
-    columns = [Column("G1", "center"), Column("G2", "center"), Column("G3", "center"), Column("Base loss", detail=True),
-               Column("Distillation loss", detail=True), Column("Teacher", detail=True), Column("Head", detail=True),
-               Column("Method")]
-    rows = [replace(row, labels=(*row.labels[:-1], head_of(row, runs), row.labels[-1])) for row in guideline_rows(runs)]
-    title = "Guidelines grid, shared head" if set(runs["grid"]) == {"guidelines-shared"} else "Guidelines grid"
-    return score_table(name, title, scores, runs, columns, rows)
+    columns, lines = [_column(grid, place) for place in range(len(grid.manifest.columns))], grid.lines
+    if not grid.manifest.cost:
+        return score_table(name, grid.title, scores, grid.runs, columns, lines)
+    texts, names = cost_columns(lines, scores, grid.runs)
+    lines = [replace(line, labels=(*line.labels, *text)) for line, text in zip(lines, texts, strict=True)]
+    table = score_table(name, grid.title, scores, grid.runs, [*columns, *(Column(name, "right") for name in names)], lines)
+    return replace(table, caption=f"{table.caption} Training cost is that of all trainings that serving all these widths takes, "
+                                  "mean over seeds, evaluation not included.")
 
 
-def head_of(row: RowSpec, runs: pd.DataFrame) -> str:
-    """What narrower widths put behind their projection in the runs of ``row``; nothing where they distil nothing."""
-    own = row.select(runs)
-    distilled = own[own["distill_loss"].ne("none") & own["head"].notna()]
-    return ", ".join(sorted(set(distilled["head"]))) or BLANK
-
-
-def guideline_rows(runs: pd.DataFrame) -> list[RowSpec]:
-    """The 8 cells by which guidelines they satisfy, then the other kinds of networks that ``runs`` knows."""
-    cells = sorted(product(("mse", "infonce"), ("mse", "infonce"), ("online", "momentum")),
-                   key=lambda cell: GUIDELINE_ORDER.index(satisfied_guidelines(*cell)))
-    rows = []
-    for base, distill, teacher in cells:
-        satisfied = satisfied_guidelines(base, distill, teacher)
-        ticks = tuple(YES if mark in satisfied.split("+") else BLANK for mark in ("G1", "G2", "G3"))
-        section = f"{0 if satisfied == 'none' else satisfied.count('+') + 1} guidelines"
-        labels = (*ticks, LOSSES[base], LOSSES[distill], teacher,
-                  f"{METHODS[base, teacher]} + {LOSSES[distill]} distillation")
-        rows.append(RowSpec(section, labels, {"kind": "us3l", "base_loss": base, "distill_loss": distill,
-                                              "teacher": teacher}))
-    others = (("usnet", "US-Net as the authors run it"), ("naive", "naive US-Net"), ("individual", "individually trained"))
-    for kind, text in others:
-        known = set(zip(*(runs.loc[runs["kind"].eq(kind), factor] for factor in ("base_loss", "teacher")), strict=True))
-        for base, teacher in (pair for pair in METHODS if pair in known):
-            distill = LOSSES[base] if kind == "usnet" else "none"
-            labels = (*[BLANK] * 3, LOSSES[base], distill, teacher, f"{METHODS[base, teacher]}, {text}")
-            rows.append(RowSpec(kind, labels, {"kind": kind, "base_loss": base, "teacher": teacher}))
-    return rows
-
-
-def by_cell(scores: pd.DataFrame, runs: pd.DataFrame, name: str = "cells") -> Table:
-    """One row a cell, by name: the table of a grid that has none of its own."""
-    rows = [RowSpec(kind, (cell,), {"cell": cell})
-            for kind, cell in sorted(set(zip(runs["kind"], runs["cell"], strict=True)), key=lambda pair: pair[1])]
-    grid = ", ".join(sorted(set(runs["grid"])))
-    return score_table(name, f"Grid {grid}", scores, runs, [Column("Cell")], [replace(row, section="") for row in rows])
+def _column(grid: Grid, place: int) -> Column:
+    """A column of labels; ticks stand in its middle."""
+    name = grid.manifest.columns[place]
+    ticks = {row.labels[place] for row in grid.manifest.rows} <= {YES, ""} and bool(grid.manifest.rows)
+    return Column(name, "center" if ticks else "left", detail=name in grid.manifest.details)
 
 
 def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
-                specs: Sequence[RowSpec]) -> Table:
-    """``specs`` x the widths found in ``scores`` (wide to narrow): mean and std over seeds, the best a width marked.
+                lines: Sequence[GridLine]) -> Table:
+    """``lines`` x the widths found in ``scores`` (wide to narrow): mean and std over seeds, the best a width marked.
 
     ``scores`` must be of one task, data set, metric, score and share of the labels.
     """
@@ -144,27 +90,27 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     about = scores.iloc[0] if len(scores) else None
     header = "Accuracy (%) at width" if about is None else f"{score_name(about)} (%) at width"
     place = "" if about is None else f" on {about['dataset']}, {metric_name(about)}"
-    return value_table(name, title + place, scores, runs, columns, specs, [{"width": width} for width in widths],
+    return value_table(name, title + place, scores, runs, columns, lines, [{"width": width} for width in widths],
                        [width_name(width) for width in widths], header)
 
 
 def value_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
-                specs: Sequence[RowSpec], keys: Sequence[dict[str, object]], names: Sequence[str], header: str) -> Table:
-    """``specs`` x ``keys`` (what the frame's columns have in a value column, called ``names``): mean and std over seeds.
+                lines: Sequence[GridLine], keys: Sequence[dict[str, object]], names: Sequence[str], header: str) -> Table:
+    """``lines`` x ``keys`` (what the frame's columns have in a value column, called ``names``): mean and std over seeds.
 
     The best of each column is marked. Rows of one width only take that width's scores.
     """
     scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
-    parts = [RowSpec("", (), key).select(scores) for key in keys]
-    grid = [[summarize(_at_width(spec.select(part), spec.width)) for part in parts] for spec in specs]
-    for width in {spec.width for spec in specs}:  # scores of different widths do not compete
-        rivals = [line for spec, line in zip(specs, grid, strict=True) if spec.width == width]
+    parts = [scores[scores[list(key)].eq(pd.Series(key)).all(axis=1)] for key in keys]
+    values = [[summarize(_at_width(line.select(part), line.width)) for part in parts] for line in lines]
+    for width in {line.width for line in lines}:  # scores of different widths do not compete
+        rivals = [own for line, own in zip(lines, values, strict=True) if line.width == width]
         for position in range(len(keys)):
             _mark_best(rivals, position)
-    rows = tuple(Row(spec.section, spec.labels, tuple(line), spec.width) for spec, line in zip(specs, grid, strict=True))
-    found = [score for line in grid for score in line if score is not None]
+    rows = tuple(TableRow(line.section, line.labels, tuple(own), line.width) for line, own in zip(lines, values, strict=True))
+    found = [score for own in values for score in own if score is not None]
     seeds = max((score.n for score in found), default=0)
-    best = "a column" if all(spec.width is None for spec in specs) else "a column at each width"
+    best = "a column" if all(line.width is None for line in lines) else "a column at each width"
     return Table(name, title, _caption(found, seeds, runs, best), tuple(columns), header, tuple(names), rows, seeds, tuple(keys))
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from html import escape
 
-from results.render import MISSING, Column, Row, Score, Table
+from results.tables.render import MISSING, Column, Score, Table, TableRow
 
 _COMMIT = re.compile(r"/blob/[0-9a-f]{40}/")  # of a permanent link, not shown
 
@@ -37,7 +37,7 @@ def _class(column: Column) -> str:
     return column.align + (" detail" if column.detail else "")
 
 
-def _labels(table: Table, row: Row) -> str:
+def _labels(table: Table, row: TableRow) -> str:
     return "".join(f'<td class="{_class(column)}">{_text(label)}</td>'
                    for column, label in zip(table.columns, row.labels, strict=True))
 
@@ -54,7 +54,7 @@ def _text(label: str) -> str:
     return " ".join(map(word, label.split(" ")))
 
 
-def _scores(table: Table, row: Row, widths: list, run_of: RunOf) -> str:
+def _scores(table: Table, row: TableRow, widths: list, run_of: RunOf) -> str:
     return "".join(f'<td class="right"{_width(width)}>{_score(score, table.seeds, run_of)}</td>'
                    for score, width in zip(row.scores, widths, strict=True))
 

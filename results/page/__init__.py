@@ -15,9 +15,9 @@ from results.claims.judging import NO_RUNS, Verdict
 from results.claims.rendering import MEANING
 from results.claims.rendering import texts as in_words
 from results.contents import Facets, TableItem
-from results.html import html
 from results.paper import Number
-from results.render import Table
+from results.tables.html import html
+from results.tables.render import Table
 
 # What need not be escaped in an address in double quotes: about a fifth shorter than base64.
 SAFE = " !$'()*+,-./:;=?@[]_~"

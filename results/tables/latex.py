@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from results.render import AT_CHANCE, COLLAPSED, MISSING, YES, Score, Table
+from results.tables.render import AT_CHANCE, COLLAPSED, MISSING, YES, Score, Table
 
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",

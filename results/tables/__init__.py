@@ -1,0 +1,1 @@
+"""Tables: which (scores, cost, tasks), and how they look (render, latex, html)."""
