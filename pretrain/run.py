@@ -16,10 +16,12 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pretrain import config
+from pretrain.hardware import hardware
 from pretrain.identity import identified, own_directory
 from pretrain.train import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 from rundir.cli import cli
+from rundir.provenance import versions
 from rundir.schema import File
 
 
@@ -34,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--data-dir", type=word, help="shorthand for data.root=DIR")
     own.add_argument("--seed", type=whole(0, LARGEST_SEED), help="shorthand for seed=N")
     own.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    own.add_argument("--versions", action="store_true", help="print what a report of a problem should say, and stop")
     own.usage = "%(prog)s [options] [key=value ...]   for example optimizer.epochs=20"
     return own
 
@@ -42,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, train, and say where the result is."""
     words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
+    if arguments.versions:
+        print(versions(hardware()))
+        return 0
     if arguments.recipe is not None:
         overrides.insert(0, f"experiment.recipe={arguments.recipe}")
     if arguments.data_dir is not None:

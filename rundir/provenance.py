@@ -8,18 +8,37 @@ torch says of a machine comes from :mod:`pretrain.hardware`.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 
 from rundir.commit import git_commit
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "omegaconf")
+OPTIONAL = ("pandas", "matplotlib", "submitit", "timm", "detectron2", "onedl-mmcv", "onedl-mmsegmentation", "onnxruntime")
 
 
 def code() -> dict:
     """Commit, package versions and command of this process."""
     return {"git_commit": git_commit(), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
             "command": sys.argv}
+
+
+def versions(machine: dict) -> str:
+    """What a report of a problem should say, one line each: project and commit, Python, packages and machine.
+
+    machine: :func:`pretrain.hardware.hardware`.
+    """
+    named = {"us3l-bench": f"{version('us3l-bench')} ({git_commit() or 'no git checkout'})", "python": platform.python_version()}
+    named |= {package: version(package) or _without_metadata(package) for package in (*PACKAGES, *OPTIONAL)}
+    gpus = ", ".join(machine["gpus"]) or "none"
+    named |= {"system": platform.platform(), "processor": f"{machine['cpu']} {machine['capability']}, {machine['cores']} cores",
+              "GPU": gpus + (f", CUDA {machine['cuda']}" if machine["cuda"] else "")}
+    return "\n".join(f"{name}: {said}" for name, said in named.items())
+
+
+def _without_metadata(package: str) -> str:
+    return "installed, version unknown" if importlib.util.find_spec(package.replace("-", "_")) else "not installed"
 
 
 def version(package: str) -> str | None:

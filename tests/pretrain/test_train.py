@@ -455,6 +455,14 @@ def test_printed_config_is_the_config(capsys, tmp_path):
     assert (cfg.seed, cfg.data.root, cfg.optimizer.lr) == (7, "/x", 2.0)
 
 
+def test_versions_say_what_a_report_needs(capsys):
+    code, output = run_command(["--versions"], capsys)
+    said = dict(line.split(": ", 1) for line in output.out.splitlines())
+    assert code == 0 and said["torch"] == torch.__version__.split("+")[0] and said["python"] in sys.version
+    assert {"us3l-bench", "torchvision", "detectron2", "onedl-mmsegmentation", "submitit", "pandas", "processor", "GPU"} <= set(said)
+    assert all(said.values())
+
+
 def test_the_script_itself(tmp_path):
     """As a user starts it, from another directory: trains and says where the result is."""
     script = [sys.executable, str(ROOT / "pretrain" / "run.py")]
