@@ -19,6 +19,7 @@ from pretrain.importance import channel_orders
 from pretrain.objective.networks import Student
 from pretrain.slimmable import calibration_state, cut_statistics, reorder, width_key
 from pretrain.slimmable.calibrate import batch_norms
+from rundir import method
 from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
@@ -42,7 +43,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     source = load_for(cfg.data, "train", device)
     run.write_config(to_yaml(cfg))
     run.set_status(State.RUNNING)
-    run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0)
+    run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0, method_version=method.VERSION)
     run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "compile": False,
                                     "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"}, [hardware()])
     full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
@@ -59,7 +60,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         run.append_metrics({"step": 0, "epoch": 0, "name": name, "width": width, "value": value} for name, width, value in measured)
     files.save(run.path, {
         "config": to_dict(cfg), "data": fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root), "step": 0, "epoch": 0,
-        "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
+        "method_version": method.VERSION, "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
         "calibration": calibration_state(student.encoder)})
     run.add_provenance(finished=now())
     run.set_status(State.DONE, trained=True)

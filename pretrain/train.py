@@ -37,6 +37,7 @@ from pretrain.objective.step import Objective
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.slimmable import calibration_state
 from pretrain.slimmable.calibrate import batch_norms
+from rundir import method
 from rundir.cli import is_interruption
 from rundir.clock import now
 from rundir.directory import RunDirectory
@@ -112,6 +113,7 @@ class Trainer:
         measured = cfg.diagnostics.images and group.first
         self.diagnostics = Diagnostics(cfg, fixed_images(self.source, cfg, self.device)) if measured else None
         self.step_count = 0
+        self.method_version = method.VERSION
         self.meter: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # name -> [sum, count] of the epoch so far
 
     def _build_networks(self) -> None:
@@ -201,6 +203,7 @@ class Trainer:
             return
         if found is None or self.run.read_config() is None:
             self.run.write_config(to_yaml(self.cfg))
+        self.run.add_provenance(method_version=self.method_version)
         if found is None:
             self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0,
                                     data=self.data)
@@ -352,7 +355,7 @@ class Trainer:
                     "adapters": self.student.adapters,
                     "teacher": None if frozen else self.teacher, "queue": self.queue}
         files.save(self.run.path, {
-            "config": to_dict(self.cfg), "data": self.data,
+            "config": to_dict(self.cfg), "data": self.data, "method_version": self.method_version,
             "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
             "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
             **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
@@ -368,6 +371,7 @@ class Trainer:
         self.last_saved = time.monotonic()
 
     def _restore(self, payload: dict) -> None:
+        self.method_version = min(method.VERSION, payload.get("method_version", 1))  # numbers of two versions are the older's
         modules = {"encoder": self.student.encoder, "projector": self.student.projector, "predictor": self.student.predictor,
                    "distill_head": self.student.distill_head, "adapters": self.student.adapters, "queue": self.queue}
         if not isinstance(self.teacher, FrozenTeacher):

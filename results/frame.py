@@ -48,11 +48,12 @@ __all__ = ["CELL_COLUMNS", "RUN_COLUMNS", "Frames", "current", "guidelines", "lo
 CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
                 "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
 COST_COLUMNS = ["train_seconds", "train_flops"]
+VERSION_COLUMNS = ["method_version"]  # of rundir/method.py
 ORIGIN_COLUMNS = ["commit", "hardware", "command", "place"]
-RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *ORIGIN_COLUMNS, "path",
-               "alike"]
-SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, "commit", "place"]
-_RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS]
+RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *VERSION_COLUMNS,
+               *ORIGIN_COLUMNS, "path", "alike"]
+SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, *VERSION_COLUMNS, "commit", "place"]
+_RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS, *VERSION_COLUMNS]
 _HASHED = re.compile(r"-[0-9a-f]{8}$")
 
 Places = Path | str | Sequence[Path | str]

@@ -18,7 +18,7 @@ from typing import Any
 from rundir import setting
 from rundir.experiment import OTHER_RUNS, changes, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
-from rundir.records import DEFAULTS, content, has
+from rundir.records import DEFAULTS, content, has, image_error
 from rundir.schema import FORMAT, File, State, is_fine_tuning
 
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
@@ -30,8 +30,10 @@ MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 # Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
 PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
-                  "flops", "parameters", "latency_ms", "latency_on", "model", "schedule", "initial", "variant"]
-RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "flops", "parameters", "latency_ms"]
+                  "correct", "image_error", "flops", "parameters", "latency_ms", "latency_on", "model", "schedule",
+                  "initial", "variant"]
+RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "correct", "image_error",
+                  "flops", "parameters", "latency_ms"]
 RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial"]
 EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial"]  # "" where a record has none
 # What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
@@ -122,7 +124,8 @@ def read_run(path: str) -> dict[str, Any] | None:
             "state": status.text("state", State.PENDING), "why": status.text("why", ""), "started": status.text("started", None),
             "finished": status.text("finished", None) or provenance.text("finished", None),
             "train_seconds": provenance.number("train_seconds", None), "train_flops": provenance.number("train_flops", None),
-            "commit": provenance.text("git_commit", ""), "hardware": _hardware(provenance),
+            "method_version": provenance.number("method_version", 1), "commit": provenance.text("git_commit", ""),
+            "hardware": _hardware(provenance),
             "command": _command(provenance), "place": f"{grid}/{name}", "path": shown(path)}
 
 
@@ -160,6 +163,9 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
     if not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
         raise Damaged(f"{record.source}: value {row['value']} is not between 0 and 1; scores are fractions, not per cent")
+    if row["score"] == "top1" and row["value"] is not None and row["count"]:  # of a version that did not say so
+        row["correct"] = round(row["value"] * row["count"]) if row["correct"] is None else row["correct"]
+        row["image_error"] = image_error(row["correct"], row["count"]) if row["image_error"] is None else row["image_error"]
     row["seed"] = record.number("seed", seed)
     changed, settings = (record.get(name, None) for name in ("changed", "settings"))
     for name, found in (("changed", changed), ("settings", settings)):

@@ -7,6 +7,7 @@ that is added to records later is part of it without a change here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd"
 # Measured, or derived from what the identity holds already; ``data`` and ``computed_on`` say on what: a score of data that have
 # changed since takes the place of the old one.
 MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed",
-            "extrapolated")
+            "extrapolated", "correct", "image_error")
 
 
 def entry(record: Mapping[str, Any], name: str) -> Any:
@@ -61,3 +62,11 @@ def _plain(said: Any) -> Any:
     if isinstance(said, float) and said.is_integer():
         return int(said)
     return said
+
+
+def image_error(correct: float, count: float) -> float:
+    """Standard error of a share of ``count`` images, of which ``correct`` are right, that comes from their choice alone: the
+    standard deviation of its Jeffreys posterior, Beta(correct + 1/2, count - correct + 1/2), which is not 0 where all are right.
+    """
+    right, wrong, total = correct + 0.5, count - correct + 0.5, count + 1
+    return math.sqrt(right * wrong / (total**2 * (total + 1)))

@@ -98,6 +98,8 @@ class Score(TypedDict, total=False):
     computed_on: str
     changed: dict[str, Any]
     extrapolated: bool
+    correct: int  # of ``count`` images
+    image_error: float  # standard error of ``value`` that comes from the choice of images alone
 
 
 class Provenance(TypedDict, total=False):
@@ -115,6 +117,7 @@ class Provenance(TypedDict, total=False):
     train_flops: float
     stretches: list[dict[str, Any]]
     kinds: dict[str, list[str]]
+    method_version: int  # rundir/method.py; 1 where it is missing
 
 
 def is_fine_tuning(config: Mapping[str, Any]) -> bool:

@@ -35,6 +35,22 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[f
     return float(low), float(high)
 
 
+def interval_with_images(values: Sequence[float], image_error: float, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the mean over seeds *and* test images; NaN, NaN where ``image_error`` (of one score, a fraction) is not known.
+
+    All seeds are scored on the same images, so that their choice is an error that more seeds do not average out: to each
+    resampled mean (as in :func:`bootstrap_interval`, 10,000 of a fixed seed) a normal error of that size is added. An upper
+    bound, since part of a single score's error is that of its seed. Of one value it is the images' alone.
+    """
+    found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
+    if not len(found) or math.isnan(image_error):
+        return math.nan, math.nan
+    random = np.random.default_rng(0)
+    means = found[random.integers(0, len(found), (RESAMPLES, len(found)))].mean(axis=1)
+    low, high = np.quantile(means + image_error * random.standard_normal(RESAMPLES), [(1 - level) / 2, (1 + level) / 2])
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 def spearman_interval(x: Sequence[float], y: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
     """Percentile bootstrap interval of Spearman's rho over pairs (2,000 resamples from a fixed seed); NaN, NaN for fewer than four.
 

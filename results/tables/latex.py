@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from results.tables.render import AT_CHANCE, COLLAPSED, MISSING, YES, Score, Table
+from results.tables.render import AT_CHANCE, COLLAPSED, MISSING, OLDER, YES, Score, Table
 
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", AT_CHANCE: r"\dag{}", COLLAPSED: r"\ddag{}",
+          "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", AT_CHANCE: r"\dag{}", COLLAPSED: r"\ddag{}", OLDER: r"\S{}",
           YES: r"$\checkmark$", MISSING: "---", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "λ": r"$\lambda$",
           "α": r"$\alpha$", "→": r"$\rightarrow$", "\n": " "}
 

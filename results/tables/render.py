@@ -14,7 +14,7 @@ import rich.box
 import rich.table
 import rich.text
 
-AT_CHANCE, COLLAPSED = "†", "‡"
+AT_CHANCE, COLLAPSED, OLDER = "†", "‡", "§"
 YES, BLANK, MISSING = "✓", "", "—"
 
 
@@ -41,8 +41,11 @@ class Score:
     best: bool = False
     at_chance: bool = False
     collapsed: bool = False
+    older: bool = False  # in at least one seed by older code of the method
     low: float = math.nan  # 95 % bootstrap interval of the mean over seeds
     high: float = math.nan
+    low_images: float = math.nan  # the same over seeds and images
+    high_images: float = math.nan
     sources: tuple[Source, ...] = ()
 
     def interval(self) -> str:
@@ -54,7 +57,7 @@ class Score:
         spread = f" ± {100 * self.std:.1f}" if self.n > 1 else ""
         if self.n != seeds:
             spread += f" (n={self.n})"
-        return f"{100 * self.mean:.1f}", spread, AT_CHANCE * self.at_chance + COLLAPSED * self.collapsed
+        return f"{100 * self.mean:.1f}", spread, AT_CHANCE * self.at_chance + COLLAPSED * self.collapsed + OLDER * self.older
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def comma_separated(table: Table) -> str:
     A missing score is a line with n = 0 and empty numbers.
     """
     keys = list(table.keys[0]) if table.keys else []
-    numbers = ["mean", "std", "n", "low", "high", "chance", "count", "flops", "parameters", "best", "at_chance", "collapsed"]
+    numbers = ["mean", "std", "n", "low", "high", "low_images", "high_images", "chance", "count", "flops", "parameters",
+               "best", "at_chance", "collapsed", "older"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not table.keys:  # a table of texts
@@ -138,7 +142,7 @@ def comma_separated(table: Table) -> str:
     for row in table.rows:
         for key, score in zip(table.keys, row.scores, strict=True):
             labels = [1 if label == YES else label for label in row.labels]
-            values = ["", "", 0, *[""] * 9] if score is None else [_raw(getattr(score, name)) for name in numbers]
+            values = ["", "", 0, *[""] * (len(numbers) - 3)] if score is None else [_raw(getattr(score, name)) for name in numbers]
             runs = "" if score is None else " ".join(source.run for source in score.sources)
             writer.writerow([row.section, *labels, *key.values(), *values, runs])
     return text.getvalue()

@@ -11,9 +11,10 @@ import pandas as pd
 from scipy import stats
 
 from results.grids import Grid, GridLine
-from results.statistics import bootstrap_interval
+from results.statistics.intervals import bootstrap_interval, interval_with_images
 from results.tables.cost import cost_columns
-from results.tables.render import AT_CHANCE, COLLAPSED, YES, Column, Score, Source, Table, TableRow
+from results.tables.render import AT_CHANCE, COLLAPSED, OLDER, YES, Column, Score, Source, Table, TableRow
+from rundir import method
 from rundir.schema import State
 
 # A score at or below what guessing reaches with this probability is not above chance.
@@ -144,6 +145,7 @@ def summarize(part: pd.DataFrame) -> Score | None:
     per_seed = part.groupby("seed")["value"].mean()
     mean, n = float(per_seed.mean()), len(per_seed)
     low, high = bootstrap_interval(per_seed.tolist())
+    low_images, high_images = interval_with_images(per_seed.tolist(), float(part["image_error"].mean()))
     names = part.groupby("seed")["run"].first()
     sources = tuple(Source(str(names[seed]), int(seed), float(value)) for seed, value in per_seed.items())
     chance, count = float(part["chance"].max()), float(part["count"].min())
@@ -151,7 +153,8 @@ def summarize(part: pd.DataFrame) -> Score | None:
                  float(part["flops"].mean()), float(part["parameters"].mean()),
                  at_chance=not above_chance(mean, chance, count),
                  collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False,
-                 low=low, high=high, sources=sources)
+                 older=bool(part["method_version"].lt(method.VERSION).any()),
+                 low=low, high=high, low_images=low_images, high_images=high_images, sources=sources)
 
 
 def above_chance(value: float, chance: float, count: float) -> bool:
@@ -191,6 +194,11 @@ def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> s
     if any(score.collapsed for score in found):
         text.append(f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
                     f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
+    if any(score.older for score in found):
+        old = runs.loc[runs["method_version"].lt(method.VERSION), "method_version"].value_counts().sort_index()
+        text.append(f"{OLDER}: made by older code of the method, which gives other numbers ("
+                    + ", ".join(f"{count} runs by version {version:g}" for version, count in old.items())
+                    + f"; today's is {method.VERSION}).")
     return " ".join(text + _machines(runs) + _unfinished(runs))
 
 

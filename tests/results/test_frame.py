@@ -341,3 +341,14 @@ def test_the_directory_of_a_fine_tuning_job_is_no_run(tmp_path):
     ""])
 def test_parsing_by_sections_is_parsing(text):
     assert (reading._yaml(text) or None) == (yaml.safe_load(text) or None)
+
+
+def test_correct_images_and_their_error_are_known_of_old_top1_records(tmp_path):
+    kinds = [record(1.0, 0.9), record(0.5, 0.8, correct=401, image_error=0.02), record(0.25, 0.7, score="mean_per_class"),
+             record(0.75, None)]
+    write_run(tmp_path / "g", config(), kinds)
+    found = load(tmp_path / "g").set_index("width")
+    assert found.loc[1.0, "correct"] == 450 and found.loc[1.0, "image_error"] == pytest.approx((0.9 * 0.1 / 500) ** 0.5, rel=0.01)
+    assert found.loc[0.5, "correct"] == 401 and found.loc[0.5, "image_error"] == 0.02
+    assert found.loc[[0.25, 0.75], ["correct", "image_error"]].isna().all().all()
+    assert found["method_version"].eq(1).all()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from results.statistics.families import equivalence, every, holm, two_sided
-from results.statistics.intervals import bootstrap_interval, clopper_pearson, spearman_interval
+from results.statistics.intervals import bootstrap_interval, clopper_pearson, interval_with_images, spearman_interval
 
 P_VALUES = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=6)
 
@@ -132,3 +132,19 @@ def test_equivalence_errs_at_the_level_where_the_mean_is_at_the_margin(mean):
 def test_two_sided_is_twice_the_smaller():
     assert two_sided((0.01, 0.99)) == 0.02 and two_sided((0.6, 0.4)) == 0.8 and two_sided((0.5, 0.7)) == 1
     assert math.isnan(two_sided((math.nan, math.nan)))
+
+
+def test_an_interval_with_images_covers_the_score_on_other_images():
+    """Seeds of an accuracy of 0.9 with a spread of 0.01, scored on the same 200 images: the mean of many seeds on all images."""
+    random, covered, without, studies = np.random.default_rng(0), 0, 0, 300
+    for _ in range(studies):
+        hard = random.random(200)  # an image is right where the network is better than it is hard
+        seeds = [float(np.mean(hard < skill)) for skill in random.normal(0.9, 0.01, 5)]
+        low, high = interval_with_images(seeds, math.sqrt(0.9 * 0.1 / 200))
+        covered += low <= 0.9 <= high
+        low, high = bootstrap_interval(seeds)
+        without += low <= 0.9 <= high
+    assert covered / studies > 0.92 and without / studies < 0.6
+    assert interval_with_images([0.5], 0.02) == pytest.approx((0.5 - 1.96 * 0.02, 0.5 + 1.96 * 0.02), abs=0.002)
+    assert all(map(math.isnan, interval_with_images([0.5, 0.6], math.nan)))
+    assert interval_with_images([1.0, 1.0], 0.01)[1] == 1.0

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -262,3 +263,22 @@ def test_collapse_is_marked_by_what_runs_log():
                      "data": {"size": 12}})
     logged = Diagnostics(cfg, torch.randn(8, 3, 12, 12)).measure(Student(cfg), None)
     assert set(tables.COLLAPSE) <= {name for name, *_ in logged}
+
+
+def test_rows_made_by_older_code_are_marked_and_the_intervals_with_images_are_in_the_csv(tmp_path, monkeypatch):
+    for seed, version in ((0, None), (1, 2)):
+        path = write_run(tmp_path / "mine", config(seed=seed, grid="mine"), [record(1.0, 0.9), record(0.5, 0.8)])
+        if version:
+            (path / "provenance.json").write_text(json.dumps({"format": 1, "method_version": version}))
+    scores, grid = load(tmp_path), grid_of(tmp_path)
+    now = grid_table(scores, grid, "cells")
+    assert "§" not in markdown(now)
+    monkeypatch.setattr(tables.method, "VERSION", 2)
+    later = grid_table(scores, grid, "cells")
+    assert later.rows[0].scores[0].older and "§" in markdown(later)
+    assert "made by older code of the method, which gives other numbers (1 runs by version 1; today's is 2)" in later.caption
+    score = now.rows[0].scores[0]
+    assert score.low_images < score.low and score.high < score.high_images
+    head, line, *_ = comma_separated(now).splitlines()
+    row = dict(zip(head.split(","), line.split(","), strict=True))
+    assert float(row["low_images"]) == pytest.approx(score.low_images) and row["older"] == "0"

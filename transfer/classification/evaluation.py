@@ -24,12 +24,11 @@ from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.linear import linear
 from transfer.classification.options import Options, recipe_of
-from transfer.classification.scores import SCORES
+from transfer.classification.scores import Scores, measured
 from transfer.classification.task import Task, check_data
 from transfer.latency import device_name
 
 TASK = "classification"
-Scores = dict[float, float | None]
 
 
 def knn(task: Task, widths: list[float]) -> Scores:
@@ -56,7 +55,7 @@ def _on_features(task: Task, widths: list[float], predict: Callable[[Tensor, Ten
             scores[width] = None
             continue
         predicted = predict(train, features.train_labels[chosen], val)
-        scores[width] = SCORES[task.score](predicted, features.val_labels)
+        scores[width] = measured(task.score, predicted, features.val_labels)
     return scores
 
 
@@ -128,7 +127,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     for (protocol, labels), some in missing.items():
         part = task.with_labels(*labels)
         scores = PROTOCOLS[protocol](part, some)
-        fresh = {(protocol, labels, w): {**_record(part, protocol, w, value), **noted} for w, value in scores.items()}
+        fresh = {(protocol, labels, w): {**_record(part, protocol, w, found), **noted} for w, found in scores.items()}
         run.add_records(fresh.values())
         records |= fresh
     for key, record in records.items():  # of those from before this was recorded
@@ -240,13 +239,14 @@ def _named(task: Task, protocol: str, width: float) -> dict:
     return {**_place(task), "metric": protocol, "width": width, "settings": _settings(task, protocol)}
 
 
-def _record(task: Task, protocol: str, width: float, value: float | None) -> dict:
+def _record(task: Task, protocol: str, width: float, found: dict | None) -> dict:
     cost = task.cost(width)
-    measured = {"value": value, "chance": task.chance, "count": len(task.val), "flops": cost.flops, "parameters": cost.parameters,
+    about = {**(found or {"value": None}), "chance": task.chance, "count": len(task.val), "flops": cost.flops,
+             "parameters": cost.parameters,
                 **_latency(task, width)}
     if task.backbone.is_extrapolated(width):
-        measured["extrapolated"] = True
-    return {**_named(task, protocol, width), **measured, "changed": _changed(task, protocol)}
+        about["extrapolated"] = True
+    return {**_named(task, protocol, width), **about, "changed": _changed(task, protocol)}
 
 
 def _latency(task: Task, width: float) -> dict:

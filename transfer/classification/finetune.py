@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from transfer.classification.scores import SCORES
+from functools import partial
+
+from transfer.classification.scores import Scores, measured
 from transfer.classification.sgd import accuracies, train
 from transfer.classification.task import Task
 
 
-def finetune(task: Task, widths: list[float]) -> dict[float, float | None]:
+def finetune(task: Task, widths: list[float]) -> Scores:
     """Validation accuracy by width.
 
     BatchNorms train on batch statistics, and their running averages start from the calibrated ones. The widths share
@@ -17,4 +19,4 @@ def finetune(task: Task, widths: list[float]) -> dict[float, float | None]:
     classifiers = {width: task.classifier(width, frozen=False, start=recipe.start) for width in widths}
     train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
           f"fine-tuning on {task.dataset}{task.share}", task.workers)
-    return accuracies(classifiers, task.test_batches(recipe), SCORES[task.score])
+    return accuracies(classifiers, task.test_batches(recipe), partial(measured, task.score))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from transfer.classification.scores import SCORES
+from functools import partial
+
+from transfer.classification.scores import Scores, measured
 from transfer.classification.sgd import accuracies, train
 from transfer.classification.task import Task
 
 
-def linear(task: Task, widths: list[float]) -> dict[float, float | None]:
+def linear(task: Task, widths: list[float]) -> Scores:
     """Validation accuracy by width; every width has its own frozen network and its own layer, one pass trains all."""
     recipe = task.recipe("linear")
     classifiers = {width: task.classifier(width, frozen=True, start=recipe.start) for width in widths}
     train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
           f"linear evaluation on {task.dataset}{task.share}", task.workers)
-    return accuracies(classifiers, task.test_batches(recipe), SCORES[task.score])
+    return accuracies(classifiers, task.test_batches(recipe), partial(measured, task.score))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rundir.errors import UserError
+from rundir.records import image_error
 
 # Table 1 of Kornblith et al. 2019 (arXiv 1805.08974): these are scored class by class, all others image by image.
 MEAN_PER_CLASS = ("flowers102", "pets", "aircraft", "caltech101")
+Scores = dict[float, dict[str, float | int] | None]  # by width, what :func:`measured` gives; None where outputs were not finite
 
 
 def top1(predicted: Tensor, labels: Tensor) -> float:
@@ -24,6 +27,17 @@ def mean_per_class(predicted: Tensor, labels: Tensor) -> float:
     right = torch.bincount(labels[predicted == labels], minlength=len(counts))
     there = counts > 0
     return float((right[there].double() / counts[there]).mean())
+
+
+def measured(score: str, predicted: Tensor, labels: Tensor) -> dict[str, float | int]:
+    """What a record says of these predictions: ``value``, ``correct`` images, and ``image_error``, the value's standard error that
+    comes from the choice of images alone (of a mean over classes, drawn class by class).
+    """
+    right = predicted == labels
+    groups = [right] if score == "top1" else [right[labels == label] for label in torch.bincount(labels).nonzero().flatten()]
+    errors = [image_error(int(group.sum()), len(group)) for group in groups]
+    return {"value": SCORES[score](predicted, labels), "correct": int(right.sum()),
+            "image_error": math.sqrt(sum(error**2 for error in errors)) / len(groups)}
 
 
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"top1": top1, "mean_per_class": mean_per_class}

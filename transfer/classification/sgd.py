@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ def _step(classifier: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, y
 
 @torch.no_grad()
 def accuracies(classifiers: Mapping[float, Classifier], batches: Iterable[tuple[Tensor, Tensor]],
-               score: Callable[[Tensor, Tensor], float] = top1) -> dict[float, float | None]:
+               score: Callable[[Tensor, Tensor], Any] = top1) -> dict[float, Any]:
     """The ``score`` of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
     predicted: dict[float, list[Tensor]] = {width: [] for width in classifiers}
     finite = dict.fromkeys(classifiers, True)
