@@ -25,7 +25,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import ScaledTranslation
 
 from results.grids import GridLine
-from results.statistics import bootstrap_interval
+from results.statistics.intervals import bootstrap_interval
 from results.tables.scores import metric_name, score_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")

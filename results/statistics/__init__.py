@@ -3,7 +3,3 @@
 :mod:`intervals` of means, proportions and correlations; :mod:`sequential` tests of paired differences that may be looked at after
 every seed, :mod:`proportions` the same of shares of seeds; :mod:`families` of tests.
 """
-
-from results.statistics.intervals import bootstrap_interval
-
-__all__ = ["bootstrap_interval"]
