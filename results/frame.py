@@ -87,8 +87,7 @@ def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
 
     Raises :class:`UserError` where there are none.
     """
-    roots = sorted({f"{Path(place).resolve().parent}{os.sep}" for place in places}, key=len, reverse=True)
-    left_out = tuple(_seen_from(roots, line) for line in frames.left_out)
+    left_out = tuple(seen_from(places, line) for line in frames.left_out)
     if frames.runs.empty:
         many = f" ({len(left_out)} cannot be read: {left_out[0]})" if left_out else ""
         raise UserError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
@@ -98,8 +97,9 @@ def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
     return replace(frames, scores=scores, runs=runs, metrics=metrics, left_out=left_out)
 
 
-def _seen_from(roots: Sequence[str], line: str) -> str:
-    for root in roots:
+def seen_from(places: Sequence[Path], line: str) -> str:
+    """``line`` with paths as seen from ``places``."""
+    for root in sorted({f"{Path(place).resolve().parent}{os.sep}" for place in places}, key=len, reverse=True):
         line = line.replace(root, "")
     return line
 

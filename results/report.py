@@ -66,7 +66,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
     roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     loaded = _load(roots, keep)
     claims, unread = sources.of_places(roots, grids)
-    loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *unread])))
+    loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *(frame.seen_from(roots, line) for line in unread)])))
     result = Report(Path(out) if out is not None else _default_out(roots), left_out=loaded.left_out)
     items = contents.all_tables(loaded)
     pictures = {item.name: item for item in contents.all_pictures(loaded, small)}
