@@ -1,4 +1,4 @@
-"""A grid as a graph of jobs: pretraining, then its evaluations in parallel, then the report."""
+"""A grid as a graph of jobs: pretraining, then its evaluations and fine-tunings in parallel, then the report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.cell import execute, finished, missing_scores, score, train, trained
+from ablations.cell import LOCK_SECONDS, execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
+from ablations.transfers import Scoring, Transfer, finetune_job, scoring_job
+from ablations.transfers import to_plain as plain_work
 from results import report
 from rundir.errors import UserError
 from rundir.stopping import request_stop
@@ -21,23 +23,40 @@ from transfer.classification.evaluation import TRAINING_PROTOCOLS
 KINDS: dict[str, dict[str, Any]] = {
     "pretrain": {"gpus": 1, "cpus": 8, "time": "24:00:00"},
     "transfer": {"gpus": 1, "cpus": 8, "time": "4:00:00"},
+    "detection": {"gpus": 1, "cpus": 8, "time": "24:00:00"},
+    "segmentation": {"gpus": 1, "cpus": 8, "time": "24:00:00"},
+    "finetune": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
+    "classification": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
     "report": {"cpus": 2, "time": "0:30:00"},
 }
+TRANSFER_KINDS = ("detection", "segmentation", "finetune", "classification")  # of --transfer
 
 
-def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path) -> list[Job]:
-    """Jobs for what is ``missing`` of ``every`` run of the grid in ``folder``, each behind those it needs; the report last."""
+def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path, transfers: Sequence[Transfer] = ()) -> list[Job]:
+    """Jobs for what is ``missing`` of ``every`` run of the grid in ``folder``, and for what is not finished of ``transfers``, each
+    behind those it needs; the report last.
+    """
     made = [job for run in missing for job in stages(run)]
+    made += [_transfer(one, (training(one.run.directory),), LOCK_SECONDS) for one in transfers if not one.finished]
     return [*made, Job("report", report_job, (str(folder), [to_plain(run) for run in every]), "report", last=True)]
 
 
-def here(missing: Sequence[Run]) -> list[Job]:
-    """Jobs for what is ``missing`` on this machine. A run's training and its evaluation on its own data are one job here, because
-    each process has to start first, and the run directory stays locked throughout.
+def here(missing: Sequence[Run], transfers: Sequence[Transfer] = ()) -> list[Job]:
+    """The same jobs for this machine, without the report. A run's training and its evaluation on its own data are one job here,
+    because each process has to start first, and the run directory stays locked throughout.
     """
     names = {run.directory: run.directory.name for run in missing}
-    return [Job(names[run.directory], execute, (run,), "pretrain", (names[run.needs],) if run.needs in names else (),
+    made = [Job(names[run.directory], execute, (run,), "pretrain", (names[run.needs],) if run.needs in names else (),
                 directory=run.directory) for run in missing]
+    return made + [_transfer(one, (one.run.directory.name,), 0.0) for one in transfers if not one.finished]
+
+
+def _transfer(one: Transfer, behind: tuple[str, ...], wait: float) -> Job:
+    """The job of ``one``, ``behind`` the training unless that is done; ``wait``: for a directory that a lost node still holds."""
+    after = () if trained(one.run.directory) else behind
+    if isinstance(one.work, Scoring):
+        return Job(one.name, scoring_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
+    return Job(one.name, finetune_job, (plain_work(one.work), wait), one.kind, after, directory=one.run.directory, stop=stop_job)
 
 
 def stages(run: Run) -> list[Job]:
@@ -105,18 +124,20 @@ def write_report(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def missing_lines(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """One line for each run that is not finished: its name and why."""
+    """One line for each run that is not finished, and each job of ``--transfer`` that was submitted and did not succeed: its name
+    and why.
+    """
     left = [run for run in runs if not finished(run)]
-    if not left:
-        return []
     jobs: dict[str, list] = {}
+    others = []
     for row in overview(folder):
         if row.state != JobState.DONE:
             jobs.setdefault(Path(row.directory).name, []).append(row)
+            others += [row] if row.kind in TRANSFER_KINDS else []
     lines = []
     for run in left:
         # The first in the order of the stages is the reason for the others.
         rows = sorted(jobs.get(run.directory.name, []), key=lambda row: (row.kind != "pretrain", row.state == JobState.BLOCKED))
         why = f"{rows[0].state}: {rows[0].why}".rstrip(": ") if rows else JobState.NOT_STARTED
         lines.append(f"missing: {run.name}: {why}")
-    return lines
+    return lines + [f"missing: {row.name}: {f'{row.state}: {row.why}'.rstrip(': ')}" for row in others]

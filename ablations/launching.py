@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from ablations.cell import finished
-from ablations.grid import Run
+from ablations.entries import evaluations
 from ablations.jobs import KINDS, graph, here, missing_lines
-from ablations.plan import show_graph
+from ablations.plan import Work, show_graph
 from rundir.arguments import place, whole
 from rundir.clock import duration
 from rundir.errors import UserError
@@ -47,16 +48,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times")
     parser.add_argument("--wait", action=argparse.BooleanOptionalAction, default=False,
                         help="of --executor slurm: stay until all jobs have ended, then show the table; default: submit and leave")
+    parser.add_argument("--transfer", action="append", default=[], metavar="FILE|NAME=DIR",
+                        help="also evaluate every checkpoint on what these entries files say (docs/transfer.md), or on data by "
+                             "name, as in --transfer voc=VOCdevkit coco=coco; files that come with the project: "
+                             f"{', '.join(evaluations())}")
     parser.add_argument("--yes", action="store_true", help="submit the first jobs of a folder without asking")
     parser.add_argument("--dry-run", action="store_true", help="show what is missing, the jobs and what they cost; run nothing")
 
 
 def joined(argv: Sequence[str]) -> list[str]:
-    """``--slurm key=value`` as one word: a ``key=value`` that stands alone is a setting of the cells."""
-    words = list(argv)
-    for at in range(len(words) - 1, 0, -1):
-        if words[at - 1] == "--slurm":
-            words[at - 1:at + 1] = [f"--slurm={words[at]}"]
+    """``--slurm key=value``, and each word behind ``--transfer``, as one word: a ``key=value`` that stands alone is a setting of
+    the cells. Those have a dot, or are ``seed``, and so end the words of ``--transfer``.
+    """
+    words: list[str] = []
+    option = ""
+    for word in argv:
+        if word.startswith("--"):
+            option = word if word in ("--slurm", "--transfer") else ""
+            words.append(word)
+        elif option and not (option == "--transfer" and re.match(r"(\w+\.[\w.]+|seed)=", word)):
+            if words[-1] == option:
+                words.pop()
+            words.append(f"{option}={word}")
+            option = option if option == "--transfer" else ""
+        else:
+            option = ""
+            words.append(word)
     return words
 
 
@@ -118,14 +135,16 @@ def _refuse_slurm_options(arguments: argparse.Namespace, why: str) -> None:
                         + (f" (auto took {arguments.executor}, {why})" if why else ""))
 
 
-def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcome]:
-    """Run ``missing`` on this machine; returns the outcomes that failed or were left to another launcher, also printed."""
-    jobs = here(missing)
+def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
+    """Run what is missing on this machine; returns the outcomes that failed or were left to another launcher, also printed."""
+    jobs = here(work.missing, work.transfers)
     started, ended = time.monotonic(), 0
+    begun: set[str] = set()
 
     def tell(outcome: Outcome) -> None:
         nonlocal ended
         if outcome.state == JobState.RUNNING:
+            begun.add(outcome.name)
             print(f"start {outcome.name}", flush=True)
             return
         ended += 1
@@ -136,21 +155,26 @@ def launch(missing: Sequence[Run], arguments: argparse.Namespace) -> list[Outcom
 
     outcomes = run_all(jobs, arguments.executor, arguments.folder / "logs", arguments.parallel,
                        torch.cuda.device_count(), tell)
-    ended_by_now = {run.directory.name for run in missing if finished(run)}
+    ended_by_now = {run.directory.name for run in work.missing if finished(run)}
     failed = [outcome for outcome in outcomes if outcome.state == JobState.FAILED]
     left = [outcome for outcome in outcomes if outcome.state == JobState.LEFT and outcome.name not in ended_by_now]
-    for outcome in [*failed, *left]:
+    known = [outcome for outcome in [*failed, *left] if outcome.name in begun]
+    for outcome in known:
         print(f"{outcome.state}: {outcome.name}: {outcome.error}", file=sys.stderr)
+    if len(known) < len(failed) + len(left):
+        print(f"{len(failed) + len(left) - len(known)} jobs that need these did not start", file=sys.stderr)
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
     if left:
-        print(f"left to another launcher: {len(left)} of {len(jobs)} runs; run the same command again when it has ended",
+        what = "jobs" if work.transfers else "runs"
+        print(f"left to another launcher: {len(left)} of {len(jobs)} {what}; run the same command again when it has ended",
               file=sys.stderr)
     return [*failed, *left]
 
 
-def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, arguments: argparse.Namespace, images: int) -> int | None:
-    """Submit what is missing to Slurm. Returns the number of jobs that failed, or None where nobody waits for them.
+def submit(work: Work, cluster: Cluster, arguments: argparse.Namespace, begin: Callable[[], object]) -> int | None:
+    """Submit what is missing to Slurm, and call ``begin`` as soon as Slurm has taken it. Returns the number of jobs that failed, or
+    None where nobody waits for them.
 
     Before the first submission from the folder of runs the plan is shown, and in a terminal asked about unless ``--yes``.
 
@@ -158,7 +182,7 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
         UserError: the answer is no.
     """
     folder = arguments.folder
-    jobs = graph(missing, runs, folder)
+    jobs = graph(work.missing, work.runs, folder, work.transfers)
     counts: Counter[str] = Counter()
 
     def tell_submitted() -> None:
@@ -167,7 +191,9 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
         print(f"look:  python slurm/status.py --runs {folder}", flush=True)
 
     def tell(outcome: Outcome) -> None:
-        if outcome.state != JobState.SUBMITTED and not counts.keys() - {JobState.SUBMITTED}:
+        if outcome.state == JobState.SUBMITTED and not counts:
+            begin()
+        elif outcome.state != JobState.SUBMITTED and not counts.keys() - {JobState.SUBMITTED}:
             tell_submitted()
         counts[outcome.state] += 1
         if outcome.state == JobState.FAILED:
@@ -175,10 +201,10 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
         elif outcome.state == JobState.DONE:
             print(f"[{counts[JobState.DONE] + counts[JobState.FAILED]}/{len(jobs)}] {outcome.name}: done", flush=True)
 
-    if not missing:
+    if all(job.last for job in jobs):
         return 0
     if next(arguments.runs.glob("*/slurm/ledger.jsonl"), None) is None:
-        show_graph(missing, runs, cluster, images, folder)
+        show_graph(work, cluster, folder)
         _ask(arguments)
     else:
         for line in environment_lines(cluster, sorted({job.kind for job in jobs})):
@@ -193,7 +219,7 @@ def submit(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, argume
     if not arguments.wait:
         tell_submitted()
         return None
-    for line in missing_lines(folder, runs):
+    for line in missing_lines(folder, work.runs):
         print(line, file=sys.stderr)
     return counts[JobState.FAILED]
 

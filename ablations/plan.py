@@ -1,17 +1,20 @@
-"""The dry run for Slurm: the graph of jobs, what sbatch gets, and what it may cost."""
+"""What a launch would do: runs, fine-tunings, and on Slurm the graph of jobs, what sbatch gets, and what it may cost."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from ablations.estimate import estimates
 from ablations.grid import Run
 from ablations.jobs import graph
+from ablations.transfers import UNTRAINED, Scoring, Transfer
 from pretrain.cost import training_flops
 from rundir.clock import duration
 from rundir.directory import RunDirectory
@@ -24,13 +27,81 @@ from slurm.settings import Cluster
 from slurm.submit import MAX_INDEX, batch_lines, environment_lines, in_queue
 
 
-def show_graph(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, images: int, folder: Path) -> None:
+@dataclass(frozen=True)
+class Work:
+    """What a launch is about: every run of the grid, those of them that are not finished, the jobs of ``--transfer``, finished ones
+    too, and the number of training images.
+    """
+
+    runs: Sequence[Run]
+    missing: Sequence[Run]
+    transfers: Sequence[Transfer]
+    images: int
+
+    @property
+    def open_transfers(self) -> list[Transfer]:
+        """Those that are not finished."""
+        return [one for one in self.transfers if not one.finished]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """The runs that lack something, of their own or of other data."""
+        waiting = {one.run.directory for one in self.open_transfers}
+        return [run for run in self.runs if run in self.missing or run.directory in waiting]
+
+    def counted(self) -> str:
+        """What there is and what is to do, in a line each."""
+        runs, missing, every, left = (len(part) for part in (self.runs, self.missing, self.transfers, self.open_transfers))
+        lines = [f"{runs} runs, {runs - missing} finished, {missing} to do"]
+        if every:
+            lines.append(f"{every} fine-tunings and evaluations of them on other data, {every - left} finished, {left} to do")
+        return "\n".join(lines)
+
+
+def show_plan(work: Work) -> None:
+    """The dry run for this machine: every run with its state and the cost of training it, and the jobs of ``--transfer``."""
+    costs = estimates(work.runs, work.images)
+    table = Table("run", "state", "steps", "FLOPs", "time here", "directory", title=f"plan on {work.images} training images")
+    for run in work.runs:
+        cost = costs[run.name]
+        table.add_row(run.name, "to do" if run in work.missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
+                      duration(cost.seconds), run.directory.name)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    todo = [costs[run.name] for run in work.missing]
+    console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
+                  f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
+    if work.transfers:
+        _show_transfers(console, work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
+                                        if costs[run.name].seconds})
+
+
+def _show_transfers(console: Console, work: Work, rates: Mapping[Path, float]) -> None:
+    """A row per entry and width, and with ``rates`` (FLOP/s by run directory) about how long what is left of them takes."""
+    table = Table("entry", "kind", "width", "jobs", "to do", "FLOPs of one", title="fine-tunings and evaluations on other data")
+    groups: dict[tuple, list[Transfer]] = {}
+    for one in work.transfers:
+        width = one.work.widths if isinstance(one.work, Scoring) else (one.work.width,)
+        reference = " from random weights" if one.run.cell == UNTRAINED else ""
+        groups.setdefault((one.entry + reference, one.kind, " ".join(f"{w:g}" for w in width)), []).append(one)
+    for (entry, kind, widths), own in groups.items():
+        left = sum(not one.finished for one in own)
+        table.add_row(entry, kind, widths, str(len(own)), str(left), f"{own[0].flops:.2e}")
+    console.print(table)
+    left, rate = sum(one.flops for one in work.open_transfers), min(rates.values(), default=0.0)
+    about = f", about {duration(left / rate)} here one after another" if rate and left else ""
+    console.print(f"to do: {len(work.open_transfers)} jobs, {left:.2e} FLOPs of the encoder{about}; detectors' and segmenters' own "
+                  "layers come on top", soft_wrap=True)
+
+
+def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
     """Print arrays with what each waits for, sbatch's parameters by kind of job, and GPU-hours. Submits and writes nothing."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     queued, largest = _from_slurm(folder)
-    new = [job for job in graph(missing, runs, folder) if job.name not in queued]
-    if not missing or all(job.last for job in new):
-        console.print("nothing to submit" if not missing else "all of it is in the queue already; nothing to submit")
+    new = [job for job in graph(work.missing, work.runs, folder, work.transfers) if job.name not in queued]
+    if all(job.last for job in new):
+        nothing = not work.missing and not work.open_transfers
+        console.print("nothing to submit" if nothing else "all of it is in the queue already; nothing to submit")
         return
     arrays = plan(new, queued, largest)
     table = Table("array", "kind", "tasks", "at once", "waits for", "first task", title=f"{len(new)} jobs in {len(arrays)} arrays")
@@ -45,7 +116,9 @@ def show_graph(missing: Sequence[Run], runs: Sequence[Run], cluster: Cluster, im
         console.print(f"sbatch parameters of {kind} jobs:", markup=False, highlight=False)
         for line in batch_lines(cluster, kind, folder.name, folder / "slurm"):
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    for line in cost_lines(missing, arrays, cluster, images, folder):
+    if work.transfers:
+        _show_transfers(console, work, {})
+    for line in cost_lines(work.missing, arrays, cluster, work.images, folder):
         console.print(line, markup=False, highlight=False)
 
 

@@ -19,22 +19,20 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from ablations import grid as grids
 from ablations import gridfile, launching, until
 from ablations.cell import finished
 from ablations.describe import manifest, merge_into, write_into
-from ablations.estimate import estimates
+from ablations.entries import entries as transfer_entries
 from ablations.grid import Run
-from ablations.plan import show_graph
+from ablations.plan import Work, show_graph, show_plan
+from ablations.transfers import reference_runs, transfers
 from pretrain import config, data
 from pretrain.data import fingerprint
 from results import report
 from rundir.arguments import LARGEST_SEED, Parser, place, real, word
 from rundir.cli import cli
-from rundir.clock import duration
 from rundir.errors import UserError
 from rundir.manifest import GridManifest
 from rundir.schema import File
@@ -79,68 +77,74 @@ def main(argv: Sequence[str] | None = None) -> int:
     if limit is not None:
         arguments.wait, arguments.seeds = True, str(limit.first)
     command = ("ablations/run.py", *argv)
-    runs, described, missing, images = planned(arguments, overrides, command, cluster)
+    work, described = prepared(arguments, overrides, command, cluster)
     if arguments.dry_run:
         if cluster:
-            show_graph(missing, runs, cluster, images, arguments.folder)
+            show_graph(work, cluster, arguments.folder)
         else:
-            show_plan(runs, missing, images)
+            show_plan(work)
         return 0
-    write_into(arguments.folder, described)
     if limit is None:
-        return run_missing(runs, missing, images, cluster, arguments)
+        return run_missing(work, described, cluster, arguments)
 
     def plan(count: int) -> tuple[Sequence[Run], Sequence[Run]]:
+        nonlocal work
         arguments.seeds = str(count)
-        every, _, left, _ = planned(arguments, overrides, command, cluster)
-        return every, left
+        work, _ = prepared(arguments, overrides, command, cluster)
+        return work.runs, work.unfinished
 
-    return until.rounds(arguments.folder, limit, plan, lambda every, left: run_missing(every, left, images, cluster, arguments))
+    def launch(every: Sequence[Run], left: Sequence[Run]) -> int:
+        return run_missing(work if left else replace(work, missing=[], transfers=[]), described, cluster, arguments)
 
-
-def planned(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...],
-            cluster: Cluster | None) -> tuple[list[Run], GridManifest, list[Run], int]:
-    """Every run that is asked for, the grid.json of their folder, the runs that are missing, and the number of training images.
-
-    Raises:
-        UserError: anything is wrong with them, or with the data.
-    """
-    runs, described = expanded(arguments, overrides, command)
-    images = check_data(runs[0], cluster.kinds["pretrain"].processes if cluster else 1)
-    scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
-    runs = [replace(run, data=scored_on) for run in runs]
-    missing = [run for run in runs if not finished(run)]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} finished, {len(missing)} to do", flush=True)
-    return runs, described, missing, images
+    return until.rounds(arguments.folder, limit, plan, launch)
 
 
-def expanded(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...]) -> tuple[list[Run], GridManifest]:
-    """Every run of the grid that ``arguments`` ask for, to be launched by ``command``, and the grid.json of their folder.
+def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...], cluster: Cluster | None = None
+             ) -> tuple[Work, GridManifest]:
+    """All that ``arguments`` ask for, checked, to be launched by ``command``; and the grid.json of its folder. Writes nothing.
 
     Raises:
-        UserError: neither can be.
+        UserError: anything about the grid, its configs, its data or what it is evaluated on that is wrong.
     """
     profile = choose_profile(arguments.profile, arguments.executor)
     overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
+    entries, without = transfer_entries(arguments.transfer, profile)
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
                         arguments.runs)
     described, note = merge_into(arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides,
                                                             shlex.join(["python", *command])))
     if note:
         print(note, flush=True)
-    return [replace(run, command=command) for run in runs], described
+    if without:
+        print(f"not evaluated on {', '.join(without)}, which the profile {profile} is for; set --transfer "
+              f"{' '.join(f'{name}=DIR' for name in without)}, or some of them, to say where they are", flush=True)
+    runs = [replace(run, command=command) for run in runs]
+    processes = {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {}
+    images = check_data(runs[0], processes.get("pretrain", 1))
+    scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
+    runs = [replace(run, data=scored_on) for run in runs]
+    references = []
+    if any(placed.entry.reference for placed in entries):
+        references = reference_runs(profile, overrides, arguments.widths, runs)
+    jobs = transfers(entries, runs, references, described.cells, processes, arguments.folder)
+    runs += [run for run in references if run not in runs]
+    work = Work(runs, [run for run in runs if not finished(run)], jobs, images)
+    print(work.counted(), flush=True)
+    return work, described
 
 
-def run_missing(runs: Sequence[Run], missing: Sequence[Run], images: int, cluster: Cluster | None,
-                arguments: argparse.Namespace) -> int:
-    """Launch what is ``missing`` of ``runs``, and report on what has ended here; the exit code."""
+def run_missing(work: Work, described: GridManifest, cluster: Cluster | None, arguments: argparse.Namespace) -> int:
+    """Launch what is missing of ``work``, write its grid.json, and report on what has ended here; the exit code."""
     if cluster:
-        failed = launching.submit(missing, runs, cluster, arguments, images)
+        failed = launching.submit(work, cluster, arguments, lambda: write_into(arguments.folder, described))
         if failed is None:
             return 0
     else:
-        failed = len(launching.launch(missing, arguments))
-    return 1 if reported(arguments.folder, runs) or failed else 0
+        write_into(arguments.folder, described)
+        failed = len(launching.launch(work, arguments))
+    if failed and not any((run.directory / File.CONFIG).exists() for run in work.runs):
+        return 1  # nothing has come so far that a report could have it
+    return 1 if reported(arguments.folder, work.runs) or failed else 0
 
 
 def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
@@ -194,21 +198,6 @@ def check_data(run: Run, processes: int = 1) -> int:
     data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu",
                         world_size=processes)
     return len(sources[0])
-
-
-def show_plan(runs: Sequence[Run], missing: Sequence[Run], images: int) -> None:
-    """The dry run: every run with its state and the cost of training it."""
-    costs = estimates(runs, images)
-    table = Table("run", "state", "steps", "FLOPs", "time here", "directory", title=f"plan on {images} training images")
-    for run in runs:
-        cost = costs[run.name]
-        table.add_row(run.name, "to do" if run in missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
-                      duration(cost.seconds), run.directory.name)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    todo = [costs[run.name] for run in missing]
-    console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
-                  f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def _check_value(value: Any, kind: str, key: str) -> None:
     if isinstance(value, dict):
         for name, inner in value.items():
             _check_value(inner, "", f"{key}.{name}")
+    if kind.startswith("list") and value is not None and not isinstance(value, list | tuple):
+        raise UserError(f"{key}={shown(value)} must be a list, such as [{shown(value)}]")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and (part == "???" or "${" in part):
             raise UserError(f"{key}={part} is no value; set {key} to the value itself")

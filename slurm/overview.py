@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rundir.clock import age as _age
 from rundir.errors import UserError
-from rundir.schema import File
+from rundir.schema import FINE_TUNINGS, File
 from slurm import squeue
 from slurm.files import read_json as _read
 from slurm.jobs import JobState, file_name
@@ -45,6 +45,8 @@ class Row:
     where: str = ""
     epoch: float | None = None
     epochs: float | None = None
+    step: float | None = None
+    steps: float | None = None
     rate: float | None = None  # images a second
     seconds_left: float | None = None
     age: float | None = None  # since it last said something
@@ -71,6 +73,9 @@ def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
     rows = [_blocked(row, entries[row.name], states) for row in rows]
     known = {entry.directory for entry in entries.values()}
     rows += [_of_directory(path, patience) for path in _directories(folder) if str(path.absolute()) not in known]
+    submitted = {(entry.directory, entry.kind) for entry in entries.values()}
+    rows += [_of_directory(path, patience, f"{run.name}.{kind}.{path.name}") for run, kind, path in _fine_tunings(folder)
+             if (str(run.absolute()), kind) not in submitted]
     return sorted(rows, key=lambda row: row.name)
 
 
@@ -178,8 +183,8 @@ def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
 
 
 def _progress(row: Row, own: dict) -> Row:
-    """With epoch, rate and time left from the directory's status, and how long ago the job or its training last spoke."""
-    status = _read(Path(row.directory) / File.STATUS) if row.directory else {}
+    """With epoch or step, rate and time left from the directory's status, and how long ago the job or its training last spoke."""
+    status = _status(row, own)
     ages = [age for age in (_age(own.get("started")), _age(own.get("heartbeat"))) if age is not None]
     if status.get("state") != JobState.RUNNING:
         return replace(row, age=min(ages, default=None))
@@ -190,16 +195,29 @@ def _progress(row: Row, own: dict) -> Row:
     age = min(spoken) if spoken else min(ages, default=None)
     left = _number(status.get("seconds_left"))
     return replace(row, epoch=_number(status.get("epoch")), epochs=_number(status.get("epochs")),
+                   step=_number(status.get("step")), steps=_number(status.get("steps")),
                    rate=_number(status.get("images_per_second")), age=age,
                    seconds_left=max(0.0, left - (heard or 0)) if left is not None else None)
 
 
-def _of_directory(path: Path, patience: float) -> Row:
+def _status(row: Row, own: dict) -> dict:
+    """``status.json`` of the directory that a job works in; of a fine-tuning, below the run's, the one that its process writes."""
+    if not row.directory:
+        return {}
+    below = Path(row.directory) / FINE_TUNINGS / row.kind
+    if below.is_dir():
+        found = (_read(path) for path in below.glob(f"*/{File.STATUS}"))
+        process = own.get("machine"), own.get("pid")
+        return next((status for status in found if (status.get("host"), status.get("pid")) == process), {})
+    return _read(Path(row.directory) / File.STATUS)
+
+
+def _of_directory(path: Path, patience: float, name: str = "") -> Row:
     """A run that no launch to Slurm knows: its own status is all there is."""
     status = _read(path / File.STATUS)
     said = status.get("state")
     state = said if said in (JobState.RUNNING, JobState.DONE, JobState.FAILED) else JobState.NOT_STARTED
-    row = Row(path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
+    row = Row(name or path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
               directory=str(path.absolute()))
     if state != JobState.RUNNING:
         return row
@@ -207,6 +225,12 @@ def _of_directory(path: Path, patience: float) -> Row:
     if row.age is not None and row.age > patience:
         return replace(row, state=JobState.SILENT, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
     return row
+
+
+def _fine_tunings(folder: Path) -> list[tuple[Path, str, Path]]:
+    """Run, task and directory of every fine-tuning of a grid."""
+    every = sorted(folder.glob(f"*/{FINE_TUNINGS}/*/*/{File.STATUS}"))
+    return [(path.parents[3], path.parents[1].name, path.parent) for path in every]
 
 
 def _directories(folder: Path) -> list[Path]:

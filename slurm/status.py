@@ -125,7 +125,7 @@ def table(rows: Sequence[Row], everything: bool) -> Table:
                     key=lambda row: (STATES.index(row.state), row.name))
     limit = len(chosen) if everything else SHOWN
     for row in chosen[:limit]:
-        epoch = f"{row.epoch}/{row.epochs}" if row.epochs else ""
+        epoch = f"{row.epoch}/{row.epochs}" if row.epochs else f"step {row.step}/{row.steps}" if row.steps else ""
         rate = f"{row.rate:.0f}" if row.rate else ""
         again = f"start {row.restarts + 1}. " if row.restarts and row.state in (JobState.RUNNING, JobState.STALLED) else ""
         where = f"{row.where} {row.task}".strip() if row.state not in (JobState.DONE, JobState.NOT_STARTED) else row.where

@@ -114,6 +114,7 @@ class Task:
             return
         said = {"format": LEDGER_FORMAT, "name": self.name, "job": self.here.job_id, "state": state, "why": why,
                 "restarts": self.restarts, "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+                "machine": socket.gethostname(),
                 "pid": os.getpid(), "started": self.started, "heartbeat": now()}
         with self.writing:
             try:

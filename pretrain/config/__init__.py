@@ -5,7 +5,7 @@ does not import torch; checking a config does, since that asks the network for i
 """
 
 from pretrain.config.hashing import NOT_HASHED, changed, config_hash
-from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes
+from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes, transfer_of
 from pretrain.config.schema import (
     AugmentConfig,
     CalibrationConfig,
@@ -38,6 +38,6 @@ __all__ = [
     "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
     "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
     "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash", "from_dict", "has_predictor",
-    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "usable_widths",
-    "validate",
+    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "transfer_of",
+    "usable_widths", "validate",
 ]

@@ -5,6 +5,7 @@ folder) and says only what differs. Settings that METHOD section 6 gives per bas
 and are chosen by ``objective.base_loss``. A recipe (``pretrain/recipes/``: a method, METHOD section 7) is chosen by
 ``experiment.recipe``, may stand on another one too, and layers between the preset and the overrides. What a recipe needs on a
 preset's data stands in the preset under ``by_recipe``, by the recipe's name, or under ``any`` for whichever is chosen.
+``transfer`` is no setting: it names what a grid under the preset is evaluated on beside its own data.
 ``$epochs/N`` is a part of the training, rounded down.
 
 From weak to strong: a preset's base, the preset, each with its settings by base loss; ``any``; for a recipe's base and then the
@@ -31,6 +32,7 @@ PRESETS = Path(__file__).resolve().parent.parent / "presets"
 RECIPES = PRESETS.parent / "recipes"
 TABLES = ("by_base_loss", "by_recipe")  # parts of a preset that a setting chooses from
 ANY = "any"  # of by_recipe: with whichever recipe
+TRANSFER = "transfer"  # what grids under a preset are evaluated on beside their own data; no part of the config
 
 
 def presets() -> list[str]:
@@ -50,6 +52,8 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
         UserError: unknown preset, key or value, or an impossible combination.
     """
     layers = [layer for _, layer in _layers(preset, PRESETS)]
+    for layer in layers:
+        layer.pop(TRANSFER, None)
     tables = {key: [layer.pop(key, {}) for layer in layers] for key in TABLES}
     _check_tables(tables)
     chosen = read_overrides(overrides)
@@ -64,6 +68,21 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
     merged = _merged(*pairs, *steps, preset_label, chosen, label)
     epochs = _merged({"optimizer": {"epochs": OptimizerConfig.epochs}}, merged)["optimizer"]["epochs"]
     return from_dict(_with_epochs(merged, epochs))
+
+
+def transfer_of(preset: str) -> tuple[object, Path]:
+    """What ``preset``, or the nearest one it stands on, says under ``transfer`` (ablations/entries.py), unchecked, and its file;
+    None where none does.
+
+    Raises:
+        UserError: unknown preset.
+    """
+    path, found = _path(preset, PRESETS), (None, Path())
+    while found[0] is None and path is not None:
+        raw = _read(path, PRESETS)
+        found = raw.get(TRANSFER), path
+        path = _path(str(raw["base"]), PRESETS, path.parent) if "base" in raw else None
+    return found
 
 
 def _recipe(name: str, tables: Sequence[dict]) -> list[dict]:

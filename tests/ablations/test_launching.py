@@ -102,12 +102,15 @@ def answered(folder: Path, answer: str, ledger: bool = False) -> tuple[int, str]
     program = textwrap.dedent("""
         import argparse, sys
         from ablations import launching
+        from ablations.plan import Work
+        from slurm.jobs import Job
         launching.show_graph = lambda *rest: print("THE PLAN")
         launching.run_all = lambda *rest, **more: print("SUBMITTED")
         from pathlib import Path
         arguments = argparse.Namespace(runs=Path(sys.argv[1]), grid="guidelines", yes=False, wait=False, automatic=True)
-        launching.graph, launching.environment_lines = (lambda *rest: []), (lambda *rest: [])
-        launching.submit(["a run"], [], None, arguments, 0)
+        arguments.folder = arguments.runs / "guidelines"
+        launching.graph, launching.environment_lines = (lambda *rest: [Job("a", print)]), (lambda *rest: [])
+        launching.submit(Work([], [], [], 0), None, arguments, None)
     """)
     if ledger:
         (folder / "other" / "slurm").mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -184,15 +185,61 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
 
 
 def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0, seed: int | None = None) -> dict:
-    """What the records of a grid's own evaluation of ``checkpoint`` (it may be unloaded) say, but for the width and the weights;
-    see :func:`is_own`. ``fraction``: share of the labels, chosen by ``seed``.
+    """:func:`planned_record` of a grid's own evaluation of ``checkpoint``; ``fraction``: share of the labels, chosen by ``seed``."""
+    return planned_record(checkpoint, None, None, protocol, Options(label_fractions=[fraction]), fraction, seed)
+
+
+def planned_record(checkpoint: Checkpoint, dataset: str | None, root: str | None, protocol: str, options: Options,
+                   fraction: float = 1.0, seed: int | None = None) -> dict:
+    """What the records of :func:`evaluate` with these arguments say of ``checkpoint`` (it may be unloaded), but for the width and
+    the weights; see :func:`is_own`. ``fraction``, ``seed``: one of ``options.labels()``.
     """
-    task = Task(checkpoint, None, None, Options(label_fractions=[fraction]), torch.device("cpu")).with_labels(fraction, seed)
+    task = Task(checkpoint, dataset, root, options, torch.device("cpu")).with_labels(fraction, seed)
     return _place(task) | {"metric": protocol, "settings": _choices(task, protocol)}
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What an evaluation at one width will do.
+
+    ``flops``: of the encoder on one image; ``passes`` of the training images through it, a backward pass as two; ``data``: the
+    fingerprint of the images and labels.
+    """
+
+    train_images: int
+    test_images: int
+    flops: int
+    passes: float
+    data: str
+
+    @property
+    def encoder_flops(self) -> float:
+        """FLOPs of the encoder."""
+        return self.flops * (self.passes * self.train_images + self.test_images)
+
+
+def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[float], protocols: Sequence[str],
+          options: Options) -> list[Workload]:
+    """Check what :func:`evaluate` would of ``checkpoint`` (its weights do not matter) and the data; what each width will cost.
+
+    Raises:
+        UserError: whatever :func:`evaluate` would raise before it computes anything.
+    """
+    options.check()
+    _check_names(dataset, protocols)
+    checkpoint.check_widths(widths)
+    task = Task(checkpoint, dataset, root, options, torch.device("cpu"))
+    checkpoint.check_size(task.size)
+    check_data(task)
+    passes = float(any(protocol not in TRAINING_PROTOCOLS for protocol in protocols))
+    for protocol in (name for name in protocols if name in TRAINING_PROTOCOLS):
+        each = task.recipe(protocol).epochs * (3 if protocol == "finetune" else 1)
+        passes += sum(each * fraction for fraction, _ in options.labels())
+    return [Workload(len(task.train), len(task.val), task.cost(width).flops, passes, task.data or "") for width in widths]
+
+
 def is_own(record: dict, own: dict) -> bool:
-    """Whether ``record`` is a score of the grid's own evaluation, of :func:`own_record`: no setting is another one.
+    """Whether ``record`` is a score of the evaluation that ``own`` (:func:`planned_record`) is of: no setting is another one.
 
     What an old record does not say counts as the usual.
     """

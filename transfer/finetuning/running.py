@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +31,7 @@ class Workload:
         iterations, batch_size: of training, over all processes.
         train_images, test_images: in the data.
         flops, parameters: of the encoder at the width: one image of the size that is scored, forward.
+        resolved: what directory and records will say, but for weights, seed and initial weights.
         notes: what is odd about the data but not wrong, a line each.
     """
 
@@ -38,6 +41,7 @@ class Workload:
     test_images: int
     flops: int
     parameters: int
+    resolved: Resolved = field(compare=False, repr=False)
     notes: tuple[str, ...] = ()
 
     @property
@@ -46,16 +50,19 @@ class Workload:
         return self.flops * (ENCODER_PASSES * self.iterations * self.batch_size + self.test_images)
 
 
-def run(finetuning: Finetuning) -> list[dict]:
+def run(finetuning: Finetuning, wait: float = 0.0) -> list[dict]:
     """Fine-tune and score, or take up what was interrupted; the score records, also where it was finished before.
 
-    Where torchrun or Slurm says that there are several processes, all of them call this.
+    Where torchrun or Slurm says that there are several processes, all of them call this. ``wait``: for so many seconds another
+    process may go on holding the run directory.
 
     Raises:
         UserError: whatever is wrong with options, checkpoint or data; nothing is written then.
+        Busy: another process holds the run directory.
+        Interrupted: it was asked to stop (rundir.stopping) and has saved.
     """
     with processes(finetuning.device) as group:
-        return run_widths(finetuning, [finetuning.width], group).records
+        return run_widths(finetuning, [finetuning.width], group, wait).records
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Done:
     records: list[dict]
 
 
-def run_widths(finetuning: Finetuning, widths: Sequence[float] | None, group: Processes) -> Done:
+def run_widths(finetuning: Finetuning, widths: Sequence[float] | None, group: Processes, wait: float = 0.0) -> Done:
     """As :func:`run`, at each of ``widths`` (None: those the checkpoint is calibrated for); checkpoint and data are read once."""
     _check(finetuning, group.world_size)
     check_norm(finetuning.norm, group.device)
@@ -84,7 +91,7 @@ def run_widths(finetuning: Finetuning, widths: Sequence[float] | None, group: Pr
     plan = kind(finetuning, checkpoint, data, group.world_size)
     plan.check()
     every = [plan.resolved(width) for width in widths]
-    return Done(home, every, run_all(every, home, group, plan.train, finetuning.force))
+    return Done(home, every, run_all(every, home, group, plan.train, finetuning.force, wait))
 
 
 def check(finetunings: Sequence[Finetuning], planned: Mapping[str, Config] = {}, processes: int = 1) -> list[Workload]:
@@ -146,9 +153,10 @@ class _Checker:
         kind, data = _plan_of(finetuning), self._data(finetuning)
         plan = kind(finetuning, checkpoint, data, self.processes)
         plan.check()
-        cost, (train, test) = plan.cost(finetuning.width), plan.images
+        resolved, (train, test) = plan.resolved(finetuning.width), plan.images
         schedule = plan.schedule
-        return Workload(schedule.iterations, schedule.batch_size, train, test, cost.flops, cost.parameters, tuple(data.notes))
+        return Workload(schedule.iterations, schedule.batch_size, train, test, resolved.flops, resolved.parameters, resolved,
+                        tuple(data.notes))
 
     def _data(self, finetuning: Finetuning) -> object:
         read = {name: getattr(finetuning, name) for name in ("dataset", "data_dir", "exif", "clip_boxes", "scale", "crop",
@@ -158,8 +166,10 @@ class _Checker:
             with TemporaryDirectory(prefix="scenes-") as folder:
                 where = finetuning.data_dir
                 if finetuning.dataset == "digits" and not (where and read_config(Path(where))):
-                    where = write_scenes(Path(folder) / "scenes", SceneConfig())
+                    with contextlib.redirect_stdout(io.StringIO()):  # nobody asked for these
+                        where = write_scenes(Path(folder) / "scenes", SceneConfig())
                 self.data[key] = _plan_of(finetuning).load(finetuning, Path(where), False)
+                _ = self.data[key].contents  # while the files are there
         return self.data[key]
 
 

@@ -26,6 +26,7 @@ from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
+from rundir.records import content
 from rundir.schema import FINE_TUNINGS, FORMAT, File, State
 from rundir.stopping import Interrupted, stop_requested
 
@@ -90,6 +91,13 @@ class Resolved:
         alike = [path for path in every.iterdir() if path.name.startswith(f"{self.what}-")] if every.is_dir() else []
         return any(_data_of(path) not in (None, "", self.data) for path in alike)
 
+    def is_scored(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether one of ``records`` is a score of this fine-tuning, of whatever weights; those that do not say their data are of
+        the same.
+        """
+        own = _without_weights(self.record("", None, 0))
+        return any(_without_weights(record) == own and record.get("data", self.data) == self.data for record in records)
+
     def record(self, metric: str, value: float | None, count: int) -> dict:
         """One score record: ``value`` a fraction, None where it is undefined; ``count``: images scored."""
         return {"task": self.task, "dataset": self.dataset, "metric": metric, "model": self.model, "schedule": self.schedule,
@@ -106,6 +114,13 @@ class Scores:
     count: int
 
 
+def _without_weights(record: Mapping[str, Any]) -> str:
+    """What ``record`` is a score of, metric and weights left out."""
+    said = content(record)
+    settings = {name: value for name, value in said.get("settings", {}).items() if name != "weights"}
+    return json.dumps({**said, "metric": "", "settings": settings}, sort_keys=True)
+
+
 def _data_of(directory: Path) -> str | None:
     """The fingerprint of the data that a run directory is of; "" where an earlier version made it, None where there is none."""
     config = RunDirectory(directory).read_config() if (directory / File.CONFIG).is_file() else None
@@ -115,19 +130,21 @@ def _data_of(directory: Path) -> str | None:
 Train = Callable[[Resolved, RunDirectory, Processes], Scores]
 
 
-def run_all(every: Sequence[Resolved], home: str | Path, group: Processes, train: Train, force: bool = False) -> list[dict]:
+def run_all(every: Sequence[Resolved], home: str | Path, group: Processes, train: Train, force: bool = False,
+            wait: float = 0.0) -> list[dict]:
     """Fine-tune and score each of ``every`` that is not finished; the records of all, in order.
 
     ``train(resolved, run, group)`` is called in every process, with the directory locked and its status ``running``; it resumes
     from what is in ``run.path`` and returns the scores (those of the first process count). ``force`` starts finished ones again.
+    ``wait``: for so many seconds another process may go on holding a directory, then :class:`Busy` is raised.
     """
-    return [record for resolved in every for record in _fine_tune(resolved, Path(home), group, train, force)]
+    return [record for resolved in every for record in _fine_tune(resolved, Path(home), group, train, force, wait)]
 
 
-def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, force: bool) -> list[dict]:
+def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, force: bool, wait: float) -> list[dict]:
     path = resolved.directory(home)
     run = RunDirectory(path.with_name(resolved.name) if force else path)
-    with run.lock() if group.first else nullcontext():
+    with run.lock(wait) if group.first else nullcontext():
         done = run.status()["state"] == State.DONE and not force
         if several():
             dist.barrier()  # all have read the state before the first process changes it
@@ -211,6 +228,7 @@ class Journal:
     def __init__(self, resolved: Resolved, run: RunDirectory, iterations: int, reporter: Reporter, group: Processes):
         self.resolved, self.run, self.iterations, self.reporter, self.group = resolved, run, iterations, reporter, group
         self.last_beat = float("-inf")
+        self.begun: tuple[float, int] | None = None  # when the first iteration of this process had ended, and which it was
 
     def iteration(self, done: int, values: Mapping[str, float]) -> None:
         """``done`` iterations are finished; ``values`` (loss, lr, ...) are of the last.
@@ -229,7 +247,15 @@ class Journal:
                                       "value": finite(value)} for name, value in values.items())
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = time.monotonic()
-            self.run.set_status(State.RUNNING, step=done, steps=self.iterations)
+            self.run.set_status(State.RUNNING, step=done, steps=self.iterations, seconds_left=self._seconds_left(done))
+
+    def _seconds_left(self, done: int) -> float | None:
+        """Of training, by the rate of this process so far; None before its second iteration."""
+        if self.begun is None:
+            self.begun = time.monotonic(), done
+            return None
+        since, first = self.begun
+        return round((time.monotonic() - since) / (done - first) * (self.iterations - done), 1)
 
     def stop_if_asked(self, done: int, save: Callable[[], object]) -> None:
         """After ``done`` iterations: ``save()`` in the first process, and :class:`Interrupted`, if one was asked to stop.

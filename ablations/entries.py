@@ -1,0 +1,272 @@
+"""What the checkpoints of a grid are evaluated on beside their own data: the entries of ``--transfer``, each checked by name.
+
+An entries file is a YAML list of mappings, one per task, data set and model (docs/slurm.md has the keys). ``--transfer`` takes such
+files, the names of those that come with the project (``ablations/evaluations``), and ``NAME=DIR``: the entries of the profile's
+evaluation, or of the known short forms, whose data set is NAME, with their data in DIR.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretrain.config import transfer_of
+from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOST_WORKERS
+from rundir.errors import UserError, check_choice, suggestion
+from rundir.fields import number, whole_list, width_list
+from rundir.files import Damaged, read_yaml
+from rundir.typed import check_values, typed
+from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
+from transfer.classification.options import Options, parse_overrides
+from transfer.finetuning import TASKS, Finetuning
+
+EVALUATIONS = Path(__file__).parent / "evaluations"
+CLASSIFICATION = "classification"
+# Data sets by name, for NAME=DIR where the profile's evaluation has no entry of that name: the published settings.
+SHORT: dict[str, dict[str, Any]] = {
+    "voc": {"task": "detection", "dataset": "voc", "model": "faster_rcnn_fpn", "schedule": "voc_24k"},
+    "coco": {"task": "detection", "dataset": "coco", "model": "mask_rcnn_fpn", "schedule": "coco_1x"},
+    "ade20k": {"task": "segmentation", "dataset": "ade20k", "model": "upernet", "schedule": "ade20k_80k"},
+    "cityscapes": {"task": "segmentation", "dataset": "cityscapes", "model": "fcn", "schedule": "cityscapes_40k"},
+    **{name: {"task": CLASSIFICATION, "dataset": name, "protocol": ["linear"], "size": 224}
+       for name in ("flowers102", "pets", "dtd", "aircraft", "caltech101", "food101")},
+}
+EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, and that of pretraining
+OF_GRID = ("cells", "widths", "seeds", "reference", "data_dir", "workers", "pictures")  # which decide nothing about a score
+
+
+@dataclass
+class Entry:
+    """What all tasks have. ``widths`` [] are those of the launch, ``cells`` [] all; ``seeds``: only the first so many of the
+    launch's; ``reference``: also from random weights, once per width and seed.
+    """
+
+    task: str = ""
+    dataset: str = ""
+    data_dir: str = ""
+    widths: list[float] = width_list()
+    cells: list[str] = field(default_factory=list)
+    seeds: int | None = number(None, 1, LARGEST)
+    reference: bool = True
+    workers: int | None = number(None, 0, MOST_WORKERS)
+
+
+@dataclass
+class FinetuningEntry(Entry):
+    """Detection or segmentation; the keys are :class:`transfer.finetuning.Finetuning`'s."""
+
+    model: str = ""
+    schedule: str = "quick"
+    iterations: int | None = number(None, 1, LARGEST)
+    batch_size: int | None = number(None, 1, MOST_BATCH)
+    lr: float | None = number(None, above=0)
+    norm: str = "auto"
+    exif: str | None = None
+    pictures: int = number(4, 0, LARGEST)
+    size: int | None = number(None, 1, MOST_PIXELS)
+    clip_boxes: bool = False
+    overrides: list[str] = field(default_factory=list)
+    inference: str | None = None
+    scale: list[int] | None = None
+    crop: list[int] | None = None
+    output_stride: int | None = number(None, 1, LARGEST)
+
+    def finetuning(self, checkpoint: str, width: float, initial: str, scenes: str) -> Finetuning:
+        """The one of ``checkpoint`` at ``width``; ``scenes``: where those of digits go unless the entry says it."""
+        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(Finetuning) if hasattr(self, each.name)}
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items() if value is not None}
+        return Finetuning(**own | {"checkpoint": checkpoint, "width": width, "initial": initial,
+                                   "data_dir": self.data_dir or (scenes if self.dataset == "digits" else None)})
+
+    def check(self) -> None:
+        """:class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        for name in ("scale", "crop"):
+            pair = getattr(self, name)
+            if pair is not None and (len(pair) != 2 or min(pair) < 1):
+                raise UserError(f"{name}={pair} must be two numbers of pixels")
+        self.finetuning("", 1.0, "pretrained", "scenes").check()
+
+
+@dataclass
+class ScoringEntry(Entry):
+    """Classification; the keys are options of ``transfer/run.py classification``. Without ``dataset``: the data of pretraining."""
+
+    protocol: list[str] = field(default_factory=list)
+    label_fraction: list[float] = field(default_factory=lambda: [1.0])
+    label_seed: list[int] = whole_list(0, high=LARGEST_SEED)
+    recipe: str | None = None
+    score: str | None = None
+    size: int | None = number(None, 1, MOST_PIXELS)
+    batch_size: int = number(256, 1, MOST_BATCH)
+    limit: int | None = number(None, 0, LARGEST)
+    k: int | None = number(None, 1, LARGEST)
+    set: list[str] = field(default_factory=list)
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those asked for, or as on the command line."""
+        return self.protocol or (["finetune"] if self.label_fraction != [1.0] else list(DEFAULT_PROTOCOLS))
+
+    def options(self) -> Options:
+        """The options of the evaluation. Raises :class:`UserError`."""
+        same = ("recipe", "score", "size", "batch_size", "limit", "k", "workers")
+        return parse_overrides(self.set, label_fractions=self.label_fraction, label_seeds=self.label_seed,
+                               **{name: getattr(self, name) for name in same})
+
+    def check(self) -> None:
+        """:class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        for protocol in self.protocols:
+            check_choice("protocol", protocol, PROTOCOLS)
+        self.options()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An entry and where it stands: ``where`` begins each message about it."""
+
+    entry: FinetuningEntry | ScoringEntry
+    where: str
+
+    @property
+    def name(self) -> str:
+        """Names the entry among all that a grid has ever had: task, data set, and six hex digits of all that a score depends on."""
+        content = {key: value for key, value in dataclasses.asdict(self.entry).items() if key not in OF_GRID}
+        content["folder"] = self.entry.data_dir if self.entry.dataset == "folder" else ""
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
+        return f"{self.entry.task}-{self.entry.dataset or 'own'}-{digest}"
+
+    def matches(self, cell: str) -> bool:
+        """Whether ``cell`` is evaluated on it."""
+        return not self.entry.cells or any(fnmatch.fnmatch(cell, pattern) for pattern in self.entry.cells)
+
+    def check_cells(self, cells: Sequence[str]) -> None:
+        """:class:`UserError` for a pattern that none of the grid's ``cells`` matches."""
+        for pattern in self.entry.cells:
+            if not fnmatch.filter(cells, pattern):
+                instead = suggestion(pattern, cells, otherwise=f"the cells are {', '.join(cells)}")
+                raise UserError(f"{self.where}: cells: {pattern} matches no cell; {instead}")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Errors about this entry name it, and its keys instead of a command line's options."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.where}: {_keys(str(error))}") from error
+
+
+def entries(words: Sequence[str], profile: str) -> tuple[list[Placed], list[str]]:
+    """What ``--transfer`` with these ``words`` asks for, without any what the ``profile`` carries; and names of data sets that it
+    carries but whose data are not given.
+
+    Raises:
+        UserError: a file or an entry that is wrong, or a name that nothing has.
+    """
+    carried = _carried(profile)
+    if not words:
+        found = [placed for placed in carried if placed.entry.dataset in EVERYWHERE]
+        return _different(found), list(dict.fromkeys(p.entry.dataset for p in carried if p not in found))
+    found = []
+    for word in words:
+        name, sign, folder = word.partition("=")
+        found += _named(name, folder, carried) if sign else _file(word)
+    return _different(found), []
+
+
+def evaluations() -> list[str]:
+    """The names of the entries files that come with the project."""
+    return sorted(path.stem for path in EVALUATIONS.glob("*.yaml"))
+
+
+def _carried(profile: str) -> list[Placed]:
+    """What a preset's key ``transfer`` says, data folders not asked for."""
+    carried, path = transfer_of(profile)
+    if carried is None:
+        return []
+    if isinstance(carried, list):
+        return _placed(carried, f"{path}: transfer", False)
+    if not isinstance(carried, str):
+        raise UserError(f"{path}: transfer must be the name of an entries file or a list of entries")
+    return _file(carried, path.parent, False)
+
+
+def _named(name: str, folder: str, carried: Sequence[Placed]) -> list[Placed]:
+    found = [placed for placed in carried if placed.entry.dataset == name] or [
+        _one(SHORT[name], f"--transfer {name}={folder}", False) for _ in range(name in SHORT)]
+    if not found:
+        known = list(dict.fromkeys([*(placed.entry.dataset for placed in carried), *SHORT]))
+        raise UserError(f"--transfer {name}={folder}: {name} is no short form; {suggestion(name, known)}")
+    if not folder:
+        raise UserError(f"--transfer {name}=: the folder is missing; set --transfer {name}=DIR")
+    where = f"--transfer {name}={folder}"
+    return [Placed(dataclasses.replace(placed.entry, data_dir=_absolute(folder)), where) for placed in found]
+
+
+def _file(name: str, folder: Path = Path(), with_data: bool = True) -> list[Placed]:
+    path = EVALUATIONS / f"{name}.yaml" if name in evaluations() else folder / os.path.expanduser(name)
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError:
+        known = suggestion(name, evaluations(), otherwise=f"give a YAML file, NAME=DIR, or one of {', '.join(evaluations())}")
+        raise UserError(f"--transfer {name}: there is no such file; {known}") from None
+    except Damaged as error:
+        raise UserError(str(error)) from None
+    return _placed(content, str(path if name not in evaluations() else name), with_data)
+
+
+def _placed(content: object, where: str, with_data: bool) -> list[Placed]:
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{where} must be a list of entries, such as - {{task: detection, dataset: voc, data_dir: DIR}}")
+    return [_one(raw, f"{where}, entry {number}", with_data) for number, raw in enumerate(content, start=1)]
+
+
+def _one(raw: object, where: str, with_data: bool) -> Placed:
+    kinds: dict[str, Callable] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry}
+    if not isinstance(raw, dict):
+        raise UserError(f"{where} must be a mapping, such as {{task: detection, dataset: voc, data_dir: DIR}}")
+    task = raw.get("task")
+    if not isinstance(task, str) or task not in kinds:
+        said = "task is missing" if task is None else f"task={task} is not known"
+        raise UserError(f"{where}: {said}; set one of {', '.join(kinds)}")
+    where = f"{where} ({task})"
+    try:
+        entry = typed(kinds[task], raw)
+        check_values(entry)
+        entry.data_dir = _absolute(entry.data_dir)
+        if isinstance(entry, FinetuningEntry):
+            entry.dataset = entry.dataset or "digits"
+        if with_data or entry.dataset in EVERYWHERE:
+            entry.check()
+    except UserError as error:
+        raise UserError(f"{where}: {_keys(str(error))}") from None
+    return Placed(entry, where)
+
+
+def _different(found: Sequence[Placed]) -> list[Placed]:
+    """``found``, refused where two entries are the same work for the same cells."""
+    seen: dict[tuple, Placed] = {}
+    for placed in found:
+        key = placed.name, tuple(placed.entry.cells)
+        if key in seen:
+            raise UserError(f"{placed.where} is the same as {seen[key].where}; leave one out")
+        seen[key] = placed
+    return list(found)
+
+
+def _absolute(folder: str) -> str:
+    return os.path.abspath(os.path.expanduser(folder)) if folder else ""
+
+
+def _keys(message: str) -> str:
+    """A message about options, told of keys: ``--data-dir DIR`` becomes ``data_dir=DIR``, ``--model 'x'`` ``model 'x'``."""
+    message = re.sub(r"--([a-z][\w-]*) ([A-Z]+)\b", lambda found: f"{found[1].replace('-', '_')}={found[2]}", message)
+    return re.sub(r"--([a-z][\w-]*)", lambda found: found[1].replace("-", "_"), message)

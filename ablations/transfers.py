@@ -1,0 +1,221 @@
+"""The jobs of ``--transfer``: for every entry the fine-tunings and evaluations of the cells' checkpoints, and the references.
+
+A fine-tuning is one (cell, seed, entry, width, initial weights), a job of its own. The references are those of one more run per
+seed, ``untrained``: a network that is made without training, as in the grid ``controls``, and whose fine-tunings start from fresh
+weights at their own width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablations.cell import trained
+from ablations.entries import CLASSIFICATION, FinetuningEntry, Placed
+from ablations.grid import Run, base_config
+from pretrain import config
+from pretrain.checkpoints import Checkpoint, untrained
+from pretrain.identity import own_directory
+from rundir.directory import Busy, RunDirectory
+from rundir.errors import UserError
+from rundir.stopping import Interrupted
+from slurm.calls import from_ledger
+from slurm.jobs import Left, Unfinished
+from transfer import finetuning
+from transfer.classification import Options, evaluation
+from transfer.finetuning import Finetuning
+
+UNTRAINED = "untrained"
+FINETUNE = "finetune"  # the kind of jobs that fine-tune classifiers, and that protocol
+SCENES = "scenes"  # below the grid's folder: digits scenes that have no place of their own
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Classification of one checkpoint, in JSON's types but for the options."""
+
+    checkpoint: str
+    dataset: str | None
+    root: str | None
+    widths: tuple[float, ...]
+    protocols: tuple[str, ...]
+    options: Options = dataclasses.field(hash=False)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One job: what ``run`` is scored on, by which ``entry``. ``flops``: of the encoder in it; ``finished``: its scores are there.
+    """
+
+    name: str
+    kind: str
+    entry: str
+    run: Run
+    work: Finetuning | Scoring
+    flops: float
+    finished: bool
+
+
+def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[float] | None, runs: Sequence[Run]) -> list[Run]:
+    """The runs whose fine-tunings are the references, one per seed: those of the grid's own cell ``untrained`` where it has one."""
+    own = [run for run in runs if run.cell == UNTRAINED]
+    if own:
+        return own
+    first, (base, widths) = runs[0], base_config(profile, widths, overrides)
+    listed = "[" + ",".join(map(str, widths)) + "]"
+    found = []
+    for seed in dict.fromkeys(run.cfg.seed for run in runs):
+        cfg = config.load(profile, [f"evaluation.widths={listed}", f"calibration.widths={listed}", f"diagnostics.widths={listed}",
+                                    "experiment.recipe=individual-momentum-simclr", "derived.network=untrained",
+                                    f"widths.min={widths[-1]}", f"widths.max={base.widths.max}", f"seed={seed}", *overrides])
+        cfg.evaluation.protocols = []  # its own data are the grid controls' subject
+        same = first.cfg.experiment
+        cfg.experiment.grid, cfg.experiment.cell = same.grid, UNTRAINED
+        cfg.experiment.setting, cfg.experiment.overrides = same.setting, same.overrides
+        cfg.data.fingerprint = first.cfg.data.fingerprint
+        found.append(Run(UNTRAINED, cfg, own_directory(first.directory.parent, UNTRAINED, cfg), command=first.command))
+    return found
+
+
+def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequence[Run], cells: Sequence[str],
+              processes: dict[str, int], folder: Path) -> list[Transfer]:
+    """The jobs of ``entries`` for ``runs`` and ``references`` of the grid in ``folder``, everything about them checked.
+
+    Args:
+        cells: names of all the grid's cells, whichever are run.
+        processes: those of a job, by kind.
+
+    Raises:
+        UserError: what is wrong, after the place of the entry.
+    """
+    found: dict[str, Transfer] = {}
+    records: dict[Path, list[dict]] = {}
+    for placed in entries:
+        placed.check_cells(cells)
+        make = _finetunings if isinstance(placed.entry, FinetuningEntry) else _scorings
+        with placed.told():
+            for transfer in make(placed, _widths(placed, runs, references), processes, folder, records):
+                found.setdefault(transfer.name, transfer)
+    return list(found.values())
+
+
+def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[float]]]:
+    """The runs that are evaluated on an entry, each with the widths that it has of those asked for; the references last."""
+    entry = placed.entry
+    seeds = list(dict.fromkeys(run.cfg.seed for run in runs))[:entry.seeds]
+    chosen = [run for run in runs if placed.matches(run.cell) and run.cfg.seed in seeds and run.cell != UNTRAINED]
+    pairs = [(run, config.usable_widths(run.cfg, entry.widths or run.widths)) for run in chosen]
+    every = sorted({width for _, own in pairs for width in own}, reverse=True)
+    for width in entry.widths:
+        if chosen and width not in every:
+            raise UserError(f"widths={entry.widths}: no network of this launch has {width:g}; set widths within those trained")
+    if entry.reference:
+        pairs += [(run, every) for run in references if run.cfg.seed in seeds]
+    return [(run, own) for run, own in pairs if own]
+
+
+def _records(run: Run, known: dict[Path, list[dict]]) -> list[dict]:
+    """The records of a run directory, which is read once."""
+    if run.directory not in known:
+        known[run.directory] = RunDirectory(run.directory).records() if run.directory.is_dir() else []
+    return known[run.directory]
+
+
+def _finetunings(placed: Placed, pairs: Sequence[tuple[Run, list[float]]], processes: dict[str, int], folder: Path,
+                 known: dict[Path, list[dict]]) -> list[Transfer]:
+    entry = placed.entry
+    works = [(run, entry.finetuning(str(run.directory), width, "random" if run.cell == UNTRAINED else "pretrained",
+                                    str(folder / SCENES))) for run, widths in pairs for width in widths]
+    planned = {str(run.directory): run.cfg for run, _ in pairs}
+    workloads = finetuning.check([work for _, work in works], planned, processes.get(entry.task, 1))
+    found = []
+    for (run, work), load in zip(works, workloads, strict=True):
+        resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=run.cfg.seed)
+        name = f"{run.directory.name}.{placed.name}.w{work.width:g}"
+        found.append(Transfer(name, entry.task, placed.name, run, work, load.encoder_flops,
+                              trained(run.directory) and resolved.is_scored(_records(run, known))))
+    return found
+
+
+def _scorings(placed: Placed, pairs: Sequence[tuple[Run, list[float]]], processes: dict[str, int], folder: Path,
+              known: dict[Path, list[dict]]) -> list[Transfer]:
+    entry, options, found = placed.entry, placed.entry.options(), []
+    frozen = tuple(name for name in entry.protocols if name != FINETUNE)
+    checked: dict[tuple, list[evaluation.Workload]] = {}
+    for run, widths in pairs:
+        parts = [(CLASSIFICATION, frozen, tuple(widths))] if frozen else []
+        parts += [(FINETUNE, (FINETUNE,), (width,)) for width in widths if FINETUNE in entry.protocols]
+        for kind, protocols, some in parts:
+            work = Scoring(str(run.directory), entry.dataset or None, entry.data_dir or None, some, protocols, options)
+            key = kind, some, run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max
+            if key not in checked:
+                network = untrained(run.cfg, run.directory)
+                checked[key] = evaluation.check(network, work.dataset, work.root, some, protocols, options)
+            loads = checked[key]
+            name = f"{run.directory.name}.{placed.name}" + (f".w{some[0]:g}" if kind == FINETUNE else "")
+            done = trained(run.directory) and _is_scored(run, work, loads[0].data, _records(run, known))
+            found.append(Transfer(name, kind, placed.name, run, work, sum(load.encoder_flops for load in loads), done))
+    return found
+
+
+def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> bool:
+    checkpoint = Checkpoint.unloaded(run.cfg)
+    for protocol in work.protocols:
+        for labels in work.options.labels():
+            own = evaluation.planned_record(checkpoint, work.dataset, work.root, protocol, work.options, *labels)
+            have = {record["width"] for record in records
+                    if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data}
+            if not have.issuperset(work.widths):
+                return False
+    return True
+
+
+# -- what a job's process does --------------------------------------------------------------------------------------------
+
+
+def to_plain(work: Finetuning | Scoring) -> dict:
+    """``work`` in JSON's types."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(work).items()}
+
+
+@from_ledger
+def finetune_job(work: dict, wait: float = 0.0) -> None:
+    """The job of this fine-tuning, in all processes of it.
+
+    Raises:
+        Left: another process holds its run directory, and still after ``wait`` seconds.
+        Unfinished: it was asked to stop and has saved.
+    """
+    try:
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in work.items()}
+        described = Finetuning(**plain)
+    except TypeError:
+        raise UserError("this is no fine-tuning of this version; start the grid again") from None
+    _check_trained(described.checkpoint)
+    try:
+        finetuning.run(described, wait)
+    except Busy as busy:
+        raise Left(str(busy).partition(";")[0]) from None
+    except Interrupted as stopped:
+        raise Unfinished(str(stopped)) from None
+
+
+@from_ledger
+def scoring_job(work: dict) -> None:
+    """The job of this classification."""
+    try:
+        options = Options(**work["options"])
+        arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths", "protocols")]
+    except (KeyError, TypeError):
+        raise UserError("this is no evaluation of this version; start the grid again") from None
+    _check_trained(arguments[0])
+    evaluation.evaluate(*arguments, options=options)
+
+
+def _check_trained(directory: str) -> None:
+    if not trained(Path(directory)):
+        raise UserError(f"it needs {Path(directory).name}, which is not trained: that run failed, or another launcher is at it; "
+                        "run the same command again when it is done")
+
