@@ -48,11 +48,11 @@ def estimates(runs: Sequence[Run], images: int) -> dict[str, Estimate]:
         if same not in flops:
             flops[same] = training_flops(cfg, images)
         key = (cfg.widths.min, cfg.widths.max)
-        if key not in rates:
+        if flops[same] and key not in rates:  # a network that is made without training has no rate
             rates[key] = measured_rate(cfg)
         sizes = batch_sizes(images, cfg.optimizer.batch_size, cfg.data.drop_last, cfg.optimizer.virtual_processes)
         steps = 0 if cfg.derived.network != "none" else cfg.optimizer.epochs * len(sizes)
-        found[run.name] = Estimate(steps, flops[same], flops[same] / rates[key])
+        found[run.name] = Estimate(steps, flops[same], flops[same] / rates[key] if flops[same] else 0.0)
     return found
 
 

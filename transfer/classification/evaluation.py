@@ -185,7 +185,7 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
 
 
 def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0, seed: int | None = None) -> dict:
-    """:func:`planned_record` of a grid's own evaluation of ``checkpoint``; ``fraction``: share of the labels, chosen by ``seed``."""
+    """:func:`planned_record` of a grid's own evaluation; ``fraction``: share of the labels, chosen by ``seed``."""
     return planned_record(checkpoint, None, None, protocol, Options(label_fractions=[fraction]), fraction, seed)
 
 
