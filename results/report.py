@@ -74,7 +74,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
     result.tables = [item.table for item in items]
     made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", git_commit() or "")
     renderers = WITH_INTERVALS if intervals else RENDERERS
-    numbers = paper.published()
+    numbers = paper.read_numbers()
     beside = paper.beside(numbers, loaded.scores, loaded.grids)
     writers = {f"{table.name}.{suffix}": output.text(write(table))
                for table in [*result.tables, beside] for suffix, write in renderers.items()}

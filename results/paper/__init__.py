@@ -48,7 +48,7 @@ class Number:
     recipe: str = ""  # how it was trained, where sources differ in it
 
 
-def published(path: Path = PUBLISHED) -> list[Number]:
+def read_numbers(path: Path = PUBLISHED) -> list[Number]:
     """All numbers of the file. Raises :class:`UserError` for one that names no source, or no place in it."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if content.get("format") != PUBLISHED_FORMAT:

@@ -79,7 +79,7 @@ def test_serving_adds_a_network_a_width(root):
 def test_every_kind_of_table_compiles(root, tmp_path):
     frames = load_all(root)
     tables = [item.table for item in contents.all_tables(frames)]
-    tables.append(paper.beside(paper.published(), frames.scores, frames.grids))
+    tables.append(paper.beside(paper.read_numbers(), frames.scores, frames.grids))
     body = "\n".join(latex(table, intervals=True) for table in tables)
     (tmp_path / "main.tex").write_text("\n".join([r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}",
                                                   r"\begin{document}", body, r"\end{document}"]), encoding="utf-8")
@@ -141,7 +141,7 @@ def test_pareto_front_is_what_nothing_beats():
 
 
 def test_every_published_number_has_a_source_and_a_place_in_it():
-    numbers = paper.published()
+    numbers = paper.read_numbers()
     assert numbers and all(number.source.url.startswith("https://") for number in numbers)
     assert all(number.place for number in numbers if number.value is not None)
     assert all(0 < number.value < 100 for number in numbers if number.value is not None)
@@ -156,7 +156,7 @@ def test_a_number_without_a_source_is_refused(tmp_path, line, message):
                                      "defaults: {task: classification, width: 1.0, std: null, n: null, ours: ''}\n"
                                      f"numbers: [{line}]\n")
     with pytest.raises(UserError, match=message):
-        paper.published(tmp_path / "p.yaml")
+        paper.read_numbers(tmp_path / "p.yaml")
 
 
 def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
@@ -169,7 +169,7 @@ def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
 
 
 def test_a_published_number_has_the_decimals_of_its_source_and_says_the_recipe(root):
-    table = paper.beside(paper.published(), load(root), load_all(root).grids)
+    table = paper.beside(paper.read_numbers(), load(root), load_all(root).grids)
     shown = {(row.labels[0], row.labels[3], row.labels[1]): row.labels[7] for row in table.rows}
     assert shown["BYOL", "cifar10", "solo-learn, online classifier"] == "92.58"
     assert shown["BYOL", "imagenet", "solo-learn, offline linear"] == "68.37"
