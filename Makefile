@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 DEMO_ARGS ?=
 RUNS ?= runs
-OUT ?= $(firstword $(RUNS))/report
+OUT ?=
 REPORT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
@@ -21,7 +21,7 @@ help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
 	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
 	@echo "make report     tables, pictures, verdicts on the paper's claims and a page of stored runs"
-	@echo "                (RUNS=\"DIR ...\" says which, default runs; OUT=DIR where to; REPORT_ARGS adds options)"
+	@echo "                (RUNS=\"DIR ...\" says which, default runs, or a file of them; OUT=DIR where to; REPORT_ARGS adds options)"
 	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
@@ -59,7 +59,7 @@ demo: setup
 	$(PY) ablations/run.py --grid guidelines --profile digits --seeds 1 --executor local --parallel 2 $(DEMO_ARGS)
 
 report: setup
-	$(PY) results/report.py --runs $(RUNS) --out $(OUT) $(REPORT_ARGS)
+	$(PY) results/report.py --runs $(RUNS) $(if $(OUT),--out $(OUT)) $(REPORT_ARGS)
 
 test: lint
 	$(PYTEST) -m "not slow and not slurm"

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # as a script, results/ is on the path, not the dire
 
 import rich.console
 
-from results import contents, frame, output, paper
+from results import archive, contents, frame, output, paper
 from results.claims import judging, rendering, sources
 from results.output import MANIFEST
 from results.page import Made, Picture, page
@@ -30,6 +30,7 @@ from results.tables.scores import mark_collapse
 from rundir.arguments import Parser, place
 from rundir.cli import cli
 from rundir.commit import git_commit
+from rundir.errors import UserError
 from rundir.reading import portable
 from rundir.schema import REPORT_FORMAT
 
@@ -56,23 +57,30 @@ class Report:
 
 def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
           small: bool = False, grids: Sequence[Path] = ()) -> Report:
-    """Write everything about the runs to ``out``, by default report/ in the grid's directory.
+    """Write everything about the runs to ``out``, by default report/ in the grid's directory (of a file of runs, beside it).
 
     Each file is replaced in one move, and what an earlier report wrote there and this one does not is removed. ``intervals``:
     with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the page says it
     was made by. ``small``: pictures as SVG only, and of each data set's best protocol only. ``grids``: grid files whose claims
     count beside those of the runs' manifests.
     """
-    roots = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    places = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    with archive.opened(places) as roots:
+        return _build(places, roots, out, intervals, keep, command, small, grids)
+
+
+def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, intervals: bool, keep: bool, command: str, small: bool,
+           grids: Sequence[Path]) -> Report:
+    """:func:`build` of ``places``, whose runs lie in ``roots``."""
     loaded = _load(roots, keep)
     claims, unread = sources.of_places(roots, grids)
     loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *(frame.seen_from(roots, line) for line in unread)])))
-    result = Report(Path(out) if out is not None else _default_out(roots), left_out=loaded.left_out)
+    result = Report(Path(out) if out is not None else _default_out(places, roots), left_out=loaded.left_out)
     items = contents.all_tables(loaded)
     pictures = {item.name: item for item in contents.all_pictures(loaded, small)}
     result.verdicts = judging.judge(claims, loaded.scores, loaded.runs, loaded.metrics)
     result.tables = [item.table for item in items]
-    made = Made(command or f"python results/report.py --runs {' '.join(root.name for root in roots)}", git_commit() or "")
+    made = Made(command or f"python results/report.py --runs {' '.join(place.name for place in places)}", git_commit() or "")
     renderers = WITH_INTERVALS if intervals else RENDERERS
     numbers = paper.read_numbers()
     beside = paper.beside(numbers, loaded.scores, loaded.grids)
@@ -131,8 +139,10 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
         console.print(f"  {stem}: {', '.join(names)}", markup=False, highlight=False)
 
 
-def _default_out(roots: Sequence[Path]) -> Path:
-    """The report directory of the grid that the runs are of; where there are several, of the first directory given."""
+def _default_out(places: Sequence[Path], roots: Sequence[Path]) -> Path:
+    """The report directory of the grid that the runs are of; where there are several, of the first directory or file given."""
+    if places[0] != roots[0]:  # a file
+        return places[0].parent / "report"
     parents = {path.parent for root in roots for path in frame.run_directories(root) if path != root}
     return (parents.pop() if len(parents) == 1 else roots[0]) / "report"
 
@@ -148,14 +158,26 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and say what is in it. Raises :class:`UserError`."""
     parser = Parser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
-    parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR", help="directories of grids, or above them")
+    parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR",
+                        help="directories of grids, or above them, or a file that --publish made")
     parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
     parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
     parser.add_argument("--grids", type=place, nargs="+", default=[], metavar="FILE",
                         help="grid files, or a directory of them, whose claims count too: for runs without a grid.json")
+    parser.add_argument("--publish", type=place, metavar="FILE",
+                        help="write no report, but all that it reads of these runs to one Parquet file, from which --runs FILE "
+                             "makes it")
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
+    if arguments.publish is not None:
+        if arguments.publish.suffix != archive.SUFFIX:
+            raise UserError(f"--publish {arguments.publish} is no name of a Parquet file; set for example --publish "
+                            "records.parquet")
+        with archive.opened(arguments.runs) as roots:
+            count = archive.pack(roots, arguments.publish)
+        print(f"{count} runs in {arguments.publish}, {arguments.publish.stat().st_size:,} bytes")
+        return 0
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
     show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small,
                arguments.grids))

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie above this one
 
 import rich.console
 
-from results import frame
+from results import archive, frame
 from results.claims import judging, rendering, sources
 from rundir.arguments import Parser, place
 from rundir.cli import cli
@@ -21,15 +21,17 @@ from rundir.errors import UserError
 def of_runs(runs: Sequence[Path], files: Sequence[Path] = (), keep: bool = True) -> tuple[list[judging.Verdict], tuple[str, ...]]:
     """The verdicts of the runs below these directories on the claims of their manifests and of grid ``files``, and a line for each
     run that cannot be read. Raises :class:`rundir.errors.UserError`."""
-    claims, unread = sources.of_places(runs, files)
-    loaded = frame.current_of(frame.load_all(runs, keep), runs)
+    with archive.opened(runs) as roots:
+        claims, unread = sources.of_places(roots, files)
+        loaded = frame.current_of(frame.load_all(roots, keep), roots)
     return judging.judge(claims, loaded.scores, loaded.runs, loaded.metrics), (*loaded.left_out, *unread)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show the verdicts. Raises :class:`rundir.errors.UserError`."""
     parser = Parser(prog="results/claims", description="Say which of the claims of their grids the runs support.")
-    parser.add_argument("--runs", type=place, nargs="+", default=[], metavar="DIR", help="directories of grids, or above them")
+    parser.add_argument("--runs", type=place, nargs="+", default=[], metavar="DIR",
+                        help="directories of grids, or above them, or a file of runs")
     parser.add_argument("--grids", type=place, nargs="+", default=[], metavar="FILE",
                         help="grid files, or a directory of them, whose claims count too; without --runs they are listed")
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
