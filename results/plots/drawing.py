@@ -68,7 +68,7 @@ def marker(place: int) -> tuple[Look, float]:
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn in one panel, each line with its look; ``shared``: lines of other panels have the same names and looks."""
+    """What is drawn in one panel: its title, and each line with its look."""
 
     title: str
     lines: tuple[tuple[GridLine, Look], ...]
