@@ -37,7 +37,7 @@ help:
 setup: $(STAMP)
 
 # The stamp is written last, so an installation that was interrupted is taken up again.
-$(STAMP): requirements.txt pyproject.toml transfer/detection/install.py
+$(STAMP): requirements.txt pyproject.toml scripts/install_detectron2.py
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $$($(PYTHON) --version) is too old; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) comes without the venv module; install it (Debian, Ubuntu: apt-get install python3-venv) or name another Python: make PYTHON=/path/to/python3" >&2; exit 2; }
@@ -46,13 +46,13 @@ $(STAMP): requirements.txt pyproject.toml transfer/detection/install.py
 	@echo "installing the pinned requirements into $(VENV): about 4 minutes, 6 GB (nearly all of it torch)"
 	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(PY) transfer/detection/install.py
+	@$(PY) scripts/install_detectron2.py
 	@touch $@
 	@echo "installed"
 
 # What detectron2 there is: the environment's own, or the Python part of 0.6 from PyPI.
 detectron2: setup
-	@$(PY) transfer/detection/install.py
+	@$(PY) scripts/install_detectron2.py
 
 # Two processes of one thread: layers this small gain little from a second thread.
 demo: setup

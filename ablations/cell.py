@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ablations.grid import Run
 from pretrain.checkpoints import Checkpoint
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.records import entry

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ablations.grid import Run
 from pretrain import config
@@ -16,10 +15,7 @@ from pretrain.config import Config
 from pretrain.cost import training_flops
 from pretrain.data import batch_sizes
 from pretrain.distributed import choose_device
-from pretrain.objective.networks import Student, Teacher
-from pretrain.objective.regularization import Regularizer
-from pretrain.objective.step import Objective
-from pretrain.train import make_optimizer
+from pretrain.training import build_training
 
 TIMED_BATCH = 64
 
@@ -69,33 +65,17 @@ def measured_rate(cfg: Config) -> float:
     Measured without what is not there yet or has no weight in it: SEED's teacher, a queue, switchable BatchNorm, a slow start,
     parts of a batch.
     """
-    cfg = _without_extras(cfg)
     device = choose_device(cfg.train.device)
-    layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
-    torch.manual_seed(0)
-    student = Student(cfg).to(device, memory_format=layout)
-    teacher = Teacher(student) if cfg.objective.teacher == "momentum" else None
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    precision = types.get(cfg.train.precision)
-    objective = Objective(cfg.objective, student, student, teacher, cfg.widths.max,
-                          lambda: torch.autocast(device.type, precision, enabled=precision is not None))
-    optimizer, regularizer = make_optimizer(cfg, student), Regularizer(cfg.regularizer, student)
+    cfg = _without_extras(cfg, device)
+    training = build_training(cfg, device)
     batch = min(TIMED_BATCH, cfg.optimizer.batch_size)
-    x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device).contiguous(memory_format=layout) for _ in range(2))
+    x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device) for _ in range(2))
     widths = sorted({cfg.widths.max, (cfg.widths.min + cfg.widths.max) / 2, cfg.widths.min}, reverse=True)
-
-    def update(width: float) -> None:
-        regularizer.add_gradient()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def step() -> None:
-        objective.step(x1, x2, widths, cfg.objective.ema_momentum, Tensor.backward, update)
 
     def seconds(count: int) -> float:
         start = time.monotonic()
         for _ in range(count):
-            step()
+            training.step(x1, x2, widths, cfg.optimizer.lr, cfg.objective.ema_momentum)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.monotonic() - start
@@ -104,8 +84,11 @@ def measured_rate(cfg: Config) -> float:
     return _flops_of_steps(cfg, widths, batch, 3) / seconds(3)
 
 
-def _without_extras(cfg: Config) -> Config:
+def _without_extras(cfg: Config, device: torch.device) -> Config:
     content = config.to_dict(cfg)
+    content["train"] |= {"compile": False}
+    if device.type == "cpu" and cfg.train.precision == "fp16":  # for a GPU elsewhere
+        content["train"] |= {"precision": "fp32"}
     content["objective"] |= {"queue": 0, "seed_teacher": "", "shuffle": False}
     if cfg.objective.base_loss == "seed":
         content["objective"] |= {"base_loss": "infonce", "pairings": "mean"}

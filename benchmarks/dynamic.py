@@ -19,7 +19,7 @@ from pretrain.config import Config
 from pretrain.cost import training_flops
 from pretrain.distributed import processes
 from pretrain.objective.sampling import STAGES, lower_bound
-from pretrain.train import Trainer
+from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from rundir.progress import reporting
 
@@ -34,9 +34,9 @@ def settings(rule: str, epochs: int, quick: bool, low: float = 0.25) -> Config:
 
 def epoch(trainer: Trainer, number: int) -> None:
     """All steps of an epoch, views included."""
-    trainer.regularizer.set_epoch(number, trainer.cfg.optimizer.epochs)
+    trainer.training.regularizer.set_epoch(number, trainer.cfg.optimizer.epochs)
     for _, x1, x2 in trainer.batches.epoch(number):
-        trainer._train_step(x1, x2)
+        trainer.train_step(x1, x2)
 
 
 def measure(epochs: int, quick: bool) -> tuple[dict[str, list[float]], int]:

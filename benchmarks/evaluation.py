@@ -26,7 +26,7 @@ from pretrain import config
 from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import processes
 from pretrain.slimmable import calibrated_widths, extract
-from pretrain.train import Trainer
+from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from transfer.classification.evaluation import knn, linear_fast
 from transfer.classification.linear import linear

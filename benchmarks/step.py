@@ -32,7 +32,7 @@ from pretrain.config import Config, load
 from pretrain.distributed import processes
 from pretrain.memory import keep_freed_memory
 from pretrain.objective.losses import negative_cosine
-from pretrain.train import Trainer
+from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from rundir.progress import reporting
 
@@ -79,7 +79,7 @@ def trainers(preset: str, quick: bool, device: str, variants: dict[str, list[str
         for name, more in variants.items():
             cfg = config(preset, f"{place}/images", quick, device, *more)
             made[name] = Trainer(cfg, RunDirectory(Path(place) / name), group)
-            made[name].regularizer.set_epoch(cfg.optimizer.epochs - 1, cfg.optimizer.epochs)
+            made[name].training.regularizer.set_epoch(cfg.optimizer.epochs - 1, cfg.optimizer.epochs)
         yield made
 
 
@@ -90,9 +90,9 @@ def views(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 def reference(trainer: Trainer) -> Reference:
     """The plain step with the weights and settings of ``trainer``."""
-    cfg = trainer.cfg
+    cfg, training = trainer.cfg, trainer.training
     coefficient = cfg.regularizer.coefficient if cfg.regularizer.kind == "group" else 0.0
-    return Reference(trainer.student, trainer.teacher, base=cfg.objective.base_loss, distill=cfg.objective.distill_loss,
+    return Reference(training.student, training.teacher, base=cfg.objective.base_loss, distill=cfg.objective.distill_loss,
                      temperature=cfg.objective.temperature, lr=cfg.optimizer.lr, momentum=cfg.optimizer.momentum,
                      ema=cfg.objective.ema_momentum, coefficient=coefficient, alpha=cfg.regularizer.alpha,
                      groups=cfg.regularizer.groups)
@@ -112,12 +112,11 @@ def serve(pipe: Connection, preset: str, quick: bool, device: str, name: str, th
         trainer = made[name]
         x1, x2 = views(trainer)
         images = len(x1)
-        step = partial(trainer._train_step, x1, x2)
+        step = partial(trainer.train_step, x1, x2)
         if precision == "reference":
             step = partial(reference(trainer).step, x1, x2, WIDTHS)
             # The trainer's own networks go: they are no part of the reference.
-            trainer.student = trainer.teacher = trainer.network = trainer.optimizer = trainer.objective = None
-            trainer.regularizer = trainer.diagnostics = None
+            trainer.training = trainer.diagnostics = None
         else:
             keep_freed_memory()  # as pretraining does
         while (asked := pipe.recv()) != "end":
@@ -191,11 +190,11 @@ def speed(preset: str, precisions: list[str], rounds: int, device: str, quick: b
 def overhead(trainer: Trainer, steps: int, device: str) -> dict[str, float]:
     """Seconds a step of every operator by name, from the profiler: its own time, without what it calls."""
     x1, x2 = views(trainer)
-    trainer._train_step(x1, x2)
+    trainer.train_step(x1, x2)
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device != "cpu" else [])
     with profile(activities=kinds) as profiler:
         for _ in range(steps):
-            trainer._train_step(x1, x2)
+            trainer.train_step(x1, x2)
     field = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
     return {event.key: getattr(event, field) / 1e6 / steps for event in profiler.key_averages()}
 
@@ -222,12 +221,12 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
 
     update, bare = (best(partial(one._update, WIDTHS[0]), calls, fill(one)) for one in (made["fp32 group"], made["fp32 none"]))
     count = len(WIDTHS)
-    ema = best(lambda: trainer.teacher.update(trainer.student, 0.99), calls)
+    ema = best(lambda: trainer.training.teacher.update(trainer.training.student, 0.99), calls)
     pair = torch.randn(2, len(x1), trainer.cfg.model.projector_out, device=x1.device)
     student = pair[0].clone().requires_grad_()
 
     def losses() -> None:
-        trainer.objective.base_loss(student, pair[1]).backward()
+        trainer.training.objective.base_loss(student, pair[1]).backward()
         for _ in WIDTHS[1:]:
             negative_cosine(student, pair[1]).backward()
 
@@ -243,7 +242,7 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
 
 def diagnostics(preset: str, trainer: Trainer, step_seconds: float) -> Row:
     """The share of an epoch that its diagnostics take."""
-    measured = best(lambda: trainer.diagnostics.measure(trainer.student, trainer.teacher), 2)
+    measured = best(lambda: trainer.diagnostics.measure(trainer.training.student, trainer.training.teacher), 2)
     steps = EPOCH_IMAGES[preset] // trainer.cfg.optimizer.batch_size
     what = f"diagnostics in an epoch of {EPOCH_IMAGES[preset]:,} images"
     return at_most(f"Parts of the fp32 step, {preset}", what, "s", measured, steps * step_seconds + measured, 0.03, percent=True)

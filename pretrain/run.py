@@ -18,7 +18,7 @@ if __name__ == "__main__":  # run as a script: the rooms lie beside this one
 from pretrain import config
 from pretrain.hardware import hardware
 from pretrain.identity import identified, own_directory
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 from rundir.cli import cli
 from rundir.provenance import versions

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("Makefile", "requirements.txt", "pyproject.toml", "transfer/detection/install.py"):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml", "scripts/install_detectron2.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -58,7 +58,7 @@ case "$*" in
     *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo venv >> calls;;
     *"pip --version"*) test -x .venv/bin/python;;
     *"pip install"*) echo install >> calls; test -e online;;
-    *"detection/install.py"*) echo detectron2 >> calls;;
+    *"install_detectron2.py"*) echo detectron2 >> calls;;
     --version) echo Python 3.12.0;;
 esac
 """

@@ -83,7 +83,7 @@ def test_imports_follow_the_arrows(room):
         ("rundir/files.py", "import torch", "torch"),
         ("rundir/reading.py", "import pandas as pd", "pandas"),
         ("slurm/local.py", "def f():\n    from results import report", "results.report"),
-        ("pretrain/train.py", "from transfer.finetuning.trunk import Trunk", "transfer.finetuning.trunk.Trunk"),
+        ("pretrain/training/loop.py", "from transfer.finetuning.trunk import Trunk", "transfer.finetuning.trunk.Trunk"),
         ("transfer/run.py", "from pretrain import models", "pretrain.models"),
         ("transfer/run.py", "from pretrain.checkpoints import opening", "pretrain.checkpoints.opening"),
         ("transfer/run.py", "from pretrain.checkpoints.files import load", "pretrain.checkpoints.files.load"),

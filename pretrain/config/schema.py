@@ -6,6 +6,7 @@ A default never changes (see :func:`pretrain.config.config_hash`).
 from __future__ import annotations
 
 import dataclasses
+import enum
 from dataclasses import dataclass, field
 
 import yaml
@@ -48,13 +49,21 @@ class ModelConfig:
     freeze_patch_projection: bool = False  # of a ViT
 
 
+class Predictor(enum.Enum):
+    """Whether the widest network's projections pass a predictor, in the words of ``objective.predictor``."""
+
+    AUTO = "auto"  # with the MSE base loss
+    YES = "true"
+    NO = "false"
+
+
 @dataclass
 class ObjectiveConfig:
     base_loss: str = choice("mse", "infonce", "seed")  # seed: distillation from a trained network
     # kl: to the widest network's similarities (SlimCLR); none: the naive baseline, every width its own base loss
     distill_loss: str = choice("mse", "infonce", "kl", "none")
     teacher: str = choice("online", "momentum")
-    predictor: str = choice("auto", "true", "false")  # auto: with the MSE base loss
+    predictor: str = choice(*(state.value for state in Predictor))
     head: str = choice("own", "shared", "none")  # distillation head; shared: the predictor
     distill_weight: float = number(1.0)
     sub_base_weight: float = number(0.0, 0, 1)  # share of the base loss in the loss of narrower widths, next to distillation

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pretrain.config.schema import Config, ObjectiveConfig
+from pretrain.config.schema import Config, ObjectiveConfig, Predictor
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.typed import check_values, shown
@@ -216,7 +216,8 @@ def _validate_parts(cfg: Config) -> None:
 
 def has_predictor(objective: ObjectiveConfig) -> bool:
     """Whether the widest network's projections pass a predictor."""
-    return objective.base_loss == "mse" if objective.predictor == "auto" else objective.predictor == "true"
+    asked = Predictor(objective.predictor)
+    return objective.base_loss == "mse" if asked is Predictor.AUTO else asked is Predictor.YES
 
 
 def _validate_queue(cfg: Config) -> None:

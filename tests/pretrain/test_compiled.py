@@ -8,7 +8,7 @@ import torch
 from pretrain import compiled, config, train
 from pretrain.distributed import processes
 from pretrain.slimmable import at_width
-from pretrain.train import Trainer
+from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain.tiny import overrides
@@ -22,8 +22,8 @@ def after_steps(tmp_path, name, *more, steps=2):
     with processes("cpu") as group:
         trainer = Trainer(cfg, RunDirectory(tmp_path / name), group)
         for _, (_, x1, x2) in zip(range(steps), trainer.batches.epoch(0), strict=False):
-            trainer._train_step(x1, x2)
-    return [*trainer.student.parameters(), *trainer.teacher.parameters()]
+            trainer.train_step(x1, x2)
+    return [*trainer.training.student.parameters(), *trainer.training.teacher.parameters()]
 
 
 def assert_same(ours, theirs):

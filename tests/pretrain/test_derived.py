@@ -15,7 +15,7 @@ from pretrain.data import load as load_images
 from pretrain.models import build
 from pretrain.objective.networks import Student
 from pretrain.slimmable import at_width, calibrate, load_calibration_state
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from transfer.classification import evaluate

@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import nn
 
 from pretrain import calibration, diagnostics
-from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
 from pretrain.objective.losses import infonce
 from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableBatchNorm2d, at_width, calibrate
+from pretrain.training import build
+from pretrain.training import loop as training
 from rundir.errors import UserError
 from tests.pretrain import tiny
 
@@ -102,10 +103,10 @@ def test_gathering_alone_is_not_gathering():
 
 def in_float64():
     """Everything in float64, so that rounding, which training amplifies, stays far below what is compared."""
-    student, step = training.Student, training.Trainer._train_step
+    student, step = build.Student, training.Trainer.train_step
     images, batches = diagnostics.evaluation_batches, calibration.calibration_batches
-    training.Student = lambda cfg: student(cfg).double()
-    training.Trainer._train_step = lambda trainer, x1, x2: step(trainer, x1.double(), x2.double())
+    build.Student = lambda cfg: student(cfg).double()
+    training.Trainer.train_step = lambda trainer, x1, x2: step(trainer, x1.double(), x2.double())
     diagnostics.evaluation_batches = lambda *args: ((x.double(), labels) for x, labels in images(*args))
     calibration.calibration_batches = lambda *args: (x.double() for x in batches(*args))
 
@@ -123,7 +124,7 @@ def run(directory, double, *more, kill_at=0):
     def finishing(trainer, seconds):
         state = {}
         for name in ("student", "teacher"):
-            module = getattr(trainer, name)
+            module = getattr(trainer.training, name)
             state |= {} if module is None else {f"{name}.{k}": v for k, v in module.state_dict().items()}
         torch.save(state, directory.with_name(f"{directory.name}-rank{trainer.group.rank}.pt"))
         finish(trainer, seconds)

@@ -16,7 +16,7 @@ from pretrain.objective.networks import Student, Teacher
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
 from pretrain.slimmable import at_width
-from pretrain.train import Trainer
+from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain import tiny
@@ -93,7 +93,7 @@ def gradients_at_updates(directory, monkeypatch, *more):
         trainer = Trainer(cfg, RunDirectory(directory), group)
         batches = [views for epoch in range(2) for _, *views in trainer.batches.epoch(epoch)][:6]
         for x1, x2 in batches:
-            trainer._train_step(x1, x2)
+            trainer.train_step(x1, x2)
     return seen
 
 

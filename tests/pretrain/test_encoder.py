@@ -68,7 +68,7 @@ def test_shapes_and_extraction(arch, width):
 def test_the_network_of_the_guide_trains(tmp_path):
     from pretrain.checkpoints import open_checkpoint
     from pretrain.config import load
-    from pretrain.train import pretrain
+    from pretrain.training import pretrain
 
     overrides = ["model.arch=plain_net", "optimizer.epochs=1", "data.limit=64", "optimizer.batch_size=32", "diagnostics.images=0",
                  "model.projector_hidden=32", "model.projector_out=16", "model.predictor_hidden=32"]

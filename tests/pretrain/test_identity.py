@@ -14,7 +14,7 @@ from PIL import Image
 
 from pretrain import config, identity, run
 from pretrain.checkpoints import files as checkpoint
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.cli import cli
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
@@ -25,7 +25,7 @@ SHORT = ("optimizer.epochs=1", "data.limit=16")
 
 @pytest.fixture(autouse=True)
 def uncounted(monkeypatch):
-    monkeypatch.setattr("pretrain.train.training_flops", lambda *args: 1.0)
+    monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from tests.pretrain import tiny
 
 FORMATS = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
@@ -31,7 +31,7 @@ def listed() -> set[str]:
     (("widths.min=1.0", "diagnostics.widths=[1.0]", "calibration.widths=[1.0]", "diagnostics.images=0"), {"ema_momentum"}),
 ])
 def test_a_run_logs_what_is_listed(tmp_path, monkeypatch, overrides, more):
-    monkeypatch.setattr("pretrain.train.training_flops", lambda *args: 1.0)
+    monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
     pretrain(tiny.tiny(*SHORT, *overrides), tmp_path)
     logged = {json.loads(line)["name"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()}
     assert logged == ALWAYS | more and logged <= listed()

@@ -26,7 +26,7 @@ from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
 from pretrain.schedule import learning_rate
 from pretrain.slimmable import at_width, calibrate, cost, dense_cost, extract, make_switchable
-from pretrain.train import Trainer, pretrain
+from pretrain.training import Trainer, pretrain
 from rundir.errors import UserError
 from tests.pretrain import slow_reference
 from tests.pretrain.slow_reference import SlowMethod
@@ -384,17 +384,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path, monkeypatch):
     cfg = small(**sections, train={"tensorboard": False, "device": "cpu", "threads": 1, "checkpoint_minutes": 0.0})
     torch.save(teacher_payload(), tmp_path / "teacher.pt")
     pretrain(cfg, tmp_path / "whole")
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def interrupted(trainer, *images):
         if trainer.step_count == 4:  # one step into the second epoch
             raise Interrupted
         step(trainer, *images)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(Interrupted):
         pretrain(cfg, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     if method == "seed":
         torch.save(teacher_payload(projector_hidden=40), tmp_path / "teacher.pt")
         with pytest.raises(UserError, match="has other weights than when this run began"):

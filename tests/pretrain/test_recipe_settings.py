@@ -23,7 +23,8 @@ from pretrain.objective.networks import Student
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import at_width, calibrate, extract
-from pretrain.train import Trainer, pretrain
+from pretrain.training import Trainer, pretrain
+from pretrain.training.build import chunks
 from rundir.errors import UserError
 
 ARCH = "resnet_of_the_settings_test"
@@ -226,17 +227,17 @@ class Interrupted(Exception):
 def test_a_resumed_recipe_is_the_uninterrupted_one(recipe, more, tmp_path, monkeypatch):
     cfg = config.load("digits", [f"experiment.recipe={recipe}", *TINY, *more])
     pretrain(cfg, tmp_path / "whole")
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def interrupted(trainer, *images):
         if trainer.step_count == 4:
             raise Interrupted
         step(trainer, *images)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(Interrupted):
         pretrain(cfg, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     pretrain(cfg, tmp_path / "parts")
     whole, parts = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     names = ("encoder", "projector", "predictor", "distill_head", "adapters", "teacher", "queue")
@@ -250,11 +251,7 @@ def test_a_resumed_recipe_is_the_uninterrupted_one(recipe, more, tmp_path, monke
 
 def test_processes_that_do_not_exist_are_shared_out_evenly_or_refused():
     cfg = config.load("digits", [*TINY, "optimizer.virtual_processes=4"])
-    trainer = Trainer.__new__(Trainer)
-    trainer.cfg = cfg
-    for world_size, chunks in ((1, 4), (2, 2), (4, 1)):
-        trainer.group = type("Group", (), {"world_size": world_size})
-        assert trainer._chunks() == chunks
-    trainer.group = type("Group", (), {"world_size": 3})
+    for world_size, parts in ((1, 4), (2, 2), (4, 1)):
+        assert chunks(cfg, world_size) == parts
     with pytest.raises(UserError, match=r"set optimizer\.virtual_processes=3"):
-        trainer._chunks()
+        chunks(cfg, 3)

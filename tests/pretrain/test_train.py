@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from pretrain import config, run
-from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.data import evaluation_batches, load
+from pretrain.objective.networks import Student
 from pretrain.schedule import learning_rate
 from pretrain.slimmable import at_width, load_calibration_state
-from pretrain.train import make_optimizer, pretrain
+from pretrain.training import loop as training
+from pretrain.training import make_optimizer, pretrain
 from rundir.cli import cli
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
@@ -88,7 +89,7 @@ def test_a_checkpoint_has_all_that_is_needed_to_use_it(uninterrupted):
     payload = checkpoint.load(uninterrupted / "checkpoint.pt")
     assert payload["format"] == 1 and (payload["step"], payload["epoch"]) == (16, 4)
     cfg = config.from_dict(payload["config"])
-    student = training.Student(cfg)
+    student = Student(cfg)
     student.encoder.load_state_dict(payload["encoder"])
     student.projector.load_state_dict(payload["projector"])
     student.predictor.load_state_dict(payload["predictor"])
@@ -372,7 +373,7 @@ def test_a_fault_of_ours_keeps_its_traceback_and_is_recorded(tmp_path, monkeypat
     def broken(*args):
         raise ZeroDivisionError("our fault\nsecond line")
 
-    monkeypatch.setattr(training.Trainer, "_train_step", broken)
+    monkeypatch.setattr(training.Trainer, "train_step", broken)
     with pytest.raises(ZeroDivisionError):
         pretrain(tiny.tiny(), tmp_path)
     status = RunDirectory(tmp_path).status()
@@ -383,7 +384,7 @@ def test_a_fault_of_ours_keeps_its_traceback_and_is_recorded(tmp_path, monkeypat
 def test_optimizers_against_their_formulas(name):
     """Three steps of SGD with momentum and of AdamW without decay, written out in float64."""
     cfg = tiny.tiny(f"optimizer.name={name}", "optimizer.lr=0.01", "optimizer.momentum=0.8")
-    student = training.Student(cfg).double()
+    student = Student(cfg).double()
     optimizer = make_optimizer(cfg, student)
     expected = {k: p.detach().clone() for k, p in student.named_parameters()}
     first = {k: torch.zeros_like(p) for k, p in expected.items()}
@@ -478,7 +479,7 @@ def test_interruption_by_hand(tmp_path, monkeypatch, capsys):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(training.Trainer, "train_step", interrupted)
     code, output = run_command(["--out", str(tmp_path / "run"), *tiny.overrides()], capsys)
     assert code == 130 and output.err == "interrupted; run the same command again to resume\n"
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from pretrain import config, run
-from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
 from pretrain.models import ARCHITECTURES
 from pretrain.models.resnet import BasicBlock, ResNet
-from pretrain.train import pretrain
+from pretrain.training import loop as training
+from pretrain.training import pretrain
 from rundir.cli import cli
 from rundir.directory import RunDirectory
 

@@ -98,7 +98,7 @@ def test_machines_of_several_processes_are_told_apart(tmp_path):
 
 
 def test_a_run_records_what_it_was_trained_on(tmp_path, threads, monkeypatch):
-    monkeypatch.setattr("pretrain.train.training_flops", lambda *args: 1.0)
+    monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
     tiny.pretrain(tiny.tiny("train.threads=2", "optimizer.epochs=1", "data.limit=16"), tmp_path / "run")
     there = RunDirectory(tmp_path / "run").provenance()
     stretch, = there["stretches"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from pretrain import train as training
 from pretrain.checkpoints import files as checkpoint
+from pretrain.training import loop as training
 from rundir import stopping
 from rundir.directory import Busy, RunDirectory
 from tests.pretrain import tiny
@@ -18,14 +18,14 @@ from tests.pretrain import tiny
 
 def train_and_stop(directory: str, steps: tuple[int, ...], asked_rank: int = 0, *more: str) -> None:
     """Train; before each of these steps (from 0) the process of ``asked_rank`` is asked to stop. Leaves where each call stopped."""
-    step = training.Trainer._train_step
+    step = training.Trainer.train_step
 
     def asking(trainer, x1, x2):
         if trainer.step_count in steps and trainer.group.rank == asked_rank:
             stopping.request_stop()
         step(trainer, x1, x2)
 
-    training.Trainer._train_step = asking
+    training.Trainer.train_step = asking
     training.training_flops = lambda *args: 1.0
     try:
         training.pretrain(tiny.tiny(*more), directory)

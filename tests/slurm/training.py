@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ablations import transfers
-from pretrain import train as training
+from pretrain.training import loop as training
 from rundir import stopping
 from rundir.stopping import Interrupted, request_stop
 from slurm.calls import from_ledger
@@ -21,7 +21,7 @@ __all__ = ["request_stop", "train", "train_in_float64"]
 
 def train(directory: Path, meetings: tuple[int, ...] = ()) -> None:
     """The tiny training; before each of these steps it leaves a file and waits for another one, so that a signal can be sent."""
-    step = training.Trainer._train_step
+    step = training.Trainer.train_step
 
     def meeting(trainer, x1, x2):
         if trainer.step_count in meetings:
@@ -31,7 +31,7 @@ def train(directory: Path, meetings: tuple[int, ...] = ()) -> None:
                 wait_for(directory.with_name(f"{directory.name}-from-{trainer.step_count}"))
         step(trainer, x1, x2)
 
-    training.Trainer._train_step = meeting
+    training.Trainer.train_step = meeting
     training.training_flops = lambda *args: 1.0
     try:
         training.pretrain(tiny.tiny(), directory)

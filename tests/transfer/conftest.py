@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pretrain import config
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 
 TINY = ["data.name=digits", "data.size=16", "data.limit=256", "optimizer.epochs=1", "optimizer.batch_size=128",
         "optimizer.lr=0.05", "objective.base_loss=infonce", "model.arch=resnet_small", "model.projector_hidden=32",

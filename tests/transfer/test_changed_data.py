@@ -12,7 +12,7 @@ from PIL import Image
 from pretrain import config
 from pretrain.data import fingerprint
 from pretrain.identity import identified
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain import tiny
@@ -47,7 +47,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def trained(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.train.training_flops", lambda *args: 1.0)
+    monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
     cfg = tiny.tiny("optimizer.epochs=1", "data.name=folder", f"data.root={folder}", "data.limit=0")
     pretrain(cfg, tmp_path / "run")
     return tmp_path / "run"

@@ -15,7 +15,7 @@ from pretrain import config
 from pretrain.checkpoints import files as checkpoint
 from pretrain.checkpoints import open_checkpoint
 from pretrain.data import load
-from pretrain.train import pretrain
+from pretrain.training import pretrain
 from rundir.errors import UserError
 from tests.transfer.conftest import TINY
 from transfer.classification import Options, evaluate, evaluation

@@ -1,9 +1,13 @@
-"""What detectron2 0.6 needs beside current libraries. What needs no aid gets none.
+"""Compatibility shims for detectron2 0.6, applied before it is imported and only where the installed version needs them.
 
 - ``PIL.Image.LINEAR``: the old name of ``BILINEAR``, which Pillow 10 dropped and detectron2 0.6 still uses.
 - ``detectron2._C``: detectron2's compiled operators (deformable and rotated ones, the fast COCO evaluation). A copy without them
   is imported by a placeholder whose functions raise when they are called. None of our models calls them: RoIAlign and NMS are
   torchvision's, and COCO is evaluated by pycocotools.
+
+What has no public way and is therefore reached into, in the modules named: ``Res5ROIHeads._build_res5_block`` (model);
+``DatasetMapper._transform_annotations`` (data.mapper); ``_class_names``, ``_is_2007`` and ``_predictions`` of
+``PascalVOCDetectionEvaluator`` (evaluation).
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import PIL.Image
+
+VERSION = "0.6"  # of detectron2: what this module is written for
 
 
 class _Placeholder(types.ModuleType):
@@ -36,7 +42,7 @@ def is_compiled(package: Path) -> bool:
 
 
 def apply() -> None:
-    """Give the aids that the installed detectron2 needs; none where there is no detectron2."""
+    """Apply what the installed detectron2 needs; nothing where there is no detectron2."""
     # What detectron2 does when it is imported works, and others warn of it each time.
     warnings.filterwarnings("ignore", message=r".torch\.jit\.script. is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)

@@ -21,8 +21,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from transfer.detection.data import DetectionData
-from transfer.detection.mapper import Mapper
-from transfer.detection.voc import CORNERS
+from transfer.detection.data.mapper import Mapper
+from transfer.detection.data.voc import CORNERS
 from transfer.finetuning.runs import finite
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -12,7 +12,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import nn
 
 from transfer.detection.data import DetectionData
-from transfer.detection.mapper import Mapper, read_record
+from transfer.detection.data.mapper import Mapper, read_record
 from transfer.finetuning.pictures import chosen_images, write_panels
 
 SIDE = 480  # pixels that a small image is enlarged to, so that what is written on it can be read

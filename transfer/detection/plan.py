@@ -23,14 +23,14 @@ from rundir.errors import UserError
 from rundir.schema import FORMAT, File
 from transfer.detection import data
 from transfer.detection.data import DetectionData
+from transfer.detection.data.faults import has_box, some
 from transfer.detection.evaluation import evaluate
-from transfer.detection.faults import has_box, some
-from transfer.detection.models import Model, build, config
+from transfer.detection.model import Model, build, config
 from transfer.detection.pictures import draw
 from transfer.detection.training import FINAL, adamw_rate, finished_iterations, set_schedule, train
 from transfer.finetuning import plan
 from transfer.finetuning.description import Finetuning
-from transfer.finetuning.runs import Resolved, Scores, journal, write_json
+from transfer.finetuning.runs import Resolved, Scores, journal, tell_weights, write_json
 from transfer.finetuning.trunk import dense_network
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 256, 32
@@ -144,8 +144,7 @@ class Plan(plan.Plan):
         network = dense_network(self.checkpoint, resolved.width, own.initial, self.seed, self._calibration)
         detector, report = build(cfg, self.detector, network, own.norm, self.seed)
         if group.first:
-            print(f"{resolved.title}: {report}", flush=True)
-            write_json(run, "weights.json", report.to_dict())
+            tell_weights(resolved, run, report)
             (run.path / "detectron2.yaml").write_text(cfg.dump(), encoding="utf-8")
         self._train(cfg, detector, resolved, run, group)
         result = evaluate(cfg, detector, self.data, self.detector.masks, run.path)

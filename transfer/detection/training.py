@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.distributed import Processes
 from rundir.atomic import replacing
 from rundir.errors import UserError
-from transfer.detection.mapper import Mapper
+from transfer.detection.data.mapper import Mapper
 from transfer.finetuning.runs import Journal
 from transfer.finetuning.schedules import Schedule
 

@@ -29,6 +29,7 @@ from rundir.progress import Reporter, reporting
 from rundir.records import content
 from rundir.schema import FINE_TUNINGS, FORMAT, File, State
 from rundir.stopping import Interrupted, stop_requested
+from transfer.finetuning.weights import WeightsReport
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
@@ -214,6 +215,12 @@ def _empty(run: RunDirectory) -> None:
 def finite(value: float | None) -> float | None:
     """``value`` as a float, None where it is undefined (None or not finite)."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def tell_weights(resolved: Resolved, run: RunDirectory, report: WeightsReport) -> None:
+    """Print what of the checkpoint arrived, and write it to ``weights.json``."""
+    print(f"{resolved.title}: {report}", flush=True)
+    write_json(run, "weights.json", report.to_dict())
 
 
 def write_json(run: RunDirectory, name: str, content: Mapping) -> None:

@@ -33,6 +33,12 @@ class WeightsReport:
         return (f"{len(self.matched)} tensors from the checkpoint, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
                 f"{_named(self.missing + self.unexpected)}, {len(self.new)} new")
 
+    def complete(self) -> WeightsReport:
+        """Itself, if all of the checkpoint arrived; RuntimeError names what did not."""
+        if self.missing or self.unexpected:
+            raise RuntimeError(f"weights did not arrive: {self}")
+        return self
+
     def to_dict(self) -> dict:
         """As it is written to ``weights.json``."""
         return {"format": FORMAT, **asdict(self)}

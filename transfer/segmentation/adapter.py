@@ -1,4 +1,7 @@
-"""What mmsegmentation 1.2 and mmengine 0.10 need from this project before and while they are used."""
+"""What mmsegmentation and mmengine need before and while they are used, and what of them is reached into.
+
+Without a public way: ``mmengine.device.utils.DEVICE`` (here), and ``message_hub.runtime_info`` of mmengine's checkpoints (hooks).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from collections.abc import Iterator
 import torch
 
 from rundir.errors import UserError
+
+# What this module is written for: mmengine and mmsegmentation, or the maintained forks of theirs (onedl-*).
+VERSIONS = {"mmengine": "0.10", "mmseg": "1."}
 
 
 def apply() -> None:

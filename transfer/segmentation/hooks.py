@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 
 from transfer.finetuning.pictures import chosen_images, write_panels
 from transfer.finetuning.runs import Journal
-from transfer.segmentation.checks import Split
-from transfer.segmentation.labels import read_image
-from transfer.segmentation.layouts import IGNORED
+from transfer.segmentation.data.labels import read_image
+from transfer.segmentation.data.layouts import IGNORED
+from transfer.segmentation.data.sets import Split
 
 NO_CLASS = (255, 255, 255)  # colour of pixels without a class
 LOSSES = {"loss": "loss", "decode.loss_ce": "loss/decode", "aux.loss_ce": "loss/auxiliary", "decode.acc_seg": "pixel_accuracy"}

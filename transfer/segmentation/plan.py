@@ -18,12 +18,11 @@ from transfer.finetuning import plan
 from transfer.finetuning.description import Finetuning
 from transfer.finetuning.runs import Resolved, Scores
 from transfer.finetuning.schedules import Schedule, named
-from transfer.segmentation import SCHEDULES, checks, training
+from transfer.segmentation import SCHEDULES, data, training
 from transfer.segmentation.backbone import SlimmableTrunk
-from transfer.segmentation.checks import SegmentationData
-from transfer.segmentation.layouts import layout_of
-from transfer.segmentation.models import DILATED, POOLING, Features, check_model, model_config
-from transfer.segmentation.recipes import for_vit
+from transfer.segmentation.data import SegmentationData
+from transfer.segmentation.data.layouts import layout_of
+from transfer.segmentation.model import DILATED, POOLING, Features, check_model, model_config
 
 
 class Plan(plan.Plan):
@@ -42,7 +41,7 @@ class Plan(plan.Plan):
         asked = {name: getattr(finetuning, name) for name in ("scale", "crop", "output_stride")}
         layout = layout_of(finetuning.dataset, where)
         changed = dataclasses.replace(layout, **{name: value for name, value in asked.items() if value})
-        return checks.load(changed, finetuning.exif, show)
+        return data.load(changed, finetuning.exif, show)
 
     def check(self) -> None:
         """:class:`UserError` for crops and batches that the network cannot be trained on."""
@@ -60,7 +59,8 @@ class Plan(plan.Plan):
         own = self.finetuning
         if not self.is_vit:
             return own.asked_schedule
-        return for_vit(own.schedule, named(own.schedule, SCHEDULES), own.model).changed(own.iterations, own.batch_size, own.lr)
+        whole = training.for_vit(own.schedule, named(own.schedule, SCHEDULES), own.model)
+        return whole.changed(own.iterations, own.batch_size, own.lr)
 
     @property
     def batch_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from mmseg.utils import register_all_modules
 
-from transfer.segmentation import backbone, data, labels, layouts, metric  # noqa: F401
+from transfer.segmentation import backbone, evaluation  # noqa: F401
+from transfer.segmentation.data import labels, layouts, loaders  # noqa: F401
 
 register_all_modules(init_default_scope=True)

@@ -20,9 +20,10 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from rundir.errors import UserError
-from transfer.detection import data, masks
-from transfer.detection.faults import has_box
-from transfer.detection.mapper import Mapper, read_record
+from transfer.detection import data
+from transfer.detection.data import masks
+from transfer.detection.data.faults import has_box
+from transfer.detection.data.mapper import Mapper, read_record
 
 SPLITS = ("train", "test")
 
@@ -437,7 +438,7 @@ def test_deep_json_is_one_line(scenes, tmp_path):
 
 
 def test_places_where_no_data_is(scenes, tmp_path):
-    for dataset, where, message in (("voc", None, "write --data-dir"), ("voc", tmp_path / "x", "there is no directory"),
+    for dataset, where, message in (("voc", tmp_path / "x", "there is no directory"),
                                     ("voc", tmp_path, "Pascal VOC's layout"), ("coco", tmp_path, "COCO's layout")):
         with pytest.raises(UserError, match=message):
             data.load(dataset, where)

@@ -82,7 +82,7 @@ def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_with_the_same_b
     with monkeypatch.context() as patch, pytest.raises(stopping.Interrupted, match="stopped after iteration 3 of 5"):
         patch.setattr(Journal, "iteration", ask)
         trained(made, tmp_path / "cut")
-    monkeypatch.setattr(stopping, "_asked", False)
+    stopping._asked = False
     assert finished_iterations(tmp_path / "cut")[0] == 3
     found, again = trained(made, tmp_path / "cut")
     assert all(torch.equal(found[name], expected[name]) for name in expected) and again == scores

@@ -8,9 +8,9 @@ import torch
 from pretrain.checkpoints import open_checkpoint
 from tests.transfer.segmentation.runs import untrained_vit
 from transfer.finetuning.weights import weights_report
-from transfer.segmentation import models
-from transfer.segmentation.layouts import layout_of
-from transfer.segmentation.models import Features, model_config
+from transfer.segmentation import model as models
+from transfer.segmentation.data.layouts import layout_of
+from transfer.segmentation.model import Features, model_config
 from transfer.segmentation.training import MODELS
 
 IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))

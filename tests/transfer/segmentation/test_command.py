@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from mmengine.registry import PARAM_SCHEDULERS
 
 from rundir.errors import UserError
 from tests.transfer.segmentation.runs import segmentation, untrained_vit
-from transfer.finetuning.schedules import SEGMENTATION
+from transfer.finetuning.schedules import SEGMENTATION, Schedule
 from transfer.segmentation import MODELS
-from transfer.segmentation.models import MODELS as MADE
-from transfer.segmentation.recipes import for_vit
-from transfer.segmentation.training import optimizer_config, scheduler_config
+from transfer.segmentation.model import MODELS as MADE
+from transfer.segmentation.training import for_vit, optimizer_config, scheduler_config
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -65,3 +66,20 @@ def test_schedules_are_mmsegmentations():
     assert [part["type"] for part in scheduler_config(vit)] == ["LinearLR", "PolyLR"]
     assert [part["type"] for part in scheduler_config(vit.changed(iterations=1))] == ["PolyLR"]
     assert for_vit("cityscapes_40k", SEGMENTATION["cityscapes_40k"], "segmenter").lr == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_mmengine_makes_the_rates_of_the_schedule(warmup):
+    """A linear warm-up, then polynomial decay that reaches ``lr_min`` in the last iteration, against their formulas."""
+    schedule = Schedule(20, 8, 0.01, "poly", lr_min=1e-4, warmup=warmup, warmup_start=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], schedule.lr)
+    schedulers = [PARAM_SCHEDULERS.build({**each, "optimizer": optimizer}) for each in scheduler_config(schedule)]
+    for iteration in range(schedule.iterations):
+        if iteration < warmup:
+            expected = 0.01 * (0.1 + 0.9 * iteration / (warmup - 1))
+        else:
+            expected = 1e-4 + (0.01 - 1e-4) * (1 - (iteration - warmup) / (19 - warmup)) ** 0.9
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        optimizer.step()
+        for each in schedulers:
+            each.step()

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.transfer.segmentation import files
-from transfer.segmentation.checks import load
-from transfer.segmentation.layouts import layout_of
+from transfer.segmentation.data.layouts import layout_of
+from transfer.segmentation.data.sets import load
 
 
 def clean(mask) -> None:

@@ -19,9 +19,9 @@ from rundir.directory import RunDirectory
 from tests.transfer.segmentation import files
 from tests.transfer.segmentation.runs import FAST, only_run, read, segmentation, untrained_vit, weights
 from transfer.run import main
-from transfer.segmentation import data
+from transfer.segmentation.data import loaders as data
+from transfer.segmentation.data.layouts import layout_of
 from transfer.segmentation.hooks import JournalHook
-from transfer.segmentation.layouts import layout_of
 from transfer.segmentation.training import MODELS, latest_checkpoint
 
 LENGTH = ["--iterations", "12"]
@@ -122,7 +122,7 @@ def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_the_same(finish
     with monkeypatch.context() as patch, pytest.raises(stopping.Interrupted, match="stopped after iteration 7 of 12"):
         patch.setattr(JournalHook, "after_train_iter", ask_at_seven)
         segmentation(*ask)
-    monkeypatch.setattr(stopping, "_asked", False)
+    stopping._asked = False
     run = only_run(tmp_path)
     assert RunDirectory(run).status()["state"] == "pending" and latest_checkpoint(run / "mmseg")[1] == 7
     assert segmentation(*ask) == 0

@@ -19,8 +19,8 @@ from pycocotools import mask as coco_masks
 from pretrain.data.files import read_bytes, read_text, tree
 from pretrain.data.images import is_image, opened
 from rundir.errors import UserError
-from transfer.detection import masks
-from transfer.detection.faults import Faults, some
+from transfer.detection.data import masks
+from transfer.detection.data.faults import Faults, some
 from transfer.finetuning.lists import check_inside
 
 LARGEST = 1e12  # a number that is neither an id nor a number of pixels

@@ -1,9 +1,9 @@
-"""Installs detectron2 0.6 from PyPI into this Python's environment, if it has none: ``python transfer/detection/install.py``.
+"""Installs detectron2 0.6 from PyPI into this Python's environment, if it has none: ``python scripts/install_detectron2.py``.
 
 detectron2 is not on PyPI under its own name. conda-forge has it (environment.yml); elsewhere its authors' INSTALL.md builds it.
 Where only PyPI can be reached, the source archive ``pb1-detectron2`` 0.6 has upstream 0.6's Python files and configs, but not the
-C++ ones, so pip cannot build it. Its Python part is all that our models need (see adapter.py). It is downloaded by pip, compared
-with a known checksum, and its package ``detectron2`` alone is unpacked: nothing else of the archive is installed.
+C++ ones, so pip cannot build it. Its Python part is all that our models need (transfer/detection/adapter.py). It is downloaded by
+pip, compared with a known checksum, and its package ``detectron2`` alone is unpacked: nothing else of the archive is installed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie beside this one
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+if __name__ == "__main__":  # run as a script: the rooms are next to its directory
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rundir.cli import cli
 from rundir.errors import UserError

@@ -22,8 +22,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pretrain.data import fingerprint
 from pretrain.data.images import DISPLAYED
 from rundir.errors import UserError
-from transfer.detection import coco, voc
-from transfer.detection.faults import Faults, has_box, some
+from transfer.detection.data import coco, voc
+from transfer.detection.data.faults import Faults, has_box, some
 from transfer.finetuning.scenes import CLASSES as SCENE_CLASSES
 from transfer.finetuning.scenes import RECORD as SCENES
 

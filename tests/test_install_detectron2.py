@@ -1,4 +1,4 @@
-"""Installing detectron2's Python part: the known archive only, its one package only, and shims that raise."""
+"""Installing detectron2's Python part: the known archive only, and its one package only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import sys
 import tarfile
 from pathlib import Path
 
-import PIL.Image
 import pytest
 
 from rundir.errors import UserError
-from transfer.detection import adapter, install
+from scripts import install_detectron2 as install
 
 
 def archive(folder: Path) -> Path:
@@ -60,29 +59,3 @@ def test_what_is_there_is_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(install, "download", lambda folder: pytest.fail("downloaded though it is there"))
     assert install.main() == 0
     assert capsys.readouterr().out.startswith("detectron2 0.")
-
-
-def test_compiled_operators_raise_when_they_are_called(tmp_path):
-    import detectron2
-
-    if adapter.is_compiled(Path(detectron2.__file__).parent):
-        pytest.skip("this detectron2 brings its compiled operators")
-    from detectron2.layers import nms_rotated  # what uses them can be imported
-
-    assert callable(nms_rotated)
-    with pytest.raises(NotImplementedError, match="compiled code"):
-        sys.modules["detectron2._C"].COCOevalAccumulate()
-    assert PIL.Image.LINEAR == PIL.Image.BILINEAR
-
-
-def test_a_real_build_gets_no_placeholder(tmp_path, monkeypatch):
-    package = tmp_path / "detectron2"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / f"_C{adapter.EXTENSION_SUFFIXES[0]}").write_bytes(b"")
-    assert adapter.is_compiled(package)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "detectron2"]:
-        monkeypatch.delitem(sys.modules, name)
-    adapter.apply()
-    assert "detectron2._C" not in sys.modules

@@ -12,10 +12,10 @@ from PIL import Image
 
 from rundir.errors import UserError
 from tests.transfer.segmentation import files
-from transfer.segmentation.checks import load
-from transfer.segmentation.data import test_pipeline as evaluation_pipeline
-from transfer.segmentation.labels import read_image, read_labels
-from transfer.segmentation.layouts import LAYOUTS, layout_of
+from transfer.segmentation.data.labels import read_image, read_labels
+from transfer.segmentation.data.layouts import LAYOUTS, layout_of
+from transfer.segmentation.data.loaders import test_pipeline as evaluation_pipeline
+from transfer.segmentation.data.sets import load
 
 
 def checked(name, root):

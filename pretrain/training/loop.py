@@ -10,16 +10,15 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.calibration import calibrate_on
-from pretrain.checkpoints import files, weights
-from pretrain.compiled import compile_ends
+from pretrain.checkpoints import files
 from pretrain.config import Config, to_dict, to_yaml, usable_widths
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, fingerprint, load_for
@@ -28,15 +27,10 @@ from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
 from pretrain.identity import check_checkpoint, check_directory, identified
 from pretrain.memory import keep_freed_memory
-from pretrain.objective.frozen import FrozenTeacher, load_teacher
-from pretrain.objective.networks import Student, Teacher
-from pretrain.objective.queue import Queue
-from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
-from pretrain.objective.step import Objective
 from pretrain.schedule import ema_momentum, learning_rate
-from pretrain.slimmable import calibration_state
-from pretrain.slimmable.calibrate import batch_norms
+from pretrain.training import state
+from pretrain.training.build import build_training
 from rundir import method
 from rundir.cli import is_interruption
 from rundir.clock import now
@@ -109,66 +103,12 @@ class Trainer:
                                       cfg.optimizer.virtual_processes)
         self.data = cfg.data.fingerprint or fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root)
         self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
-        self._build_networks()
+        self.training = build_training(cfg, self.device, self.source, group.world_size)
         measured = cfg.diagnostics.images and group.first
         self.diagnostics = Diagnostics(cfg, fixed_images(self.source, cfg, self.device)) if measured else None
         self.step_count = 0
         self.method_version = method.VERSION
         self.meter: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # name -> [sum, count] of the epoch so far
-
-    def _build_networks(self) -> None:
-        cfg = self.cfg
-        if cfg.train.precision == "fp16" and self.device.type == "cpu":
-            raise UserError("train.precision=fp16 needs a GPU and there is none; set train.precision=bf16 or fp32")
-        torch.manual_seed(cfg.seed)
-        layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
-        self.student = Student(cfg).to(self.device, memory_format=layout)
-        self.student.chunks = self._chunks()
-        for norm in batch_norms(self.student).values():
-            norm.synchronized = cfg.train.synchronized_bn
-        self.teacher = self._make_teacher()
-        self.queue = Queue(cfg.objective.queue, cfg.model.projector_out, cfg.seed).to(self.device) if cfg.objective.queue else None
-        self.network: nn.Module = self.student
-        if self.group.world_size > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # Heads take turns within a step, so each backward pass leaves some parameters without gradient.
-            self.network = nn.parallel.DistributedDataParallel(self.student, device_ids=ids, find_unused_parameters=True)
-        self.optimizer = make_optimizer(cfg, self.student)
-        self.regularizer = Regularizer(cfg.regularizer, self.student)
-        # Only float16 has too small a range for gradients.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=cfg.train.precision == "fp16")
-        forward = self.network
-        if cfg.train.compile:
-            forward = compile_ends(self.network, self.student, (cfg.widths.min, cfg.widths.max))
-            if self.teacher is not None:
-                self.teacher.compile(dynamic=False)
-        self.objective = Objective(cfg.objective, self.student, forward, self.teacher, cfg.widths.max, self.autocast, self.queue)
-
-    def _chunks(self) -> int:
-        """The virtual processes that this process simulates."""
-        parts, world_size = self.cfg.optimizer.virtual_processes, self.group.world_size
-        if parts and parts % world_size:
-            raise UserError(f"optimizer.virtual_processes={parts} cannot be shared evenly by {world_size} processes; set "
-                            f"optimizer.virtual_processes={world_size}")
-        return max(1, parts // world_size)
-
-    def _make_teacher(self) -> Teacher | FrozenTeacher | None:
-        if self.cfg.objective.teacher == "momentum":
-            return Teacher(self.student, self.cfg.objective.shuffle)
-        if self.cfg.objective.base_loss != "seed":
-            return None
-        layout = torch.channels_last if self.cfg.train.channels_last else torch.contiguous_format
-        teacher = load_teacher(self.cfg, self.student.chunks).to(self.device, memory_format=layout)
-        if not teacher.batch_statistics:
-            calibrate_on(teacher, [teacher.width], self.source, self.cfg)
-        return teacher
-
-    def autocast(self) -> AbstractContextManager:
-        """The context that forward passes run in."""
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        if self.cfg.train.precision not in types:
-            return nullcontext()
-        return torch.autocast(self.device.type, types[self.cfg.train.precision])
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +122,7 @@ class Trainer:
             self.last_saved = self.last_beat = time.monotonic()
             for epoch in range(self.step_count // per_epoch, cfg.optimizer.epochs):
                 self._train_epoch(epoch, reporter)
-                means = self._epoch_means() | {"penalty": float(self.regularizer.penalty())}
+                means = self._epoch_means() | {"penalty": float(self.training.regularizer.penalty())}
                 self._check_finite(means, epoch)
                 if self.group.first:
                     self._log_epoch(epoch, means, board)
@@ -218,11 +158,11 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
         per_epoch, cfg = self.batches.steps_per_epoch, self.cfg
-        self.regularizer.set_epoch(epoch, cfg.optimizer.epochs)
+        self.training.regularizer.set_epoch(epoch, cfg.optimizer.epochs)
         first_step, self.epoch_started = self.step_count - epoch * per_epoch, time.monotonic()
         self.epoch_first_step = first_step
         for _, x1, x2 in self.batches.epoch(epoch, start=first_step):
-            self._train_step(x1, x2)
+            self.train_step(x1, x2)
             reporter.update(self.step_count, f"epoch {epoch + 1}/{cfg.optimizer.epochs}")
             self._keep_alive(epoch)
             # Not after an epoch's last step, as in _keep_alive.
@@ -243,17 +183,15 @@ class Trainer:
     def _add_train_seconds(self, seconds: float, **details) -> None:
         self.run.add_provenance(train_seconds=self.run.provenance().get("train_seconds", 0.0) + seconds, **details)
 
-    def _train_step(self, x1: Tensor, x2: Tensor) -> None:
-        cfg = self.cfg
-        layout = torch.channels_last if cfg.train.channels_last else torch.contiguous_format
-        x1, x2 = (x.contiguous(memory_format=layout) for x in (x1, x2))
-        rate = learning_rate(cfg.optimizer, self.step_count / self.batches.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        widths = sample_widths(cfg.widths, cfg.seed, self.step_count, self.total_steps, cfg.optimizer.epochs)
-        momentum = ema_momentum(cfg.objective, self.step_count, self.total_steps)
-        losses = self.objective.step(x1, x2, widths, momentum, self._backward, self._update)
+    def train_step(self, x1: Tensor, x2: Tensor) -> None:
+        """The next step, on two views (B, 3, H, W) of a batch."""
+        cfg, step = self.cfg, self.step_count
+        rate = learning_rate(cfg.optimizer, step / self.batches.steps_per_epoch)
+        widths = sample_widths(cfg.widths, cfg.seed, step, self.total_steps, cfg.optimizer.epochs)
+        momentum = ema_momentum(cfg.objective, step, self.total_steps)
         self.step_count += 1
+        update = not self._pending(self.step_count) or self.step_count == self.total_steps
+        losses = self.training.step(x1, x2, widths, rate, momentum, update)
         for width, loss in zip(widths, losses, strict=True):
             self._add("loss/base" if width == widths[0] else "loss/distill", loss)
         self._add("widths_per_step", len(widths))
@@ -261,23 +199,6 @@ class Trainer:
     def _add(self, name: str, value: float | Tensor) -> None:
         entry = self.meter[name]
         entry[0], entry[1] = entry[0] + value, entry[1] + 1
-
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss / self.cfg.optimizer.accumulate_steps).backward()
-
-    def _update(self, width: float) -> None:
-        if self._pending(self.step_count + 1) and self.step_count + 1 < self.total_steps:
-            return
-        self.scaler.unscale_(self.optimizer)
-        widest = width == self.cfg.widths.max
-        self.regularizer.add_gradient(widest)
-        if self.cfg.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
-        if self.cfg.regularizer.decoupled:
-            self.regularizer.shrink(self.optimizer.param_groups[0]["lr"], widest)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _keep_alive(self, epoch: int) -> None:
         clock = time.monotonic()
@@ -319,12 +240,12 @@ class Trainer:
 
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)
-        values = means | {"lr": self.optimizer.param_groups[0]["lr"]}
-        if isinstance(self.teacher, Teacher):
+        values = means | {"lr": self.training.optimizer.param_groups[0]["lr"]}
+        if self.cfg.objective.teacher == "momentum":
             values["ema_momentum"] = ema_momentum(self.cfg.objective, self.step_count - 1, self.total_steps)
         rows = [(name, self.cfg.widths.max if name == "loss/base" else None, value) for name, value in values.items()]
         if self.diagnostics and ((epoch + 1) % self.cfg.diagnostics.every == 0 or epoch + 1 == self.cfg.optimizer.epochs):
-            rows += self.diagnostics.measure(self.student, self.teacher)
+            rows += self.diagnostics.measure(self.training.student, self.training.teacher)
         rows.append(("images_per_second", None, rate))
         self.run.append_metrics({"step": self.step_count, "epoch": epoch + 1, "name": name, "width": width, "value": value}
                                 for name, width, value in rows)
@@ -338,7 +259,7 @@ class Trainer:
         if not self.group.first:
             return
         widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, self.cfg.widths.min, self.cfg.widths.max])
-        calibrate_on(self.student.encoder, widths, self.source, self.cfg)
+        calibrate_on(self.training.student.encoder, widths, self.source, self.cfg)
         self._save()
         self._add_train_seconds(seconds, finished=now())
         self.run.set_status(State.DONE, trained=True)
@@ -350,43 +271,18 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        frozen = isinstance(self.teacher, FrozenTeacher)
-        optional = {"predictor": self.student.predictor, "distill_head": self.student.distill_head,
-                    "adapters": self.student.adapters,
-                    "teacher": None if frozen else self.teacher, "queue": self.queue}
         files.save(self.run.path, {
             "config": to_dict(self.cfg), "data": self.data, "method_version": self.method_version,
             "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
-            "encoder": self.student.encoder.state_dict(), "projector": self.student.projector.state_dict(),
-            **{name: module.state_dict() if module is not None else None for name, module in optional.items()},
-            "seed_teacher": weights.fingerprint(self.teacher) if frozen else None,
-            "touched": [name for name, p in self.student.named_parameters() if p in self.regularizer.touched],
-            "gradients": {name: p.grad for name, p in self.student.named_parameters()
-                          if p.grad is not None and self._pending(self.step_count)},
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            **state.of(self.training, gathering=self._pending(self.step_count)),
             "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
             "guidance": self.diagnostics.guidance if self.diagnostics else {},
-            "calibration": calibration_state(self.student.encoder),
         })
         self.last_saved = time.monotonic()
 
     def _restore(self, payload: dict) -> None:
         self.method_version = min(method.VERSION, payload.get("method_version", 1))  # numbers of two versions are the older's
-        modules = {"encoder": self.student.encoder, "projector": self.student.projector, "predictor": self.student.predictor,
-                   "distill_head": self.student.distill_head, "adapters": self.student.adapters, "queue": self.queue}
-        if not isinstance(self.teacher, FrozenTeacher):
-            modules["teacher"] = self.teacher
-        elif payload["seed_teacher"] != weights.fingerprint(self.teacher):
-            raise UserError(f"objective.seed_teacher={self.cfg.objective.seed_teacher} has other weights than when this run began; "
-                            "put them back, or start in another run directory")
-        for name, module in modules.items():
-            if module is not None:
-                module.load_state_dict(payload[name])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        self.regularizer.touched |= {p for name, p in self.student.named_parameters() if name in payload.get("touched", ())}
-        for name, gradient in payload.get("gradients", {}).items():
-            self.student.get_parameter(name).grad = gradient.to(self.device)
-        self.scaler.load_state_dict(payload["scaler"])
+        state.restore(self.training, payload)
         self.step_count = payload["step"]
         self.meter.update({name: list(entry) for name, entry in payload["meter"].items()})
         if self.diagnostics:
@@ -403,15 +299,3 @@ class Trainer:
 
         with SummaryWriter(self.run.path / "tensorboard", purge_step=self.step_count + 1) as board:
             yield board
-
-
-def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:
-    """The optimizer of METHOD section 6; decay is the regularizer's, so there is none here."""
-    parameters = list(student.parameters())
-    if cfg.optimizer.name == "adamw":
-        return torch.optim.AdamW(parameters, cfg.optimizer.lr, weight_decay=0.0, fused=True)
-    optimizer = torch.optim.SGD(parameters, cfg.optimizer.lr, momentum=cfg.optimizer.momentum, fused=True)
-    if cfg.regularizer.variant == "authors" and cfg.optimizer.momentum:
-        # Some parameters have their first gradient late, where the fused step cannot start a buffer: one of zeros is the same.
-        optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters if p.requires_grad})
-    return optimizer

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from pretrain.data.images import DISPLAYED
 from transfer.finetuning.pictures import chosen_images
-from transfer.segmentation.checks import Split
-from transfer.segmentation.labels import read_image
-from transfer.segmentation.layouts import Layout
+from transfer.segmentation.data.labels import read_image
+from transfer.segmentation.data.layouts import Layout
+from transfer.segmentation.data.sets import Split
 
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 64, 8
 

@@ -13,7 +13,7 @@ from pretrain.slimmable import at_width
 from rundir.errors import UserError
 from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
 from transfer.detection import MODELS
-from transfer.detection.models import Model, build, config
+from transfer.detection.model import Model, build, config
 
 KINDS = [("faster_rcnn_fpn", "resnet_small"), ("faster_rcnn_fpn", "resnet_tiny_of_tests"), ("mask_rcnn_fpn", "mobilenetv2_cifar"),
          ("faster_rcnn_fpn", "vit_micro"), ("faster_rcnn_fpn", "vit_micro_heads"), ("faster_rcnn_c4", "resnet_bottleneck_of_tests"),
@@ -141,7 +141,7 @@ def test_new_layers_start_from_the_seed(tmp_path):
 
 
 def test_a_lost_weight_is_an_error(tmp_path, monkeypatch):
-    from transfer.detection import models
+    from transfer.detection import model as models
 
     monkeypatch.setattr(models, "_fpn_places", lambda maps: {"backbone.bottom_up.elsewhere.": ""})
     with pytest.raises(RuntimeError, match="did not arrive"):
@@ -154,7 +154,7 @@ def test_a_lost_weight_is_an_error(tmp_path, monkeypatch):
 def test_names(arch, name, tmp_path):
     from types import SimpleNamespace
 
-    from transfer.detection.models import network_name
+    from transfer.detection.model import network_name
 
     assert network_name(SimpleNamespace(arch=arch, dense=False)) == name
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rundir.errors import UserError
-from transfer.segmentation.layouts import IGNORED, Layout
+from transfer.segmentation.data.layouts import IGNORED, Layout
 
 HEAD_SHARE = 4  # a head has this fraction of the channels it reads
 FEWEST = 32  # channels of a head on a very narrow network

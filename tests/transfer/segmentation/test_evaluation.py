@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
-from transfer.segmentation.metric import ExactIoU
+from transfer.segmentation.evaluation import ExactIoU
 
 
 def evaluated(pairs, classes: int, logits: float = 0.0) -> ExactIoU:

@@ -14,8 +14,8 @@ from pretrain.data import fingerprint, images
 from pretrain.data.files import some, tree
 from rundir.errors import UserError
 from transfer.finetuning.looking import look_at_all, settle_exif, trained_on_too
-from transfer.segmentation.labels import class_table, read_labels
-from transfer.segmentation.layouts import IGNORED, Layout
+from transfer.segmentation.data.labels import class_table, read_labels
+from transfer.segmentation.data.layouts import IGNORED, Layout
 
 MASKS_READ = 4096  # for the fingerprint, where all together are too large to be read
 HINTS = {"cityscapes": " (made from *_labelIds.png by the cityscapesscripts command csCreateTrainIdLabelImgs)"}

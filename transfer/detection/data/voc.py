@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 
 from pretrain.data.files import read_bytes
 from rundir.errors import UserError
-from transfer.detection.faults import Faults
+from transfer.detection.data.faults import Faults
 from transfer.finetuning.lists import Images, read_names
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -1,0 +1,163 @@
+"""The networks, the optimizer and the objective of a config, put together once for all who take training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.calibration import calibrate_on
+from pretrain.compiled import compile_ends
+from pretrain.config import Config
+from pretrain.data import ImageSource
+from pretrain.objective.frozen import FrozenTeacher, load_teacher
+from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.queue import Queue
+from pretrain.objective.regularization import Regularizer
+from pretrain.objective.step import Objective
+from pretrain.slimmable.calibrate import batch_norms
+from rundir.errors import UserError
+
+LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Training:
+    """What takes the steps of ``cfg`` on ``device``; :func:`build_training` makes one.
+
+    Attributes:
+        network: the student, or its data-parallel wrapper.
+        teacher: None where the student is its own.
+        scaler: of gradients, of float16 only.
+    """
+
+    cfg: Config
+    device: torch.device
+    student: Student
+    network: nn.Module
+    teacher: Teacher | FrozenTeacher | None
+    queue: Queue | None
+    optimizer: torch.optim.Optimizer
+    regularizer: Regularizer
+    scaler: torch.amp.GradScaler
+    objective: Objective
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the teacher is a trained network that stays as it is (SEED)."""
+        return isinstance(self.teacher, FrozenTeacher)
+
+    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], rate: float, momentum: float,
+             update: bool = True) -> list[Tensor]:
+        """One training step on two views (B, 3, H, W) at ``widths``, widest first; the loss at each, without gradient.
+
+        rate: learning rate; momentum: of a momentum teacher; update: whether the gradients gathered so far change the weights.
+        """
+        layout = memory_format(self.cfg)
+        x1, x2 = (x.contiguous(memory_format=layout) for x in (x1, x2))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return self.objective.step(x1, x2, widths, momentum, self._backward, self._update if update else _keep)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss / self.cfg.optimizer.accumulate_steps).backward()
+
+    def _update(self, width: float) -> None:
+        self.scaler.unscale_(self.optimizer)
+        widest = width == self.cfg.widths.max
+        self.regularizer.add_gradient(widest)
+        if self.cfg.optimizer.clip_norm:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
+        if self.cfg.regularizer.decoupled:
+            self.regularizer.shrink(self.optimizer.param_groups[0]["lr"], widest)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _keep(width: float) -> None:
+    """Go on gathering gradients."""
+
+
+def build_training(cfg: Config, device: torch.device, source: ImageSource | None = None, world_size: int = 1) -> Training:
+    """Networks with weights drawn from ``cfg.seed``, and all that trains them.
+
+    Args:
+        source: training images, on which a frozen teacher (SEED) is calibrated; others need none.
+        world_size: processes that train together; more than one must have joined a group.
+
+    Raises:
+        UserError: the device, the processes or a frozen teacher do not suit ``cfg``.
+    """
+    if cfg.train.precision == "fp16" and device.type == "cpu":
+        raise UserError("train.precision=fp16 needs a GPU and there is none; set train.precision=bf16 or fp32")
+    torch.manual_seed(cfg.seed)
+    student = Student(cfg).to(device, memory_format=memory_format(cfg))
+    student.chunks = chunks(cfg, world_size)
+    for norm in batch_norms(student).values():
+        norm.synchronized = cfg.train.synchronized_bn
+    teacher = _teacher(cfg, student, source, device)
+    queue = Queue(cfg.objective.queue, cfg.model.projector_out, cfg.seed).to(device) if cfg.objective.queue else None
+    network: nn.Module = student
+    if world_size > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        # Heads take turns within a step, so each backward pass leaves some parameters without gradient.
+        network = nn.parallel.DistributedDataParallel(student, device_ids=ids, find_unused_parameters=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.train.precision == "fp16")  # only its range is too small for gradients
+    forward: Callable = network
+    if cfg.train.compile:
+        forward = compile_ends(network, student, (cfg.widths.min, cfg.widths.max))
+        if teacher is not None:
+            teacher.compile(dynamic=False)
+
+    def autocast() -> AbstractContextManager:
+        kind = LOW_PRECISION.get(cfg.train.precision)
+        return nullcontext() if kind is None else torch.autocast(device.type, kind)
+
+    objective = Objective(cfg.objective, student, forward, teacher, cfg.widths.max, autocast, queue)
+    return Training(cfg, device, student, network, teacher, queue, make_optimizer(cfg, student),
+                    Regularizer(cfg.regularizer, student), scaler, objective)
+
+
+def memory_format(cfg: Config) -> torch.memory_format:
+    """The layout of images and convolutions' weights."""
+    return torch.channels_last if cfg.train.channels_last else torch.contiguous_format
+
+
+def chunks(cfg: Config, world_size: int) -> int:
+    """The virtual processes that each of ``world_size`` simulates.
+
+    Raises:
+        UserError: they cannot be shared out evenly.
+    """
+    parts = cfg.optimizer.virtual_processes
+    if parts and parts % world_size:
+        raise UserError(f"optimizer.virtual_processes={parts} cannot be shared evenly by {world_size} processes; set "
+                        f"optimizer.virtual_processes={world_size}")
+    return max(1, parts // world_size)
+
+
+def _teacher(cfg: Config, student: Student, source: ImageSource | None, device: torch.device) -> Teacher | FrozenTeacher | None:
+    if cfg.objective.teacher == "momentum":
+        return Teacher(student, cfg.objective.shuffle)
+    if cfg.objective.base_loss != "seed":
+        return None
+    teacher = load_teacher(cfg, student.chunks).to(device, memory_format=memory_format(cfg))
+    if not teacher.batch_statistics:
+        calibrate_on(teacher, [teacher.width], source, cfg)
+    return teacher
+
+
+def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:
+    """The optimizer of METHOD section 6; decay is the regularizer's, so there is none here."""
+    parameters = list(student.parameters())
+    if cfg.optimizer.name == "adamw":
+        return torch.optim.AdamW(parameters, cfg.optimizer.lr, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.SGD(parameters, cfg.optimizer.lr, momentum=cfg.optimizer.momentum, fused=True)
+    if cfg.regularizer.variant == "authors" and cfg.optimizer.momentum:
+        # Some parameters have their first gradient late, where the fused step cannot start a buffer: one of zeros is the same.
+        optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters if p.requires_grad})
+    return optimizer

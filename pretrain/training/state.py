@@ -1,0 +1,49 @@
+"""What a checkpoint holds of a training, and back."""
+
+from __future__ import annotations
+
+from pretrain.checkpoints import weights
+from pretrain.slimmable import calibration_state
+from pretrain.training.build import Training
+from rundir.errors import UserError
+
+
+def of(training: Training, gathering: bool) -> dict:
+    """Weights, optimizer, teacher, statistics and, while gradients are ``gathering`` over steps, those so far."""
+    student = training.student
+    return {
+        **{name: module.state_dict() if module is not None else None for name, module in _modules(training).items()},
+        "seed_teacher": weights.fingerprint(training.teacher) if training.frozen else None,
+        "touched": [name for name, p in student.named_parameters() if p in training.regularizer.touched],
+        "gradients": {name: p.grad for name, p in student.named_parameters() if p.grad is not None and gathering},
+        "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
+        "calibration": calibration_state(student.encoder),
+    }
+
+
+def restore(training: Training, payload: dict) -> None:
+    """Put back what :func:`of` has returned.
+
+    Raises:
+        UserError: the frozen teacher is another one.
+    """
+    if training.frozen and payload["seed_teacher"] != weights.fingerprint(training.teacher):
+        raise UserError(f"objective.seed_teacher={training.cfg.objective.seed_teacher} has other weights than when this run began; "
+                        "put them back, or start in another run directory")
+    for name, module in _modules(training).items():
+        if module is not None:
+            module.load_state_dict(payload[name])
+    training.optimizer.load_state_dict(payload["optimizer"])
+    student = training.student
+    training.regularizer.touched |= {p for name, p in student.named_parameters() if name in payload.get("touched", ())}
+    for name, gradient in payload.get("gradients", {}).items():
+        student.get_parameter(name).grad = gradient.to(training.device)
+    training.scaler.load_state_dict(payload["scaler"])
+
+
+def _modules(training: Training) -> dict:
+    """What has weights of its own, by name; None where there is none, and of a teacher that is another run's."""
+    student = training.student
+    return {"encoder": student.encoder, "projector": student.projector, "predictor": student.predictor,
+            "distill_head": student.distill_head, "adapters": student.adapters,
+            "teacher": None if training.frozen else training.teacher, "queue": training.queue}
