@@ -217,9 +217,10 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
                      1e3 * (total + augmentation), 0.25, percent=True)]
 
     def fill(one: Trainer) -> Callable[[], None]:
-        return lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in one.student.parameters()]
+        return lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in one.training.student.parameters()]
 
-    update, bare = (best(partial(one._update, WIDTHS[0]), calls, fill(one)) for one in (made["fp32 group"], made["fp32 none"]))
+    update, bare = (best(partial(one.training.update, WIDTHS[0]), calls, fill(one))
+                    for one in (made["fp32 group"], made["fp32 none"]))
     count = len(WIDTHS)
     ema = best(lambda: trainer.training.teacher.update(trainer.training.student, 0.99), calls)
     pair = torch.randn(2, len(x1), trainer.cfg.model.projector_out, device=x1.device)

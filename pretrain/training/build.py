@@ -51,21 +51,22 @@ class Training:
         return isinstance(self.teacher, FrozenTeacher)
 
     def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], rate: float, momentum: float,
-             update: bool = True) -> list[Tensor]:
+             gather: bool = False) -> list[Tensor]:
         """One training step on two views (B, 3, H, W) at ``widths``, widest first; the loss at each, without gradient.
 
-        rate: learning rate; momentum: of a momentum teacher; update: whether the gradients gathered so far change the weights.
+        rate: learning rate; momentum: of a momentum teacher; gather: leave the weights, keep the gradients for a later step.
         """
         layout = memory_format(self.cfg)
         x1, x2 = (x.contiguous(memory_format=layout) for x in (x1, x2))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        return self.objective.step(x1, x2, widths, momentum, self._backward, self._update if update else _keep)
+        return self.objective.step(x1, x2, widths, momentum, self._backward, _keep if gather else self.update)
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss / self.cfg.optimizer.accumulate_steps).backward()
 
-    def _update(self, width: float) -> None:
+    def update(self, width: float) -> None:
+        """One step of regularizer and optimizer by the gradients that are there, the last of them of a pass at ``width``."""
         self.scaler.unscale_(self.optimizer)
         widest = width == self.cfg.widths.max
         self.regularizer.add_gradient(widest)

@@ -190,8 +190,8 @@ class Trainer:
         widths = sample_widths(cfg.widths, cfg.seed, step, self.total_steps, cfg.optimizer.epochs)
         momentum = ema_momentum(cfg.objective, step, self.total_steps)
         self.step_count += 1
-        update = not self._pending(self.step_count) or self.step_count == self.total_steps
-        losses = self.training.step(x1, x2, widths, rate, momentum, update)
+        gather = self._pending(self.step_count) and self.step_count < self.total_steps
+        losses = self.training.step(x1, x2, widths, rate, momentum, gather)
         for width, loss in zip(widths, losses, strict=True):
             self._add("loss/base" if width == widths[0] else "loss/distill", loss)
         self._add("widths_per_step", len(widths))
