@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from results.frame import Frames
 from results.grids import Grid, of_setting
 from results.names import file_name
+from results.plots import overall as profiles
 from results.plots import scores as pictures
 from results.plots import training
-from results.tables import cost, tasks
+from results.tables import cost, overall, tasks
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
 
@@ -62,7 +63,22 @@ def all_tables(frames: Frames) -> list[TableItem]:
         table = grid_table(part, _grid(frames, first), join("table", name))
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
-    return [*main, *_transfer_tables(frames), *_dense_tables(frames), *_serving_tables(frames)]
+    return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_serving_tables(frames)]
+
+
+def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
+    """Of each grid, all its settings together: a file name, the scores that count, and its runs."""
+    found = []
+    for name, part in parts(frames.scores, ["grid"], []):
+        grid = part["grid"].iloc[0]
+        scores = overall.of_settings(part)
+        found.append((name, scores, Grid(frames.grids[grid], frames.runs[frames.runs["grid"].eq(grid)])))
+    return found
+
+
+def _overall_tables(frames: Frames) -> list[TableItem]:
+    made = [(overall.overall(scores, grid, join("table-overall", name)), grid) for name, scores, grid in _overall(frames)]
+    return [TableItem(table, Facets(grid.manifest.grid, "classification")) for table, grid in made if table is not None]
 
 
 def _rank(metric: str) -> int:
@@ -111,6 +127,10 @@ def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
         first = part.iloc[0]
         found.append(PictureItem(join("width", name), f"{first['task'].capitalize()} on {first['dataset']} by width",
                                  partial(pictures.dense_by_width, part, _grid(frames, first)), _facets(first)))
+    for name, own, grid in _overall(frames):
+        if len(overall.matrices(own, grid)) > 1:
+            found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",
+                                     partial(profiles.profiles, own, grid), Facets(grid.manifest.grid, "classification")))
     return found + [item for name, part in parts(metrics, SETTING, []) for item in _of_training(name, part, frames)]
 
 
