@@ -21,7 +21,7 @@ def profiles(scores: pd.DataFrame, grid: Grid) -> Figure:
     if len(found) < 2:
         raise NothingToPlot("fewer than two rows have two seeds of the same widths")
     lowest = min(float(part.min()) for _, strata in found.values() for part in strata)
-    thresholds = np.linspace(min(0.0, lowest), 1.0, 401)
+    thresholds = np.linspace(lowest - 0.02, 1.0, 401)
     with style():
         figure = Figure(figsize=(6.2, 3.4 + 0.09 * len(found)))
         axis = figure.subplots()
