@@ -107,7 +107,7 @@ def _serving_tables(frames: Frames) -> list[TableItem]:
     found = []
     for name, part in parts(frames.runs, SETTING, []):
         first = part.iloc[0]
-        own = frames.scores[frames.scores["run"].isin(part["run"])]
+        own = frames.scores[frames.scores["run"].isin(part["run"]) & frames.scores["grid"].eq(first["grid"])]
         table = cost.serving(own, _grid(frames, first), join("table-serving", name))
         if table is not None:
             found.append(TableItem(table, Facets(first["grid"], "", "", first["preset"])))
@@ -139,7 +139,7 @@ def _of_scores(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureIte
     first = part.iloc[0]
     facets, grid = _facets(first), _grid(frames, first)
     on = f"{first['dataset']}, {metric_name(first)}, grid {first['grid']}"
-    logged = frames.metrics[frames.metrics["run"].isin(grid.runs["run"])]
+    logged = frames.metrics[frames.metrics["run"].isin(grid.runs["run"]) & frames.metrics["grid"].eq(first["grid"])]
 
     def item(kind: str, title: str, draw: partial[Figure]) -> PictureItem:
         return PictureItem(join(kind, name), f"{title} ({on})", draw, facets)

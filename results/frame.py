@@ -227,14 +227,16 @@ def _scores(known: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _distinct(known: pd.DataFrame) -> pd.DataFrame:
-    """The same experiment may lie in several places: the newest finished one counts. Others of one name are named by place."""
+    """The same experiment of a grid may lie in several places: the newest finished one counts; in two grids, it counts in both.
+    Others of one name are named by place.
+    """
     twice = known["run"].duplicated(keep=False)
     if not twice.any():
         return known
     hashed = known["run"].str.contains(_HASHED)
     place = known["path"].str.split(os.sep).str[-3:].str.join("/")
     known = known.assign(run=known["run"].where(~twice | hashed, place))
-    keep = _by_age(known).drop_duplicates(["run"], keep="last").index
+    keep = _by_age(known).drop_duplicates(["grid", "run"], keep="last").index
     return known.loc[known.index.isin(keep)].reset_index(drop=True)
 
 

@@ -98,7 +98,7 @@ def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataF
     tested, why = [], no_runs(claim)
     for setting in sorted(set(own["setting"])):
         here = own[own["setting"].eq(setting)]
-        mine, logged = (rows[rows["run"].isin(set(here["run"]))] for rows in (scores, metrics))
+        mine, logged = (rows[rows["run"].isin(set(here["run"])) & rows["grid"].eq(claim.grid)] for rows in (scores, metrics))
         try:
             measured = effect(claim, mine, here, logged)
         except LookupError as error:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from results.claims import judging, rendering
 from results.claims.__main__ import main as claims_main
-from results.claims.schema import read_claims
+from results.claims.schema import Claim, read_claims
 from results.claims.sources import of_files, of_places
 from results.frame import current, load, load_metrics, load_runs
 from results.statistics.sequential import MOST_SEEDS, seeds_needed, sequential_interval, sequential_p
@@ -233,6 +233,20 @@ def test_verdicts_as_text_and_json(tmp_path):
     console = Console(width=150, record=True)
     rendering.show(verdicts, console, runs=True)
     assert next(verdict.runs[0] for verdict in verdicts if verdict.runs) in console.export_text()
+
+
+def test_a_run_that_two_grids_share_counts_in_both(tmp_path):
+    """The same experiment has the same name in every grid; whichever is newer, each grid has its claims judged on its own."""
+    for seed, gain in enumerate((0.05, 0.06, 0.055)):
+        for grid, value in (("guidelines", 0.6), ("paper", 0.7)):
+            for cell, more in (("ours", gain), ("theirs", 0)):
+                cfg = config(seed=seed, cell=cell, grid=grid)
+                write_run(tmp_path / grid, cfg, [record(1.0, value + more + (grid == "paper") * 0.1 * (cell == "ours"))],
+                          name=f"{cell}-s{seed}-0123456{seed}", finished=f"2026-01-0{1 + (grid == 'paper') * seed}")
+    asked = [Claim("c", "It is so.", grid, "score", {"better": ["ours"], "than": ["theirs"], "at": "all"}) for grid in
+             ("guidelines", "paper")]
+    found = judging.judge(asked, load(tmp_path), current(load_runs(tmp_path)), load_metrics(tmp_path))
+    assert [(verdict.n, round(verdict.effect, 6)) for verdict in found] == [(3, 5.5), (3, 15.5)]
 
 
 def test_claims_are_those_of_the_manifests_of_the_runs(tmp_path, capsys):
