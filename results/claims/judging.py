@@ -2,8 +2,9 @@
 
 The unit of observation is the seed. Supported: the statement's test rejects that it is false; contradicted: the opposite one does;
 undecided otherwise. All p values are sequential (:mod:`results.statistics.sequential`): a report may be made after every seed, and
-runs stopped at whatever it says. They are two-sided and Holm-corrected over all claims judged on one profile's runs, so that all
-verdicts of a profile together are wrong with a probability of at most 5 % (as far as the tests' assumptions hold).
+runs stopped at whatever it says. They are two-sided and Holm-corrected over the claims of one grid judged on one profile's runs:
+these are stated together, before its runs, and a report of more grids does not change them. So all verdicts of a grid and profile
+together are wrong with a probability of at most 5 % (as far as the tests' assumptions hold).
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
           level: float = LEVEL) -> list[Verdict]:
     """A verdict for each claim, profile and setting; frames of the runs that count (:func:`results.frame.current`).
 
-    Claims of one profile are one family of Holm's correction. A claim about an architecture is judged on the profiles that have it.
+    Claims of one grid and profile are one family of Holm's correction. A claim about an architecture is judged on the profiles that
+    have it.
     """
     found: list[Verdict] = []
     profiles = sorted(set(runs["preset"])) or ["digits"]
@@ -84,10 +86,12 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
     for profile in profiles:
         own = runs[runs["preset"].eq(profile)]
         suitable = [claim for claim in claims if "arch" not in claim.how or any(map(claim.suits, own["arch"]))]
-        family = [verdict for claim in suitable for verdict in _of_profile(claim, profile, scores, own, metrics)]
-        tests = sum(not math.isnan(verdict.p) for verdict in family)
-        for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True):
-            found.append(_with_seeds(_decided(verdict, p, level), level / max(1, tests)))
+        for grid in dict.fromkeys(claim.grid for claim in suitable):
+            family = [verdict for claim in suitable if claim.grid == grid
+                      for verdict in _of_profile(claim, profile, scores, own, metrics)]
+            tests = sum(not math.isnan(verdict.p) for verdict in family)
+            found += [_with_seeds(_decided(verdict, p, level), level / max(1, tests))
+                      for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True)]
     return found + [Verdict(claim, "", "", command(claim, ""), why=f"no runs of {claim.how['arch']} networks")
                     for claim in elsewhere]
 

@@ -16,9 +16,9 @@ from results.tables.scores import METRICS
 MEANING = ("Effect: mean over seeds. Tests and 95 % intervals hold at any number of seeds, whenever one looks: a sequential "
            "paired t-test over seeds, its binomial counterpart for the share of seeds that collapse. A claim about each of "
            "several cells has the effect of the weakest and an intersection-union test. At least: what the effect has to exceed, "
-           "below 0 a margin of non-inferiority; within ± is a test of equivalence. Holm p: two-sided, corrected over all claims "
-           "of the profile. Supported or contradicted: Holm p below 0.05; undecided: these runs do not tell. Seeds needed: to "
-           "decide with a probability of 80 %, were mean and spread over many seeds as here; a rough guide.")
+           "below 0 a margin of non-inferiority; within ± is a test of equivalence. Holm p: two-sided, corrected over the claims "
+           "of one grid and profile. Supported or contradicted: Holm p below 0.05; undecided: these runs do not tell. Seeds "
+           "needed: to decide with a probability of 80 %, were mean and spread over many seeds as here; a rough guide.")
 COLUMNS = ("profile", "claim", "verdict", "effect", "interval", "at least", "n", "p", "Holm p", "seeds needed")
 RIGHT = {"effect", "at least", "n", "p", "Holm p", "seeds needed"}
 STYLES = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "yellow", NO_RUNS: "dim"}

@@ -91,7 +91,7 @@ def test_only_seeds_that_both_sides_have_are_compared_and_the_widest_is_left_out
     assert {run.rpartition("-s")[2][0] for run in verdict.runs} == {"1", "2"}
 
 
-def test_holm_counts_the_claims_of_one_profile(tmp_path):
+def test_holm_counts_the_claims_of_one_grid_and_profile(tmp_path):
     pair(tmp_path, [0.050, 0.052, 0.044, 0.051])
     pair(tmp_path, [0.01, -0.02, 0.02, 0.005], ahead="mse-infonce-online", behind="naive-mse-online")
     verdicts = judge(tmp_path)
@@ -105,6 +105,12 @@ def test_holm_counts_the_claims_of_one_profile(tmp_path):
     assert rendering.texts(undecided)["seeds needed"] in (f"≈ {undecided.seeds_needed}", "> 20")
     decided = [verdict for verdict in tested if verdict.verdict != judging.UNDECIDED]
     assert decided and {rendering.texts(verdict)["seeds needed"] for verdict in decided} == {""}
+    for seed in range(4):  # of another grid
+        add(tmp_path, "us3l", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, "paper")
+        add(tmp_path, "usnet-simsiam", seed, {1.0: 0.9, 0.5: 0.8, 0.25: 0.7}, "paper")
+    with_others = judge(tmp_path)
+    assert not math.isnan(with_others["us3l-beats-baseline"].p)
+    assert with_others["guideline-1-is-enough"].p_holm == first.p_holm
 
 
 def test_networks_of_one_width_are_put_together(tmp_path):
