@@ -29,7 +29,7 @@ GRID = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-mo
         "--widths", "1.0", "0.5", "--transfer", "entries.yaml"]
 KINDS = ("pretrain", "transfer", "detection", "segmentation", "report")
 ON_SLURM = [f"--slurm={kind}.{size}" for kind in KINDS for size in ("gpus=0", "cpus=4")] + [
-    "--slurm=segmentation.time=1", "--slurm=signal_seconds=30"]
+    "--slurm=segmentation.time=3", "--slurm=signal_seconds=60"]
 LAUNCHER = textwrap.dedent("""
     import sys
     import ablations.jobs
