@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,13 +165,13 @@ class Placed:
 
 
 def entries(words: Sequence[str], profile: str) -> tuple[list[Placed], list[str]]:
-    """What ``--transfer`` with these ``words`` asks for, without any what the ``profile`` carries; and names of data sets that it
-    carries but whose data are not given.
+    """What ``--transfer`` with these ``words`` asks for, without any what the ``profile`` carries (of "" nothing); and the names of
+    data sets that it carries but whose data are not given.
 
     Raises:
         UserError: a file or an entry that is wrong, or a name that nothing has.
     """
-    carried = _carried(profile)
+    carried = _carried(profile) if profile else []
     if not words:
         found = [placed for placed in carried if placed.entry.dataset in EVERYWHERE]
         return _different(found), list(dict.fromkeys(p.entry.dataset for p in carried if p not in found))
@@ -229,8 +229,18 @@ def _placed(content: object, where: str, with_data: bool) -> list[Placed]:
     return [_one(raw, f"{where}, entry {number}", with_data) for number, raw in enumerate(content, start=1)]
 
 
+def kind_of(task: str) -> type[FinetuningEntry] | type[ScoringEntry]:
+    """The kind of entries of ``task``."""
+    return ScoringEntry if task == CLASSIFICATION else FinetuningEntry
+
+
+def placed(raw: dict[str, Any], where: str) -> Placed:
+    """One entry, checked. Raises :class:`UserError`, which begins with ``where``."""
+    return _one(raw, where, True)
+
+
 def _one(raw: object, where: str, with_data: bool) -> Placed:
-    kinds: dict[str, Callable] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry}
+    kinds = (*TASKS, CLASSIFICATION)
     if not isinstance(raw, dict):
         raise UserError(f"{where} must be a mapping, such as {{task: detection, dataset: voc, data_dir: DIR}}")
     task = raw.get("task")
@@ -239,7 +249,7 @@ def _one(raw: object, where: str, with_data: bool) -> Placed:
         raise UserError(f"{where}: {said}; set one of {', '.join(kinds)}")
     where = f"{where} ({task})"
     try:
-        entry = typed(kinds[task], raw)
+        entry = typed(kind_of(task), raw)
         check_values(entry)
         entry.data_dir = _absolute(entry.data_dir)
         if isinstance(entry, FinetuningEntry):

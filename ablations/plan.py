@@ -14,7 +14,7 @@ from rich.table import Table
 from ablations.estimate import estimates
 from ablations.grid import Run
 from ablations.jobs import graph
-from ablations.transfers import UNTRAINED, Scoring, Transfer
+from ablations.transfers import Scoring, Transfer
 from pretrain.cost import training_flops
 from rundir.clock import duration
 from rundir.directory import RunDirectory
@@ -72,17 +72,18 @@ def show_plan(work: Work) -> None:
     console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
                   f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
     if work.transfers:
-        _show_transfers(console, work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
+        show_transfers(work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
                                         if costs[run.name].seconds})
 
 
-def _show_transfers(console: Console, work: Work, rates: Mapping[Path, float]) -> None:
+def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     """A row per entry and width, and with ``rates`` (FLOP/s by run directory) about how long what is left of them takes."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("entry", "kind", "width", "jobs", "to do", "FLOPs of one", title="fine-tunings and evaluations on other data")
     groups: dict[tuple, list[Transfer]] = {}
     for one in work.transfers:
         width = one.work.widths if isinstance(one.work, Scoring) else (one.work.width,)
-        reference = " from random weights" if one.run.cell == UNTRAINED else ""
+        reference = " from random weights" if getattr(one.work, 'initial', '') == 'random' else ""
         groups.setdefault((one.entry + reference, one.kind, " ".join(f"{w:g}" for w in width)), []).append(one)
     for (entry, kind, widths), own in groups.items():
         left = sum(not one.finished for one in own)
@@ -117,7 +118,7 @@ def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
         for line in batch_lines(cluster, kind, folder.name, folder / "slurm"):
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if work.transfers:
-        _show_transfers(console, work, {})
+        show_transfers(work, {})
     for line in cost_lines(work.missing, arrays, cluster, work.images, folder):
         console.print(line, markup=False, highlight=False)
 

@@ -16,7 +16,7 @@ from ablations.cell import trained
 from ablations.entries import CLASSIFICATION, FinetuningEntry, Placed
 from ablations.grid import Run, base_config
 from pretrain import config
-from pretrain.checkpoints import Checkpoint, untrained
+from pretrain.checkpoints import Checkpoint, open_checkpoint, untrained
 from pretrain.identity import own_directory
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
@@ -32,6 +32,44 @@ FINETUNE = "finetune"  # the kind of jobs that fine-tune classifiers, and that p
 SCENES = "scenes"  # below the grid's folder: digits scenes that have no place of their own
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A checkpoint to be evaluated, whose scores go to the directory of ``run``.
+
+    ``planned``: the run's config decides which network it is, whether it is trained or not; else the file ``checkpoint`` does, with
+    ``branch`` and ``arch``. ``initial``: of the weights that fine-tunings start from.
+    """
+
+    run: Run
+    checkpoint: str
+    planned: bool = True
+    initial: str = "pretrained"
+    branch: str = "student"
+    arch: str | None = None
+
+    @classmethod
+    def of(cls, run: Run) -> Subject:
+        """The network that ``run`` of a grid has trained, or will."""
+        return cls(run, str(run.directory), initial="random" if run.cell == UNTRAINED else "pretrained")
+
+    @property
+    def where(self) -> dict[str, str | None]:
+        """What a description of work says about the file, and where its scores go."""
+        out = None if self.planned else str(self.run.directory)
+        return {"checkpoint": self.checkpoint, "branch": self.branch, "arch": self.arch, "out": out}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there can be scores already."""
+        return not self.planned or trained(self.run.directory)
+
+    def network(self) -> Checkpoint:
+        """The checkpoint; of one that is planned with untrained weights."""
+        if self.planned:
+            return untrained(self.run.cfg, self.run.directory)
+        return open_checkpoint(self.checkpoint, branch=self.branch, arch=self.arch)
+
+
 @dataclass(frozen=True)
 class Scoring:
     """Classification of one checkpoint, in JSON's types but for the options."""
@@ -42,6 +80,9 @@ class Scoring:
     widths: tuple[float, ...]
     protocols: tuple[str, ...]
     options: Options = dataclasses.field(hash=False)
+    branch: str = "student"
+    arch: str | None = None
+    out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +135,19 @@ def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequen
     records: dict[Path, list[dict]] = {}
     for placed in entries:
         placed.check_cells(cells)
-        make = _finetunings if isinstance(placed.entry, FinetuningEntry) else _scorings
         with placed.told():
-            for transfer in make(placed, _widths(placed, runs, references), processes, folder, records):
+            pairs = [(Subject.of(run), own) for run, own in _widths(placed, runs, references)]
+            for transfer in of_entry(placed, pairs, processes, folder, records):
                 found.setdefault(transfer.name, transfer)
     return list(found.values())
+
+
+def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+             known: dict[Path, list[dict]]) -> list[Transfer]:
+    """The jobs of one entry for these checkpoints at these widths, checked; see :func:`transfers`. ``known``: records already read.
+    """
+    make = _finetunings if isinstance(placed.entry, FinetuningEntry) else _scorings
+    return make(placed, pairs, processes, folder, known)
 
 
 def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[float]]]:
@@ -123,39 +172,42 @@ def _records(run: Run, known: dict[Path, list[dict]]) -> list[dict]:
     return known[run.directory]
 
 
-def _finetunings(placed: Placed, pairs: Sequence[tuple[Run, list[float]]], processes: dict[str, int], folder: Path,
+def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
                  known: dict[Path, list[dict]]) -> list[Transfer]:
     entry = placed.entry
-    works = [(run, entry.finetuning(str(run.directory), width, "random" if run.cell == UNTRAINED else "pretrained",
-                                    str(folder / SCENES))) for run, widths in pairs for width in widths]
-    planned = {str(run.directory): run.cfg for run, _ in pairs}
+    works = [(one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(folder / SCENES)), **one.where))
+             for one, widths in pairs for width in widths]
+    planned = {one.checkpoint: one.run.cfg for one, _ in pairs if one.planned}
     workloads = finetuning.check([work for _, work in works], planned, processes.get(entry.task, 1))
     found = []
-    for (run, work), load in zip(works, workloads, strict=True):
+    for (one, work), load in zip(works, workloads, strict=True):
+        run = one.run
         resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=run.cfg.seed)
         name = f"{run.directory.name}.{placed.name}.w{work.width:g}"
         found.append(Transfer(name, entry.task, placed.name, run, work, load.encoder_flops,
-                              trained(run.directory) and resolved.is_scored(_records(run, known))))
+                              one.ready and resolved.is_scored(_records(run, known))))
     return found
 
 
-def _scorings(placed: Placed, pairs: Sequence[tuple[Run, list[float]]], processes: dict[str, int], folder: Path,
+def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
               known: dict[Path, list[dict]]) -> list[Transfer]:
     entry, options, found = placed.entry, placed.entry.options(), []
     frozen = tuple(name for name in entry.protocols if name != FINETUNE)
     checked: dict[tuple, list[evaluation.Workload]] = {}
-    for run, widths in pairs:
+    for one, widths in pairs:
+        run = one.run
         parts = [(CLASSIFICATION, frozen, tuple(widths))] if frozen else []
         parts += [(FINETUNE, (FINETUNE,), (width,)) for width in widths if FINETUNE in entry.protocols]
         for kind, protocols, some in parts:
-            work = Scoring(str(run.directory), entry.dataset or None, entry.data_dir or None, some, protocols, options)
-            key = kind, some, run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max
+            work = Scoring(dataset=entry.dataset or None, root=entry.data_dir or None, widths=some, protocols=protocols,
+                           options=options, **one.where)
+            network = (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
+            key = kind, some, network
             if key not in checked:
-                network = untrained(run.cfg, run.directory)
-                checked[key] = evaluation.check(network, work.dataset, work.root, some, protocols, options)
+                checked[key] = evaluation.check(one.network(), work.dataset, work.root, some, protocols, options)
             loads = checked[key]
             name = f"{run.directory.name}.{placed.name}" + (f".w{some[0]:g}" if kind == FINETUNE else "")
-            done = trained(run.directory) and _is_scored(run, work, loads[0].data, _records(run, known))
+            done = one.ready and _is_scored(run, work, loads[0].data, _records(run, known))
             found.append(Transfer(name, kind, placed.name, run, work, sum(load.encoder_flops for load in loads), done))
     return found
 
@@ -208,14 +260,15 @@ def scoring_job(work: dict) -> None:
     try:
         options = Options(**work["options"])
         arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths", "protocols")]
+        more = {name: work[name] for name in ("branch", "arch", "out")}
     except (KeyError, TypeError):
         raise UserError("this is no evaluation of this version; start the grid again") from None
     _check_trained(arguments[0])
-    evaluation.evaluate(*arguments, options=options)
+    evaluation.evaluate(*arguments, options=options, **more)
 
 
 def _check_trained(directory: str) -> None:
-    if not trained(Path(directory)):
+    if Path(directory).is_dir() and not trained(Path(directory)):
         raise UserError(f"it needs {Path(directory).name}, which is not trained: that run failed, or another launcher is at it; "
                         "run the same command again when it is done")
 

@@ -259,6 +259,8 @@ def _cell(config: Fields) -> dict[str, Any]:
     kind = _kind(config, low == high, distill == "none")
     trained = setting.in_words(_pretrained_on(config), config.number("data.limit", None), config.number("data.size"),
                                config.text("model.arch"), config.number("optimizer.epochs"), config.number("optimizer.batch_size"))
+    if not _pretrained_on(config):  # a checkpoint from elsewhere does not say its data
+        trained = f"data that the checkpoint does not name, {config.text('model.arch')}"
     seed = config.number("seed")
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise Damaged(f"{config.source}: seed is {reprlib.repr(seed)}, not a whole number of 63 bits")

@@ -7,21 +7,29 @@
     python transfer/run.py detection --checkpoint runs/mine --dataset digits --widths 1.0 0.75 0.5 0.25
     python transfer/run.py segmentation --checkpoint runs/mine --dataset camvid --data-dir ~/camvid --model fcn --widths 1.0 0.5
     python transfer/run.py scenes --out scenes
+    python transfer/run.py detection --checkpoint A B C --executor slurm --dataset voc --data-dir VOCdevkit --out runs/others
+    python transfer/run.py all --checkpoint A B C --transfer mine.yaml --out runs/others
+
+The last two evaluate any number of checkpoints as jobs (docs/transfer.md): they hand over to ``ablations/checkpoints.py``, which is
+the one place where this room reaches up.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: the rooms lie beside this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from rundir.arguments import Parser
+from pretrain.checkpoints import add_checkpoint_arguments
+from rundir.arguments import Parser, real, word
 from rundir.cli import cli
 from rundir.errors import settings_are_options
+from transfer import ALL
 from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.detection import command as detection
@@ -31,24 +39,49 @@ from transfer.segmentation import command as segmentation
 # A task adds its arguments and runs them.
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "label-lists": label_lists,
          "scenes": scenes}
+EVALUATED = ("classification", "detection", "segmentation")
+EPILOG = "Several checkpoints, or --executor auto|slurm|local|inline: each is evaluated as jobs of its own, see docs/transfer.md."
 OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size",
            "train.device": "--device"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of all tasks."""
+JOBS = ("--executor", "--transfer", "--name")  # options of evaluation as jobs
+
+
+def parser(more: Callable[[argparse.ArgumentParser], object] | None = None) -> argparse.ArgumentParser:
+    """The arguments of all tasks; with those that ``more`` adds of evaluation as jobs."""
     own = Parser(prog="transfer/run.py", description="Score a checkpoint at several widths.")
     tasks = own.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, task in TASKS.items():
-        task.add_arguments(tasks.add_parser(name, help=task.HELP, description=task.HELP))
+        task.add_arguments(made := tasks.add_parser(name, help=task.HELP, description=task.HELP, epilog=EPILOG))
+        if more is not None and name in EVALUATED:
+            more(made)
+    if more is not None:
+        made = tasks.add_parser(ALL, help="whatever --transfer says", description="Evaluate checkpoints on what --transfer says.")
+        add_checkpoint_arguments(made)
+        made.add_argument("--widths", type=real(), nargs="+", metavar="W", help="default: those a checkpoint is calibrated for")
+        made.add_argument("--out", type=word, metavar="DIR", help="where scores and runs go; default runs/checkpoints")
+        more(made)
     return own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, evaluate, and show the scores."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if as_jobs(argv):
+        from ablations.checkpoints import main as launch
+
+        return launch(argv, parser, OPTIONS)
     arguments = parser().parse_args(argv)
     with settings_are_options(OPTIONS):
         return TASKS[arguments.task].run(arguments)
+
+
+def as_jobs(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for evaluation as jobs: by one of its options, or by several checkpoints."""
+    behind = list(argv[argv.index("--checkpoint") + 1:]) if "--checkpoint" in argv else []
+    several = sum(1 for _ in itertools.takewhile(lambda text: not text.startswith("--"), behind)) > 1
+    return several or any(text.partition("=")[0] in JOBS for text in argv)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from pretrain.checkpoints.redrawn import redrawn
 from pretrain.checkpoints.weights import fingerprint
-from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, usable_widths, validate
+from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, to_dict, usable_widths, validate
 from pretrain.data.sources import normalisation
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
@@ -225,6 +226,11 @@ class Checkpoint:
         return fingerprint(self.encoder, str(dict(self.encoder.settings) or ""))
 
 
+def _without_labels(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config in plain types without what only names the run."""
+    return {key: value for key, value in content.items() if key not in ("experiment", "format")}
+
+
 def _run_directory(path: Path, config: Config) -> Path | None:
     """The run directory that ``path`` is in, if that run is the one the checkpoint was trained by."""
     if not path.is_dir() and path.name not in (File.CHECKPOINT, File.PREVIOUS_CHECKPOINT):
@@ -233,7 +239,8 @@ def _run_directory(path: Path, config: Config) -> Path | None:
     if not (directory / File.CONFIG).is_file():
         return None
     try:
-        written = from_dict(RunDirectory(directory).read_config() or {})
-    except UserError:
-        return None
+        content = RunDirectory(directory).read_config() or {}
+        written = from_dict(content)
+    except UserError:  # of a file from elsewhere it is no config that anything could be trained by
+        return directory if _without_labels(content) == _without_labels(to_dict(config)) else None
     return directory if config_hash(written) == config_hash(config) else None

@@ -106,7 +106,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     chosen = choose_device(device)
     backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
     if dataset is None and not backbone.config.data.name:
-        raise UserError(f"{backbone.path} does not say which data it was trained on; write --dataset NAME")
+        raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     backbone.extrapolate = extrapolate
     widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
     backbone.check_widths(widths)
@@ -227,6 +227,8 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
     """
     options.check()
     _check_names(dataset, protocols)
+    if dataset is None and not checkpoint.config.data.name:
+        raise UserError(f"{checkpoint.path} does not say which data it was trained on; set --dataset NAME")
     checkpoint.check_widths(widths)
     task = Task(checkpoint, dataset, root, options, torch.device("cpu"))
     checkpoint.check_size(task.size)

@@ -1,0 +1,79 @@
+"""Any checkpoints as jobs from transfer/run.py: ours and others', named, in one report; what is wrong is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain import config
+from pretrain.models import build
+from rundir.errors import UserError
+from transfer.finetuning.scenes import SceneConfig, write_scenes
+from transfer.run import as_jobs, main
+
+QUICK = ["--iterations", "2", "--batch-size", "2", "--pictures", "0", "--set", "MODEL.FPN.OUT_CHANNELS", "8"]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A checkpoint of this project and one of the authors of US3L, and scenes."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    content = config.to_dict(config.load("digits", ["data.size=8"]))
+    torch.save({"format": 1, "config": content, "encoder": build("resnet_small").state_dict()}, "ours.pt")
+    others = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
+    torch.save({"epoch": 1, "arch": "us_small", "state_dict": others}, "theirs.pth")
+    write_scenes(tmp_path / "scenes", SceneConfig(6, 3, 48, 16, 24, 1, 3))
+    return tmp_path
+
+
+def test_checkpoints_of_any_kind_are_jobs_with_names_in_one_table(files, capsys):
+    ask = ["detection", "--checkpoint", "ours.pt", "theirs.pth", "--name", "Ours", "DINO R-50", "--executor", "inline",
+           "--data-dir", "scenes", "--widths", "1.0", "0.5", "--out", "others", *QUICK]
+    assert main([*ask, "--dry-run"]) == 0 and not Path("others").exists()
+    assert main(ask) == 0
+    said = capsys.readouterr().out
+    assert "2 checkpoints, 4 jobs, 0 finished, 4 to do" in said and "[4/4] DINO-R-50.detection-digits-" in said
+    records = json.loads(Path("others/DINO-R-50/result.json").read_text())["records"]
+    assert {(r["metric"], r["width"]) for r in records} >= {("box_AP", 1.0), ("box_AP", 0.5)}
+    [table] = Path("others/report").glob("table-detection-digits*.md")
+    assert "Ours" in table.read_text() and "DINO R-50" in table.read_text()
+    before = {path: path.stat().st_mtime_ns for path in Path("others").glob("*/transfer/*/*/*")}
+    assert main(ask) == 0
+    assert "4 finished, 0 to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_entries_file_gives_the_reference_once_per_network(files, capsys):
+    Path("e.yaml").write_text("[{task: detection, data_dir: scenes, iterations: 2, batch_size: 2}]")
+    assert main(["all", "--checkpoint", "ours.pt", "theirs.pth", "--transfer", "e.yaml", "--widths", "0.5", "--dry-run",
+                 "--executor", "inline"]) == 0
+    assert "2 checkpoints, 3 jobs, 0 finished, 3 to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["detection", "--checkpoint", "ours.pt", "theirs.pth", "--name", "one"], "--name names 1 of 2 checkpoints"),
+    (["detection", "--checkpoint", "ours.pt", "ours.pt"], "like another one; set --name"),
+    (["detection", "--checkpoint", "ours.pt", "none.pth"], "none.pth"),
+    (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--seed", "3"], "--seed is not for evaluation as jobs"),
+    (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--schedule", "quik"], "did you mean schedule quick"),
+    (["classification", "--checkpoint", "theirs.pth", "--executor", "inline"], "set dataset=NAME"),
+    (["all", "--checkpoint", "ours.pt", "--name", "x"], "set it to entries files"),
+    (["scenes", "--out", "x", "--name", "y"], ""),
+])
+def test_what_is_wrong_is_one_line_and_nothing_is_written(files, words, message):
+    words = words if "--executor" in words else [*words, "--executor", "inline"]
+    with pytest.raises((UserError, SystemExit)) as caught:
+        main(words)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not Path("runs").exists()
+
+
+def test_one_checkpoint_without_these_options_stays_in_the_process():
+    one = ["detection", "--checkpoint", "a", "--widths", "1.0", "0.5"]
+    assert not as_jobs(one) and not as_jobs(["scenes", "--out", "x"])
+    assert as_jobs([*one, "--executor=slurm"]) and as_jobs([*one, "--name", "n"])
+    assert as_jobs(["detection", "--checkpoint", "a", "b"])
