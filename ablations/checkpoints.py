@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from pretrain.config import ExperimentConfig, to_yaml
 from results import report
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, settings_are_options
+from rundir.manifest import GridManifest, GridRow, read, write
 from rundir.schema import State
 from slurm.settings import Cluster
 from transfer import ALL
@@ -104,8 +106,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _launched(work: Work, cluster: Cluster | None, arguments: argparse.Namespace) -> int:
-    for run in {one.run.directory: one.run for one in work.transfers}.values():
+    runs = list({one.run.directory: one.run for one in work.transfers}.values())
+    for run in runs:
         _write_run(run, arguments.command)
+    _write_manifest(arguments.folder, runs, arguments.command)
     if cluster:
         failed = launching.submit(work, cluster, arguments, lambda: None)
         if failed is None:
@@ -126,8 +130,9 @@ def _subjects(arguments: argparse.Namespace) -> list[tuple[Subject, Checkpoint]]
         raise UserError(f"--name names {len(names)} of {len(paths)} checkpoints; set one name for each, or none")
     files = [re.sub(r"[^\w.+-]+", "-", name).strip("-")[:MOST_NAME] for name in names]
     for name, file in zip(names, files, strict=True):
-        if not file or file == UNTRAINED or files.count(file) > 1:
-            raise UserError(f"--name {name!r} is empty, {UNTRAINED}, or like another one; set --name to names that differ")
+        if not file or file.startswith(UNTRAINED) or files.count(file) > 1:
+            wrong = f"is empty, begins with {UNTRAINED}, or is like another one"
+            raise UserError(f"--name {name!r} {wrong}; set --name to names that differ")
     found = []
     for path, name, file in zip(paths, names, files, strict=True):
         checkpoint = open_checkpoint(path, branch=arguments.branch, arch=arguments.arch)
@@ -139,7 +144,7 @@ def _subjects(arguments: argparse.Namespace) -> list[tuple[Subject, Checkpoint]]
 
 def _run(checkpoint: Checkpoint, name: str, directory: Path) -> Run:
     cfg = copy.deepcopy(checkpoint.config)
-    cfg.experiment = ExperimentConfig(grid=directory.parent.name, cell=name, setting=f"checkpoints of {checkpoint.arch}")
+    cfg.experiment = ExperimentConfig(grid=directory.parent.name, cell=name, setting="as each checkpoint says")
     return Run(name, cfg, directory)
 
 
@@ -154,7 +159,7 @@ def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], argume
         widths = [float(width) for width in asked or checkpoint.default_widths()]
         pairs.append((one, widths))
         if entry.entry.reference and entry.entry.task != CLASSIFICATION:
-            run = _run(checkpoint, UNTRAINED, arguments.folder / f"{UNTRAINED}-{checkpoint.arch}")
+            run = _run(checkpoint, f"{UNTRAINED} {checkpoint.arch}", arguments.folder / f"{UNTRAINED}-{checkpoint.arch}")
             _, known = references.get(run.directory, (None, []))
             every = sorted({*known, *widths}, reverse=True)
             references[run.directory] = (dataclasses.replace(one, run=run, initial="random"), every)
@@ -172,6 +177,15 @@ def _write_run(run: Run, command: Sequence[str]) -> None:
         raise UserError(f"{run.directory} is of {written.get('experiment', {}).get('cell')!r}; set --name or --out to others")
     if directory.status()["state"] != State.DONE:
         directory.set_status(State.DONE, trained=True)
+
+
+def _write_manifest(folder: Path, runs: Sequence[Run], command: Sequence[str]) -> None:
+    """The ``grid.json`` of the checkpoints: a row each, networks of one architecture together, with those of earlier calls."""
+    own = [GridRow(run.cfg.model.arch, (run.cell,), run.cell, {run.cell: None}, run.cell, run.cfg.model.arch) for run in runs]
+    old, names = read(folder), {run.cell for run in runs}
+    every = [row for row in (old.rows if old else ()) if not names & set(row.cells)] + own
+    rows = tuple(sorted(every, key=lambda row: row.section))
+    write(folder, GridManifest(folder.name, "Checkpoints", ("Checkpoint",), rows, command=shlex.join(["python", *command])))
 
 
 def _of_options(arguments: argparse.Namespace) -> Placed:

@@ -1,6 +1,9 @@
 """How long it takes to expand a grid of 1,000 cells, check it against the run directories and submit it, on a real Slurm.
 
     python benchmarks/submit.py [--cells 1000]
+    python benchmarks/submit.py --cells 500 --transfer
+
+With ``--transfer`` every cell is evaluated on three entries at its widths: Faster R-CNN, Mask R-CNN and FCN on scenes of digits.
 
 Starts a throw-away Slurm (tests/slurm/throwaway.py), in which the jobs are held, and stops it at the end. Two launches, each a
 process of its own: the first submits everything, the second nothing. Prints seconds of wall time and of CPU.
@@ -23,14 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.slurm.throwaway import ThrowAwayCluster, missing
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS = 20  # of the guidelines grid at its four widths
+CELLS = 21  # of the guidelines grid at its four widths
+KINDS = ("pretrain", "transfer", "detection", "segmentation")
+ENTRIES = """
+- {task: detection, model: faster_rcnn_fpn}
+- {task: detection, model: mask_rcnn_fpn}
+- {task: segmentation, model: fcn}
+"""
 
 
-def launch(runs: Path, seeds: int) -> tuple[float, float, str]:
-    """Seconds of wall time and CPU of one launch, and what it said."""
+def launch(runs: Path, seeds: int, more: list[str]) -> tuple[float, float, str]:
+    """Seconds of wall time and CPU of one launch with ``more`` words, and what it said."""
     command = [sys.executable, str(ROOT / "ablations" / "run.py"), "--grid", "guidelines", "--profile", "digits", "--seeds",
-               str(seeds), "--runs", str(runs), "--executor", "slurm", "--slurm", "pretrain.gpus=0", "--slurm", "transfer.gpus=0",
-               "--slurm", "pretrain.cpus=1", "--slurm", "transfer.cpus=1", "--slurm", "extra.hold=true"]
+               str(seeds), "--runs", str(runs), "--executor", "slurm", "--slurm", "extra.hold=true", *more]
+    command += [f"--slurm={kind}.{size}" for kind in KINDS for size in ("gpus=0", "cpus=1")]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -42,6 +51,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=1000, help="at least so many; default 1000")
+    parser.add_argument("--transfer", action="store_true", help="with detection and segmentation of every cell")
     arguments = parser.parse_args()
     if need := missing(accounting=False):
         print(f"error: Slurm is not installed: {need}", file=sys.stderr)
@@ -50,8 +60,10 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="submit-") as folder, ThrowAwayCluster(Path(folder) / "slurm") as cluster:
         os.environ.update(cluster.environment)
+        (Path(folder) / "entries.yaml").write_text(ENTRIES, encoding="utf-8")
+        more = ["--transfer", str(Path(folder) / "entries.yaml")] if arguments.transfer else []
         for name in ("first launch", "second launch"):
-            wall, cpu, said = launch(Path(folder) / "runs", seeds)
+            wall, cpu, said = launch(Path(folder) / "runs", seeds, more)
             print(f"{name}: {CELLS * seeds} cells, {wall:.1f} s, {cpu:.1f} s of them CPU: {said}", flush=True)
         jobs = subprocess.run(["squeue", "-h", "-r"], capture_output=True, text=True, check=True).stdout.count("\n")
         start = time.monotonic()
