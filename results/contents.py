@@ -195,7 +195,7 @@ def join(*words: str, by: str = "-") -> str:
 
 def _text(name: str, value: object) -> str:
     if name == "label_fraction":
-        return "" if value == 1 else f"{100 * value:g}-percent"
+        return "" if value == 1 else f"{100 * value:g}percent"
     return "" if value is None else str(value)
 
 
