@@ -37,7 +37,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "coco": {"task": "detection", "dataset": "coco", "model": "mask_rcnn_fpn", "schedule": "coco_1x"},
     "ade20k": {"task": "segmentation", "dataset": "ade20k", "model": "upernet", "schedule": "ade20k_80k"},
     "cityscapes": {"task": "segmentation", "dataset": "cityscapes", "model": "fcn", "schedule": "cityscapes_40k"},
-    **{name: {"task": CLASSIFICATION, "dataset": name, "protocol": ["linear"], "size": 224}
+    **{name: {"task": CLASSIFICATION, "dataset": name, "protocol": ["linear"]}
        for name in ("flowers102", "pets", "dtd", "aircraft", "caltech101", "food101")},
 }
 EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, and that of pretraining

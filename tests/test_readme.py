@@ -11,6 +11,7 @@ import pytest
 import torch
 from torchvision.io import write_png
 
+from ablations.launching import joined
 from ablations.run import main as ablations_main
 from ablations.run import parser as ablations_parser
 from pretrain.export import main as export_main
@@ -18,6 +19,7 @@ from pretrain.models import build
 from pretrain.run import main as pretrain_main
 from results.claims.__main__ import main as claims_main
 from results.report import main as report_main
+from rundir.overrides import split_overrides
 from slurm.status import main as status_main
 from tests.transfer.segmentation.files import camvid
 from transfer.run import main as transfer_main
@@ -72,7 +74,7 @@ def test_the_commands_of_the_readme_run(tmp_path, folder, street_scenes, monkeyp
             transfer_parser().parse_args(words)
             continue
         if script == "ablations/run.py" and "DATA" in words:  # likewise
-            ablations_parser().parse_args(words)
+            ablations_parser().parse_args(split_overrides(joined(words))[0])
             continue
         words = [str(folder) if word in ("DIR", "DATA") else word for word in words]
         if script == "ablations/run.py":

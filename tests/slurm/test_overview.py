@@ -179,3 +179,32 @@ def test_logs_of_several_processes(tmp_path):
     for name in ("x.log", "x.rank1.log", "y.log"):
         (tmp_path / "logs" / name).touch()
     assert [path.name for path in status.log_files(tmp_path, row, {})] == ["x.log", "x.rank1.log"]
+
+
+def test_a_fine_tuning_is_where_its_own_process_says(tmp_path, monkeypatch):
+    """Two of one run at once, as jobs of Slurm: each has the status that its own process on its own machine writes."""
+    folder = tmp_path / "grid"
+    ledger, jobs = Ledger(folder / "slurm"), []
+    for index, width in enumerate(("1", "0.5")):
+        jobs.append({"name": f"cell.detection-voc.w{width}", "task": f"7_{index}", "kind": "detection", "after": [], "last": False,
+                     "directory": str(folder / "cell"), "log": "", "pickled": "x"})
+        state = ledger.state_file(jobs[-1]["name"])
+        state.parent.mkdir(parents=True, exist_ok=True)
+        state.write_text(json.dumps({"format": 1, "job": f"7_{index}", "state": "running", "host": "n1", "machine": "m",
+                                     "pid": 40 + index, "started": ago(60), "heartbeat": ago(1)}))
+        status_file = folder / "cell" / "transfer" / "detection" / f"voc-w{width}" / "status.json"
+        status_file.parent.mkdir(parents=True)
+        status_file.write_text(json.dumps({"format": 1, "state": "running", "heartbeat": ago(1), "host": "m", "pid": 40 + index,
+                                           "step": 100 * (index + 1), "steps": 24000, "seconds_left": 500}))
+    with ledger.lock():
+        ledger.write([{"event": "intent", "token": "t", "cluster": {}}, {"event": "submitted", "token": "t", "jobs": jobs}])
+    (folder / "cell" / "status.json").write_text(json.dumps({"format": 1, "state": "done"}))
+    monkeypatch.setattr(squeue, "available", lambda: True)
+    monkeypatch.setattr(squeue, "queue", lambda arrays: {"7_0": Said("RUNNING"), "7_1": Said("RUNNING")})
+    monkeypatch.setattr(squeue, "accounted", lambda arrays: None)
+    rows = {row.name: row for row in looking.overview(folder)}
+    assert {name: (row.state, row.step, row.steps) for name, row in rows.items()} == {
+        "cell.detection-voc.w1": ("running", 100, 24000), "cell.detection-voc.w0.5": ("running", 200, 24000)}
+    assert rows["cell.detection-voc.w1"].seconds_left == pytest.approx(499, abs=2)
+    (folder / "slurm" / "ledger.jsonl").unlink()  # of another executor: rows of their own
+    assert {row.name for row in looking.overview(folder)} == {"cell", "cell.detection.voc-w1", "cell.detection.voc-w0.5"}
