@@ -15,7 +15,7 @@ FAULTS_ARGS ?=
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 demo test test-slow test-slurm test-faults slurm-packages bench report lint clean
+.PHONY: help setup docs detectron2 demo test test-slow test-slurm test-faults slurm-packages bench report lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
@@ -29,6 +29,7 @@ help:
 	@echo "                (minutes; FAULTS_ARGS=\"--seed 7\" adds options of tests/faults/run.py)"
 	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
 	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
+	@echo "make docs       build the documentation site into site/ (mkdocs-material, installed if needed)"
 	@echo "make lint       check style only"
 	@echo "make detectron2 install detectron2 into $(VENV) if it is not there (make setup does it too)"
 	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
@@ -83,6 +84,15 @@ slurm-packages: setup
 
 bench: setup
 	$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+# A link, an anchor or a page of the API that does not resolve fails the build.
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "built: site/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation -e '.[docs]'
+	@touch $@
 
 lint: setup
 	$(PY) -m ruff check .

@@ -23,13 +23,14 @@ INSTALLED_BY_MAKE = ("core", "dev", "export", "detection", "segmentation")
 CONDA_NAMES = {"torch": "pytorch"}
 CONDA_ONLY = {"python", "pip", "detectron2"}  # detectron2 is not on PyPI under its own name
 PIP_ONLY_EXTRA = "segmentation"  # conda-forge lacks the forks
+DOCS_EXTRA = "docs"  # only `make docs` installs it
 TORCH_BRINGS = ("nvidia-", "cuda-", "triton")
 # Import names that differ from the names under which the packages are installed.
 IMPORTED_AS = {
     "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "mmengine": "onedl-mmengine", "mmcv": "onedl-mmcv",
     "mmseg": "onedl-mmsegmentation", "pkg_resources": "setuptools",
 }  # fmt: skip
-OURS = {"rundir", "pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks"}
+OURS = {"rundir", "pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks", "scripts"}
 
 
 def load_pyproject() -> dict[str, list[Requirement]]:
@@ -86,7 +87,7 @@ def conda_faults(groups: dict[str, list[Requirement]], conda: list[Requirement],
         names = names or {}
         return {names.get(r.name, canonicalize_name(r.name)): str(r.specifier) or "any" for r in requirements}
 
-    everything = [r for group, requirements in groups.items() if group != PIP_ONLY_EXTRA for r in requirements]
+    everything = [r for group, requirements in groups.items() if group not in (PIP_ONLY_EXTRA, DOCS_EXTRA) for r in requirements]
     expected = listed((r for r in everything if r.marker is None), CONDA_NAMES)
     found = {name: specifier for name, specifier in listed(conda).items() if name not in CONDA_ONLY}
     pairs = [(expected, found), (listed(groups[PIP_ONLY_EXTRA]), listed(pip))]

@@ -273,7 +273,7 @@ def test_what_cannot_be_is_refused_in_one_line(overrides, message):
     assert "\n" not in str(caught.value)
 
 
-# -- docs/methods.md --------------------------------------------------------------------------------------------------------
+# -- docs/recipes.md --------------------------------------------------------------------------------------------------------
 
 
 def settings_of(cfg: config.Config) -> dict[str, object]:
@@ -303,8 +303,8 @@ def differences(recipe: str, cell: str) -> list[str]:
 
 
 def documented() -> dict[str, tuple[str, list[str]]]:
-    """The table of docs/methods.md: recipe -> its controlled cell and the settings that differ."""
-    text = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    """The table of docs/recipes.md: recipe -> its controlled cell and the settings that differ."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| `([\w.-]+)` \| (.*) \|$", text, flags=re.M)
     return {recipe: (cell, re.findall(r"`([\w.]+=[^`]*)`", settings)) for recipe, cell, settings in rows}
 

@@ -1,0 +1,99 @@
+"""The documentation agrees with the code: sections that docstrings cite exist, links and anchors resolve, every page is in the site's
+navigation, and modules of the API page exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))])
+CITATION = re.compile(r"METHOD\s+(?:#\s*)?sections?\s+(?:#\s*)?(\d+(?:\s*(?:,|and|to)\s+\d+)*)")
+FENCE = re.compile(r"^```.*?^```", re.M | re.S)
+
+
+def cited(text: str) -> set[int]:
+    """Numbers of the sections of docs/method.md that a text cites: "METHOD section 2", "METHOD sections 2, 3 and 5"."""
+    return {int(number) for numbers in CITATION.findall(text) for number in re.findall(r"\d+", numbers)}
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as Python-Markdown's toc extension and GitHub make it from plain words."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower())
+
+
+def anchors(path: Path) -> set[str]:
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.M)}
+
+
+def links(text: str) -> list[str]:
+    """Targets of a page's links and pictures that are within the project."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", FENCE.sub("", text)))
+    return [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+
+
+def broken(path: Path) -> list[str]:
+    """Links of a page to files or headings that are not there."""
+    found = []
+    for target in links(path.read_text(encoding="utf-8")):
+        name, _, heading = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        if not file.exists() or (heading and heading not in anchors(file)):
+            found.append(target)
+    return found
+
+
+def sources() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "*.py", "*.yaml", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout: which files belong to the project is not known")
+    return [ROOT / name for name in listing.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_every_cited_section_of_the_method_is_a_numbered_heading():
+    sections = {int(number) for number in re.findall(r"^## (\d+)\. ", (DOCS / "method.md").read_text(encoding="utf-8"), re.M)}
+    citations = {path.relative_to(ROOT).as_posix(): numbers for path in sources()
+                 if path != Path(__file__).resolve() and (numbers := cited(path.read_text(encoding="utf-8")))}
+    assert len(citations) > 50
+    assert {path: numbers - sections for path, numbers in citations.items() if not numbers <= sections} == {}
+
+
+def test_a_citation_of_a_missing_section_would_be_found():
+    assert cited("(METHOD section 3; US-Nets)") == {3} and cited("METHOD sections 2, 3 and 15 once") == {2, 3, 15}
+    assert cited("see METHOD\n# section 7") == {7} and cited("METHODS section 3") == set()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_resolve(path):
+    assert broken(path) == []
+
+
+def test_a_broken_link_would_be_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A `b` c: d?\n[1](#a-b-c-d) [2](page.md#no) [3](gone.md) [4](https://x.org) `[5](no.md)`\n```\n[6](no)\n```\n")
+    assert broken(page) == ["page.md#no", "gone.md"]
+
+
+def test_the_site_has_every_page_and_no_link_out_of_docs():
+    def pages(entry):
+        return [entry] if isinstance(entry, str) else [page for part in (entry.values() if isinstance(entry, dict) else entry)
+                                                       for page in pages(part)]
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(pages(site["nav"])) == sorted(path.name for path in DOCS.glob("*.md"))
+    outside = {path.name: [target for target in links(path.read_text(encoding="utf-8")) if target.startswith("../")]
+               for path in DOCS.glob("*.md")}
+    assert {name: targets for name, targets in outside.items() if targets} == {}
+    assert site["theme"]["font"] is False  # otherwise pages ask Google's servers
+
+
+def test_the_modules_of_the_api_page_exist():
+    modules = re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    paths = [ROOT / module.replace(".", "/") for module in modules]
+    assert len(modules) > 20
+    assert [str(path) for path in paths if not path.with_suffix(".py").is_file() and not (path / "__init__.py").is_file()] == []
