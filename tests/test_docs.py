@@ -1,5 +1,5 @@
-"""The documentation agrees with the code: sections that docstrings cite exist, links and anchors resolve, every page is in the site's
-navigation, and modules of the API page exist."""
+"""The documentation agrees with the code: cited sections exist, links and anchors resolve, every page is in the navigation of the
+site, and the modules of the API page exist."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def test_links_resolve(path):
 
 def test_a_broken_link_would_be_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A `b` c: d?\n[1](#a-b-c-d) [2](page.md#no) [3](gone.md) [4](https://x.org) `[5](no.md)`\n```\n[6](no)\n```\n")
+    page.write_text("# A `b` c: d?\n[1](#a-b-c-d) [2](page.md#no) [3](gone.md) [4](https://x.org) `[5](no)`\n```\n[6](no)\n```\n",
+                    encoding="utf-8")
     assert broken(page) == ["page.md#no", "gone.md"]
 
 
