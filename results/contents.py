@@ -16,6 +16,7 @@ from results.plots import overall as profiles
 from results.plots import scores as pictures
 from results.plots import training
 from results.tables import cost, overall, tasks
+from results.tables.gains import gains
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
 
@@ -63,7 +64,8 @@ def all_tables(frames: Frames) -> list[TableItem]:
         table = grid_table(part, _grid(frames, first), join("table", name))
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
-    return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_serving_tables(frames)]
+    return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
+            *_serving_tables(frames)]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -101,6 +103,12 @@ def _transfer_tables(frames: Frames) -> list[TableItem]:
 def _dense_tables(frames: Frames) -> list[TableItem]:
     return [TableItem(tasks.dense(part, _grid(frames, part.iloc[0]), join("table", name)), _facets(part.iloc[0]))
             for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])]
+
+
+def _gain_tables(frames: Frames) -> list[TableItem]:
+    made = [(part, gains(part, _grid(frames, part.iloc[0]), join("table-gains", name)))
+            for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])]
+    return [TableItem(table, _facets(part.iloc[0])) for part, table in made if table is not None]
 
 
 def _serving_tables(frames: Frames) -> list[TableItem]:

@@ -59,6 +59,14 @@ class Look:
 LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
          Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
 
+REFERENCE = Look("#444444", ".", (0, (4, 2)))  # what the others are held against
+
+
+def around(place: int) -> Look:
+    """The look of a picture's ``place``-th series: beyond one round of looks the marker is filled where it was not."""
+    again, look = place // len(LOOKS), LOOKS[place % len(LOOKS)]
+    return replace(look, filled=look.filled != bool(again % 2))
+
 
 def marker(place: int) -> tuple[Look, float]:
     """Look and size of the marker of a picture's ``place``-th row: beyond one round of looks larger, filled where it was not."""

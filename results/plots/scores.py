@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from results.grids import Grid, GridLine, whole
 from results.plots.drawing import (
     INTERVAL,
-    LOOKS,
+    REFERENCE,
     Series,
+    around,
     decades,
     draw_chance,
     draw_panels,
@@ -166,6 +167,7 @@ def dense_by_width(scores: pd.DataFrame, grid: Grid) -> Figure:
     metrics = [metric for metric in MAIN.get(scores["task"].iloc[0], []) if scores["metric"].eq(metric).any()]
     metrics = metrics or sorted(set(scores["metric"]))[:2]
     drawn = [(line, initial) for line in whole(grid.scored(scores)) for initial in sorted(set(line.select(scores)["initial"]))]
+    references = sum(initial == "random" for _, initial in drawn)
     with style():
         figure = Figure(figsize=(3.2 * len(metrics) + 0.6, 3.0 + 0.17 * len(drawn)))
         axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]
@@ -174,7 +176,8 @@ def dense_by_width(scores: pd.DataFrame, grid: Grid) -> Figure:
                 part = line.select(scores)
                 part = part[part["initial"].eq(initial) & part["metric"].eq(metric)]
                 text = line.name + (", from random weights" if initial == "random" else "")
-                points(axis, part, "width", 1.0, LOOKS[place % len(LOOKS)], text, interval=True)
+                look = REFERENCE if references == 1 and initial == "random" else around(place)
+                points(axis, part, "width", 1.0, look, text, interval=True)
             axis.set_ylabel(f"{METRICS.get(metric, metric)} on {scores['dataset'].iloc[0]} (%)")
         widths_across(axes, scores)
         figure.suptitle(note(scores, "bars", INTERVAL), fontsize="small")

@@ -59,11 +59,14 @@ def mark_collapse(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_table(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
-    """The table of a grid, as its file lays it out: every row has a line, scored or not.
+    """The table of a grid, as its file lays it out: every row of the file has a line, scored or not; a cell that is in no row if it
+    is scored.
 
     ``scores``: of one data set, metric, score and share of the labels (:func:`mark_collapse` before, if collapse is to be marked).
     """
     columns, lines = [_column(grid, place) for place in range(len(grid.manifest.columns))], grid.lines
+    known = set(grid.manifest.cells)
+    lines = [line for line in lines if not known or known & set(line.cells) or len(line.select(scores))]
     if not grid.manifest.cost:
         return score_table(name, grid.title, scores, grid.runs, columns, lines)
     texts, names = cost_columns(lines, scores, grid.runs)

@@ -68,7 +68,7 @@ def _by_width(scores: pd.DataFrame, grid: Grid) -> list[GridLine]:
         own = line.select(scores)
         for initial in _initials(own) or [None]:
             part = own if initial is None else own[own["initial"].eq(initial)]
-            said = [INITIAL.get(initial, initial)] if initial is not None else [""] if _initials(scores) else []
+            said = [INITIAL.get(initial or "pretrained", initial)] if _initials(scores) else []
             lines += [replace(line, section=line.name, labels=(line.name, *said, width_name(width)), initial=initial, width=width)
                       for width in sorted(set(part["width"].round(6)), reverse=True)]
     return lines

@@ -56,6 +56,29 @@ def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
     assert [row.labels for row in ade.rows] == [("US3L", "1.0×"), ("momentum SimCLR, individually trained", "1.0×")]
 
 
+def test_the_gain_over_networks_of_one_width_is_of_the_same_seed_and_from_pretrained_weights(root):
+    tables = {item.table.name: item.table for item in contents.all_tables(load_all(root))}
+    table = tables["table-gains-detection-voc"]
+    assert [row.labels[2:] for row in table.rows] == [("1.0×", "2", "+10.0 [+10.0, +10.0]", "+10.0 [+10.0, +10.0]"),
+                                                      ("0.25×", "2", "+2.5 [+2.5, +2.5]", "+2.5 [+2.5, +2.5]")]
+    assert {row.labels[0] for row in table.rows} == {"US3L"}
+    ade = tables["table-gains-segmentation-ade"]
+    assert [row.labels[2:] for row in ade.rows] == [("1.0×", "2", "+0.0 [+0.0, +0.0]")]  # undefined at the other width
+
+
+def test_a_reference_that_is_in_no_row_of_the_grid_stands_last_where_it_is_scored_only(root, tmp_path):
+    copied = shutil.copytree(root, tmp_path / "comparison")
+    for seed in (100, 101):
+        records = [record(w, 0.1 * w, "box_AP", task="detection", dataset="voc", initial="random", **DENSE) for w in (1.0, 0.25)]
+        write_run(copied, config("infonce", "none", "momentum", seed, (0.25, 1.0), "untrained", "comparison"), records)
+    frames = load_all(copied)
+    tables = {item.table.name: item.table for item in contents.all_tables(frames)}
+    last = tables["table-detection-voc"].rows[-1]
+    assert last.labels == ("untrained", "random weights", "0.25×") and last.scores[0].mean == pytest.approx(0.025)
+    own = next(table for name, table in tables.items() if name.startswith("table-digits-linear"))
+    assert not any("untrained" in row.labels for row in own.rows)
+
+
 def test_transfer_has_a_column_a_data_set_and_protocol_own_data_first(root):
     table = next(item.table for item in contents.all_tables(load_all(root)) if item.table.name == "table-transfer")
     assert table.value_names == ("digits, linear evaluation", "pets, linear evaluation", "pets, fine-tuning")
