@@ -30,7 +30,7 @@ IMPORTED_AS = {
     "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "mmengine": "onedl-mmengine", "mmcv": "onedl-mmcv",
     "mmseg": "onedl-mmsegmentation", "pkg_resources": "setuptools",
 }  # fmt: skip
-OURS = {"rundir", "pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks", "scripts"}
+OURS = {"rundir", "pretrain", "transfer", "ablations", "results", "slurm", "tests", "benchmarks", "scripts", "examples"}
 
 
 def load_pyproject() -> dict[str, list[Requirement]]:
