@@ -16,7 +16,7 @@ from results.plots import overall as profiles
 from results.plots import scores as pictures
 from results.plots import training
 from results.tables import cost, overall, tasks
-from results.tables.gains import gains
+from results.tables.gains import MAIN, gains
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
 
@@ -135,6 +135,10 @@ def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
         first = part.iloc[0]
         found.append(PictureItem(join("width", name), f"{first['task'].capitalize()} on {first['dataset']} by width",
                                  partial(pictures.dense_by_width, part, _grid(frames, first)), _facets(first)))
+        for metric in (metric for metric in MAIN.get(first["task"], ()) if part["metric"].eq(metric).any()):
+            own = part[part["metric"].eq(metric) & part["initial"].ne("random")]
+            found.append(PictureItem(join("score-flops", name, metric), f"{METRICS[metric]} on {first['dataset']} by FLOPs",
+                                     partial(pictures.accuracy_by, own, _grid(frames, first), "flops"), _facets(first)))
     for name, own, grid in _overall(frames):
         if len(overall.matrices(own, grid)) > 1:
             found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",

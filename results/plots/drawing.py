@@ -205,6 +205,8 @@ def label_up(axes: Iterable[Axes], text: str) -> None:
 def score_label(scores: pd.DataFrame) -> str:
     """What is scored, on what, with what: the label of an ordinate."""
     about = scores.iloc[0]
+    if about["task"] != "classification":
+        return f"{metric_name(about)} on {about['dataset']} (%)"
     return f"{score_name(about)} on {about['dataset']},\n{metric_name(about)} (%)"
 
 

@@ -116,6 +116,8 @@ def test_pictures_of_dense_tasks_and_of_latency(root):
     items = {item.name: item for item in contents.all_pictures(load_all(root))}
     assert {"width-detection-voc", "width-segmentation-ade", "accuracy-latency-digits-linear"} <= set(items)
     assert items["width-detection-voc"].facets.task == "detection"
+    [axis, *_] = items["score-flops-detection-voc-mask_AP"].draw().axes
+    assert axis.get_ylabel() == "mask AP on voc (%)" and "score-flops-segmentation-ade-mIoU" in items
     figure = plots.dense_by_width(scores[scores["task"].eq("detection")], grid)
     assert [axis.get_ylabel() for axis in figure.axes] == ["box AP on voc (%)", "mask AP on voc (%)"]
     lines = {box.get_label(): list(box.lines[0].get_ydata()) for box in figure.axes[0].containers}
