@@ -142,7 +142,7 @@ def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.clock == "cpu" and torch.get_num_threads() > 1:
-        parser.error("--clock cpu is for one thread; write --threads 1")
+        parser.error("--clock cpu is for one thread; set --threads 1")
     use_clock(args.clock)
     return args
 

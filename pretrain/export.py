@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
@@ -114,7 +114,7 @@ def _with_data(config: Config, dataset: str | None, root: str | None, size: int 
     """``config`` with the data to calibrate on."""
     data = config.data
     if dataset is not None and dataset not in sources.NAMES:
-        raise UserError(f"unknown data set {dataset!r}; write --dataset with one of {', '.join(sources.NAMES)}")
+        raise UserError(f"unknown data set {dataset!r}; set --dataset to one of {', '.join(sources.NAMES)}")
     if dataset is not None and dataset != data.name:
         data = DataConfig(name=dataset, root=root or "", size=data.size)
     changed = {"root": root or data.root} | ({"size": size} if size is not None else {})
@@ -129,7 +129,7 @@ def _calibrate(found: Checkpoint, width: float, config: Config) -> None:
     if found.is_calibrated(width) and (before.name, before.size) == (data.name, data.size):
         return
     if not data.name:
-        raise UserError(f"{found.path} has no BatchNorm statistics; write --dataset NAME for images to calibrate them on")
+        raise UserError(f"{found.path} has no BatchNorm statistics; set --dataset NAME for images to calibrate them on")
     source = sources.load_for(data, "train")
     print(f"calibrating width {width:g} on {data.name} at {data.size} pixels", flush=True)
     found.calibrate([width], calibration_batches(source, config.calibration, config.augment, data.size, config.seed, "cpu"))
@@ -258,7 +258,7 @@ def _check(network: nn.Module, written, size: int, what: str) -> None:
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not difference <= allowed:  # nan too
             raise UserError(f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}): "
-                            "not kept; write another --format, or report it with the versions of torch and onnxruntime")
+                            "not kept; set another --format, or report it with the versions of torch and onnxruntime")
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is no Parquet file of runs ({str(error).splitlines()[0]}); make it with "
+        raise UserError(f"{path} is not a Parquet file of runs ({str(error).splitlines()[0]}); make it with "
                         "python results/report.py --runs DIR --publish FILE") from None
     found = (table.schema.metadata or {}).get(_FORMAT_KEY, b"none").decode("ascii", "replace")
     if found != str(FORMAT) or not table.schema.equals(_schema()):

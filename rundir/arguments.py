@@ -36,7 +36,7 @@ def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is no whole number {_range(low, high)}")
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number {_range(low, high)}")
         return value
     return number
 
@@ -49,7 +49,8 @@ def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Calla
         except ValueError:
             value = math.nan
         if not (low < value if above else low <= value) or value > high or value == math.inf:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is no number {'above ' if above else ''}{_range(low, high, above)}")
+            limits = f"{'above ' if above else ''}{_range(low, high, above)}"
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number {limits}")
         return value
     return number
 

@@ -39,5 +39,5 @@ def seconds(text: str) -> float:
     """
     found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(s|min|h|d)\s*", text)
     if not found or not float(found[1]):
-        raise UserError(f"{text[:50]!r} is no time; set a number above 0 with s, min, h or d, for example 90min or 6h")
+        raise UserError(f"{text[:50]!r} is not a time; set a number above 0 with s, min, h or d, for example 90min or 6h")
     return float(found[1]) * UNITS[found[2]]

@@ -55,7 +55,7 @@ def check_choice(option: str, value: str, known: Iterable[str], what: str = "") 
     """:class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where ``option`` does not say it."""
     known = list(known)
     if value not in known:
-        otherwise = f"write {option} with one of {', '.join(known)}"
+        otherwise = f"set {option} to one of {', '.join(known)}"
         raise UserError(f"unknown {what or option} {value!r}; {suggestion(value, known, f'{option} ', otherwise)}")
 
 

@@ -156,5 +156,5 @@ def _list(content: Mapping[str, Any], key: str) -> list[Any]:
 def _texts(content: Mapping[str, Any], key: str, default: Any = None) -> tuple[str, ...]:
     found = _list(content, key) if default is None or key in content else default
     if not all(isinstance(text, str) for text in found):
-        raise _Wrong(f"{key} is not a list of texts")
+        raise _Wrong(f"{key} is not a list of strings")
     return tuple(found)

@@ -81,7 +81,7 @@ def _check_value(value: Any, kind: str, key: str) -> None:
         raise UserError(f"{key}={shown(value)} must be a list, such as [{shown(value)}]")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and (part == "???" or "${" in part):
-            raise UserError(f"{key}={part} is no value; set {key} to the value itself")
+            raise UserError(f"{key}={part} is not a value; set {key} to the value itself")
         if isinstance(part, int) and abs(part) > MOST:
             raise UserError(f"{key} is a number of {len(str(abs(part)))} digits; set a smaller one")
         if isinstance(part, list | dict) and kind.startswith("list"):

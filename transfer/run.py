@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pretrain.checkpoints import add_checkpoint_arguments

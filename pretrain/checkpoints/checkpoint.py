@@ -147,12 +147,12 @@ class Checkpoint:
     def check_widths(self, widths: Sequence[float], what: str = "--widths") -> None:
         """:class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
-            raise UserError(f"{what} names no width; write for example {what} 1.0 0.5")
+            raise UserError(f"{what} names no width; set for example {what} 1.0 0.5")
         if not self.dense:
             low = NARROWEST if self.extrapolate else self.low
             check_widths(self.arch, widths, low, self.high, what, switchable_widths(self.config))
         elif any(width != 1.0 for width in widths) or len(widths) > 1:
-            raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; write {what} 1.0")
+            raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; set {what} 1.0")
 
     def check_size(self, size: int) -> None:
         """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""

@@ -122,7 +122,7 @@ def _layers(name: str, home: Path) -> list[tuple[str, dict]]:
     path, seen = _path(name, home), []
     while path is not None:
         if path in seen:
-            raise UserError(f"{home.name} stand on each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
+            raise UserError(f"{home.name} extend each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
                             "remove one base:")
         seen.append(path)
         raw = _read(path, home)
@@ -178,7 +178,7 @@ def _check_tables(tables: dict[str, list]) -> None:
                 raise UserError(f"{key} must map {', '.join(known[key])}, or some of them, to sections of their own")
             for section in table.values():
                 if not isinstance(section, dict):
-                    raise UserError(f"{key}: below each name stand sections, as at the top of the preset")
+                    raise UserError(f"{key}: put sections below each name, as at the top of the preset")
                 _check_layer(section)
 
 

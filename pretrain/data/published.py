@@ -189,7 +189,7 @@ SETS: dict[str, PublishedSet] = {
     "cifar100": PublishedSet("cifar-100-python", _CIFAR_PAGE, "cifar-100-python.tar.gz", ".", "CIFAR100",
                            _cifar("CIFAR100")),
     "flowers102": PublishedSet("flowers-102", "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-                             "102flowers.tgz (imagelabels.mat and setid.mat beside it)", "flowers-102",
+                             "102flowers.tgz (imagelabels.mat and setid.mat next to it)", "flowers-102",
                              "Flowers102", _flowers102),
     "pets": PublishedSet("oxford-iiit-pet", "https://www.robots.ox.ac.uk/~vgg/data/pets/",
                        "images.tar.gz and annotations.tar.gz", "oxford-iiit-pet", "OxfordIIITPet", _pets),

@@ -77,7 +77,7 @@ class Slimming:
         if name == "heads":
             kept = NearestHeads(heads, dim // heads)
             return cls(kept, kept, kept, hidden)
-        raise ValueError(f"slimming {name!r} is not known; write input or heads")
+        raise ValueError(f"slimming {name!r} is not known; set input or heads")
 
 
 class Attention(nn.Module):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie above this one
+if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import rich.console

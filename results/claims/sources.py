@@ -55,7 +55,7 @@ def _grid(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no grid file {path}") from None
     if not isinstance(content, dict) or "cells" not in content:
-        raise UserError(f"{path} is no grid file: it has no cells")
+        raise UserError(f"{path} is not a grid file: it has no cells")
     return content
 
 

@@ -61,9 +61,9 @@ def read_numbers(path: Path = PUBLISHED) -> list[Number]:
         if set(entry) - known:
             raise UserError(f"{name}: unknown key {sorted(set(entry) - known)[0]}; keys are {', '.join(sorted(known))}")
         if entry.get("source") not in sources:
-            raise UserError(f"{name}: no source {entry.get('source')!r}; write one under sources, with title and url")
+            raise UserError(f"{name}: no source {entry.get('source')!r}; add one under sources, with title and url")
         if entry["value"] is not None and not entry.get("place"):
-            raise UserError(f"{name}: place is empty; say in which table of the source the number stands, or write value: null")
+            raise UserError(f"{name}: place is empty; say in which table of the source the number stands, or set value: null")
         found.append(Number(**entry | {"source": sources[entry["source"]]}))
     return found
 

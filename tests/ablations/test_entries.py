@@ -53,7 +53,7 @@ WRONG = {
     "[{task: detection, schedule: quik}]": "entry 1 (detection): unknown schedule 'quik'; did you mean schedule quick?",
     "[{task: detection, dataset: voc}]": "entry 1 (detection): voc is not part of this project; set data_dir=DIR",
     "[{task: detection, model: fastr}]": "unknown model 'fastr'", "[{task: detection, norm: b}]": "unknown norm 'b'",
-    "[{task: segmentation, size: 3}]": "entry 1 (segmentation): size is no option of segmentation",
+    "[{task: segmentation, size: 3}]": "entry 1 (segmentation): size is not an option of segmentation",
     "[{task: classification, protocol: [lin]}]": "unknown protocol 'lin'; did you mean protocol linear?",
     "[{task: classification, set: [linear.epoch=3]}]": "unknown key linear.epoch; did you mean linear.epochs?",
     "[{task: classification, label_fraction: [2]}]": "entry 1 (classification):",

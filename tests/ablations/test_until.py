@@ -108,7 +108,8 @@ def test_a_round_that_fails_ends_them(tmp_path, capsys):
     (["--budget", "6h"], "--budget is for --until decided"), (["--most-seeds", "9"], "--most-seeds is for --until"),
     (["--until", "decided", "--seeds", "100,101"], "set --seeds to a number"),
     (["--until", "decided", "--seeds", "9", "--most-seeds", "8"], "--seeds 9 is more than the 8"),
-    (["--until", "decided", "--budget", "soon"], "'soon' is no time"), (["--until", "decided", "--grid", "momentum"], "no claims")])
+    (["--until", "decided", "--budget", "soon"], "'soon' is not a time"),
+    (["--until", "decided", "--grid", "momentum"], "no claims")])
 def test_options_that_do_not_fit_are_one_line(words, message):
     with pytest.raises(UserError, match=message) as error:
         limits(options(*words))

@@ -148,7 +148,7 @@ def test_an_authors_file_needs_data_to_calibrate_on(tmp_path):
     torch.manual_seed(0)
     state = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": state}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match="has no BatchNorm statistics; write --dataset NAME"):
+    with pytest.raises(UserError, match="has no BatchNorm statistics; set --dataset NAME"):
         export.export(tmp_path / "c.pth.tar", 0.5, tmp_path / "out", ["safetensors"])
     export.export(tmp_path / "c.pth.tar", 0.5, tmp_path / "out", ["safetensors"], dataset="digits", size=16)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["size"] == 16

@@ -283,7 +283,7 @@ def test_a_part_of_a_patch_is_an_error():
         build("vit_micro")(torch.zeros(1, 3, 18, 16))
     with pytest.raises(ValueError, match="multiple of"):
         VisionTransformer(16, 4, dim=50, depth=4, heads=4)
-    with pytest.raises(ValueError, match="write input or heads"):
+    with pytest.raises(ValueError, match="set input or heads"):
         VisionTransformer(16, 4, dim=64, depth=4, heads=4, slimming="both")
 
 

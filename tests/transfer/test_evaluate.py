@@ -220,13 +220,13 @@ def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_pa
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--dataset", "digitz"], "did you mean --dataset digits"),
-    (["--protocol", "svm"], "unknown protocol 'svm'; write --protocol with one of knn, linear_fast, linear, finetune"),
+    (["--protocol", "svm"], "unknown protocol 'svm'; set --protocol to one of knn, linear_fast, linear, finetune"),
     (["--widths", "0.1"], r"--widths: 0.1 is outside the trained range \[0.25, 1.0\]"),
     (["--widths", "0.5", "0.5"], "same channels"),
     (["--dataset", "cifar10"], "--data-dir DIR"),
     (["--dataset", "folder", "--data-dir", "/nowhere/at/all"], "no folder /nowhere/at/all/train; set --data-dir DIR"),
-    (["--k", "0"], "argument --k: .0. is no whole number from 1 on"),
-    (["--size", "0"], "argument --size: .0. is no whole number from 1 to 4096"),
+    (["--k", "0"], "argument --k: .0. is not a whole number from 1 on"),
+    (["--size", "0"], "argument --size: .0. is not a whole number from 1 to 4096"),
     (["--k", "5000"], "--k 5000 is larger than the 256 training images of digits"),
     (["--device", "gpu9"], "--device gpu9 is not a device"),
     (["--set", "linear.epoch=3"], "linear.epoch"),

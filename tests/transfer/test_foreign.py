@@ -82,7 +82,7 @@ def test_a_dense_backbone_keeps_its_statistics_and_takes_one_width(dense):
     assert torch.equal(backbone.at(1.0).network.bn1.running_mean, network.bn1.running_mean)
     assert backbone.fingerprint() == open_checkpoint(path).fingerprint()
     for widths in ([0.5], [1.0, 1.0]):
-        with pytest.raises(UserError, match=r"is a dense resnet, not a slimmable one; write --widths 1\.0"):
+        with pytest.raises(UserError, match=r"is a dense resnet, not a slimmable one; set --widths 1\.0"):
             backbone.check_widths(widths)
 
 
@@ -102,7 +102,7 @@ def test_sizes_of_vits(tmp_path):
 
 
 def test_what_a_foreign_file_does_not_say_is_asked_for(authors, dense, tmp_path):
-    with pytest.raises(UserError, match="does not say which data it was trained on; write --dataset NAME"):
+    with pytest.raises(UserError, match="does not say which data it was trained on; set --dataset NAME"):
         evaluate(authors[0], device="cpu", out=tmp_path)
     with pytest.raises(UserError, match="set --out DIR for its scores"):
         evaluate(dense[0], "digits", device="cpu")

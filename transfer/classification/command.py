@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     add_checkpoint_arguments(parser)
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
-    parser.add_argument("--data-dir", type=word, metavar="DIR", help="where the data lies; default: where pretraining found it")
+    parser.add_argument("--data-dir", type=word, metavar="DIR",
+                        help="where the data are stored; default: where pretraining found them")
     parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
                         help="widths, or LOW:HIGH:COUNT for evenly spread ones, such as 0.25:1.0:16; default: those the checkpoint "
                              "is calibrated for")
@@ -37,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-seed", type=whole(0, LARGEST_SEED), nargs="+", default=[0], metavar="N",
                         help="which labels these are: one choice for each seed, over which tables average; default 0")
     parser.add_argument("--recipe", metavar="R", help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's")
-    parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's custom")
+    parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's convention")
     parser.add_argument("--out", type=word, metavar="DIR",
                         help="where result.json goes; default: the run directory of the checkpoint")
-    parser.add_argument("--force", action="store_true", help="score anew what is scored already")
+    parser.add_argument("--force", action="store_true", help="score again what has been scored already")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
     parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
                         help="pixels of an image; default: the size of pretraining")

@@ -177,7 +177,7 @@ class Options:
         """:class:`UserError` for a value that no protocol can use."""
         check_values(self)
         if self.recipe is not None and self.recipe not in LINEAR_RECIPES:
-            raise UserError(f"unknown recipe {self.recipe!r}; write --recipe with one of {', '.join(LINEAR_RECIPES)}")
+            raise UserError(f"unknown recipe {self.recipe!r}; set --recipe to one of {', '.join(LINEAR_RECIPES)}")
         check_score(self.score)
         self._check_fractions()
         # Every recipe is usable itself, so what cannot be used is an override, whatever the data set.
@@ -186,13 +186,13 @@ class Options:
 
     def _check_fractions(self) -> None:
         if not self.label_fractions:
-            raise UserError("--label-fraction names none; write for example --label-fraction 0.01 0.1")
+            raise UserError("--label-fraction names none; set for example --label-fraction 0.01 0.1")
         if not self.label_seeds:
             raise UserError("--label-seed names none; set for example --label-seed 0 1 2")
         for fraction in self.label_fractions:
             check_fraction(fraction)
         if self.limit and self.label_fractions != [1.0]:
-            raise UserError(f"--limit {self.limit} and --label-fraction both leave out labels; write one of them")
+            raise UserError(f"--limit {self.limit} and --label-fraction both leave out labels; set one of them")
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any], name: str) -> Recipe:

@@ -267,8 +267,8 @@ def check_data(task: Task) -> None:
     if task.classes < 2:
         raise UserError(f"{task.dataset} has a single class; classification needs at least two")
     if len(task.train) < 2:
-        raise UserError(f"{task.dataset} has {len(task.train)} training image; write --limit 2 or more, or 0 for all")
+        raise UserError(f"{task.dataset} has {len(task.train)} training image; set --limit 2 or more, or 0 for all")
     k = task.options.k
     if k is not None and k > len(task.train):
         raise UserError(f"--k {k} is larger than the {len(task.train)} training images of {task.dataset}; "
-                        f"write --k {len(task.train)} or less")
+                        f"set --k {len(task.train)} or less")

@@ -63,10 +63,10 @@ class Model:
         network = network_name(checkpoint)
         check_trunk(checkpoint.encoder)
         if self.network and self.network != network and not (self.network == "vit" and network.startswith("vit")):
-            raise UserError(f"--model {self} is for another network than {checkpoint.arch}; write --model "
+            raise UserError(f"--model {self} is for another network than {checkpoint.arch}; set --model "
                             f"{self.detector}_{self.neck}")
         if self.neck == "c4" and "layer4" not in checkpoint.encoder.stage_layers:
-            raise UserError(f"--model {self} needs a ResNet, whose last stage is its head, not {checkpoint.arch}; write --model "
+            raise UserError(f"--model {self} needs a ResNet, whose last stage is its head, not {checkpoint.arch}; set --model "
                             f"{self.detector}_fpn")
         return Model(self.detector, network, self.neck)
 

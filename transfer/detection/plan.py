@@ -66,7 +66,7 @@ class Plan(plan.Plan):
         model, found = self.detector, self.data
         if model.masks and found.mask_format is None:
             which = f" of {len(found.unmasked)} objects ({some(found.unmasked)})" if found.unmasked else ""
-            raise UserError(f"{found.name} has no masks{which}, which --model {model} is trained on; write --model "
+            raise UserError(f"{found.name} has no masks{which}, which --model {model} is trained on; set --model "
                             f"{self.finetuning.model.replace('mask_rcnn', 'faster_rcnn')}")
         self.config(torch.device("cpu"))
 
@@ -118,7 +118,7 @@ class Plan(plan.Plan):
         try:
             cfg.merge_from_list(list(own.overrides))
         except (AssertionError, KeyError, ValueError) as error:
-            raise UserError(f"--set {' '.join(own.overrides)}: {error}; write KEY VALUE pairs of detectron2's config") from None
+            raise UserError(f"--set {' '.join(own.overrides)}: {error}; set KEY VALUE pairs of detectron2's config") from None
         return cfg
 
     def cost(self, width: float) -> Cost:

@@ -100,5 +100,5 @@ class Finetuning:
         others = {name for task in TASKS for name in room(task).OPTIONS} - set(own.OPTIONS)
         for field in fields(self):
             if field.name in others and getattr(self, field.name) != field.default:
-                raise UserError(f"--{field.name.replace('_', '-')} is no option of {self.task}; leave it out")
+                raise UserError(f"--{field.name.replace('_', '-')} is not an option of {self.task}; leave it out")
         own.check(self)

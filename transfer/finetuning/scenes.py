@@ -62,12 +62,12 @@ class SceneConfig:
     def check(self) -> None:
         """:class:`UserError` for numbers that no scene can be made of."""
         if min(self.train, self.test) < 2:
-            raise UserError(f"{self.train} training and {self.test} test scenes are too few; write at least 2 of each")
+            raise UserError(f"{self.train} training and {self.test} test scenes are too few; set at least 2 of each")
         if not SCAN_SIZE <= self.smallest <= self.largest < self.size:
-            raise UserError(f"digits of {self.smallest} to {self.largest} pixels in scenes of {self.size}: write sizes from "
+            raise UserError(f"digits of {self.smallest} to {self.largest} pixels in scenes of {self.size}: set sizes from "
                             f"{SCAN_SIZE} up, the smallest first and the scene larger than all")
         if not 1 <= self.fewest <= self.most:
-            raise UserError(f"{self.fewest} to {self.most} digits a scene: write at least 1, the fewest first")
+            raise UserError(f"{self.fewest} to {self.most} digits a scene: set at least 1, the fewest first")
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, b
     holds no BatchNorm statistics for it.
     """
     if initial not in INITIALS:
-        raise UserError(f"unknown --initial {initial!r}; write pretrained or random")
+        raise UserError(f"unknown --initial {initial!r}; set pretrained or random")
     return backbone.random_at(width, seed) if initial == "random" else backbone.at(width, batches)
 
 
@@ -112,7 +112,7 @@ def check_norm(norm: str, device: torch.device) -> None:
     """:class:`UserError` if ``norm`` is none, or cannot be had on the ``device`` of training."""
     check_choice("--norm", norm, NORMS)
     if norm == "syncbn" and device.type != "cuda":
-        raise UserError("--norm syncbn needs GPUs; write --norm bn or --norm auto")
+        raise UserError("--norm syncbn needs GPUs; set --norm bn or --norm auto")
 
 
 def set_norm(module: nn.Module, norm: str) -> nn.Module:

@@ -75,13 +75,13 @@ VIT_MODELS = ("segmenter", "upernet")
 def check_model(name: str, is_vit: bool) -> None:
     """:class:`UserError` if model ``name`` is not known, or not made for that kind of backbone."""
     if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; write --model with one of {', '.join(MODELS)}")
+        raise UserError(f"unknown model {name!r}; set --model to one of {', '.join(MODELS)}")
     if is_vit and name not in VIT_MODELS:
         raise UserError(f"{name} reads a dilated convolutional backbone, and this is a ViT; "
-                        f"write --model {' or '.join(VIT_MODELS)}")
+                        f"set --model {' or '.join(VIT_MODELS)}")
     if not is_vit and name == "segmenter":
         raise UserError("segmenter reads a ViT's patches, and this is a convolutional network; "
-                        "write --model fcn, upernet or deeplabv3")
+                        "set --model fcn, upernet or deeplabv3")
 
 
 def inference_config(mode: str, crop: tuple[int, int]) -> dict:

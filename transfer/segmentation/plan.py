@@ -48,7 +48,7 @@ class Plan(plan.Plan):
         patch, crop = self.checkpoint.encoder.patch_size, self.data.layout.crop
         if patch and any(side % patch for side in crop):
             whole = [max(1, round(side / patch)) * patch for side in crop]
-            raise UserError(f"--crop {crop[0]} {crop[1]} is no whole number of patches of {patch} pixels; "
+            raise UserError(f"--crop {crop[0]} {crop[1]} is not a whole number of patches of {patch} pixels; "
                             f"set --crop {whole[0]} {whole[1]}")
         if self.model in POOLING and self.batch_size < 2:
             raise UserError(f"{self.model} has BatchNorm over pooled images and needs two of them in each process; "

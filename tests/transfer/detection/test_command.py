@@ -68,7 +68,7 @@ def test_masks_and_voc(run_directory, scenes, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; write --model faster_rcnn_fpn"),
+    (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; set --model faster_rcnn_fpn"),
     (["--model", "fastrcnn_fpn"], "did you mean --model faster_rcnn_fpn"),
     (["--dataset", "pascal"], "unknown --dataset 'pascal'"),
     (["--dataset", "voc"], "--data-dir"),
@@ -95,9 +95,9 @@ def test_unknown_keys_of_detectron2s_config(trained, scenes, tmp_path):
 
 
 def test_masks_need_masks(trained, scenes, tmp_path):
-    with pytest.raises(UserError, match=r"has no masks.*write --model (\w+)") as error:
+    with pytest.raises(UserError, match=r"has no masks.*set --model (\w+)") as error:
         detection(trained, "--dataset", "voc", "--data-dir", str(scenes), "--model", "mask_rcnn_fpn", "--out", str(tmp_path))
-    assert str(error.value).endswith("write --model faster_rcnn_fpn")
+    assert str(error.value).endswith("set --model faster_rcnn_fpn")
     assert all(name.replace("mask_rcnn", "faster_rcnn") in MODELS for name in MODELS)  # so the advice can be followed
 
 

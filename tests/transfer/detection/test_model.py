@@ -165,7 +165,7 @@ def test_which_model_is_for_which_network(tmp_path):
     assert str(Model.named("mask_rcnn_vit_fpn").on(vit)) == "mask_rcnn_vit_micro_fpn"
     assert str(Model.named("faster_rcnn_r18_fpn").on(foreign_resnet(tmp_path))) == "faster_rcnn_r18_fpn"
     assert all(str(Model.named(name)) == name for name in MODELS)
-    with pytest.raises(UserError, match="write --model faster_rcnn_fpn"):
+    with pytest.raises(UserError, match="set --model faster_rcnn_fpn"):
         Model.named("faster_rcnn_r50_fpn").on(small)
     with pytest.raises(UserError, match="needs a ResNet"):
         Model.named("faster_rcnn_c4").on(vit)

@@ -73,7 +73,7 @@ def test_each_network_and_data_set_is_made_once(scenes, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"task": "detecton"}, "did you mean --task detection"),
-    ({"crop": (64, 64)}, "--crop is no option of detection"),
+    ({"crop": (64, 64)}, "--crop is not an option of detection"),
     ({"model": "fcn"}, "unknown --model 'fcn'"),
     ({"dataset": "voc", "data_dir": None}, "set --data-dir DIR"),
     ({"dataset": "coco"}, "annotations"),

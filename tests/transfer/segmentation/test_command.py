@@ -18,14 +18,14 @@ from transfer.segmentation.training import for_vit, optimizer_config, scheduler_
     (["--model", "fcm"], "did you mean --model fcn"),
     (["--dataset", "camvit"], "did you mean --dataset camvid"),
     (["--schedule", "voc20k"], "did you mean --schedule voc_20k"),
-    (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; write --model fcn"),
+    (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; set --model fcn"),
     (["--model", "upernet", "--batch-size", "1"], "set a larger --batch-size"),
     (["--widths", "1.5"], "outside the trained range"),
-    (["--iterations", "0"], "argument --iterations: '0' is no whole number from 1 on"),
-    (["--inference", "slides"], "write --inference with one of whole, slide|did you mean --inference slide"),
+    (["--iterations", "0"], "argument --iterations: '0' is not a whole number from 1 on"),
+    (["--inference", "slides"], "set --inference to one of whole, slide|did you mean --inference slide"),
     (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
     (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
-    (["--initial", "imagenet"], "write --initial with one of pretrained, random"),
+    (["--initial", "imagenet"], "set --initial to one of pretrained, random"),
 ])
 def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
@@ -34,7 +34,7 @@ def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arg
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--model", "fcn"], "this is a ViT; write --model segmenter or upernet"),
+    (["--model", "fcn"], "this is a ViT; set --model segmenter or upernet"),
     (["--model", "upernet", "--crop", "34", "40"], "no whole number of patches of 4 pixels; set --crop 32 40"),
 ])
 def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):

@@ -28,9 +28,9 @@ def fault(mask: Any, size: tuple[int, int]) -> str | None:
     if isinstance(counts, str):
         counts = run_lengths(counts)
         if counts is None:
-            return ".counts is no text of compressed run lengths"
+            return ".counts is not a string of compressed run lengths"
     elif not (isinstance(counts, list) and all(type(count) is int and 0 <= count < LARGEST for count in counts)):
-        return ".counts has run lengths that are no whole numbers from 0"
+        return ".counts has run lengths that are not whole numbers from 0"
     total = sum(map(int, counts))
     if min(counts, default=0) < 0 or total != size[0] * size[1]:
         return f".counts make up {total:,} pixels, and its image has {size[0] * size[1]:,}"
@@ -39,11 +39,11 @@ def fault(mask: Any, size: tuple[int, int]) -> str | None:
 
 def _polygon_fault(polygon: Any, size: tuple[int, int]) -> str | None:
     if not isinstance(polygon, list):
-        return "is no list: a mask is a list of polygons, [[x, y, x, y, ...], ...]"
+        return "is not a list: a mask is a list of polygons, [[x, y, x, y, ...], ...]"
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has {len(polygon)} numbers: a polygon has x and y of at least 3 points"
     if not all(type(value) in (int, float) and abs(value) < LARGEST for value in polygon):  # nan too
-        return "has values that are no numbers"
+        return "has values that are not numbers"
     points = np.asarray(polygon, dtype=float).reshape(-1, 2)
     sides = np.array([size[1], size[0]])
     if (points < -sides).any() or (points > 2 * sides).any():

@@ -122,7 +122,7 @@ def load(dataset: str, directory: str | Path, clip: bool = False, exif: str | No
     """
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise UserError(f"there is no directory {root}; write --data-dir with the directory of the data")
+        raise UserError(f"there is no directory {root}; set --data-dir to the directory of the data")
     faults = Faults(root, clip)
     made = _voc(root, faults) if dataset == "voc" else _coco(root, faults, digits=dataset == "digits")
     for split in ("train", "test"):

@@ -221,5 +221,5 @@ def layout_of(name: str, root: Path) -> Layout:
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}; write --data-dir DIR with the folder that holds {name}")
+        raise UserError(f"there is no folder {root}; set --data-dir to the folder that holds {name}")
     return LAYOUTS[name](root)
