@@ -55,7 +55,7 @@ def measure(epochs: int, quick: bool) -> tuple[dict[str, list[float]], int]:
 
 
 def rows(epochs: int = 8, quick: bool = False) -> list[Row]:
-    """Epochs a second of dynamic sampling against the sandwich rule by stage, and of the whole run; FLOPs beside."""
+    """Epochs a second of dynamic sampling against the sandwich rule by stage, and of the whole run, with FLOPs."""
     epochs = STAGES if quick else max(STAGES, epochs // STAGES * STAGES)
     times, images = measure(epochs, quick)
     part, each = "Dynamic sampling against sandwich, digits, epoch by epoch", epochs // STAGES

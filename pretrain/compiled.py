@@ -1,4 +1,4 @@
-"""torch.compile for the passes that every step has.
+"""torch.compile for the passes that occur in every step.
 
 Every width is a network of its own shapes, and a compiler would meet dozens of them. The widest and the narrowest are in most steps
 (the sandwich rule), so only these two are compiled, and the momentum teacher; all other widths run as they are.

@@ -1,4 +1,4 @@
-"""Networks that are made without training, as controls: the full width of another run, sliced or pruned, or the initial weights.
+"""Controls that need no training: the full width of another run, sliced or pruned, or the initial weights.
 
 They end as a run directory like any other.
 """

@@ -1,4 +1,4 @@
-"""What the theory is about, measured on a fixed set of images: collapse, and the temporal consistency of the guidance.
+"""Diagnostics on a fixed set of images: collapse, and the temporal consistency of the guidance.
 
 METHOD section 1: with an absolute-distance loss, drift of a target between two visits of an image is noise; with a relative one
 only the drift of similarities among images matters. Both are recorded here once an epoch.

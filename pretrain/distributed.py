@@ -1,4 +1,4 @@
-"""Processes: what torchrun, Slurm, or nobody, says about them, and sums and rows over them that gradients pass through."""
+"""Processes as torchrun or Slurm describes them (one if neither does); sums and rows over them, through which gradients pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Processes:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """``auto`` is this process's GPU where there is one, else the CPU; anything else is taken at its word.
+    """``auto`` is this process's GPU where there is one, else the CPU; anything else is used as it is.
 
     Raises:
         UserError: the device is unknown or not there.

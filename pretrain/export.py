@@ -79,7 +79,7 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
            arch: str | None = None, dataset: str | None = None, root: str | None = None, size: int | None = None) -> list[Path]:
     """Write ``width`` of ``checkpoint`` into the directory ``out``, with ``config.json``; returns the files.
 
-    A network that neither torchvision nor timm has (a ViT slimmed by ``input``) gets a program beside its safetensors file.
+    A network that neither torchvision nor timm has (a ViT slimmed by ``input``) gets a torch program next to its safetensors file.
     ``dataset``, ``root`` and ``size`` say what an uncalibrated width is calibrated on; None: as in pretraining.
 
     Raises:

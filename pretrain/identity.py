@@ -1,4 +1,4 @@
-"""Is what lies in a run directory of this run? Its config names the experiment, a fingerprint the user's own images."""
+"""Does a run directory belong to this run? Its config names the experiment, a fingerprint the user's own images."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Lazy:
-    """Stands for the module ``name`` and imports it at the first look at one of its attributes."""
+    """A placeholder for the module ``name`` that imports it when one of its attributes is first used."""
 
     def __init__(self, name: str):
         self._name = name

@@ -1,4 +1,4 @@
-"""How the C library keeps memory that tensors have given back."""
+"""How the C library reuses memory that tensors have freed."""
 
 from __future__ import annotations
 

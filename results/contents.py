@@ -1,4 +1,4 @@
-"""What a report consists of: which tables and pictures the runs at hand give, under which names."""
+"""What a report consists of: which tables and pictures these runs give, under which names."""
 
 from __future__ import annotations
 

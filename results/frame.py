@@ -1,7 +1,7 @@
 """Run directories -> tidy pandas frames.
 
     from results.frame import load
-    scores = load("runs")                 # one row a score of every run below runs/
+    scores = load("runs")                 # one row per score of every run below runs/
 
 Everything else of this room works on the three frames made here. What a call has read it keeps (:mod:`results.store`), so that the
 next one reads only runs that changed.
@@ -205,7 +205,7 @@ def _read(runs: Places, keep: bool) -> tuple[pd.DataFrame, pd.DataFrame, list[st
     read = [_kept(root, "scores", FILES, _read_scores, keep) for root in _roots(runs)]
     known = pd.concat([tables["runs"] for tables, _ in read], ignore_index=True)
     records = pd.concat([tables["records"] for tables, _ in read], ignore_index=True)
-    known = _distinct(known.drop_duplicates("path", ignore_index=True))  # one directory given may lie in another
+    known = _distinct(known.drop_duplicates("path", ignore_index=True))  # one given directory may be inside another
     return apart.of_runs(known), records.drop_duplicates(ignore_index=True), _once(line for _, lines in read for line in lines)
 
 
@@ -227,7 +227,7 @@ def _scores(known: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _distinct(known: pd.DataFrame) -> pd.DataFrame:
-    """The same experiment of a grid may lie in several places: the newest finished one counts; in two grids, it counts in both.
+    """The same experiment of a grid may be in several places: the newest finished one counts; in two grids, it counts in both.
     Others of one name are named by place.
     """
     twice = known["run"].duplicated(keep=False)

@@ -1,4 +1,4 @@
-"""Files of a report, all or none: made beside their place, moved there at the end, what is no longer made removed."""
+"""Files of a report, all or none: written next to their target, moved there at the end; obsolete files are removed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def text(content: str) -> Callable[[Path], None]:
 
 
 def _earlier(out: Path) -> dict[str, Any]:
-    """The manifest of the report that lies in ``out``; empty where there is none that can be read."""
+    """The manifest of the report in ``out``; empty where there is none that can be read."""
     try:
         manifest = read_json(out / MANIFEST)
     except (FileNotFoundError, Damaged):

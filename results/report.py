@@ -57,12 +57,12 @@ class Report:
 
 def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
           small: bool = False, grids: Sequence[Path] = ()) -> Report:
-    """Write everything about the runs to ``out``, by default report/ in the grid's directory (of a file of runs, beside it).
+    """Write everything about the runs to ``out``, by default report/ in the grid's directory (of a file of runs, next to it).
 
     Each file is replaced in one move, and what an earlier report wrote there and this one does not is removed. ``intervals``:
     with 95 % intervals in Markdown and LaTeX too. ``keep``: as in :func:`results.frame.load`. ``command``: what the page says it
     was made by. ``small``: pictures as SVG only, and of each data set's best protocol only. ``grids``: grid files whose claims
-    count beside those of the runs' manifests.
+    count besides those of the runs' manifests.
     """
     places = [Path(root) for root in ([runs] if isinstance(runs, (str, Path)) else runs)]
     with archive.opened(places) as roots:
@@ -71,7 +71,7 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
 
 def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, intervals: bool, keep: bool, command: str, small: bool,
            grids: Sequence[Path]) -> Report:
-    """:func:`build` of ``places``, whose runs lie in ``roots``."""
+    """:func:`build` of ``places``, whose runs are in ``roots``."""
     loaded = _load(roots, keep)
     claims, unread = sources.of_places(roots, grids)
     loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *(frame.seen_from(roots, line) for line in unread)])))

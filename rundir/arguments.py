@@ -12,7 +12,7 @@ from rundir.errors import UserError
 
 LARGEST = 2**31 - 1
 LARGEST_SEED = 2**63 - 1  # as of torch's generators
-# What nobody means: larger is a slip of the keyboard, and would only fail later.
+# Nobody means more: a larger number is a typing error, and would only fail later.
 MOST_CHANNELS = 2**17
 MOST_EPOCHS = 10**6
 MOST_PIXELS = 2**12  # of a side
@@ -63,7 +63,7 @@ class Spread(NamedTuple):
     count: int
 
     def widths(self) -> list[float]:
-        """Them, widest first, rounded to six decimals."""
+        """The widths, widest first, rounded to six decimals."""
         step = (self.high - self.low) / (self.count - 1)
         return [round(self.high - i * step, 6) for i in range(self.count)]
 

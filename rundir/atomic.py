@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from rundir.errors import UserError
 
-OLD_SECONDS = 3600.0  # a temporary file of this age is nobody's, even if its process id was given to another process
+OLD_SECONDS = 3600.0  # no process still writes a temporary file this old, even if its process id has been reused
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def make_folder(path: Path, what: str, option: str = "--out DIR") -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what :func:`replacing` left of files with these ``names`` where it was killed; other files are never touched."""
+    """Remove the temporary files of ``names`` that a killed :func:`replacing` left behind; other files are never touched."""
     pattern = re.compile(rf"\.({'|'.join(map(re.escape, names))})(?:\.(\d+))?\.tmp")
     for path in folder.iterdir():
         found = pattern.fullmatch(path.name)

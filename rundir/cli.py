@@ -15,7 +15,7 @@ from rundir.drawing import import_matplotlib
 from rundir.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a place refuses: not to be written or read, or no such kind of thing. Only with the name of a file is it the user's.
+# Files or directories that cannot be read or written. It is the user's problem only where the error names a file.
 PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO,
           errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.EMFILE)
 PIPE_CODE = 128 + signal.SIGPIPE  # as of a Unix tool whose reader has gone
@@ -38,7 +38,7 @@ def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
 
     Exit codes: 0 or what ``main`` returns; 2 for a :class:`UserError`, a disk that is full, a place that may not be written or too
     little memory, each printed as one line on stderr; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, after ``interrupted`` on
-    stderr; 141 without a word where the reader of the output has gone. Other exceptions are not caught, so that their traceback is
+    stderr; 141 silently where the reader of the output has gone. Other exceptions are not caught, so that their traceback is
     seen. Characters that the terminal's encoding lacks are printed as escapes; where the locale is not UTF-8, the program starts
     again in Python's UTF-8 mode, so that names of files mean the same everywhere.
     """

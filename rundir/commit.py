@@ -1,4 +1,4 @@
-"""The commit that this project's code is of."""
+"""The commit of this project's code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "G
 def git_commit(root: Path = ROOT) -> str | None:
     """The commit of the checkout ``root``, ``-dirty`` where files were changed since.
 
-    None where ``root`` is no checkout itself (unpacked inside another repository, it has not that one's commit), or without git.
+    None without git, or where ``root`` is not itself a checkout: a copy inside another repository does not have that one's commit.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if not top or Path(top).resolve() != root.resolve():

@@ -127,7 +127,7 @@ class RunDirectory:
         write_atomically(self.path / File.CONFIG, text)
 
     def append_metrics(self, rows: Iterable[dict]) -> None:
-        """Append one line a row to ``metrics.jsonl``."""
+        """Append one line per row to ``metrics.jsonl``."""
         with open(self.path / File.METRICS, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 

@@ -1,6 +1,6 @@
 """What makes two runs the same experiment but for the seed: their configs, without what changes no number.
 
-``defaults.yaml`` beside this file holds every default of the config: a run's name leaves out what is at its default, and a key that
+``defaults.yaml`` in this folder holds every default of the config: a run's name leaves out what is at its default, and a key that
 an older run's config.yaml does not have is at its default. So a default never changes, and a new key is added there.
 """
 
@@ -32,7 +32,7 @@ def defaults() -> dict[str, Any]:
 
 
 def changes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resolved config says otherwise than the defaults, by dotted key; lists count whole.
+    """Where a resolved config differs from the defaults, by dotted key; lists count whole.
 
     Two runs with equal changes are one experiment with two seeds, if they learned from the same data, and of equal teachers.
     """

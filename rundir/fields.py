@@ -1,4 +1,4 @@
-"""Constraints of config values. Each stands with its field, in the metadata of the dataclass.
+"""Constraints of config values. Each is stored in the metadata of its dataclass field.
 
     lr: float = number(0.05, above=0)
     teacher: str = choice("online", "momentum")

@@ -123,7 +123,7 @@ def _check_size(text: str, name: str) -> None:
 
 
 class _UniqueKeys(_Loader):
-    """The safe loader, as users mean it: a key that stands twice in a mapping is an error, not silently the last one; 1:30:00 is a
+    """The safe loader, as users mean it: a duplicate key in a mapping is an error, not silently the last one; 1:30:00 is a
     string, not a number to the base 60; strings hold nothing that no file can.
     """
 

@@ -1,7 +1,7 @@
 """The version of the method's code: what tells runs whose numbers were made by other code from those of today.
 
 ``VERSION`` is a counter bumped by hand, when a change makes the same config give other numbers. It is part of no run's name.
-Beside it ``method.yaml`` holds a hash of each definition that decides numbers, without docstrings, comments and annotations,
+Next to it, ``method.yaml`` holds a hash of each definition that decides numbers, without docstrings, comments and annotations,
 whichever file it stands in; a test fails when one changes, until somebody says what that means:
 
     python rundir/method.py --confirm     the same numbers as before: runs of this version stay up to date

@@ -1,7 +1,7 @@
 """Where numbers come from: the commit, packages and command of a process, and in one line what its machine computes with.
 
 With other threads, instructions, libraries, memory formats or processes, sums are taken in another order and so rounded otherwise,
-and training makes points of accuracy of that. Two runs of one experiment end with equal numbers where all of this is equal. What
+which training amplifies to points of accuracy. Two runs of one experiment end with equal numbers where all of this is equal. What
 torch says of a machine comes from :mod:`pretrain.hardware`.
 """
 
@@ -50,7 +50,7 @@ def version(package: str) -> str | None:
 
 
 def kind(machine: dict, execution: dict) -> str:
-    """What numbers depend on beside commit and packages, in one line: ``AMD EPYC (26/2/1) AVX512, 1 thread, fp32``.
+    """What numbers depend on besides commit and packages, in one line: ``AMD EPYC (26/2/1) AVX512, 1 thread, fp32``.
 
     machine: :func:`pretrain.hardware.hardware`; execution: ``device`` and, where they are known, ``processes``, ``precision``,
     ``memory_format`` and ``compile``.

@@ -278,7 +278,7 @@ def _cell(config: Fields) -> dict[str, Any]:
 
 
 def _same(config: Fields) -> dict[str, Any]:
-    """What has to be equal in runs that differ in the seed alone: ``alike`` (JSON), other runs by name (JSON), and what the launch
+    """What must be equal in runs that differ only in the seed: ``alike`` (JSON), other runs by name (JSON), and what the launch
     changed, None where it did not say so.
     """
     alike = changes(config.entries)

@@ -33,7 +33,7 @@ class File:
     RESULT = "result.json"
     PROVENANCE = "provenance.json"
     CLASSES = "classes.json"  # scores by class, of a fine-tuning
-    MANIFEST = "grid.json"  # of a grid, beside its runs
+    MANIFEST = "grid.json"  # of a grid, next to its runs
     LOCK = ".lock"
     RESULT_LOCK = ".result.lock"
 
@@ -44,7 +44,7 @@ FINE_TUNINGS = "transfer"  # directory of a run's fine-tunings, one directory pe
 
 
 class State:
-    """What ``status.json`` says of a run, and the word for it everywhere."""
+    """The states of a run, named as in ``status.json``."""
 
     PENDING = "pending"
     RUNNING = "running"

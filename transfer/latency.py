@@ -1,4 +1,4 @@
-"""How long one image takes through a network on this device: what a deployed width costs beside its FLOPs."""
+"""How long one image takes through a network on this device: what a deployed width costs besides its FLOPs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that every task prints: a row a width, a column a score, and what the network of that width costs."""
+"""The table that every task prints: one row per width, one column per score, and what the network of that width costs."""
 
 from __future__ import annotations
 

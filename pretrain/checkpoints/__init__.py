@@ -1,4 +1,4 @@
-"""Checkpoints: what a file holds, whoever wrote it, and the encoder that becomes of it; the door from pretraining to the tasks.
+"""Checkpoints: what a file holds, whoever wrote it, and the encoder built from it; the only way from pretraining to the tasks.
 
     network = open_checkpoint("runs/mine").at(0.5)
 

@@ -97,7 +97,7 @@ class Checkpoint:
 
     @property
     def finished(self) -> bool:
-        """Whether pretraining came to its end; of others' it is not known and taken for granted."""
+        """Whether pretraining finished; for other people's files this is not known, and assumed."""
         return self.foreign or self.config.derived.network != "none" or self.epoch >= self.config.optimizer.epochs
 
     def home(self, out: str | Path | None = None) -> Path:
@@ -241,6 +241,6 @@ def _run_directory(path: Path, config: Config) -> Path | None:
     try:
         content = RunDirectory(directory).read_config() or {}
         written = from_dict(content)
-    except UserError:  # of a file from elsewhere it is no config that anything could be trained by
+    except UserError:  # a file from elsewhere has no config to train with
         return directory if _without_labels(content) == _without_labels(to_dict(config)) else None
     return directory if config_hash(written) == config_hash(config) else None

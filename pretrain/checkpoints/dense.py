@@ -1,7 +1,7 @@
 """Dense networks from files of others: by the names of today's libraries, loaded exactly, or refused by what they are.
 
 Many networks have all the parameters of a plain ResNet or ViT and something else besides. What is left out of these parameters, or
-differs without any, would give other features without a word; so a name that is not known is an error, the network that the
+differs without any, would silently give other features; so a name that is not known is an error, the network that the
 file says it is must be a plain one, and the rest is said to be taken for granted.
 """
 

@@ -2,12 +2,12 @@
 
 The authors' files hold ``epoch``, ``arch`` (``us_cifar_resnet18``, ``us_vit_tiny``, ...), ``optimizer`` and ``state_dict``, whose
 names begin with ``module.encoder_q.`` (student), ``module.encoder_k.`` (momentum teacher), ``module.predictor.`` and
-``module.predictor_new.`` (distillation head); of ViTs with ``module.base_encoder.`` and ``module.momentum_encoder.``. Behind that
-stand this project's names and the projector as ``fc`` or ``head``. Their networks work at any width. Running BatchNorm statistics
+``module.predictor_new.`` (distillation head); of ViTs with ``module.base_encoder.`` and ``module.momentum_encoder.``. Then come
+this project's names and the projector as ``fc`` or ``head``. Their networks work at any width. Running BatchNorm statistics
 that some of them carry are a mixture over widths and are not used (METHOD section 3): a width is calibrated instead.
 
 All others are dense networks, used at width 1.0 with their running statistics. A network is found by a name that only its family
-has, whatever stands in front of it.
+has, whatever its prefix.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ANCHORS = {
     "features.1.conv.0.0.weight": "mobilenetv2_torchvision", "conv_stem.weight": "mobilenetv2_timm",
     "conv_proj.weight": "vit_torchvision",
 }
-# Words in what stands before the names of a momentum teacher: encoder_k (the authors, MoCo), momentum_encoder (MoCo v3),
+# Words in the prefixes of a momentum teacher: encoder_k (the authors, MoCo), momentum_encoder (MoCo v3),
 # teacher (DINO, iBOT), state_dict_ema (timm), model_ema (torchvision), momentum_backbone (solo-learn), backbone_momentum (lightly),
 # target_encoder (byol-pytorch, I-JEPA), target_net (mmselfsup), key_encoder.
 TEACHER_WORDS = {"k", "key", "momentum", "teacher", "ema", "target"}
@@ -54,7 +54,7 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
     """The encoder in ``payload``, which :func:`pretrain.checkpoints.reading.read` got from ``path``.
 
     Args:
-        branch: ``student`` or ``teacher``, where the file holds both; or what stands before the names of one of its networks.
+        branch: ``student`` or ``teacher``, where the file holds both; or the prefix of one of its networks.
         arch: the authors' or this project's name of a slimmable network, where the file does not name it; or a family of dense
             networks and what is not to be taken for granted of it (:class:`~pretrain.models.dense.Untold`): ``resnet,padding=2``.
 
@@ -125,7 +125,7 @@ def _tensors(payload: object) -> Iterator[tuple[str, Tensor]]:
 
 
 def _choose(found: Iterable[str], tensors: dict[str, Tensor], path: Path, branch: str) -> str:
-    """What stands before the names of the asked branch's network, of all that was ``found``."""
+    """The prefix of the requested branch's network among all that were ``found``."""
     names = {prefix.rstrip(".") or ".": prefix for prefix in found}
     if branch not in BRANCHES:
         if branch not in names:

@@ -1,4 +1,4 @@
-"""A network as it is before any training: the reference that pretraining is held against."""
+"""A network as it is before any training: the reference that pretraining is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights and networks: putting the ones into the others, exactly or not at all; and what tells weights apart."""
+"""Load weights into networks, exactly or not at all; and fingerprints of weights."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _flat(content: dict, before: str = "") -> Iterator[tuple[str, object]]:
 
 
 def changed(cfg: Config) -> dict:
-    """What ``cfg`` says otherwise than the defaults, in plain types; ``from_dict`` makes ``cfg`` of it again."""
+    """Where ``cfg`` differs from the defaults, in plain types; ``from_dict`` makes ``cfg`` of it again."""
     return _difference(to_dict(cfg), _defaults(type(cfg)))
 
 
@@ -62,7 +62,7 @@ def _defaults(kind: type[Config]) -> dict:
 
 
 def _difference(content: dict, default: dict) -> dict:
-    """What ``content`` says otherwise than ``default``, sections without any left out; lists count whole."""
+    """Where ``content`` differs from ``default``, empty sections left out; lists count whole."""
     found = {key: _difference(value, default[key]) if isinstance(value, dict) else value
              for key, value in content.items() if value != default[key]}
     return {key: value for key, value in found.items() if value != {}}

@@ -1,11 +1,11 @@
 """Presets, recipes, and ``key=value`` overrides, made into one config.
 
-A preset (a profile: data, network and sizes) may stand on another one (``base: cifar100``, a name or a path from its own
-folder) and says only what differs. Settings that METHOD section 6 gives per base loss stand in a preset under ``by_base_loss``
+A preset (a profile: data, network and sizes) may extend another one (``base: cifar100``, a name or a path from its own
+folder) and says only what differs. Settings that METHOD section 6 gives per base loss are in a preset under ``by_base_loss``
 and are chosen by ``objective.base_loss``. A recipe (``pretrain/recipes/``: a method, METHOD section 7) is chosen by
-``experiment.recipe``, may stand on another one too, and layers between the preset and the overrides. What a recipe needs on a
-preset's data stands in the preset under ``by_recipe``, by the recipe's name, or under ``any`` for whichever is chosen.
-``transfer`` is no setting: it names what a grid under the preset is evaluated on beside its own data.
+``experiment.recipe``, may extend another one too, and layers between the preset and the overrides. What a recipe needs on a
+preset's data is in the preset under ``by_recipe``, by the recipe's name, or under ``any`` for whichever is chosen.
+``transfer`` is no setting: it names what a grid under the preset is evaluated on besides its own data.
 ``$epochs/N`` is a part of the training, rounded down.
 
 From weak to strong: a preset's base, the preset, each with its settings by base loss; ``any``; for a recipe's base and then the
@@ -32,7 +32,7 @@ PRESETS = Path(__file__).resolve().parent.parent / "presets"
 RECIPES = PRESETS.parent / "recipes"
 TABLES = ("by_base_loss", "by_recipe")  # parts of a preset that a setting chooses from
 ANY = "any"  # of by_recipe: with whichever recipe
-TRANSFER = "transfer"  # what grids under a preset are evaluated on beside their own data; no part of the config
+TRANSFER = "transfer"  # what grids under a preset are evaluated on besides their own data; no part of the config
 
 
 def presets() -> list[str]:
@@ -71,7 +71,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def transfer_of(preset: str) -> tuple[object, Path]:
-    """What ``preset``, or the nearest one it stands on, says under ``transfer`` (ablations/entries.py), unchecked, and its file;
+    """What ``preset``, or the nearest one it extends, says under ``transfer`` (ablations/entries.py), unchecked, and its file;
     None where none does.
 
     Raises:
@@ -117,7 +117,7 @@ def from_dict(raw: dict) -> Config:
 
 
 def _layers(name: str, home: Path) -> list[tuple[str, dict]]:
-    """The preset or recipe ``name`` of ``home`` and what it stands on, with their names, the lowest base first."""
+    """The preset or recipe ``name`` of ``home`` and what it extends, with their names, the lowest base first."""
     found: list[tuple[str, dict]] = []
     path, seen = _path(name, home), []
     while path is not None:

@@ -27,7 +27,7 @@ class ExperimentConfig:
     cell: str = ""
     preset: str = ""
     setting: str = ""  # in words, of the launch the run belongs to
-    overrides: str = ""  # what else that launch set otherwise than the preset, in words
+    overrides: str = ""  # other settings that the launch changed from the preset, in words
     baseline: str = ""  # of runs from before there were recipes
     recipe: str = ""  # the method's settings (``pretrain/recipes``), which layer between the preset and the overrides
 

@@ -1,6 +1,6 @@
-"""What can be known to be wrong with a config before a run starts.
+"""Everything about a config that can be checked before a run starts.
 
-What concerns one value alone stands with its field (:mod:`pretrain.config.schema`); here is what concerns several, or a network.
+Constraints on single values are in :mod:`pretrain.config.schema`; this module checks combinations of values, and networks.
 """
 
 from __future__ import annotations

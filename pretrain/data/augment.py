@@ -151,7 +151,7 @@ def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Te
     saturation, 3 hue: ``order[i, k]`` is done k-th to image i. Returns a new tensor like x.
 
     Brightness, contrast and saturation all blend an image with something dull (black, its mean grey, its own grey),
-    so one colour matrix and one offset an image do whichever of them is due; only hue is picked out by rows.
+    so one colour matrix and one offset per image apply whichever is due; only hue is picked out by rows.
     """
     hue, order = hue.cpu(), order.cpu()
     factors = torch.stack([brightness.cpu(), contrast.cpu(), saturation.cpu(), torch.ones_like(hue)], 1)

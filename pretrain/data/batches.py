@@ -101,7 +101,7 @@ def batch_sizes(images: int, batch_size: int, drop_last: bool = True, parts: int
 
 def calibration_batches(source: ImageSource, cfg: CalibrationConfig, augment: AugmentConfig, size: int, seed: int,
                         device: torch.device | str, workers: int = 0) -> Iterator[Tensor]:
-    """Yield images (b, 3, size, size) to compute BatchNorm statistics from, b > 1: at most ``cfg.images`` of the source, chosen by
+    """Yield images (b, 3, size, size) for computing BatchNorm statistics, b > 1: at most ``cfg.images`` of the source, chosen by
     the seed, ``cfg.passes`` times, in ``cfg.views``.
     """
     count = min(cfg.images, len(source))

@@ -1,4 +1,4 @@
-"""Files that others wrote: regular ones only, of bounded size, and folders in which no link leads round for ever."""
+"""Files that others wrote: regular ones only, of bounded size, and folders, without following links in circles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from rundir.errors import UserError
 
 MOST_BYTES = 2**30  # of one file that is read as a whole
-# What operating systems and archivers leave in folders, beside hidden files.
+# What operating systems and archivers leave in folders, besides hidden files.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
          stat.S_IFDIR: "a folder"}

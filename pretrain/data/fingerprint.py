@@ -1,4 +1,4 @@
-"""Fingerprints of data: equal for equal data wherever it lies, another one where it was changed.
+"""Fingerprints of data: equal for equal data wherever they are stored, different once they have changed.
 
 What counts: names and classes, always; labels and annotation files, whole; sizes of files, up to ``SIZED`` of them; and contents of
 files, all of them up to ``WHOLE_BYTES`` together, else of ``SAMPLED`` spread evenly over the sorted names. So a million images cost
@@ -97,7 +97,7 @@ def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> 
 
 
 def is_there(name: str, root: str | None) -> bool:
-    """Whether the data set lies in ``root``, without looking into it; nothing is downloaded."""
+    """Whether the data set is in ``root``, without looking into it; nothing is downloaded."""
     if name == "digits":
         return True
     inner = "train" if name == "folder" else published.SETS[name].folder

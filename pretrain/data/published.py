@@ -1,4 +1,4 @@
-"""Data sets that torchvision knows: where their files lie in the root, and which split their convention asks for.
+"""Data sets that torchvision knows: where their files are stored below the root, and which split is the convention.
 
 ``train`` is everything the convention trains on (for Flowers, DTD and Aircraft the published train and val lists
 together), ``val`` the published test images: table 1 of *Do Better ImageNet Models Transfer Better?* (Kornblith et al.
@@ -21,7 +21,7 @@ from rundir.errors import Setting, UserError, first_line
 
 datasets = Lazy("torchvision.datasets")
 
-CALTECH_TRAIN = 30  # training images a class
+CALTECH_TRAIN = 30  # training images per class
 CALTECH_SEED = 0
 
 
@@ -36,9 +36,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A data set as it lies in a root folder.
+    """A data set as it is stored in a root folder.
 
-    folder: what a download makes in the root; page: the project's page; files: what is to be had there; unpacked: where
+    folder: what a download makes in the root; page: the project's page; files: what to download there; unpacked: where
     in the root they are to be unpacked; torchvision: the name of its class; read: (root, split) to what the split holds.
     """
 
@@ -89,7 +89,7 @@ def _reason(error: Exception) -> str:
 
 
 def _download(source: PublishedSet, root: str, expected: str) -> None:
-    """Download beside the goal and rename, so that an interruption or a second process leaves no half-made folder."""
+    """Download next to the target and rename, so that an interruption or a second process leaves no half-made folder."""
     new = not os.path.isdir(root)
     try:
         os.makedirs(root, exist_ok=True)
@@ -162,7 +162,7 @@ def _food101(root: str, split: str) -> Listing:
 
 
 def _caltech101(root: str, split: str) -> Listing:
-    """30 images a class to train on, drawn once and for all, and all others to test: the data set has no split.
+    """30 training images per class, drawn once and for all, and all others to test: the data set has no split.
 
     The 101 objects only: torchvision leaves out the background class, which Kornblith et al. count as the 102nd.
     """

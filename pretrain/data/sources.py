@@ -1,4 +1,4 @@
-"""Labelled images by name: digits, the data sets that torchvision knows, or a folder of one's own.
+"""Labelled images by name: digits, the data sets that torchvision knows, or an image folder of the user's.
 
 A source is one split. Where its images fit they are one uint8 tensor on the training device (:class:`TensorSource`);
 otherwise they stay files that are decoded when asked for (:class:`FolderSource`).

@@ -1,6 +1,6 @@
 """Ordinary networks of torchvision and timm behind the interface of this project's encoders, at width 1.0 only.
 
-They exist so that any pretrained backbone can stand in the same tables. Which network it is is read from the shapes of its
+They exist so that any pretrained backbone can appear in the same tables. Which network it is is read from the shapes of its
 weights. What shapes do not tell (:class:`Untold`) is taken as the two libraries have it, unless the caller says otherwise.
 """
 

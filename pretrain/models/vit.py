@@ -260,7 +260,7 @@ SIZES = {"tiny": (192, 12, 6), "small": (384, 12, 12), "base": (768, 12, 12)}
 def architectures() -> dict[str, partial[VisionTransformer]]:
     """Every ViT by name: ``vit_SIZE`` (224 pixels, patch 16), ``vit_SIZE_cifar`` (32, patch 4) and ``vit_micro`` (16, patch 4).
 
-    These are slimmed by ``input``; with ``_heads`` behind the name by ``heads``.
+    These are slimmed by ``input``; names that end in ``_heads`` are slimmed by ``heads``.
     """
     table = {}
     for slimming, suffix in (("input", ""), ("heads", "_heads")):

@@ -1,4 +1,4 @@
-"""A trained network as the teacher of SEED distillation (arXiv 2101.04731): nothing in it changes any more."""
+"""A trained network as the teacher of SEED distillation (arXiv 2101.04731): its weights never change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FrozenTeacher(nn.Module):
         self.requires_grad_(False).train(batch_statistics)
 
     def update(self, student: Student, momentum: float) -> None:
-        """Nothing: this teacher stays as it is."""
+        """Do nothing: this teacher never changes."""
 
     @torch.no_grad()
     def guide(self, views: Sequence[Tensor]) -> Seen:

@@ -20,7 +20,7 @@ from pretrain.slimmable import make_switchable, sliced_once
 
 
 class Seen(NamedTuple):
-    """What a network makes of some views: of each its projection (B, D), its output (B, D) and its feature maps, where wanted."""
+    """A network's outputs for some views: of each its projection (B, D), its output (B, D) and its feature maps, where wanted."""
 
     z: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -59,7 +59,7 @@ class Student(nn.Module):
 
     @property
     def sub_head(self) -> nn.Module | None:
-        """What narrower widths put behind their projection: a head of their own, the predictor, or nothing."""
+        """The head applied after the projector at narrower widths: their own, the predictor, or none."""
         return self.predictor if self.shared_head else self.distill_head
 
     def project(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
     """Widths of step ``step`` of ``total_steps`` in ``epochs``, widest first; the same on every process and after a resume.
 
     With ``doubled_ends`` they are in the order in which US-Net + BYOL was found to train them: the widest and the narrowest, both
-    again, then those drawn (METHOD section 7). An elastic student (POA, arXiv 2408.01031) is drawn anew beside the widest.
+    again, then those drawn (METHOD section 7). An elastic student (POA, arXiv 2408.01031) is drawn anew next to the widest.
 
     Before ``slow_start_epochs`` only the widest is trained (SlimCLR's slow start of sub-networks, arXiv 2209.15525).
     """

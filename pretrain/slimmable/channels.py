@@ -1,4 +1,4 @@
-"""The order of channels: a width keeps the first ones, so which channels come first decides what a width is.
+"""The order of channels: a width keeps the first ones, so their order decides what a narrow network is.
 
 The order is a matter of naming: permuting what writes a channel together with what reads it leaves the function of the full width
 as it is. Train-free pruning sorts the channels of a trained network by importance before it is sliced.
@@ -48,7 +48,7 @@ def reorder(channels: Channels, order: Tensor) -> None:
     what it did before; BatchNorm statistics of narrower widths, which are now of other channels, are dropped.
 
     Raises:
-        ValueError: ``order`` is no permutation of the channels, or tears a unit apart.
+        ValueError: ``order`` is not a permutation of the channels, or splits a unit.
     """
     count = channels.rule.channels
     if sorted(order.tolist()) != list(range(count)):

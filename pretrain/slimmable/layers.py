@@ -1,4 +1,4 @@
-"""Layers whose first channels are networks of their own.
+"""Slimmable layers: any leading slice of channels forms a smaller network.
 
 Every layer keeps its first ``channels_at(C, w)`` channels at width ``w`` (METHOD section 3; US-Nets, arXiv 1903.05134,
 section 3.1). They are cut within the graph, so a gradient reaches exactly the weights that a width uses. Which side of a layer is

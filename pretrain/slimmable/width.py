@@ -53,7 +53,7 @@ class Slimmable(nn.Module):
 
 
 class ParametersAtWidth(nn.Module):
-    """Base of modules whose own parameters, beside those of their layers, may follow the width."""
+    """Base of modules whose own parameters, besides those of their layers, may follow the width."""
 
     def parameters_at(self, width: float) -> dict[str, Tensor]:
         """The parts that ``width`` uses of this module's own parameters, by name; what is not named is used whole."""

@@ -1,4 +1,4 @@
-"""The networks, the optimizer and the objective of a config, put together once for all who take training steps."""
+"""The networks, the optimizer and the objective of a config, assembled in one place for all code that takes training steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Training:
-    """What takes the steps of ``cfg`` on ``device``; :func:`build_training` makes one.
+    """Takes the training steps of ``cfg`` on ``device``; :func:`build_training` makes one.
 
     Attributes:
         network: the student, or its data-parallel wrapper.
@@ -80,7 +80,7 @@ class Training:
 
 
 def _keep(width: float) -> None:
-    """Go on gathering gradients."""
+    """Keep the gradients for the next step."""
 
 
 def build_training(cfg: Config, device: torch.device, source: ImageSource | None = None, world_size: int = 1) -> Training:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a training, and back."""
+"""The state of training as a checkpoint stores and restores it."""
 
 from __future__ import annotations
 

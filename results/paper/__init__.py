@@ -1,4 +1,4 @@
-"""Published numbers with their sources, and ours beside them."""
+"""Published numbers with their sources, next to ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True)
 class Source:
-    """Something that can be opened and read."""
+    """A publication, with its title and address."""
 
     title: str
     url: str
@@ -30,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Number:
-    """One published number (percent; None: not filled in) and the rows of ours (``paper`` in a grid file) that stand beside it."""
+    """One published number (percent; None: not filled in) and the rows of ours (``paper`` in a grid file) next to it."""
 
     method: str
     arch: str

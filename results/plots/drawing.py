@@ -1,7 +1,7 @@
 """What all pictures share: style, looks, panels, legends, files.
 
-A panel is a section of the grid's table (or what its file calls a panel), a series one of its rows. Colour, marker and line style
-together tell series apart; any one of the three is enough, so the pictures survive grey printing. A function that finds nothing to
+A panel is a section of the grid's table (or what its file calls a panel), and a series is one of its rows. Colour, marker and line
+style together tell series apart; any one of the three is enough, so the pictures survive grey printing. A function that finds nothing to
 draw raises :class:`NothingToPlot` with the reason.
 """
 
@@ -120,7 +120,7 @@ def draw_panels(panels: Sequence[Series], quantities: int = 1, label_lines: int 
 
 
 def legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Series], extra: Sequence[Line2D] = ()) -> None:
-    """One legend below all panels where that says all, else one below each panel; it never lies on data."""
+    """One legend below all panels where that says all, else one below each panel; it never covers data."""
     handles = [[Line2D([], [], label=line.short, **look.options()) for line, look in panel.lines] for panel in panels]
     if is_shared(panels):
         named = {handle.get_label(): handle for own in handles for handle in own}

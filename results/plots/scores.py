@@ -158,7 +158,7 @@ def heat_map(scores: pd.DataFrame, grid: Grid) -> Figure:
 
 
 def dense_by_width(scores: pd.DataFrame, grid: Grid) -> Figure:
-    """Detection or segmentation scores (percent) against width: a panel a metric, a series a network and kind of initial weights.
+    """Detection or segmentation scores (percent) against width: one panel per metric, one series per network and initial weights.
 
     ``scores``: one grid, task, data set, model and schedule. Bars: 95 % bootstrap intervals over seeds.
     """

@@ -40,7 +40,7 @@ def base_loss(metrics: pd.DataFrame, grid: Grid) -> Figure:
 
 
 def distillation_loss(metrics: pd.DataFrame, grid: Grid) -> Figure:
-    """The loss of the narrower widths by epoch, a panel a kind of loss: their scales have nothing in common.
+    """The loss of the narrower widths by epoch, one panel per kind of loss: their scales have nothing in common.
 
     A naive baseline distils nothing; its narrower widths' own losses stand in the panel of their kind.
     """
@@ -84,7 +84,7 @@ def collapse(metrics: pd.DataFrame, grid: Grid, width: float) -> Figure:
 
 
 def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, grid: Grid) -> Figure:
-    """Does temporal consistency predict success? Accuracy at the narrowest width against mean drift, a point a cell and seed.
+    """Does temporal consistency predict success? Accuracy at the narrowest width against mean drift, one point per cell and seed.
 
     Drift is that of the widest network's guidance, averaged over epochs. Each panel says Spearman's rho over all cells.
     """

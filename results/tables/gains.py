@@ -16,7 +16,7 @@ MAIN = {"detection": ("box_AP", "mask_AP"), "segmentation": ("mIoU",)}
 
 
 def gains(scores: pd.DataFrame, grid: Grid, name: str = "gains") -> Table | None:
-    """Points that the slimmable network is better by, a line a width and a section a row of the grid that stands against one.
+    """Points that the slimmable network is better by: a line per width, a section per row of the grid that is compared with one.
 
     ``scores``: of one grid, task, data set, model and schedule. Differences are of the same seed, both from pretrained weights;
     the interval is the 95 % bootstrap interval of their mean. None where no width has both.

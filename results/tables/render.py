@@ -1,4 +1,4 @@
-"""A table of scores, and how it looks in Markdown, CSV and the terminal (LaTeX, HTML: beside this file).
+"""A table of scores, and how it looks in Markdown, CSV and the terminal (LaTeX, HTML: in latex.py and html.py).
 
 The object holds plain text and numbers; each renderer does its own escaping.
 """
@@ -124,7 +124,7 @@ def _md_score(score: Score | None, seeds: int, intervals: bool) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """CSV with one line a score: the row's labels, the column's key, raw mean, std and 95 % interval (fractions), n, chance,
+    """CSV with one line per score: the row's labels, the column's key, raw mean, std and 95 % interval (fractions), n, chance,
     cost and runs.
 
     A missing score is a line with n = 0 and empty numbers.
@@ -194,7 +194,7 @@ def _terminal_score(score: Score | None, seeds: int) -> rich.text.Text:
 
 
 def _natural_widths(table: Table) -> tuple[list[int], list[int]]:
-    """Characters that each text column and each value column takes unwrapped, with the space beside it."""
+    """Characters that each text column and each value column takes unwrapped, with its padding."""
     texts = [[column.name, *(row.labels[index] for row in table.rows)] for index, column in enumerate(table.columns)]
     scores = [[name, *(_terminal_score(row.scores[index], table.seeds).plain for row in table.rows)]
               for index, name in enumerate(table.value_names)]

@@ -62,7 +62,7 @@ def _initials(scores: pd.DataFrame) -> list[str]:
 
 
 def _by_width(scores: pd.DataFrame, grid: Grid) -> list[GridLine]:
-    """A line a network, kind of initial weights and width that has a score, each network a section."""
+    """One line per network, initial weights and width with a score; one section per network."""
     lines = []
     for line in whole(grid.lines):
         own = line.select(scores)

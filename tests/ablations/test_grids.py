@@ -16,7 +16,7 @@ from pretrain.cost import training_flops
 from rundir.errors import UserError
 
 WIDTHS = [1.0, 0.75, 0.5, 0.25]
-# What differs between two cells of a grid, beside the settings that a profile gives by base loss.
+# What differs between two cells of a grid, besides the settings that a profile gives by base loss.
 VARIED = {
     "guidelines": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max"},
     "head": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head"},

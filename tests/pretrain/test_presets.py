@@ -1,4 +1,4 @@
-"""Presets against METHOD section 6, written out here, and how presets stand on each other."""
+"""Presets against METHOD section 6, written out here, and how presets extend each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, over its debugging pipe: no driver and no package beside the browser is needed."""
+"""A headless Chromium for tests, over its debugging pipe: no driver and no package besides the browser is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, and which one is a data set's custom."""
+"""Scores against scikit-learn, and which one is a data set's convention."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(records: Sequence[dict]) -> None:
-    """Print ``records`` of one data set as a table: a row a width, a column a protocol and share of labels, in per cent."""
+    """Print ``records`` of one data set as a table: one row per width, one column per protocol and share of labels, in per cent."""
     first = records[0]
     print(f"{first['dataset']}: {SCORE_NAMES[entry(first, 'score')]} in % of {first['count']} images "
           f"(chance {100 * first['chance']:.1f})")

@@ -77,7 +77,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
 
     Args:
         checkpoint: a checkpoint file or a run directory.
-        dataset, root: a data set of ``pretrain.data`` and where it lies; None: those of pretraining (not of others' files,
+        dataset, root: a data set of ``pretrain.data`` and where it is stored; None: those of pretraining (not of others' files,
             which do not say it).
         widths: within the trained range, or spreads of such; None: those the checkpoint was calibrated for.
         protocols: some of ``PROTOCOLS``.
@@ -243,7 +243,7 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
 def is_own(record: dict, own: dict) -> bool:
     """Whether ``record`` is a score of the evaluation that ``own`` (:func:`planned_record`) is of: no setting is another one.
 
-    What an old record does not say counts as the usual.
+    What an old record does not say counts as the default.
     """
     choices, settings = own["settings"], record.get("settings") or {}
     place = [name for name in own if name != "settings"]

@@ -1,4 +1,4 @@
-"""A network whose weights stay: its forward pass made as cheap as it can be without changing what it computes."""
+"""A network with frozen weights: its forward pass made as cheap as possible without changing what it computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU_BATCH = 64  # images whose feature maps a CPU's cache still holds in part: l
 class Frozen(nn.Module):
     """``network`` in evaluation mode and without gradient: images (B, 3, H, W) to features (B, D), equal up to rounding.
 
-    BatchNorms are folded into the convolutions before them, weights lie channels last (the faster layout of convolutions on CPUs,
+    BatchNorms are folded into the convolutions before them, weights are channels last (the faster layout of convolutions on CPUs,
     and on GPUs with tensor cores), and a CPU takes at most ``CPU_BATCH`` images at once.
     """
 
@@ -22,7 +22,7 @@ class Frozen(nn.Module):
         self.network = folded(network.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stays in evaluation mode."""
+        """Keep evaluation mode, whatever ``mode`` says."""
         return super().train(False)
 
     @torch.no_grad()

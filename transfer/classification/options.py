@@ -16,7 +16,7 @@ from rundir.overrides import read_overrides
 from rundir.typed import check_values, typed
 from transfer.classification.scores import check_score
 
-FLOWERS_MOBILENETV2 = 100.0  # learning rate of the linear evaluation (METHOD section 7)
+FLOWERS_MOBILENETV2 = 100.0  # learning rate of linear evaluation (METHOD section 7)
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Recipe:
 
     With the schedule ``step`` the learning rate is multiplied by ``decay`` at each of ``milestones``, given as shares of
     ``epochs``, so that another number of epochs keeps the shape of the schedule; with ``cosine`` it falls to 0 along half a
-    cosine, epoch by epoch. ``flip`` is the probability of mirroring, and is taken as 0 where mirrored images are other
-    signs (digits, and the data set of pretraining if that did not mirror either). ``trust`` is LARS's coefficient; ``start`` how
+    cosine, epoch by epoch. ``flip`` is the probability of mirroring, and is taken as 0 where flipping an image changes
+    its label (digits, and the data set of pretraining if that did not flip either). ``trust`` is LARS's coefficient; ``start`` how
     the classifier begins: normal (N(0, 0.01), no bias, as MoCo's) or torch (its default). Test images are resized to ``test_scale``
     times the size, of which the centre is cut.
     """
@@ -126,14 +126,14 @@ class Options:
 
     Attributes:
         size: pixels of an image; None: the size of pretraining.
-        batch_size: images a forward pass while features are computed; changes no result.
+        batch_size: images per forward pass while features are computed; does not change results.
         seed: of the protocols that train; None: the seed of pretraining.
         k: neighbours of k-NN; None: 20. All labelled images where there are fewer.
         temperature: of k-NN.
         C: inverse strength of the L2 penalty of linear_fast.
         limit: training images used, balanced over classes; 0: all; None: as many as pretraining used, on other data all.
         workers: processes that decode image files; None: as in pretraining.
-        score: one of ``scores.SCORES``; None: the one that is the data set's custom.
+        score: one of ``scores.SCORES``; None: the data set's convention.
         label_fractions: shares of the training labels that protocols learn from, one after the other.
         label_seeds: which images these are, each a choice of its own; of no meaning where all labels are used.
         recipe: one of ``LINEAR_RECIPES``; None: the data set's.

@@ -1,4 +1,4 @@
-"""What a score is of: the share of all images that are right, or its mean over classes, as a data set's custom has it."""
+"""Scores: the share of all images that are right, or its mean over classes, as is the convention of the data set."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NAMES = {"top1": "top-1 accuracy", "mean_per_class": "mean per-class accuracy"}
 
 
 def score_of(dataset: str) -> str:
-    """The score that is the custom on a data set of ``pretrain.data``."""
+    """The conventional score on a data set of ``pretrain.data``."""
     return "mean_per_class" if dataset in MEAN_PER_CLASS else "top1"
 
 

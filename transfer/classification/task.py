@@ -73,7 +73,7 @@ class Task:
 
     @cached_property
     def _unchanged(self) -> bool | None:
-        """Whether a folder's training images are those of pretraining, wherever they lie; None where that is not known."""
+        """Whether a folder's training images are those of pretraining, wherever they are stored; None where that is not known."""
         known = self.backbone.config.data.fingerprint
         if not known or self.name != "folder" or not fingerprint.is_there(self.name, self.root):
             return None
@@ -139,7 +139,7 @@ class Task:
 
     @property
     def score(self) -> str:
-        """What is scored, one of ``scores.SCORES``: what was asked for, or the data set's custom."""
+        """What is scored, one of ``scores.SCORES``: what was asked for, or the data set's convention."""
         return self.options.score or score_of(self.dataset)
 
     @property
@@ -178,7 +178,7 @@ class Task:
         return "" if self.fraction == 1 else f", {100 * self.fraction:g} % of the labels"
 
     def recipe(self, protocol: str) -> Recipe:
-        """The recipe of ``protocol``, linear or finetune, without mirroring where a mirrored image is another sign."""
+        """The recipe of ``protocol``, linear or finetune, without mirroring where flipping an image changes its label."""
         recipe = self.options.recipe_for(protocol, self.dataset, self.backbone.arch)
         pretraining = self.backbone.config
         signs = self.name == "digits" or (self.name == pretraining.data.name and not pretraining.augment.flip)

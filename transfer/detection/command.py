@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(records: Sequence[dict]) -> None:
-    """Print ``records`` as tables, of boxes and of masks: a row a width, a column a metric, in per cent."""
+    """Print ``records`` as tables, of boxes and of masks: one row per width, one column per metric, in per cent."""
     first = records[0]
     print(f"{first['model']} on {first['dataset']}, {first['schedule']}, {first['initial']}: AP in % of {first['count']} images")
     for kind in ("box", "mask"):

@@ -27,7 +27,7 @@ from transfer.finetuning.runs import finite
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 VOC_METRICS = ("AP", "AP50", "AP75")
-KINDS = {"bbox": "box", "segm": "mask"}  # detectron2's word, ours
+KINDS = {"bbox": "box", "segm": "mask"}  # detectron2's name, ours
 VOC_THRESHOLDS = range(50, 100, 5)
 
 
@@ -49,7 +49,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, data: DetectionData, masks: bool, d
         with redirect_stdout(StringIO()), _truth(data) as truth:  # pycocotools prints its tables
             evaluator = COCOEvaluator(truth, tasks=tasks, output_dir=str(directory), use_fast_impl=False)
             found = inference_on_dataset(model, loader, evaluator)
-        (directory / "instances_predictions.pth").unlink(missing_ok=True)  # the same is in COCO's own format beside it
+        (directory / "instances_predictions.pth").unlink(missing_ok=True)  # the same is next to it in COCO's own format
         return coco_result(found, masks, data.classes) if comm.is_main_process() else None
     with TemporaryDirectory(prefix="annotations-") as folder:
         evaluator = VOCEvaluator(name, data, Path(folder))

@@ -51,7 +51,7 @@ class Model:
 
     @property
     def masks(self) -> bool:
-        """Whether it predicts masks beside boxes."""
+        """Whether it predicts masks besides boxes."""
         return self.detector == "mask_rcnn"
 
     def on(self, checkpoint: Checkpoint) -> Model:

@@ -1,4 +1,4 @@
-"""Predictions beside the truth, drawn by detectron2."""
+"""Predictions next to the ground truth, drawn by detectron2."""
 
 from __future__ import annotations
 

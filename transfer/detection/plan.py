@@ -138,7 +138,7 @@ class Plan(plan.Plan):
 
     def train(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
         """Fine-tune and score one width in its run directory; what is there already is not done again."""
-        for name in ("detectron2", "fvcore"):  # what they say is for their developers
+        for name in ("detectron2", "fvcore"):  # their warnings are for their developers
             logging.getLogger(name).setLevel(logging.ERROR)
         cfg, own = self.config(group.device), self.finetuning
         network = dense_network(self.checkpoint, resolved.width, own.initial, self.seed, self._calibration)

@@ -168,7 +168,7 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
     trainer.register_hooks([_Stop(journal, checkpointer)])
     if state is not None:
         checkpointer.load(str(state))
-    logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL)  # what ended a training is told by who called it
+    logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL)  # the caller reports what ended a training
     try:
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     except FloatingPointError:

@@ -26,7 +26,7 @@ class Finetuning:
     Attributes:
         task: one of :data:`TASKS`.
         checkpoint, branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
-        data_dir: where the data are stored; of ``digits`` None: beside the scores, written if they are not there.
+        data_dir: where the data are stored; of ``digits`` None: next to the scores, written if they are not there.
         model: "" becomes the task's first.
         schedule, iterations, batch_size, lr: a schedule's name, and what it is changed to; ``batch_size`` is over all processes.
         initial: ``pretrained``, or ``random`` for the reference.

@@ -1,4 +1,4 @@
-"""Every file of a data set is looked at before anything is trained; and which way pictures with an EXIF orientation are read."""
+"""Every file of a data set is checked before anything is trained; and which way pictures with an EXIF orientation are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures to look at: image, truth and prediction side by side, a row an image."""
+"""Pictures to look at: image, ground truth and prediction side by side, one row per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fine-tuning with its checkpoint and its data at hand: what each of the two tasks makes of it."""
+"""The plan of a fine-tuning, with its checkpoint and data opened: the base class of both tasks."""
 
 from __future__ import annotations
 

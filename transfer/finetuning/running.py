@@ -189,6 +189,6 @@ def _plan_of(finetuning: Finetuning) -> type[Plan]:
 
 def scenes_at(data_dir: str | None, home: Path) -> Path:
     """The directory of the digits scenes: those in ``data_dir`` whatever their settings, or else those of the default settings,
-    written to ``data_dir`` or beside the scores if they are not there yet."""
+    written to ``data_dir`` or next to the scores if they are not there yet."""
     where = Path(data_dir) if data_dir else home / "transfer" / "scenes"
     return write_scenes(where, read_config(where) or SceneConfig())

@@ -69,12 +69,12 @@ class Resolved:
 
     @property
     def what(self) -> str:
-        """The beginning of the directory's name, that a person can read."""
+        """The readable beginning of the directory's name."""
         return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-w{self.width:g}-s{self.seed}"
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Its description in messages: model, data set and width."""
         return f"{self.model} on {self.dataset}, width {self.width:g}, {self.initial}"
 
     def directory(self, home: str | Path) -> Path:

@@ -100,7 +100,7 @@ class Pyramid(nn.Module):
 def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, batches: Batches | None = None) -> nn.Module:
     """The dense network of ``width``: its pretrained weights, or (``initial`` random) freshly drawn ones as the reference.
 
-    ``batches``: normalised images (B, 3, H, W) of the data at hand, on which a pretrained width is calibrated if the checkpoint
+    ``batches``: normalised images (B, 3, H, W) of the task's data, on which a pretrained width is calibrated if the checkpoint
     holds no BatchNorm statistics for it.
     """
     if initial not in INITIALS:
@@ -109,7 +109,7 @@ def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, b
 
 
 def check_norm(norm: str, device: torch.device) -> None:
-    """:class:`UserError` if ``norm`` is none, or cannot be had on the ``device`` of training."""
+    """:class:`UserError` if ``norm`` is none, or not available on the ``device`` of training."""
     check_choice("--norm", norm, NORMS)
     if norm == "syncbn" and device.type != "cuda":
         raise UserError("--norm syncbn needs GPUs; set --norm bn or --norm auto")

@@ -1,4 +1,4 @@
-"""What of a checkpoint arrived in a detector or segmenter, name by name."""
+"""Which weights of a checkpoint were loaded into a detector or segmenter, name by name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WeightsReport:
         return self
 
     def to_dict(self) -> dict:
-        """As it is written to ``weights.json``."""
+        """The content of ``weights.json``."""
         return {"format": FORMAT, **asdict(self)}
 
 

@@ -1,4 +1,4 @@
-"""What mmsegmentation and mmengine need before and while they are used, and what of them is reached into.
+"""Setup that mmsegmentation and mmengine need, and the private parts of them that are used.
 
 Without a public way: ``mmengine.device.utils.DEVICE`` (here), and ``message_hub.runtime_info`` of mmengine's checkpoints (hooks).
 """

@@ -22,7 +22,7 @@ class SlimmableTrunk(BaseModule):
         norm: ``bn`` or ``frozen``, as :func:`~transfer.finetuning.trunk.set_norm` takes it (mmengine makes SyncBN of the former).
         reads: ``maps`` as they are, a ``pyramid`` made of a ViT's last one, or its ``patches`` after the last LayerNorm.
         output_stride: largest stride of a convolutional network's maps; 0 leaves them as they are.
-        network: the dense network of ``width`` where it is at hand already, instead of what is in ``checkpoint``.
+        network: the dense network of ``width`` where it is loaded already, instead of reading ``checkpoint``.
     """
 
     def __init__(self, checkpoint: str, width: float, initial: str = "pretrained", seed: int = 0, norm: str = "bn",

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(records: Sequence[dict]) -> None:
-    """Print records of one data set and model: a row a width, in per cent; what is undefined as a dash."""
+    """Print records of one data set and model: one row per width, in per cent; undefined scores as a dash."""
     first = records[0]
     print(f"{first['dataset']}: {first['model']}, {first['schedule']}, {first['initial']} backbone; "
           f"scores in % over {first['count']} images")
@@ -56,7 +56,7 @@ def show(records: Sequence[dict]) -> None:
 
 
 def show_classes(files: Mapping[float, Path]) -> None:
-    """Print IoU by class, a row a class and a column a width, from the ``files`` of scores by class; not of very many classes."""
+    """Print IoU by class, one row per class, one column per width, from the ``files`` of scores by class; not for many classes."""
     columns = {width: json.loads(path.read_text(encoding="utf-8"))["classes"] for width, path in files.items()}
     names = [entry["class"] for entry in next(iter(columns.values()))]
     if len(names) > MOST_CLASSES_SHOWN:

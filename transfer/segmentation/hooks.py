@@ -27,7 +27,7 @@ class SeedHook(Hook):
         self.seed = seed
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Seed torch."""
+        """Seed torch with the iteration."""
         drawn = np.random.SeedSequence([self.seed, runner.iter, runner.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(drawn[0]))
 
@@ -38,7 +38,7 @@ class PlainCheckpointHook(Hook):
     kept = ("keep_ckpt_ids", "last_ckpt")  # which of its checkpoints are there
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take it out."""
+        """Remove the log from ``checkpoint``."""
         known = checkpoint["message_hub"]["runtime_info"]
         checkpoint["message_hub"] = {"log_scalars": {}, "resumed_keys": {},
                                      "runtime_info": {name: known[name] for name in self.kept if name in known}}
@@ -51,7 +51,7 @@ class BeginHook(Hook):
         self.begin = begin
 
     def before_train(self, runner: Runner) -> None:
-        """Call it."""
+        """Call ``begin`` unless the training resumes."""
         if runner.iter == 0 and runner.rank == 0:
             self.begin()
 
@@ -80,7 +80,7 @@ class StopHook(Hook):
         self.log = log
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Look whether it is."""
+        """Stop here if that was requested."""
         done = runner.iter + 1
         self.log.stop_if_asked(done, lambda: runner.save_checkpoint(runner.work_dir, f"iter_{done}.pth", by_epoch=False))
 
@@ -93,11 +93,11 @@ class PictureHook(Hook):
         self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Choose them among the images of this process."""
+        """Choose the images among those of this process."""
         self.chosen, self.rows = set(chosen_images(len(runner.test_dataloader), self.wanted)), []
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Keep what is chosen."""
+        """Keep the predictions of the chosen images."""
         if batch_idx in self.chosen:
             sample = outputs[0]
             image = read_image(sample.img_path, sample.seg_map_path, self.exif).permute(1, 2, 0).numpy()

@@ -84,7 +84,7 @@ def pretrained_network(plan: Plan, width: float) -> nn.Module:
 
 
 def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str | None) -> dict:
-    """Everything that mmengine's runner is told beside the model."""
+    """The config of mmengine's runner, except for the model."""
     schedule = plan.schedule
     interval = max(1, min(FARTHEST, schedule.iterations // CHECKPOINTS))
     config = {

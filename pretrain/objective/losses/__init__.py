@@ -80,7 +80,7 @@ def loss_function(name: str, temperature: float, gather: bool = False) -> Loss:
 
 
 def in_chunks(loss: Loss, count: int) -> Loss:
-    """``loss`` of ``count`` equal parts of the batch each on its own, averaged: as many processes compute it."""
+    """``loss`` of ``count`` equal parts of the batch each on its own, averaged, as that many processes would compute it."""
     if count == 1:
         return loss
 

@@ -1,4 +1,4 @@
-"""Absolute distance: a student's output is to be where its target is."""
+"""Absolute distance: a student's output should be where its target is."""
 
 from __future__ import annotations
 

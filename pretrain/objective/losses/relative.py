@@ -1,4 +1,4 @@
-"""Relative distance: a student's output is to be nearer to its target than to others (InfoNCE)."""
+"""Relative distance: a student's output should be nearer to its target than to others (InfoNCE)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation of similarities: a student's output is to be as near to others as its teacher's is."""
+"""Distillation of similarities: a student's output should be as near to others as its teacher's is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tunings as run directories: done once, taken up again, and their scores beside the checkpoint's others."""
+"""Fine-tunings as run directories: done once, taken up again, and their scores next to the checkpoint's others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with detection data, collected so that one message names it; and what is odd or left out, so that it is told."""
+"""Errors in detection data, collected into one message; and notes on what is unusual or left out."""
 
 from __future__ import annotations
 

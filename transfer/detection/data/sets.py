@@ -49,12 +49,12 @@ class DetectionData:
 
     Attributes:
         name: as in records: ``digits``, ``voc``, ``coco``, or the folder's name.
-        root: the directory that the files lie in.
+        root: the directory that holds the files.
         classes: names; a box's ``category_id`` counts in them.
         train, test: the splits.
         metric: ``coco``, ``voc2007`` (11 points) or ``voc2012`` (area under the curve).
         mask_format: detectron2's ``polygon`` or ``bitmask``; None where there are no masks.
-        flip: whether a mirrored image is another example (digits are no longer digits).
+        flip: whether images may be flipped (flipping a digit changes its label).
         fingerprint: eight hex digits of images' names, boxes and classes.
         notes: what is trained and scored on, what is left out, and what is odd but not wrong, a line each.
         exif: which pixels boxes belong to, ``displayed`` or ``stored``, where the sizes leave it open.
@@ -87,7 +87,7 @@ class DetectionData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for equal data, wherever it lies."""
+        """Equal for equal data, wherever they are stored."""
         digest = hashlib.sha256(json.dumps([self.classes, self.metric]).encode())
         for record in (*self.train.records, None, *self.test.records):
             boxes = [[a["category_id"], *a["bbox"]] for a in record["annotations"]] if record else []

@@ -1,4 +1,4 @@
-"""Where the files of each data set lie, and its classes, as configs of mmsegmentation's own data sets.
+"""Where the files of each data set are stored, and its classes, as configs of mmsegmentation's own data sets.
 
 A label image holds class indices (greyscale or palette PNG). Splits are called ``train`` and ``val``.
 """
@@ -32,7 +32,7 @@ class Layout:
         scale: (width, height) that images are resized to, keeping their ratio.
         crop: (height, width) of training crops, and of the windows of slide inference.
         reduce_zero_label: whether label 0 means no class, and 1 the first class (ADE20K).
-        flip: whether a mirrored image is one of the same kind.
+        flip: whether images may be flipped.
         ratio_range: random factor of ``scale`` in training.
         output_stride: largest stride of a dilated backbone's maps; small for small things.
         first_weight: weight of the first class in the loss, for a background that is nearly everywhere; 1 of the others.
@@ -198,7 +198,7 @@ def camvid(root: Path) -> Layout:
 
 
 def digits(root: Path) -> Layout:
-    """Scenes of handwritten digits in VOC's layout; a mirrored digit is another sign, and their colours vary already."""
+    """Scenes of handwritten digits in VOC's layout; flipping a digit changes its label, and their colours vary already."""
     made = read_config(root)
     if made is None:
         raise UserError(f"{root} holds no scenes of digits; leave out --data-dir to have them written")

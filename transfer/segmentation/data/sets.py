@@ -1,4 +1,4 @@
-"""Is the data what its layout says? Found before anything is trained: pairs that do not match, labels outside the classes."""
+"""Checks of the data against their layout, before anything is trained: pairs that do not match, labels outside the classes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SegmentationData:
 
     @property
     def name(self) -> str:
-        """As in records."""
+        """The data set's name in records."""
         return self.layout.name
 
     @cached_property
