@@ -1,8 +1,8 @@
 """What all pictures share: style, looks, panels, legends, files.
 
 A panel is a section of the grid's table (or what its file calls a panel), and a series is one of its rows. Colour, marker and line
-style together tell series apart; any one of the three is enough, so the pictures survive grey printing. A function that finds nothing to
-draw raises :class:`NothingToPlot` with the reason.
+style together tell series apart; any one of the three is enough, so the pictures survive grey printing. A function that finds
+nothing to draw raises :class:`NothingToPlot` with the reason.
 """
 
 from __future__ import annotations
