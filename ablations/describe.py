@@ -1,4 +1,4 @@
-"""The ``grid.json`` beside a grid's runs: what a launch says of its grid there."""
+"""The ``grid.json`` next to a grid's runs: how a launch describes its grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checkpoints of a grid are evaluated on beside their own data: the entries of ``--transfer``, each checked by name.
+"""What the checkpoints of a grid are evaluated on besides their own data: the entries of ``--transfer``, each checked by name.
 
 An entries file is a YAML list of mappings, one per task, data set and model (docs/slurm.md has the keys). ``--transfer`` takes such
 files, the names of those that come with the project (``ablations/evaluations``), and ``NAME=DIR``: the entries of the profile's

@@ -1,7 +1,7 @@
 """Grid files: which cells exist, and the title, columns, rows and claims of their table, in one YAML file (docs/extending.md).
 
 ``title``; ``columns`` of the table (those in ``details`` are dropped where a terminal is narrow); ``cost: true`` for columns of
-what training cost; ``words``: how rows say a factor's values, ``FACTOR: {value: words}``, and further placeholders made of
+what training cost; ``words``: how rows name a factor's values, ``FACTOR: {value: words}``, and further placeholders made of
 factors, ``NAME: {"{a}-{b}": {value: words}}``; ``claims`` (:mod:`results.claims.schema`); and ``cells``.
 
 An entry of ``cells`` has a ``name`` with ``{factor}`` placeholders, ``factors`` (name -> list of values, every combination is a
@@ -17,7 +17,7 @@ values or a setting may be ``$widths``, the list of evaluation widths from wide 
 ``section``, ``name`` (the row alone, default its labels), ``short`` (within a ``panel`` of a picture, default the section). Cells
 with the same section and labels are one row, and each says with ``width`` which one it serves. ``paper`` is the published method
 that the row reproduces (results/paper), ``against`` the cell of one slimmable network that the networks of this row, one per
-width, stand against (these two say factors by their values, not in words). Without ``columns`` a table has a row per cell, its
+width, are compared with (these two use the values of factors, not words). Without ``columns`` a table has a row per cell, its
 factors as columns.
 """
 
@@ -277,7 +277,7 @@ class _Entry:
             if not isinstance(table, dict) or not all(isinstance(settings, dict) for settings in table.values()):
                 raise self._fault(f"by.{factor} must be {{value: {{key: value}}}}")
             if other := [value for value in table if _word(value) not in values]:
-                raise self._fault(f"by.{factor}: {_shown(other[0])} is no value of it; {suggestion(other[0], sorted(values))}")
+                raise self._fault(f"by.{factor}: {_shown(other[0])} is not a value of it; {suggestion(other[0], sorted(values))}")
 
     def _cell(self, chosen: dict[str, Any]) -> Cell:
         content, plain = self.content, {name: _word(value) for name, value in chosen.items()}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch

@@ -1,6 +1,6 @@
 """``--until decided``: a grid in rounds of one more seed each, until its claims are decided.
 
-The tests are valid at any number of seeds (docs/results.md), so stopping at what they say is no cheating.
+The tests are valid at any number of seeds (docs/results.md), so stopping at what they say is legitimate.
 """
 
 from __future__ import annotations

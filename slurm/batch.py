@@ -1,4 +1,4 @@
-"""A job array as sbatch takes it, made with submitit's Slurm executor: the one file that uses what submitit keeps to itself.
+"""A job array as sbatch takes it, made with submitit's Slurm executor; the only file that uses private parts of submitit.
 
 That is ``SlurmExecutor._make_submission_file_text`` and the parameter ``map_count``, which names the files of arrays: submitit has
 no public way to choose an array's indices or to see the script. ``tests/slurm/test_batch.py`` checks both against the installed

@@ -1,4 +1,4 @@
-"""What a Slurm job's script starts: submitit's own entry, after a look at whose file it is going to unpickle.
+"""What a Slurm job's script starts: submitit's own entry, after checking who owns the file that it is going to unpickle.
 
     python -m slurm.entry FOLDER
 """

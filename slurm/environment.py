@@ -1,4 +1,4 @@
-"""What Slurm's commands are told by environment variables: nothing that hides jobs, nothing that beats what was asked for.
+"""The environment of Slurm's commands: no variable may hide jobs or override what was asked for.
 
 sbatch takes its options from the command line, then from ``SBATCH_*``, then from the script. All that is decided here goes on the
 command line, so a site's or a user's variables only fill in what was left open, and the launcher names those that do.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 # Variables that change what the commands print or which jobs they see, or describe the job this process may run in.
 DROPPED = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "SUBMITIT_")
-KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLI_")  # where the cluster is, and who one is there
+KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLI_")  # where the cluster is, and who the user is there
 RANKS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Options that exclude each other: who decides one of a row has decided the row.
 ROWS = (("mem", "mem-per-node", "mem-per-cpu", "mem-per-gpu"), ("requeue", "no-requeue"), ("time", "timelimit"),

@@ -1,4 +1,4 @@
-"""The one door of this room: run a list of jobs and say how each ended."""
+"""The public interface of this room: run a list of jobs and return how each ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_all(
 
     executor: ``inline`` (one after another in this process; output stays on the terminal), ``local`` (processes of
         their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``) or ``slurm`` (arrays in
-        Slurm's queue through submitit; output goes there too). The ledger of ``slurm`` lies in ``slurm/`` beside ``log_dir``.
+        Slurm's queue through submitit; output goes there too). The ledger of ``slurm`` is in ``slurm/`` next to ``log_dir``.
     log_dir: made if missing. A second launch appends to the logs of the first.
     parallel: ``local``: at most this many jobs at once, each with an equal share of the processor's cores.
     gpus: ``local``: how many GPUs this process sees (``torch.cuda.device_count()``). Each running job then sees one of

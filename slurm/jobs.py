@@ -1,4 +1,4 @@
-"""What every executor takes and gives back: a job goes in, an outcome comes out."""
+"""The interface of executors: a job goes in, an outcome comes out."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Unfinished(Exception):
 
 
 class Left(Exception):
-    """Another process is at what the job would do: neither done nor failed, and left to that one. The message says to whom."""
+    """Another process is doing what the job would do: the job is neither done nor failed. The message names the process."""
 
 
 class JobState(State):
-    """Where a job stands: a run's words, and those of which only executors and the overview know."""
+    """The states of a job: those of a run, and those that only executors and the overview know."""
 
     SUBMITTED = "submitted"
     LEFT = "left"  # to another process, see :class:`Left`
@@ -49,7 +49,7 @@ class Job:
         kind: which of the cluster's resources it gets (``Cluster.kinds``).
         after: names of jobs that must have succeeded before; if one has not, this one never starts.
         last: starts when all other jobs of the launch have ended, however they ended.
-        directory: where its progress stands in a ``status.json`` (docs/formats.md), if anywhere.
+        directory: where it keeps its ``status.json`` (docs/formats.md), if anywhere.
         stop: called by a signal handler when the job has to end soon; ``function`` should then soon save and raise
             :class:`Unfinished`. Without one, :class:`Unfinished` is raised at once, wherever the function is.
     """

@@ -1,6 +1,6 @@
-"""What was submitted, in one file that all launchers of a grid share: who is in the queue is never submitted again.
+"""What was submitted, in one file that all launchers of a grid share: a job that is in the queue is never submitted again.
 
-``<folder>/ledger.jsonl`` has one JSON object a line. Before an array is submitted its line says so (``"event": "intent"``, with a
+``<folder>/ledger.jsonl`` has one JSON object per line. Before an array is submitted its line says so (``"event": "intent"``, with a
 token that also is the jobs' comment in Slurm), afterwards another one says the id; a launcher that dies in between therefore loses
 nothing. Written under a lock, read without.
 """
@@ -172,5 +172,5 @@ class Ledger:
         return self.entries(own=True), line.get("cluster", {})
 
     def state_file(self, name: str) -> Path:
-        """Where the job of that name says how it stands."""
+        """The state file of the job of that name."""
         return self.folder / "state" / (file_name(name) + ".json")

@@ -214,7 +214,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 def _child_environment(parallel: int) -> dict[str, str]:
-    """What a job's process gets beside this one's environment: its share of the cores, and where modules are found."""
+    """What a job's process gets in addition to this one's environment: its share of the cores, and where modules are found."""
     paths = [os.path.abspath(path) for path in sys.path]
     environment = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(path for path in paths if os.path.isdir(path)))}
     if "OMP_NUM_THREADS" not in os.environ:

@@ -1,4 +1,4 @@
-"""In which order the jobs of one launch may start, where no queue of a cluster sees to it."""
+"""In which order the jobs of one launch may start, where no cluster's queue decides it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where every job of a grid stands, from four witnesses: the ledger (what was submitted), each job's own state file, the
+"""The state of every job of a grid, from four sources: the ledger (what was submitted), each job's own state file, the
 ``status.json`` of the directory it works in, and Slurm's squeue and sacct where this machine has them.
 
 Without Slurm's commands (another machine that shares the disk) the files alone must do: a job that has been silent for long is
-then shown as ``silent``. Without accounting, a job that left the queue without a word is shown as ``dead`` all the same.
+then shown as ``silent``. Without accounting, a job that left the queue without a report is shown as ``dead`` too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Row:
 
 
 def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
-    """Every job of the grid in ``folder`` (whose ledger lies in ``slurm/``), and runs of which no ledger knows, in the order of
+    """Every job of the grid in ``folder`` (whose ledger is in ``slurm/``), and runs of which no ledger knows, in the order of
     their names.
 
     stalled_minutes: overrides that of the last launch.
@@ -112,11 +112,11 @@ def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Sa
 
 
 def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> Row:
-    own = said if said.get("job") == entry.task else {}  # not the word of an earlier launch
+    own = said if said.get("job") == entry.task else {}  # not the report of an earlier launch
     row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=_text(own.get("host")),
               restarts=int(_number(own.get("restarts")) or 0))
     in_queue = (queued or {}).get(entry.task)
-    # The first process has the word; while others still run, its done is not yet the job's.
+    # Rank 0 reports the status; the job is done only when every rank is.
     again = ("PENDING", "RUNNING") if own.get("state") == JobState.DONE else ("PENDING",)
     if own.get("state") in (JobState.DONE, JobState.FAILED) and not (in_queue and in_queue.state in again):
         return replace(row, state=own["state"], why=_text(own.get("why")))
@@ -145,7 +145,7 @@ def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> R
 
 
 def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
-    """Without Slurm to ask."""
+    """The state from the files alone, where there is no Slurm to ask."""
     if own.get("state") in (JobState.REQUEUED, JobState.STOPPED):
         return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
     if not own:

@@ -1,6 +1,6 @@
 """A cluster's settings: what a user copies from ``example.yaml``, checked before anything is submitted.
 
-The settings say what each *kind* of job may use. What one cluster's jobs have in common (partition, account, ...) stands at the
+The settings say what each *kind* of job may use. What one cluster's jobs have in common (partition, account, ...) is at the
 top, what differs below ``kinds``; a kind's own line wins. ``--slurm key=value`` comes last: ``partition=gpu`` is the line at the
 top, ``pretrain.gpus=4`` the one of a kind.
 """
@@ -66,7 +66,7 @@ class Cluster:
 
     kinds: dict[str, Resources] = field(default_factory=dict)
     python: str = ""  # on the compute nodes; "": the one that submits
-    scratch: str = ""  # a folder that all nodes see, for the files that submitting needs; "": beside the logs
+    scratch: str = ""  # a folder that all nodes see, for the files that submitting needs; "": next to the logs
     requeues: int = 100  # a job that was queued again so often has failed
     signal_seconds: int = 120  # before its time limit a job is told to save
     stalled_minutes: float = 15  # a running job that has said nothing for so long is shown as stalled
@@ -97,7 +97,7 @@ def minutes(text: str | int) -> int:
     """
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text).strip())
     if not found:
-        raise UserError(f"time={text} is not a time; write minutes, or as in 12:00:00 or 2-00:00:00")
+        raise UserError(f"time={text} is not a time; set minutes, or a time such as 12:00:00 or 2-00:00:00")
     days, *parts = found.groups()
     numbers = [int(part) for part in parts if part is not None]
     if days is not None:
@@ -106,7 +106,7 @@ def minutes(text: str | int) -> int:
         hours, mins, secs = {1: (0, *numbers, 0), 2: (0, *numbers), 3: tuple(numbers)}[len(numbers)]
     total = math.ceil(((int(days or 0) * 24 + hours) * 60 + mins) + secs / 60)
     if total < 1:
-        raise UserError(f"time={text} is no time at all; write at least 1 (minute)")
+        raise UserError(f"time={text} is no time at all; set at least 1 (minute)")
     return total
 
 
@@ -175,7 +175,7 @@ def _merge_override(raw: dict, text: str, kinds: Mapping[str, Any]) -> None:
     if not sections:
         if last in kinds or last == "kinds":
             kind = last if last in kinds else next(iter(kinds))
-            raise UserError(f"--slurm {text}: {last} is not a setting but holds some; write for example {kind}.gpus=4")
+            raise UserError(f"--slurm {text}: {last} is not a setting but holds some; set for example {kind}.gpus=4")
         _check_keys({last: parsed}, [*COMMON, *(f.name for f in dataclasses.fields(Cluster))], "--slurm", list(kinds))
     if sections and sections[0] in kinds:
         sections = ["kinds", *sections]
@@ -193,7 +193,7 @@ def _check_keys(raw: Mapping, known: Sequence[str], where: str, kinds: Sequence[
         if key in known:
             continue
         if kinds and key in {f.name for f in dataclasses.fields(Resources)}:
-            raise UserError(f"{where}: {key} is said for each kind of job; write {kinds[0]}.{key}={raw[key]}, in a file below "
+            raise UserError(f"{where}: {key} is set for each kind of job; set {kinds[0]}.{key}={raw[key]}, in a file below "
                              f"kinds: {kinds[0]}")
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
@@ -236,7 +236,7 @@ def _check(cluster: Cluster) -> None:
         except UserError as error:
             raise UserError(f"{kind}.{error}") from None
         if cluster.signal_seconds >= limit * 60:
-            raise UserError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; write less of it, or "
+            raise UserError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; set less of it, or "
                              "more time")
         for key, value in {"partition": own.partition, "account": own.account, "qos": own.qos, "constraint": own.constraint,
                            **own.extra}.items():

@@ -1,4 +1,4 @@
-"""Where a grid's jobs stand: a table, live in a terminal; try again, cancel, read logs.
+"""The state of a grid's jobs: a table, live in a terminal; try again, cancel, read logs.
 
     python slurm/status.py --runs runs/guidelines
     python slurm/status.py --runs runs/guidelines retry
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: the rooms lie beside this one
+if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console

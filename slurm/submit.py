@@ -183,5 +183,5 @@ def dependency(array: Array, made: Sequence[tuple[Array, str]], queued: Mapping[
     task_of = {job.name: f"{array_id}_{index}" for own, array_id in made for index, job in own.jobs.items()} | dict(queued)
     behind = made[array.behind][1] if isinstance(array.behind, int) else array.behind
     also = [f"afterok:{task_of[name]}" for name in array.also if name in task_of]
-    # Without the second option what waits for a failed job would wait for ever.
+    # Without the second option, dependents of a failed job would stay in the queue and never start.
     return {"dependency": ",".join([f"aftercorr:{behind}", *also]), "kill-on-invalid-dep": "yes"}

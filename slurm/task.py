@@ -36,7 +36,7 @@ UNSAVED = 0.75  # of the time between signal and end: who has not saved by then 
 class Task:
     """One job's call and its surroundings. Its call travels as bytes, so nothing heavy is imported before the environment is set.
 
-    ``state_file`` tells, in one JSON object, where the first process stands; see :meth:`_say`.
+    ``state_file`` tells, in one JSON object, the state of rank 0; see :meth:`_say`.
     """
 
     def __init__(self, name: str, call: bytes, log: Path, state_file: Path, requeues: int, grace: float) -> None:

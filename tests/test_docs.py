@@ -13,13 +13,21 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))])
-CITATION = re.compile(r"METHOD\s+(?:#\s*)?sections?\s+(?:#\s*)?(\d+(?:\s*(?:,|and|to)\s+\d+)*)")
+CITATION = re.compile(r"METHOD\s+(?:#\s*)?sections?\s+(?:#\s*)?(\d+(?:\.\d+)?(?:\s*(?:,|and|to)\s+\d+(?:\.\d+)?)*)")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
-def cited(text: str) -> set[int]:
-    """Numbers of the sections of docs/method.md that a text cites: "METHOD section 2", "METHOD sections 2, 3 and 5"."""
-    return {int(number) for numbers in CITATION.findall(text) for number in re.findall(r"\d+", numbers)}
+def cited(text: str) -> set[str]:
+    """What a text cites of docs/method.md: "METHOD section 2", "METHOD sections 2, 3 and 5", "METHOD section 2.1"."""
+    return {number for numbers in CITATION.findall(text) for number in re.findall(r"\d+(?:\.\d+)?", numbers)}
+
+
+def sections(text: str) -> set[str]:
+    """Numbers of a page's numbered headings, and of the numbered items below each: "2", "2.1"."""
+    found = set()
+    for number, body in re.findall(r"^## (\d+)\. .*?$(.*?)(?=^## |\Z)", text, re.M | re.S):
+        found |= {number, *(f"{number}.{item}" for item in re.findall(r"^(\d+)\. ", body, re.M))}
+    return found
 
 
 def anchor(heading: str) -> str:
@@ -56,16 +64,17 @@ def sources() -> list[Path]:
 
 
 def test_every_cited_section_of_the_method_is_a_numbered_heading():
-    sections = {int(number) for number in re.findall(r"^## (\d+)\. ", (DOCS / "method.md").read_text(encoding="utf-8"), re.M)}
+    there = sections((DOCS / "method.md").read_text(encoding="utf-8"))
     citations = {path.relative_to(ROOT).as_posix(): numbers for path in sources()
                  if path != Path(__file__).resolve() and (numbers := cited(path.read_text(encoding="utf-8")))}
     assert len(citations) > 50
-    assert {path: numbers - sections for path, numbers in citations.items() if not numbers <= sections} == {}
+    assert {path: numbers - there for path, numbers in citations.items() if not numbers <= there} == {}
 
 
 def test_a_citation_of_a_missing_section_would_be_found():
-    assert cited("(METHOD section 3; US-Nets)") == {3} and cited("METHOD sections 2, 3 and 15 once") == {2, 3, 15}
-    assert cited("see METHOD\n# section 7") == {7} and cited("METHODS section 3") == set()
+    assert cited("(METHOD section 3; US-Nets)") == {"3"} and cited("METHOD sections 2, 3 and 15 once") == {"2", "3", "15"}
+    assert cited("see METHOD\n# section 7") == {"7"} and cited("METHODS section 3") == set()
+    assert cited("METHOD section 2.9: (") == {"2.9"} and sections("## 1. A\n1. x\n2. y\n## 2. B\n") == {"1", "1.1", "1.2", "2"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -114,7 +114,7 @@ FAULTS = {
     "derived words": (lambda c: c["words"]["name"]["{base}-{teacher}"].pop("mse-online"), "words.name has no words for mse-online"),
     "words of nothing": (lambda c: c["words"].update(base=3), "words.base must be"),
     "by": (entry(by={"bas": {}}), "by.bas: no such factor; did you mean base"),
-    "by value": (entry(by={"base": {"mze": {}}}), "by.base: mze is no value of it; did you mean mse"),
+    "by value": (entry(by={"base": {"mze": {}}}), "by.base: mze is not a value of it; did you mean mse"),
     "factor": (entry(factors={"base": "mse"}), "factor base must be a list"),
     "factors": (entry(factors=[{"base": "mse"}, {"teacher": "online"}]), "all have the same factors"),
     "factor value": (entry(factors={"base": [None], "teacher": ["online"]}), "factor base has the value None"),

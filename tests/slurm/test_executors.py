@@ -254,7 +254,7 @@ def test_a_job_starts_behind_what_it_needs_and_not_without_it(executor, tmp_path
 
 
 def test_local_starts_what_can_start_while_other_jobs_still_wait(tmp_path):
-    """``far`` needs a quick job only, and meets a slow one that runs beside it."""
+    """``far`` needs a quick job only, while a slow one runs at the same time."""
     here, there = tmp_path / "here", tmp_path / "there"
     jobs = [Job("slow", callables.meet, (here, there)), Job("quick", print),
             Job("far", callables.meet, (there, here), after=("quick",))]
