@@ -35,8 +35,8 @@ def test_the_nearest_word_wins(tmp_path):
     file = written(tmp_path / "c.yaml", {"partition": "all", "extra": {"nice": 5}, "requeues": 7,
                                          "kinds": {"pretrain": {"gpus": 4, "partition": "big"}, "report": {"extra": {"qos": "x"}}}})
     cluster = load(file, ["account=me", "pretrain.gpus=8", "report.extra.begin=now", "extra.nice=9"], KINDS)
-    assert [cluster.kinds[kind].partition for kind in KINDS] == ["big", "all", "all"]
-    assert [cluster.kinds[kind].gpus for kind in KINDS] == [8, 1, 0]
+    assert {kind: own.partition for kind, own in cluster.kinds.items()} == dict.fromkeys(KINDS, "all") | {"pretrain": "big"}
+    assert [cluster.kinds[kind].gpus for kind in ("pretrain", "transfer", "report")] == [8, 1, 0]
     assert {own.account for own in cluster.kinds.values()} == {"me"} and cluster.requeues == 7
     assert cluster.kinds["report"].extra == {"nice": 9, "qos": "x", "begin": "now"}
     assert from_dict(dataclasses.asdict(cluster)) == cluster
@@ -70,7 +70,7 @@ def test_times_are_slurms(days, hours, mins, secs):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["partitoin=gpu"], "did you mean partition"),
-    (["gpus=4"], r"write pretrain\.gpus=4"),
+    (["gpus=4"], r"set pretrain\.gpus=4"),
     (["pretrain.gpu=4"], "did you mean gpus"),
     (["pretrain.gpus=-1"], "must be at least 0"),
     (["pretrain.gpus=1.5"], "must be a whole number"),
