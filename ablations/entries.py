@@ -88,7 +88,7 @@ class FinetuningEntry(Entry):
                                    "data_dir": self.data_dir or (scenes if self.dataset == "digits" else None)})
 
     def check(self) -> None:
-        """:class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
         for name in ("scale", "crop"):
             pair = getattr(self, name)
             if pair is not None and (len(pair) != 2 or min(pair) < 1):
@@ -123,7 +123,7 @@ class ScoringEntry(Entry):
                                **{name: getattr(self, name) for name in same})
 
     def check(self) -> None:
-        """:class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
         for protocol in self.protocols:
             check_choice("protocol", protocol, PROTOCOLS)
         self.options()
@@ -149,7 +149,7 @@ class Placed:
         return not self.entry.cells or any(fnmatch.fnmatch(cell, pattern) for pattern in self.entry.cells)
 
     def check_cells(self, cells: Sequence[str]) -> None:
-        """:class:`UserError` for a pattern that none of the grid's ``cells`` matches."""
+        """Raise :class:`UserError` for a pattern that none of the grid's ``cells`` matches."""
         for pattern in self.entry.cells:
             if not fnmatch.filter(cells, pattern):
                 instead = suggestion(pattern, cells, otherwise=f"the cells are {', '.join(cells)}")

@@ -250,7 +250,7 @@ def _images(count: int, size: int) -> Tensor:
 
 @torch.no_grad()
 def _check(network: nn.Module, written, size: int, what: str) -> None:
-    """:class:`UserError` if ``written`` does not compute what ``network`` does, for several batch sizes."""
+    """Raise :class:`UserError` if ``written`` does not compute what ``network`` does, for several batch sizes."""
     for count in CHECKED_BATCHES:
         x = _images(count, size)
         expected = network(x).numpy()

@@ -47,8 +47,8 @@ def own_directory(parent: Path, label: str, cfg: Config) -> Path:
 
 
 def check_directory(run: RunDirectory, cfg: Config) -> None:
-    """:class:`UserError` if ``run`` holds another experiment than ``cfg``, or finished, the checkpoint of another one, or a user's
-    own metrics.jsonl, which training would cut.
+    """Raise :class:`UserError` if ``run`` holds another experiment than ``cfg``, or (finished) another one's checkpoint, or a
+    metrics.jsonl of the user's own, which training would truncate.
     """
     there = run.read_config()
     if there is None and (run.path / File.METRICS).exists() and not run.has_begun():
@@ -61,7 +61,7 @@ def check_directory(run: RunDirectory, cfg: Config) -> None:
 
 
 def check_checkpoint(path: Path, payload: dict, cfg: Config, data: str | None = None) -> None:
-    """:class:`UserError` if the checkpoint ``payload``, of file ``path``, is not of the experiment ``cfg``.
+    """Raise :class:`UserError` if the checkpoint ``payload``, of file ``path``, is not of the experiment ``cfg``.
 
     data: fingerprint of the training images; None where it is not known.
     """

@@ -52,7 +52,7 @@ def suggestion(name: object, known: Iterable[str], before: str = "", otherwise: 
 
 
 def check_choice(option: str, value: str, known: Iterable[str], what: str = "") -> None:
-    """:class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where ``option`` does not say it."""
+    """Raise :class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where ``option`` does not say it."""
     known = list(known)
     if value not in known:
         otherwise = f"set {option} to one of {', '.join(known)}"

@@ -31,7 +31,7 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
 
 
 def check_values(content: object, prefix: str = "") -> None:
-    """:class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
+    """Raise :class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
     for dotted, constraint in constraints(type(content)).items():
         value = value_of(content, dotted)
         fault = constraint.fault(value)
@@ -73,7 +73,7 @@ def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
 
 
 def _check_value(value: Any, kind: str, key: str) -> None:
-    """:class:`UserError` for what OmegaConf would take for something else than it says."""
+    """Raise :class:`UserError` for what OmegaConf would take for something else than it says."""
     if isinstance(value, dict):
         for name, inner in value.items():
             _check_value(inner, "", f"{key}.{name}")

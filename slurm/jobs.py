@@ -114,7 +114,7 @@ def describe(error: BaseException) -> str:
 
 
 def check_names(jobs, log_dir: Path) -> None:
-    """ValueError where two of ``jobs`` share a name, or a log."""
+    """Raise ValueError where two of ``jobs`` share a name, or a log."""
     seen: dict[Path, str] = {}
     for job in jobs:
         log = job.log(log_dir)

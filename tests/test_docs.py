@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.docs_hooks import on_page_content
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"))])
@@ -107,3 +109,8 @@ def test_the_modules_of_the_api_page_exist():
     paths = [ROOT / module.replace(".", "/") for module in modules]
     assert len(modules) > 20
     assert [str(path) for path in paths if not path.with_suffix(".py").is_file() and not (path / "__init__.py").is_file()] == []
+
+
+def test_roles_in_docstrings_become_code():
+    html = "<p>See :func:<code>~a.b.c</code> and :class:<code>D</code>, <code>:x:</code>.</p>"
+    assert on_page_content(html) == "<p>See <code>c</code> and <code>D</code>, <code>:x:</code>.</p>"

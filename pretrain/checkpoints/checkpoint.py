@@ -145,7 +145,7 @@ class Checkpoint:
         return width < self.low
 
     def check_widths(self, widths: Sequence[float], what: str = "--widths") -> None:
-        """:class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
+        """Raise :class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
             raise UserError(f"{what} names no width; set for example {what} 1.0 0.5")
         if not self.dense:
@@ -155,7 +155,7 @@ class Checkpoint:
             raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; set {what} 1.0")
 
     def check_size(self, size: int) -> None:
-        """:class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
+        """Raise :class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
         if self.foreign:
             self._check_foreign_size(size)
             return

@@ -153,7 +153,7 @@ def _class_position_in_token(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_unknown(state: dict[str, Tensor], network: nn.Module, family: str, path: Path) -> None:
-    """:class:`UserError` for a network of which a name says that it is another kind of its family."""
+    """Raise :class:`UserError` for a network of which a name says that it is another kind of its family."""
     own = network.state_dict()
     unknown = [name for name in state if name not in own]
     for pattern, what in UNKNOWN_NETWORKS:
@@ -182,7 +182,7 @@ def _timm_network(names: set[str]) -> tuple[str, nn.Module] | None:
 
 
 def _refuse_other(name: str, named: nn.Module, network: nn.Module, family: str, path: Path) -> None:
-    """:class:`UserError` where the network that the file names has what ours has not, though its weights may look alike."""
+    """Raise :class:`UserError` where the network that the file names has what ours has not, though its weights may look alike."""
     def kinds(network: nn.Module) -> set[str]:
         plain = {"Identity", "Dropout", "MaxPool2d", "SelectAdaptivePool2d", "AdaptiveAvgPool2d", "FastAdaptiveAvgPool",
                  "Flatten", "Linear"}

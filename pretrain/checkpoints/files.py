@@ -75,7 +75,7 @@ def load(path: str | Path) -> dict:
 
 
 def check_format(payload: dict, path: str | Path) -> None:
-    """:class:`UserError` if a checkpoint of this project is of another version's format."""
+    """Raise :class:`UserError` if a checkpoint of this project is of another version's format."""
     found = payload["format"]
     if not (isinstance(found, int) and found == CHECKPOINT_FORMAT):
         raise UserError(f"{path} has checkpoint format {repr(found)[:40]}; this version reads format {CHECKPOINT_FORMAT}")

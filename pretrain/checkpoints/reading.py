@@ -163,7 +163,7 @@ def _damaged(path: Path, size: int) -> UserError:
 
 
 def _refuse_other_pickles(path: Path) -> None:
-    """:class:`UserError` for a pickle that is whole but not torch's."""
+    """Raise :class:`UserError` for a pickle that is whole but not torch's."""
     with open(path, "rb") as file:
         try:
             names = named_in(file)

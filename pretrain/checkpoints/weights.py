@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path,
 
 
 def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
-    """:class:`UserError` if there is NaN or infinity in a tensor of ``state``: names the first and counts."""
+    """Raise :class:`UserError` if there is NaN or infinity in a tensor of ``state``: names the first and counts."""
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())

@@ -160,7 +160,7 @@ def _parsed(text: str, name: str) -> object:
 
 
 def _check_layer(layer: dict) -> None:
-    """:class:`UserError` for keys of a preset, a recipe or overrides that do not exist, or no longer."""
+    """Raise :class:`UserError` for keys of a preset, a recipe or overrides that do not exist, or no longer."""
     experiment = layer.get("experiment")
     if (isinstance(experiment, dict) and experiment.get("baseline")) or "by_baseline" in layer:
         raise UserError("experiment.baseline and by_baseline were replaced by recipes; set experiment.recipe=individual-mocov2 or "
@@ -169,7 +169,7 @@ def _check_layer(layer: dict) -> None:
 
 
 def _check_tables(tables: dict[str, list]) -> None:
-    """:class:`UserError` unless each of a preset's chosen parts maps what may be chosen to sections of the config."""
+    """Raise :class:`UserError` unless each of a preset's chosen parts maps what may be chosen to sections of the config."""
     names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
     known = {"by_base_loss": constraints(Config)["objective.base_loss"].allowed, "by_recipe": (ANY, *names)}
     for key, found in tables.items():

@@ -119,8 +119,8 @@ def usable_widths(cfg: Config, asked: Iterable[float]) -> list[float]:
 
 def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths",
                  only: Sequence[float] = ()) -> None:
-    """:class:`UserError` if a width is outside [low, high], not of ``only`` (unless empty), given twice, or the same network as
-    another one.
+    """Raise :class:`UserError` if a width is outside [low, high], not one of ``only`` (unless empty), given twice, or the same
+    network as another one.
     """
     from pretrain.slimmable import channel_signature, width_key  # imports torch
 

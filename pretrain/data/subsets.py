@@ -56,7 +56,7 @@ def labelled(source: ImageSource, fraction: float, seed: int) -> list[int]:
 
 
 def check_fraction(fraction: float, option: str = "--label-fraction") -> None:
-    """:class:`UserError` where ``fraction`` is no share of the labels."""
+    """Raise :class:`UserError` where ``fraction`` is no share of the labels."""
     if not 0 < fraction <= 1:  # nan too
         raise UserError(f"{option} {fraction:g} is not a share of the labels; set a number above 0 and up to 1, "
                         f"for example 0.01 for 1 %")

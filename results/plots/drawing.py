@@ -241,7 +241,7 @@ def decades(axis: Axis, values: Sequence[float]) -> None:
 
 
 def require(rows: pd.DataFrame | Sequence, reason: str) -> None:
-    """NothingToPlot for ``reason`` where there are no rows."""
+    """Raise NothingToPlot for ``reason`` where there are no rows."""
     if not len(rows):
         raise NothingToPlot(reason)
 

@@ -55,7 +55,7 @@ class Recipe:
         return self.lr * self.decay ** sum(epoch >= round(share * self.epochs) for share in self.milestones)
 
     def check(self, name: str, smallest_batch: int) -> None:
-        """:class:`UserError` for a value that cannot be used; ``name``: what the recipe is called in overrides."""
+        """Raise :class:`UserError` for a value that cannot be used; ``name``: what the recipe is called in overrides."""
         check_values(self, f"{name}.")
         if self.batch_size < smallest_batch:
             raise UserError(f"{name}.batch_size={self.batch_size} must be at least {smallest_batch}: BatchNorm needs a batch")
@@ -174,7 +174,7 @@ class Options:
                                   for fraction in self.label_fractions for seed in self.label_seeds))
 
     def check(self) -> None:
-        """:class:`UserError` for a value that no protocol can use."""
+        """Raise :class:`UserError` for a value that no protocol can use."""
         check_values(self)
         if self.recipe is not None and self.recipe not in LINEAR_RECIPES:
             raise UserError(f"unknown recipe {self.recipe!r}; set --recipe to one of {', '.join(LINEAR_RECIPES)}")

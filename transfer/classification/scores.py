@@ -55,6 +55,6 @@ def chance(score: str, labels: Tensor) -> float:
 
 
 def check_score(score: str | None) -> None:
-    """:class:`UserError` where there is no such score."""
+    """Raise :class:`UserError` where there is no such score."""
     if score is not None and score not in SCORES:
         raise UserError(f"unknown score {score!r}; set --score to one of {', '.join(SCORES)}")

@@ -263,7 +263,7 @@ def _resolved(root: str | None) -> str:
 
 
 def check_data(task: Task) -> None:
-    """:class:`UserError` where nothing can be learnt from the data, before anything is computed."""
+    """Raise :class:`UserError` where nothing can be learnt from the data, before anything is computed."""
     if task.classes < 2:
         raise UserError(f"{task.dataset} has a single class; classification needs at least two")
     if len(task.train) < 2:

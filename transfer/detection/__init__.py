@@ -19,7 +19,7 @@ OPTIONS = ("size", "clip_boxes", "overrides")
 
 
 def check(finetuning: Finetuning) -> None:
-    """:class:`UserError` for an option of detection's own that is wrong whatever the checkpoint and the data are."""
+    """Raise :class:`UserError` for an option of detection's own that is wrong whatever the checkpoint and the data are."""
     if finetuning.size is not None and finetuning.size < 1:
         raise UserError(f"--size {finetuning.size} must be at least 1")
 

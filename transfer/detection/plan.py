@@ -53,7 +53,7 @@ class Plan(plan.Plan):
 
     @staticmethod
     def check_network(finetuning: Finetuning, checkpoint: Checkpoint) -> None:
-        """:class:`UserError` if the detector cannot be built on the checkpoint's network."""
+        """Raise :class:`UserError` if the detector cannot be built on the checkpoint's network."""
         Model.named(finetuning.model).on(checkpoint)
 
     @staticmethod
@@ -62,7 +62,7 @@ class Plan(plan.Plan):
         return data.load(finetuning.dataset, where, finetuning.clip_boxes, finetuning.exif, show)
 
     def check(self) -> None:
-        """:class:`UserError` for masks that are not there, and keys that detectron2's config does not have."""
+        """Raise :class:`UserError` for masks that are not there, and keys that detectron2's config does not have."""
         model, found = self.detector, self.data
         if model.masks and found.mask_format is None:
             which = f" of {len(found.unmasked)} objects ({some(found.unmasked)})" if found.unmasked else ""

@@ -85,7 +85,7 @@ class Finetuning:
         return named(self.schedule, room(self.task).SCHEDULES).changed(self.iterations, self.batch_size, self.lr)
 
     def check(self) -> None:
-        """:class:`UserError` for an option that is wrong whatever the checkpoint and the data are."""
+        """Raise :class:`UserError` for an option that is wrong whatever the checkpoint and the data are."""
         check_choice("--task", self.task, TASKS)
         own = room(self.task)
         check_choice("--model", self.model, own.MODELS)

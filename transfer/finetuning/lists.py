@@ -15,7 +15,7 @@ from rundir.errors import UserError
 
 
 def check_inside(name: str, where: str) -> None:
-    """:class:`UserError` if ``name``, which stands in ``where``, leads out of the folder that it is relative to."""
+    """Raise :class:`UserError` if ``name``, which stands in ``where``, leads out of the folder that it is relative to."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
         raise UserError(f"{where}: {name!r} leads out of the data's folder; use a name relative to it, without ..")

@@ -32,7 +32,7 @@ class Plan(ABC):
     @staticmethod
     @abstractmethod
     def check_network(finetuning: Finetuning, checkpoint: Checkpoint) -> None:
-        """:class:`UserError` if the model cannot be built on the checkpoint's network."""
+        """Raise :class:`UserError` if the model cannot be built on the checkpoint's network."""
 
     @staticmethod
     @abstractmethod
@@ -45,7 +45,7 @@ class Plan(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """:class:`UserError` for what cannot be trained with this checkpoint on these data."""
+        """Raise :class:`UserError` for what cannot be trained with this checkpoint on these data."""
 
     @abstractmethod
     def cost(self, width: float) -> Cost:

@@ -60,7 +60,7 @@ class SceneConfig:
     seed: int = 0
 
     def check(self) -> None:
-        """:class:`UserError` for numbers that no scene can be made of."""
+        """Raise :class:`UserError` for numbers that no scene can be made of."""
         if min(self.train, self.test) < 2:
             raise UserError(f"{self.train} training and {self.test} test scenes are too few; set at least 2 of each")
         if not SCAN_SIZE <= self.smallest <= self.largest < self.size:

@@ -53,7 +53,7 @@ class Trunk(nn.Module):
 
 
 def check_trunk(network: nn.Module) -> None:
-    """:class:`UserError` if an encoder cannot be a trunk, whatever the width."""
+    """Raise :class:`UserError` if an encoder cannot be a trunk, whatever the width."""
     if network.fixed_size:
         raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
     if not network.aligned:
@@ -109,7 +109,7 @@ def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, b
 
 
 def check_norm(norm: str, device: torch.device) -> None:
-    """:class:`UserError` if ``norm`` is none, or not available on the ``device`` of training."""
+    """Raise :class:`UserError` if ``norm`` is none, or not available on the ``device`` of training."""
     check_choice("--norm", norm, NORMS)
     if norm == "syncbn" and device.type != "cuda":
         raise UserError("--norm syncbn needs GPUs; set --norm bn or --norm auto")

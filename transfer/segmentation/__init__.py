@@ -17,7 +17,7 @@ SMALLEST_CROP = 32  # pixels: less leaves nothing of the last feature map
 
 
 def check(finetuning: Finetuning) -> None:
-    """:class:`UserError` for an option of segmentation's own that is wrong whatever the checkpoint and the data are."""
+    """Raise :class:`UserError` for an option of segmentation's own that is wrong whatever the checkpoint and the data are."""
     if finetuning.inference is not None:
         check_choice("--inference", finetuning.inference, INFERENCES)
     for option in ("scale", "crop"):

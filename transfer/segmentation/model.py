@@ -73,7 +73,7 @@ VIT_MODELS = ("segmenter", "upernet")
 
 
 def check_model(name: str, is_vit: bool) -> None:
-    """:class:`UserError` if model ``name`` is not known, or not made for that kind of backbone."""
+    """Raise :class:`UserError` if model ``name`` is not known, or not made for that kind of backbone."""
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; set --model to one of {', '.join(MODELS)}")
     if is_vit and name not in VIT_MODELS:

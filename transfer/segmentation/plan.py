@@ -32,7 +32,7 @@ class Plan(plan.Plan):
 
     @staticmethod
     def check_network(finetuning: Finetuning, checkpoint: Checkpoint) -> None:
-        """:class:`UserError` if the network's heads do not fit the checkpoint's network."""
+        """Raise :class:`UserError` if the network's heads do not fit the checkpoint's network."""
         check_model(finetuning.model, checkpoint.encoder.is_vit)
 
     @staticmethod
@@ -44,7 +44,7 @@ class Plan(plan.Plan):
         return data.load(changed, finetuning.exif, show)
 
     def check(self) -> None:
-        """:class:`UserError` for crops and batches that the network cannot be trained on."""
+        """Raise :class:`UserError` for crops and batches that the network cannot be trained on."""
         patch, crop = self.checkpoint.encoder.patch_size, self.data.layout.crop
         if patch and any(side % patch for side in crop):
             whole = [max(1, round(side / patch)) * patch for side in crop]

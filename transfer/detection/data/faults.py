@@ -60,7 +60,7 @@ class Faults:
         return cut if self.clip else box
 
     def stop(self) -> None:
-        """:class:`UserError` if training is impossible."""
+        """Raise :class:`UserError` if training is impossible."""
         if self.wrong:
             more = f" (and {len(self.wrong) - 1} more)" if len(self.wrong) > 1 else ""
             raise UserError(f"{self.wrong[0]}{more}")
