@@ -58,7 +58,7 @@ def measure(size: int, batch: int, rounds: int, blur: float) -> tuple[float, flo
 
 
 def rows(rounds: int = 10, quick: bool = False) -> list[Row]:
-    """Two-view images a second at 32 pixels, and with blur at 224."""
+    """Two-view images per second at 32 pixels, and with blur at 224."""
     found = []
     for size, batch, blur, target in ((32, 256, 0.0, 5.0), (224, 16, 0.5, None)):
         count = 4 if quick else batch

@@ -1,4 +1,4 @@
-"""Reading image files: this project's reader (torchvision decodes its JPEGs) against PIL, decoded images a second on one thread.
+"""Reading image files: this project's reader (torchvision decodes its JPEGs) against PIL, decoded images per second on one thread.
 
     python benchmarks/decoding.py [--side 256] [--rounds 5] [--quick]
 
@@ -37,7 +37,7 @@ def with_pil(path: str) -> torch.Tensor:
 
 
 def rows(side: int = 256, rounds: int = 5, quick: bool = False) -> list[Row]:
-    """One row: decoded images a second."""
+    """One row: decoded images per second."""
     count, rounds = (4, 1) if quick else (64, rounds)
     with tempfile.TemporaryDirectory() as place, threads(1):
         paths = write_images(Path(place), count, side)

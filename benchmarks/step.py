@@ -1,4 +1,4 @@
-"""One training step against the plain reference: images a second, where the time goes, memory, the diagnostics' share.
+"""One training step against the plain reference: images per second, where the time goes, memory, the diagnostics' share.
 
     python benchmarks/step.py [--preset cifar|digits] [--rounds 5] [--threads N] [--no-parts] [--quick]
 
@@ -152,7 +152,7 @@ def contender(*settings) -> Iterator[Callable[[str], object]]:
 
 
 def speed(preset: str, precisions: list[str], rounds: int, device: str, quick: bool) -> tuple[list[Row], float]:
-    """Rows of images a second and of memory, and the seconds of a step of ours in float32."""
+    """Rows of images per second and of memory, and the seconds of a step of ours in float32."""
     kinds = ["group", "none"]
     names = [f"{who} {kind}" for who in (*precisions, "reference") for kind in kinds]
     spent: dict[str, list[float]] = {name: [] for name in names}

@@ -47,7 +47,7 @@ class Row:
     epochs: float | None = None
     step: float | None = None
     steps: float | None = None
-    rate: float | None = None  # images a second
+    rate: float | None = None  # images per second
     seconds_left: float | None = None
     age: float | None = None  # since it last said something
     restarts: int = 0

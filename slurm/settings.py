@@ -39,7 +39,7 @@ class Resources:
     extra: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch
     nodes: int = 1
     gpus: int = 0  # a node
-    tasks: int = 0  # processes a node; 0: one a GPU, or one
+    tasks: int = 0  # processes per node; 0: one per GPU, or one
     cpus: int = 1  # a process
     mem_gb: float = 0  # a node
     time: str = "1:00:00"  # limit; what is not done by then saves, is queued again and goes on

@@ -2,7 +2,7 @@
 
 Many networks have all the parameters of a plain ResNet or ViT and something else besides. What is left out of these parameters, or
 differs without any, would silently give other features; so a name that is not known is an error, the network that the
-file says it is must be a plain one, and the rest is said to be taken for granted.
+file says it is must be a plain one, and a note names what is assumed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNKNOWN_NETWORKS = [
     (r"lora_", "one with LoRA layers, which must be merged first"),
     (r"weight_(orig|g|v)$|parametrizations", "pruned or reparametrised, which must be removed first"),
 ]
-# What is said about each thing that was taken for granted, and how to say otherwise.
+# How each assumption is named in the note, and the option that overrides it.
 GRANTED = {
     "padding": ("padding {} in its 3x3 stem (solo-learn's for CIFAR have 2)", "padding=2"),
     "max_pool": ("{} max-pool after that", "max_pool=yes"),
@@ -52,7 +52,7 @@ GRANTED = {
 
 @dataclass
 class Loaded:
-    """A dense encoder, what comes after it in the file (``aside``), and what was taken for granted, on one line (``note``)."""
+    """A dense encoder, what comes after it in the file (``aside``), and what was assumed, on one line (``note``)."""
 
     encoder: DenseEncoder
     aside: dict[str, Tensor]
@@ -94,7 +94,7 @@ def _note(encoder: DenseEncoder, family: str, path: Path, untold: Untold) -> str
     if not said:
         return ""
     otherwise = " or ".join(f"--arch {family},{GRANTED[key][1]}" for key in granted)
-    return (f"note: taken for granted of the {family} in {path}, because weights do not tell: {', '.join(said)}"
+    return (f"note: assumed about the {family} in {path}, since its weights do not tell: {', '.join(said)}"
             + f"; where it is otherwise set {otherwise}" * bool(granted))
 
 

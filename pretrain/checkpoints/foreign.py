@@ -56,7 +56,7 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
     Args:
         branch: ``student`` or ``teacher``, where the file holds both; or the prefix of one of its networks.
         arch: the authors' or this project's name of a slimmable network, where the file does not name it; or a family of dense
-            networks and what is not to be taken for granted of it (:class:`~pretrain.models.dense.Untold`): ``resnet,padding=2``.
+            networks and settings to override (:class:`~pretrain.models.dense.Untold`): ``resnet,padding=2``.
 
     Raises:
         UserError: there is no known network in it, not this branch, or its weights do not fit: the first that does not is named.

@@ -40,7 +40,7 @@ def generator(seed: int, epoch: int, step: int, stream: int) -> torch.Generator:
 class TwoViewBatches:
     """Two views of every training image, in an order of its own each epoch.
 
-    batch_size is global: each of ``world_size`` processes gets batch_size / world_size images a step. The last incomplete
+    batch_size is global: each of ``world_size`` processes gets batch_size / world_size images per step. The last incomplete
     batch is dropped, or without ``drop_last`` kept as far as it can be shared out evenly, to ``parts`` virtual processes
     too. ``workers`` processes decode the files of a FolderSource (0: this one does); a TensorSource needs none. Raises
     UserError where the batch is larger than the data or cannot be shared out evenly.

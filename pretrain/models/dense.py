@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, int] | None] = {
 
 @dataclass(frozen=True)
 class Untold:
-    """What the shapes of weights do not tell, and what is taken for granted.
+    """What the shapes of weights do not tell, and what is assumed.
 
     Attributes:
         padding: of a 3x3 stem; 1 keeps the size of an image, solo-learn's ResNets for CIFAR have 2.

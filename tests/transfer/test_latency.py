@@ -100,4 +100,4 @@ def test_older_records_get_a_latency_and_keep_their_scores(run_directory, monkey
     [timed] = json.loads(path.read_text())["records"]
     assert timed == records[0] | {"value": 0.4321, "latency_ms": timed["latency_ms"]} and timed["latency_ms"] > 0
     shown = capsys.readouterr().out
-    assert "ms an image" in shown and "43.2" in shown
+    assert "ms per image" in shown and "43.2" in shown

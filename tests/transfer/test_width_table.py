@@ -19,7 +19,7 @@ def printed(records, capsys, *arguments):
 
 def test_a_row_a_width_and_a_column_a_score(capsys):
     records = [record(1.0, "knn", 0.953), record(0.5, "knn", None), record(1.0, "linear", 0.99, latency_ms=1.234)]
-    assert printed(records, capsys) == [["width", "knn", "linear", "MFLOPs", "parameters", "ms an image"],
+    assert printed(records, capsys) == [["width", "knn", "linear", "MFLOPs", "parameters", "ms per image"],
                                         ["1", "95.3", "99.0", "5.0", "10,000", "1.23"],
                                         ["0.5", "–", "–", "2.5", "5,000", "–"]]
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--schedule", default="quick", metavar="S", help=f"{', '.join(own.SCHEDULES)}; default quick")
     parser.add_argument("--iterations", type=whole(1), metavar="N", help="another length of the schedule")
     parser.add_argument("--batch-size", type=whole(1), metavar="N",
-                        help="images a step over all processes; the learning rate follows it")
+                        help="images per step over all processes; the learning rate follows it")
     parser.add_argument("--lr", type=real(above=True), metavar="X", help="instead of the schedule's")
     parser.add_argument("--initial", default="pretrained", metavar="I", help="pretrained, or random for the reference")
     parser.add_argument("--norm", default="auto", metavar="N",

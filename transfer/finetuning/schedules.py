@@ -14,7 +14,7 @@ class Schedule:
 
     Attributes:
         iterations: optimizer steps.
-        batch_size: images a step, over all processes.
+        batch_size: images per step, over all processes.
         lr: at ``batch_size``.
         policy: ``step`` (times 0.1 at each of ``milestones``) or ``poly`` (from lr to ``lr_min`` with (1 - t) ** power).
         milestones: shares of ``iterations``, so that another length keeps the shape.

@@ -57,7 +57,7 @@ def upernet(features: Features, classes: int) -> dict:
 
 
 def segmenter(features: Features, classes: int) -> dict:
-    """Segmenter (arXiv 2105.05633): two transformer layers over a ViT's patches and one token a class."""
+    """Segmenter (arXiv 2105.05633): two transformer layers over a ViT's patches and one token per class."""
     dim = features.channels[-1]
     heads = max(count for count in range(1, max(1, dim // HEAD_DIM) + 1) if dim % count == 0)
     return {"decode_head": {
@@ -68,7 +68,7 @@ def segmenter(features: Features, classes: int) -> dict:
 
 MODELS = {"fcn": fcn, "upernet": upernet, "deeplabv3": deeplabv3, "segmenter": segmenter}
 DILATED = ("fcn", "deeplabv3")
-POOLING = ("upernet", "deeplabv3")  # BatchNorm over one value a channel and image: needs two images
+POOLING = ("upernet", "deeplabv3")  # BatchNorm over one value per channel and image: needs two images
 VIT_MODELS = ("segmenter", "upernet")
 
 

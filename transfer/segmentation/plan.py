@@ -64,7 +64,7 @@ class Plan(plan.Plan):
 
     @property
     def batch_size(self) -> int:
-        """Images a step in each process."""
+        """Images per step in each process."""
         return self.schedule.batch_size // self.processes
 
     @property
