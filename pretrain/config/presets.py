@@ -5,7 +5,7 @@ folder) and says only what differs. Settings that METHOD section 6 gives per bas
 and are chosen by ``objective.base_loss``. A recipe (``pretrain/recipes/``: a method, METHOD section 7) is chosen by
 ``experiment.recipe``, may extend another one too, and layers between the preset and the overrides. What a recipe needs on a
 preset's data is in the preset under ``by_recipe``, by the recipe's name, or under ``any`` for whichever is chosen.
-``transfer`` is no setting: it names what a grid under the preset is evaluated on besides its own data.
+``transfer`` is not a setting: it names what a grid under the preset is evaluated on besides its own data.
 ``$epochs/N`` is a part of the training, rounded down.
 
 From weak to strong: a preset's base, the preset, each with its settings by base loss; ``any``; for a recipe's base and then the

@@ -37,12 +37,12 @@ def validate(cfg: Config) -> None:
     _validate_execution(cfg)
     _validate_derived(cfg)
     if cfg.data.fingerprint and cfg.data.name != "folder":
-        raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} is of data.name=folder only; leave it out")
+        raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} applies to data.name=folder only; leave it out")
 
 
 def _validate_numbers(cfg: Config) -> None:
     if cfg.diagnostics.images in (1, 2):
-        raise UserError(f"diagnostics.images={cfg.diagnostics.images} are too few to compare; set 0 (off) or 3 and more")
+        raise UserError(f"diagnostics.images={cfg.diagnostics.images} are too few to compare; set 0 (off) or at least 3")
     if cfg.optimizer.warmup_epochs >= cfg.optimizer.epochs:
         raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
                         f"{cfg.optimizer.epochs}")
@@ -76,7 +76,7 @@ def _validate_widths(cfg: Config) -> None:
         raise UserError(f"widths.per_step={widths.per_step}: the {widths.sampling} rule trains at least the widest and {other}; "
                         "set widths.per_step=2 or more")
     if widths.doubled_ends and (widths.sampling, widths.per_step) != ("sandwich", 4):
-        raise UserError(f"widths.doubled_ends=true is the sandwich rule of four widths, as found; set widths.sampling=sandwich and "
+        raise UserError(f"widths.doubled_ends=true applies to the sandwich rule with four widths; set widths.sampling=sandwich and "
                         f"widths.per_step=4 (now {widths.sampling} and {widths.per_step}), or widths.doubled_ends=false")
     if widths.sampling == "fixed":
         if widths.max not in widths.fixed:
@@ -151,7 +151,7 @@ def skeleton(arch: str) -> Encoder:
 def _validate_objective(cfg: Config) -> None:
     objective = cfg.objective
     if objective.ema_update == "pass" and objective.teacher != "momentum":
-        raise UserError("objective.ema_update=pass is about a momentum teacher; set objective.teacher=momentum or "
+        raise UserError("objective.ema_update=pass needs a momentum teacher; set objective.teacher=momentum or "
                         "objective.ema_update=step")
     if objective.pairings == "one" and objective.teacher != "momentum" and objective.base_loss != "seed":
         raise UserError("objective.pairings=one needs a teacher that sees the second view alone; set objective.teacher=momentum or "
@@ -161,12 +161,13 @@ def _validate_objective(cfg: Config) -> None:
                         "objective.base_loss=infonce, objective.teacher=online and objective.negatives=batch, or "
                         "objective.two_sided=false")
     if objective.negatives == "keys" and "infonce" not in (objective.base_loss, objective.distill_loss):
-        raise UserError("objective.negatives=keys is about InfoNCE, which neither loss is; set objective.negatives=batch")
+        raise UserError("objective.negatives=keys applies to InfoNCE, but neither loss is InfoNCE; set objective.negatives=batch")
     if cfg.optimizer.accumulate_steps > 1 and objective.update != "accumulate":
         raise UserError(f"optimizer.accumulate_steps={cfg.optimizer.accumulate_steps} makes one update of the gradients of several "
                         "steps; set objective.update=accumulate")
     if cfg.model.freeze_patch_projection and not skeleton(cfg.model.arch).is_vit:
-        raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; it is for a ViT")
+        raise UserError(f"model.freeze_patch_projection=true: {cfg.model.arch} has no patch projection; set it to false, or "
+                        "model.arch to a ViT")
 
 
 def _validate_heads(cfg: Config) -> None:
@@ -175,40 +176,40 @@ def _validate_heads(cfg: Config) -> None:
         raise UserError("objective.head=shared needs the predictor of objective.base_loss=mse (or objective.predictor=true); set "
                         "objective.head=own or none")
     if model.distill_head_init == "predictor" and not has_predictor(objective):
-        raise UserError("model.distill_head_init=predictor copies a predictor that there is not; set objective.predictor=true or "
-                        "model.distill_head_init=torch")
+        raise UserError("model.distill_head_init=predictor needs a predictor to copy, and there is none; set "
+                        "objective.predictor=true or model.distill_head_init=torch")
     if not model.projector_norm and model.projector_layers < 2:
-        raise UserError("model.projector_norm=false is about the BatchNorms between the projector's layers, of which there is one; "
+        raise UserError("model.projector_norm=false removes BatchNorms between the projector's layers, but there is one layer; "
                         "set model.projector_layers=2 or more")
 
 
 def _validate_distillation(cfg: Config) -> None:
     objective = cfg.objective
     if objective.distill_loss == "kl" and (objective.base_loss != "infonce" or objective.head == "shared"):
-        raise UserError("objective.distill_loss=kl compares similarities that objective.base_loss=infonce compares; set that, and "
+        raise UserError("objective.distill_loss=kl compares the similarities of objective.base_loss=infonce; set that, and "
                         "objective.head=none or own")
     if objective.same_view_weight and objective.distill_loss not in ("mse", "infonce"):
-        raise UserError("objective.same_view_weight is about distillation by distance; set objective.distill_loss=mse or infonce, "
-                        "or objective.same_view_weight=0")
+        raise UserError("objective.same_view_weight applies to distillation by distance; set objective.distill_loss=mse or "
+                        "infonce, or objective.same_view_weight=0")
     if objective.distill_loss == "none" and (objective.feature_weight or objective.sub_base_weight):
-        raise UserError("objective.feature_weight and objective.sub_base_weight are about distillation; leave them out, or set "
+        raise UserError("objective.feature_weight and objective.sub_base_weight apply to distillation; leave them out, or set "
                         "objective.distill_loss=mse, infonce or kl")
     if objective.feature_weight and not skeleton(cfg.model.arch).stage_norms:
         raise UserError(f"objective.feature_weight={objective.feature_weight}: {cfg.model.arch} has no BatchNorm at the end of its "
                         "stages; set objective.feature_weight=0 or another model.arch")
     if objective.feature_weight and cfg.train.compile:
-        raise UserError("train.compile=true cannot look into the network for feature distillation; set train.compile=false or "
+        raise UserError("train.compile=true does not support feature distillation; set train.compile=false or "
                         "objective.feature_weight=0")
 
 
 def _validate_parts(cfg: Config) -> None:
     parts, batch = cfg.optimizer.virtual_processes, cfg.optimizer.batch_size
     if parts > 1 and (batch % parts or batch // parts < 2):
-        raise UserError(f"optimizer.virtual_processes={parts} cannot share optimizer.batch_size={batch} evenly, with two images or "
-                        f"more each; set optimizer.batch_size={max(2, batch // parts) * parts}")
+        raise UserError(f"optimizer.virtual_processes={parts} cannot share optimizer.batch_size={batch} evenly, with at least two "
+                        f"images each; set optimizer.batch_size={max(2, batch // parts) * parts}")
     if parts > 1 and cfg.train.synchronized_bn:
-        raise UserError("optimizer.virtual_processes are for BatchNorm statistics of a part of the batch, train.synchronized_bn "
-                        "for those of all of it; leave one of them out")
+        raise UserError("optimizer.virtual_processes computes BatchNorm statistics of parts of the batch, train.synchronized_bn "
+                        "of the whole batch; leave one of them out")
     if cfg.objective.shuffle and (parts < 2 or cfg.objective.teacher != "momentum"):
         raise UserError("objective.shuffle=true exchanges the teacher's images between virtual processes; set "
                         "optimizer.virtual_processes=2 or more and objective.teacher=momentum, or objective.shuffle=false")
@@ -229,12 +230,12 @@ def _validate_queue(cfg: Config) -> None:
         raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (of {views} x "
                         f"{cfg.optimizer.batch_size} images), or be 0; set for example objective.queue={4 * keys}")
     if objective.base_loss == "mse":
-        raise UserError(f"objective.queue={objective.queue} has no use for objective.base_loss=mse; set objective.queue=0")
+        raise UserError(f"objective.queue={objective.queue} has no effect with objective.base_loss=mse; set objective.queue=0")
     if objective.base_loss == "infonce" and objective.teacher != "momentum":
         raise UserError(f"objective.queue={objective.queue} needs targets that change slowly; set objective.teacher=momentum")
     if objective.negatives != "batch" or objective.gather_negatives:
-        raise UserError("objective.queue is what InfoNCE's negatives are (of all processes); leave objective.negatives and "
-                        "objective.gather_negatives out")
+        raise UserError("objective.queue holds InfoNCE's negatives (of all processes); leave out objective.negatives and "
+                        "objective.gather_negatives")
 
 
 def _validate_seed(cfg: Config) -> None:
@@ -251,7 +252,7 @@ def _validate_seed(cfg: Config) -> None:
         raise UserError("objective.base_loss=seed compares with a queue of the teacher's outputs; set for example "
                         f"objective.queue={8 * cfg.optimizer.batch_size}")
     if objective.distill_loss != "none" or objective.teacher != "online":
-        raise UserError("objective.base_loss=seed is every width's only loss and has a teacher of its own; set "
+        raise UserError("objective.base_loss=seed is the only loss at every width and has its own teacher; set "
                         "objective.distill_loss=none and objective.teacher=online")
 
 
@@ -264,7 +265,7 @@ def _validate_regularizer(cfg: Config) -> None:
                         "alpha * (groups - 1) must stay below 1 and groups be at least 2")
     if reg.warmup_epochs > cfg.optimizer.epochs / 2:
         raise UserError(f"regularizer.warmup_epochs={reg.warmup_epochs} is past half of the {cfg.optimizer.epochs} epochs, where "
-                        f"alpha must have reached its end; set at most {cfg.optimizer.epochs // 2}")
+                        f"alpha must have reached its final value; set at most {cfg.optimizer.epochs // 2}")
 
 
 def _validate_execution(cfg: Config) -> None:
@@ -278,10 +279,10 @@ def _validate_derived(cfg: Config) -> None:
     derived = cfg.derived
     if derived.network in ("none", "untrained"):
         if derived.source:
-            raise UserError(f"derived.source={derived.source} is for a network that is made from another one; set "
+            raise UserError(f"derived.source={derived.source} is for a network that is derived from another one; set "
                             "derived.network=sliced or pruned, or leave it out")
     elif not derived.source:
-        raise UserError(f"derived.network={derived.network} is made from a trained network; set derived.source=RUN_DIRECTORY")
+        raise UserError(f"derived.network={derived.network} is derived from a trained network; set derived.source=RUN_DIRECTORY")
     if derived.network == "pruned" and not skeleton(cfg.model.arch).channel_groups([]):
         raise UserError(f"derived.network=pruned: {cfg.model.arch} does not say which of its channels can be reordered; set "
                         "derived.network=sliced, or give it channel_groups (docs/extending.md)")

@@ -419,12 +419,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["objective.queue=512"], "has no use for objective.base_loss=mse"),
+    (["objective.queue=512"], "has no effect with objective.base_loss=mse"),
     (["objective.queue=512", "objective.base_loss=infonce"], "set objective.teacher=momentum"),
     (["objective.queue=100", "objective.base_loss=infonce", "objective.teacher=momentum"], "at least the 256 targets"),
     (["objective.queue=512", "objective.base_loss=infonce", "objective.teacher=momentum", "objective.gather_negatives=true"],
-     "objective.queue is what InfoNCE's negatives are"),
-    (["objective.negatives=keys"], "which neither loss is"),
+     "objective.queue holds InfoNCE's negatives"),
+    (["objective.negatives=keys"], "but neither loss is InfoNCE"),
     (["objective.negatives=some"], "set one of batch, keys"),
     (["objective.base_loss=seed"], "set objective.seed_teacher=RUN_DIRECTORY"),
     (["objective.base_loss=seed", "objective.seed_teacher=x"], "set for example objective.queue=1024"),

@@ -35,7 +35,7 @@ def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arg
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--model", "fcn"], "this is a ViT; set --model segmenter or upernet"),
-    (["--model", "upernet", "--crop", "34", "40"], "no whole number of patches of 4 pixels; set --crop 32 40"),
+    (["--model", "upernet", "--crop", "34", "40"], "not a whole number of patches of 4 pixels; set --crop 32 40"),
 ])
 def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
