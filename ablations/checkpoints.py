@@ -1,5 +1,5 @@
-"""Any checkpoints, ours or from elsewhere, evaluated as jobs: what ``transfer/run.py`` does with ``--executor``, one checkpoint and
-width a job.
+"""Any checkpoints, ours or from elsewhere, evaluated as jobs: what ``transfer/run.py`` does with ``--executor``, one job per
+checkpoint and width.
 
     python transfer/run.py detection --checkpoint A B C --executor slurm --dataset voc --data-dir VOCdevkit --out runs/others
     python transfer/run.py all --checkpoint A B --name "DINO R-50" "MoCo v2 R-50" --transfer mine.yaml --out runs/others
@@ -180,7 +180,7 @@ def _write_run(run: Run, command: Sequence[str]) -> None:
 
 
 def _write_manifest(folder: Path, runs: Sequence[Run], command: Sequence[str]) -> None:
-    """The ``grid.json`` of the checkpoints: a row each, networks of one architecture together, with those of earlier calls."""
+    """The ``grid.json`` of the checkpoints: one row each, networks of one architecture together, with those of earlier calls."""
     own = [GridRow(run.cfg.model.arch, (run.cell,), run.cell, {run.cell: None}, run.cell, run.cfg.model.arch) for run in runs]
     old, names = read(folder), {run.cell for run in runs}
     every = [row for row in (old.rows if old else ()) if not names & set(row.cells)] + own

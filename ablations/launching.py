@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "inline: one job after another in this process; auto (default): slurm where sbatch is found and this "
                              "is no Slurm job, local where there are several GPUs, else inline")
     parser.add_argument("--parallel", type=whole(1, MOST_PARALLEL), metavar="N",
-                        help=f"processes of --executor local; default: one a GPU, at least {PARALLEL}")
+                        help=f"processes of --executor local; default: one per GPU, at least {PARALLEL}")
     parser.add_argument("--slurm-config", type=place, metavar="FILE",
                         help=f"settings of the cluster: a filled in copy of slurm/example.yaml; default: {CLUSTER_FILE} of the "
                              "working directory, if it is there")

@@ -69,7 +69,7 @@ def use_clock(name: str) -> None:
 
 
 def clock_in_use() -> str:
-    """Its name."""
+    """The name of the clock in use."""
     return _chosen
 
 

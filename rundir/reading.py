@@ -183,7 +183,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
 def read_metrics(path: str) -> tuple[list[dict[str, Any]], str]:
     """The lines of metrics.jsonl, and what is wrong with those that are left out; "" where nothing is.
 
-    A last line that a killed job cut short is left out without a word. Raises :class:`rundir.files.Damaged`.
+    A last line that a killed job cut short is left out silently. Raises :class:`rundir.files.Damaged`.
     """
     source = f"{path}{os.sep}{File.METRICS}"
     try:

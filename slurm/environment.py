@@ -41,7 +41,7 @@ def in_effect(options: Iterable[str]) -> dict[str, str]:
 
 
 def option_of(variable: str) -> str:
-    """The option that an ``SBATCH_*`` variable stands for, mostly in so many words."""
+    """The option that an ``SBATCH_*`` variable stands for; most have the same name."""
     return variable.removeprefix("SBATCH_").lower().replace("_", "-")
 
 

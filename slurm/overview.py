@@ -169,7 +169,7 @@ def _ended(row: Row, own: dict, slurm: Said | None) -> Row:
     if own:
         age = _age(own.get("heartbeat"))
         since = f" {age / 60:.0f} min ago" if age else ""
-        return replace(row, state=JobState.DEAD, why=f"left the queue without a word{since}")
+        return replace(row, state=JobState.DEAD, why=f"left the queue without a report{since}")
     return replace(row, state=JobState.CANCELLED, why="left the queue before it started")
 
 

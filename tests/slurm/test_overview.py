@@ -88,7 +88,7 @@ def test_silence_of_the_training_counts_though_its_process_lives(grid):
     (Said("OUT_OF_MEMORY"), "dead", "out of memory"), (Said("NODE_FAIL", node="n3"), "dead", "its node failed"),
     (Said("TIMEOUT"), "dead", "out of time before it had saved"), (Said("CANCELLED"), "cancelled", "cancelled"),
     (Said("FAILED", "exit code 3"), "dead", "ended without saying why (exit code 3)"),
-    (None, "dead", "left the queue without a word"),
+    (None, "dead", "left the queue without a report"),
     (Said("CANCELLED", "DependencyNeverSatisfied"), "blocked", "needs other"),
 ])
 def test_who_left_without_a_word(grid, sacct, state, why):

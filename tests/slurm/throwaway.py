@@ -182,7 +182,7 @@ class ThrowAwayCluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill_node(self, name: str) -> None:
-        """Lose a node: its daemon and all that runs on it, at once and without a word."""
+        """Lose a node: its daemon and all that runs on it, at once and silently."""
         self._kill(f"slurmd-{name}", signal.SIGKILL)
         self._kill_steps(name)
 

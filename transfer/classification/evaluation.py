@@ -277,7 +277,7 @@ def _changed(task: Task, protocol: str) -> dict:
     """The choices, and the seed, that are not those of a grid's own evaluation: what tells its scores and these apart."""
     plain, recipe = task.as_a_grid_does(), {}
     if protocol == "linear" and task.options.recipe not in (None, recipe_of(task.dataset, task.backbone.arch)):
-        plain.options.recipe, recipe = task.options.recipe, {"recipe": task.options.recipe}  # its name says it shorter
+        plain.options.recipe, recipe = task.options.recipe, {"recipe": task.options.recipe}  # shown by its name instead
     usual, chosen = (_choices(each, protocol) | {"branch": branch, "seed": each.seed}
                      for each, branch in ((plain, "student"), (task, task.backbone.branch)))
     return recipe | {name: choice for name, choice in chosen.items() if usual[name] != choice}
