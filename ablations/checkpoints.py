@@ -94,6 +94,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     records: dict[Path, list[dict]] = {}
     transfers = []
     for entry in wanted:
+        if not any(entry.matches(one.run.cell) for one, _ in subjects):
+            print(f"{entry.where} is left out: no checkpoint is called as its cells say ({', '.join(entry.entry.cells)})")
         with entry.told():
             transfers += of_entry(entry, _pairs(entry, subjects, arguments), processes, arguments.folder, records)
     work = Work([], [], transfers, 0)
@@ -132,13 +134,15 @@ def _subjects(arguments: argparse.Namespace) -> list[tuple[Subject, Checkpoint]]
     for name, file in zip(names, files, strict=True):
         if not file or file.startswith(UNTRAINED) or files.count(file) > 1:
             wrong = f"is empty, begins with {UNTRAINED}, or is like another one"
-            raise UserError(f"--name {name!r} {wrong}; set --name to names that differ")
+            raise UserError(f"{'--name' if arguments.name else 'the name'} {name!r} {wrong}; set --name to names that differ")
     found = []
     for path, name, file in zip(paths, names, files, strict=True):
         checkpoint = open_checkpoint(path, branch=arguments.branch, arch=arguments.arch)
         run = _run(checkpoint, name, arguments.folder / file)
         initial = getattr(arguments, "initial", "pretrained")
-        found.append((Subject(run, str(path), False, initial, arguments.branch, arguments.arch), checkpoint))
+        checkpoint.extrapolate = getattr(arguments, "extrapolate", False)
+        subject = Subject(run, str(path), False, initial, arguments.branch, arguments.arch, checkpoint.extrapolate)
+        found.append((subject, checkpoint))
     return found
 
 
@@ -156,7 +160,7 @@ def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], argume
     for one, checkpoint in subjects:
         if not entry.matches(one.run.cell):
             continue
-        widths = [float(width) for width in asked or checkpoint.default_widths()]
+        widths = checkpoint.chosen_widths(asked or checkpoint.default_widths())
         pairs.append((one, widths))
         if entry.entry.reference and entry.entry.task != CLASSIFICATION:
             run = _run(checkpoint, f"{UNTRAINED} {checkpoint.arch}", arguments.folder / f"{UNTRAINED}-{checkpoint.arch}")

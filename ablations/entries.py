@@ -1,6 +1,6 @@
 """What the checkpoints of a grid are evaluated on besides their own data: the entries of ``--transfer``, each checked by name.
 
-An entries file is a YAML list of mappings, one per task, data set and model (docs/slurm.md has the keys). ``--transfer`` takes such
+An entries file is a YAML list of mappings, one per task, data set and model (keys: docs/transfer.md). ``--transfer`` takes such
 files, the names of those that come with the project (``ablations/evaluations``), and ``NAME=DIR``: the entries of the profile's
 evaluation, or of the known short forms, whose data set is NAME, with their data in DIR.
 """
@@ -42,6 +42,9 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, and that of pretraining
 OF_GRID = ("cells", "widths", "seeds", "reference", "data_dir", "workers", "pictures")  # which decide nothing about a score
+
+# Config keys in messages that are options of transfer/run.py, and so keys of an entry.
+OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size"}
 
 
 @dataclass
@@ -161,7 +164,7 @@ class Placed:
         try:
             yield
         except UserError as error:
-            raise UserError(f"{self.where}: {_keys(str(error))}") from error
+            raise UserError(f"{self.where}: {_keys(str(error.with_options(OPTIONS)))}") from error
 
 
 def entries(words: Sequence[str], profile: str) -> tuple[list[Placed], list[str]]:

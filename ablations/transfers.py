@@ -37,7 +37,8 @@ class Subject:
     """A checkpoint to be evaluated, whose scores go to the directory of ``run``.
 
     ``planned``: the run's config decides which network it is, whether it is trained or not; else the file ``checkpoint`` does, with
-    ``branch`` and ``arch``. ``initial``: of the weights that fine-tunings start from.
+    ``branch`` and ``arch``. ``initial``: of the weights that fine-tunings start from. ``extrapolate``: classification may use
+    widths narrower than those of pretraining.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Subject:
     initial: str = "pretrained"
     branch: str = "student"
     arch: str | None = None
+    extrapolate: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Subject:
@@ -67,7 +69,9 @@ class Subject:
         """The checkpoint; of one that is planned with untrained weights."""
         if self.planned:
             return untrained(self.run.cfg, self.run.directory)
-        return open_checkpoint(self.checkpoint, branch=self.branch, arch=self.arch)
+        found = open_checkpoint(self.checkpoint, branch=self.branch, arch=self.arch)
+        found.extrapolate = self.extrapolate
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Scoring:
     branch: str = "student"
     arch: str | None = None
     out: str | None = None
+    extrapolate: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proc
         parts += [(FINETUNE, (FINETUNE,), (width,)) for width in widths if FINETUNE in entry.protocols]
         for kind, protocols, some in parts:
             work = Scoring(dataset=entry.dataset or None, root=entry.data_dir or None, widths=some, protocols=protocols,
-                           options=options, **one.where)
+                           options=options, extrapolate=one.extrapolate, **one.where)
             network = (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
             key = kind, some, network
             if key not in checked:
@@ -260,7 +265,7 @@ def scoring_job(work: dict) -> None:
     try:
         options = Options(**work["options"])
         arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths", "protocols")]
-        more = {name: work[name] for name in ("branch", "arch", "out")}
+        more = {name: work[name] for name in ("branch", "arch", "out")} | {"extrapolate": work.get("extrapolate", False)}
     except (KeyError, TypeError):
         raise UserError("this is no evaluation of this version; start the grid again") from None
     _check_trained(arguments[0])

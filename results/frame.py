@@ -32,6 +32,7 @@ from rundir.reading import (
     FILES,
     METRIC_COLUMNS,
     RECORD_COLUMNS,
+    RECORD_FLAGS,
     RECORD_NUMBERS,
     guidelines,
     read_metrics,
@@ -294,8 +295,9 @@ def _read_scores(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, s
         if row is not None:
             rows.append(row)
             records += [{**record, "path": row["path"]} for record in own]
+    columns = [*RECORD_COLUMNS, *APART_RECORDS, "path"]
     return {"runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS[1:]], _RUN_NUMBERS, integers=("seed",)),
-            "records": _columns(records, [*RECORD_COLUMNS, *APART_RECORDS, "path"], RECORD_NUMBERS)}, left_out
+            "records": _columns(records, columns, RECORD_NUMBERS, integers=RECORD_FLAGS)}, left_out
 
 
 def _read_logs(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:

@@ -128,8 +128,9 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
     if not result.tables:
         console.print("no scores yet: no run has a result.json")
     counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in rendering.STYLES}
-    console.print(f"claims: {', '.join(f'{count} {kind}' for kind, count in counts.items() if count)} (claims.md; "
-                  "python results/claims shows them)", markup=False, highlight=False)
+    claims = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    console.print(f"claims: {claims} (claims.md; python results/claims shows them)" if claims else "claims: none", markup=False,
+                  highlight=False)
     for line in result.left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():

@@ -38,7 +38,7 @@ def load(folder: Path | None, kind: str, parts: Sequence[str]) -> list[pd.DataFr
         return None
     tables = []
     for part in parts:
-        path = folder / f"{kind}-{part}-{_version()}.parquet"
+        path = folder / f"{kind}-{part}-{VERSION}.parquet"
         try:
             if not path.is_file():  # a named pipe would be waited for
                 return None
@@ -58,19 +58,22 @@ def save(folder: Path | None, kind: str, tables: dict[str, pd.DataFrame]) -> Non
     try:
         folder.mkdir(exist_ok=True)
         for old in folder.glob(f"{kind}-*.parquet"):
-            if _version() not in old.name:
+            if VERSION not in old.name:
                 old.unlink(missing_ok=True)
         for part, table in tables.items():
             made = folder / f".{kind}-{part}-{token}"
             table.assign(token=token).to_parquet(made, index=False)
-            os.replace(made, folder / f"{kind}-{part}-{_version()}.parquet")
+            os.replace(made, folder / f"{kind}-{part}-{VERSION}.parquet")
     except OSError:
         if made is not None:
             with suppress(OSError):
                 made.unlink(missing_ok=True)
 
 
-def _version() -> str:
+def _version_of_code() -> str:
     """Of the code that reads: a store of other code has other columns, or other meanings."""
     code = b"".join(Path(module.__file__).read_bytes() for module in (reading, experiment, files, records, schema))
     return hashlib.sha256(code + experiment.DEFAULTS.read_bytes() + pd.__version__.encode()).hexdigest()[:12]
+
+
+VERSION = _version_of_code()  # as it was loaded: the files may change while this process runs

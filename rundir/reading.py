@@ -31,10 +31,11 @@ MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
                   "correct", "image_error", "flops", "parameters", "latency_ms", "latency_on", "model", "schedule",
-                  "initial", "variant"]
+                  "initial", "variant", "extrapolated"]
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "correct", "image_error",
                   "flops", "parameters", "latency_ms"]
 RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial"]
+RECORD_FLAGS = ["extrapolated"]  # 0 or 1
 EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial"]  # "" where a record has none
 # What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
 APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
@@ -86,6 +87,13 @@ class Fields:
         if found is not default and (isinstance(found, bool) or not isinstance(found, (int, float)) or not abs(found) < 1e300):
             raise self._wrong(key, found, "a number")
         return found
+
+    def flag(self, key: str) -> bool:
+        """True or false; false where there is no entry, and for null."""
+        found = self.get(key, None)
+        if found is not None and not isinstance(found, bool):
+            raise self._wrong(key, found, "true or false")
+        return bool(found)
 
     def _wrong(self, key: str, found: Any, kind: str) -> Damaged:
         return Damaged(f"{self.source}: {key} is {reprlib.repr(found)}, not {kind}")
@@ -159,6 +167,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     row = {name: record.text(name, meant.get(name)) for name in RECORD_TEXTS}
     row |= {name: "" for name in EMPTY_TEXTS if row[name] is None}
     row |= {name: record.number(name, meant.get(name)) for name in RECORD_NUMBERS}
+    row |= {name: int(record.flag(name)) for name in RECORD_FLAGS}
     if row["width"] is None:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
     if not 0 <= (0 if row["value"] is None else row["value"]) <= 1:

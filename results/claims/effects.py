@@ -57,9 +57,10 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
 
     Classification is judged on the pretraining data by the best protocol there is: linear evaluation, else the linear probe, else
     k-NN; and with the fewest labels of those that as many runs are scored with as with all of them (evaluation.label_fractions).
+    Widths narrower than those of pretraining do not count.
     """
     found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")
-                   & scores["variant"].eq("")]
+                   & scores["variant"].eq("") & scores["extrapolated"].eq(0)]
     if how.get("task") == "classification":
         found = found[found["label_fraction"].eq(1)]
     if "task" not in how:

@@ -14,7 +14,7 @@ import rich.box
 import rich.table
 import rich.text
 
-AT_CHANCE, COLLAPSED, OLDER = "†", "‡", "§"
+AT_CHANCE, COLLAPSED, OLDER, EXTRAPOLATED = "†", "‡", "§", "*"
 YES, BLANK, MISSING = "✓", "", "—"
 
 
@@ -42,6 +42,7 @@ class Score:
     at_chance: bool = False
     collapsed: bool = False
     older: bool = False  # in at least one seed by older code of the method
+    extrapolated: bool = False  # in at least one seed: the width is narrower than those trained
     low: float = math.nan  # 95 % bootstrap interval of the mean over seeds
     high: float = math.nan
     low_images: float = math.nan  # the same over seeds and images
@@ -57,7 +58,8 @@ class Score:
         spread = f" ± {100 * self.std:.1f}" if self.n > 1 else ""
         if self.n != seeds:
             spread += f" (n={self.n})"
-        return f"{100 * self.mean:.1f}", spread, AT_CHANCE * self.at_chance + COLLAPSED * self.collapsed + OLDER * self.older
+        marks = EXTRAPOLATED * self.extrapolated + AT_CHANCE * self.at_chance + COLLAPSED * self.collapsed + OLDER * self.older
+        return f"{100 * self.mean:.1f}", spread, marks
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _md_score(score: Score | None, seeds: int, intervals: bool) -> str:
     if score is None:
         return MISSING
     mean, spread, marks = score.parts(seeds)
-    text = (f"**{mean}**" if score.best else mean) + spread + (f" {marks}" if marks else "")
+    text = (f"**{mean}**" if score.best else mean) + spread + (f" {_md(marks)}" if marks else "")
     return " ".join(filter(None, [text, score.interval() if intervals else ""]))
 
 
@@ -131,7 +133,7 @@ def comma_separated(table: Table) -> str:
     """
     keys = list(table.keys[0]) if table.keys else []
     numbers = ["mean", "std", "n", "low", "high", "low_images", "high_images", "chance", "count", "flops", "parameters",
-               "best", "at_chance", "collapsed", "older"]
+               "best", "at_chance", "collapsed", "older", "extrapolated"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not table.keys:  # a table of texts

@@ -13,7 +13,7 @@ from scipy import stats
 from results.grids import Grid, GridLine
 from results.statistics.intervals import bootstrap_interval, interval_with_images
 from results.tables.cost import cost_columns
-from results.tables.render import AT_CHANCE, COLLAPSED, OLDER, YES, Column, Score, Source, Table, TableRow
+from results.tables.render import AT_CHANCE, COLLAPSED, EXTRAPOLATED, OLDER, YES, Column, Score, Source, Table, TableRow
 from rundir import method
 from rundir.schema import State
 
@@ -157,6 +157,7 @@ def summarize(part: pd.DataFrame) -> Score | None:
                  at_chance=not above_chance(mean, chance, count),
                  collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False,
                  older=bool(part["method_version"].lt(method.VERSION).any()),
+                 extrapolated=bool(part["extrapolated"].any()),
                  low=low, high=high, low_images=low_images, high_images=high_images, sources=sources)
 
 
@@ -197,6 +198,8 @@ def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> s
     if any(score.collapsed for score in found):
         text.append(f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
                     f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
+    if any(score.extrapolated for score in found):
+        text.append(f"{EXTRAPOLATED}: narrower than the widths of pretraining.")
     if any(score.older for score in found):
         old = runs.loc[runs["method_version"].lt(method.VERSION), "method_version"].value_counts().sort_index()
         text.append(f"{OLDER}: made by older code of the method, which gives other numbers ("

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from results import frame
+from results import frame, store
 from results.frame import CELL_COLUMNS, current, guidelines, load, load_all, load_metrics, load_runs
 from results.report import build
 from rundir import reading
@@ -298,6 +298,16 @@ def test_a_damaged_or_foreign_store_counts_as_none(tmp_path):
     for file in (tmp_path / ".frame").iterdir():
         file.write_bytes(b"PAR1 nonsense")
     assert load(tmp_path)["value"].tolist() == [0.5]
+
+
+def test_a_store_is_that_of_the_code_that_was_loaded_though_the_files_have_changed_since(tmp_path, monkeypatch):
+    write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
+    later = tmp_path / "reading.py"
+    later.write_text("# another version, with other columns")
+    monkeypatch.setattr(store.reading, "__file__", str(later))  # as an update that arrives while a launcher runs
+    load(tmp_path)
+    assert {path.stem.rsplit("-", 1)[1] for path in (tmp_path / ".frame").glob("*.parquet")} == {store.VERSION}
+    assert store._version_of_code() != store.VERSION
 
 
 def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(tmp_path):

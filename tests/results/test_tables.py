@@ -17,8 +17,10 @@ from rich.console import Console
 from pretrain.config import from_dict
 from pretrain.diagnostics import Diagnostics
 from pretrain.objective.networks import Student
+from results.claims.effects import primary
 from results.frame import load, load_metrics
 from results.tables import scores as tables
+from results.tables.html import html
 from results.tables.latex import latex, latex_escape
 from results.tables.render import (
     MISSING,
@@ -282,3 +284,24 @@ def test_rows_made_by_older_code_are_marked_and_the_intervals_with_images_are_in
     head, line, *_ = comma_separated(now).splitlines()
     row = dict(zip(head.split(","), line.split(","), strict=True))
     assert float(row["low_images"]) == pytest.approx(score.low_images) and row["older"] == "0"
+
+
+def test_widths_narrower_than_those_trained_are_marked_in_every_form_and_decide_no_claim(tmp_path):
+    records = [record(1.0, 0.9), record(0.25, 0.8), record(0.125, 0.6, extrapolated=True)]
+    write_run(tmp_path / "mine", config(seed=0, grid="mine"), records)
+    scores, grid = load(tmp_path), grid_of(tmp_path)
+    table = grid_table(scores, grid, "cells")
+    assert [score.extrapolated for score in table.rows[0].scores] == [False, False, True]
+    assert table.caption.count("*: narrower than the widths of pretraining.") == 1
+    assert "**60.0** \\*" in markdown(table) and "80.0** \\*" not in markdown(table)
+    assert "<b>60.0</b><small></small><sup>*</sup>" in html(table) and r"\textsuperscript{*}" in latex(table)
+    head, *lines = comma_separated(table).splitlines()
+    assert [dict(zip(head.split(","), line.split(","), strict=True))["extrapolated"] for line in lines] == ["0", "0", "1"]
+    assert sorted(primary(scores, {})["width"]) == [0.25, 1.0]
+    assert "narrower" not in grid_table(scores[scores["extrapolated"].eq(0)], grid, "cells").caption
+
+
+def test_a_mark_that_is_neither_true_nor_false_is_a_damaged_record(tmp_path):
+    write_run(tmp_path / "mine", config(seed=0, grid="mine"), [record(0.5, 0.8, extrapolated="yes")])
+    with pytest.warns(UserWarning, match="extrapolated is 'yes', not true or false"):
+        assert load(tmp_path).empty
