@@ -106,6 +106,8 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     """
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}; make it with python results/report.py --runs DIR --publish FILE") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet file of runs ({str(error).splitlines()[0]}); make it with "
                         "python results/report.py --runs DIR --publish FILE") from None
