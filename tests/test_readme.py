@@ -1,4 +1,4 @@
-"""The README stays true: every command it shows is run, in small form, in the order it shows them."""
+"""README and docs/tasks.md stay true: every command they show is run, in small form, in the order they show them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transfer.run import main as transfer_main
 from transfer.run import parser as transfer_parser
 
 README_FILE = Path(__file__).parents[1] / "README.md"
-README = README_FILE.read_text()
+README = README_FILE.read_text() + (README_FILE.parent / "docs" / "tasks.md").read_text()
 MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
          "results/report.py": report_main, "results/claims": claims_main, "pretrain/export.py": export_main,
          "slurm/status.py": status_main}
@@ -118,5 +118,5 @@ def test_every_preset_and_profile_of_the_readme_exists():
 
 
 def test_every_picture_and_page_the_readme_links_is_there():
-    linked = [target for target in re.findall(r"\]\(([^)#]+)", README) if "://" not in target]
+    linked = [target for target in re.findall(r"\]\(([^)#]+)", README_FILE.read_text()) if "://" not in target]
     assert [target for target in linked if not (README_FILE.parent / target).exists()] == []
