@@ -81,7 +81,8 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
     have it.
     """
     found: list[Verdict] = []
-    profiles = sorted(set(runs["preset"])) or ["digits"]
+    about = runs[runs["grid"].isin({claim.grid for claim in claims})]  # not of checkpoints that were evaluated by themselves
+    profiles = sorted(set((about if len(about) else runs)["preset"])) or ["digits"]
     elsewhere = [claim for claim in claims if "arch" in claim.how and not any(map(claim.suits, runs["arch"]))]
     for profile in profiles:
         own = runs[runs["preset"].eq(profile)]

@@ -113,6 +113,13 @@ def test_holm_counts_the_claims_of_one_grid_and_profile(tmp_path):
     assert with_others["guideline-1-is-enough"].p_holm == first.p_holm
 
 
+def test_checkpoints_that_are_no_grids_add_no_verdicts(tmp_path):
+    pair(tmp_path, [0.050, 0.052, 0.044, 0.051])
+    before = [verdict.record() for verdict in judge(tmp_path).values()]
+    write_run(tmp_path / "checkpoints", config(cell="DINO", grid="checkpoints", experiment={"preset": ""}), [record(1.0, 0.9)])
+    assert [verdict.record() for verdict in judge(tmp_path).values()] == before
+
+
 def test_networks_of_one_width_are_put_together(tmp_path):
     for seed in (0, 1):
         add(tmp_path, "us3l", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, "paper", cost=(50.0, 5e12))
