@@ -273,7 +273,7 @@ def scoring_job(work: dict) -> None:
 
 
 def _check_trained(directory: str) -> None:
-    if Path(directory).is_dir() and not trained(Path(directory)):
+    if not Path(directory).is_file() and not trained(Path(directory)):
         raise UserError(f"it needs {Path(directory).name}, which is not trained: that run failed, or another launcher is at it; "
                         "run the same command again when it is done")
 

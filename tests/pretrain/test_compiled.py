@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain import compiled, config, train
+from pretrain import compiled, config
 from pretrain.distributed import processes
+from pretrain.objective.networks import Student
 from pretrain.slimmable import at_width
 from pretrain.training import Trainer
 from rundir.directory import RunDirectory
@@ -74,7 +75,7 @@ def test_recomputed_blocks_give_the_same_step_and_keep_less(tmp_path):
     assert_same(after_steps(tmp_path, "again", "train.recompute=true", *VIT), after_steps(tmp_path, "kept", *VIT))
     kept = {}
     for recompute in (False, True):
-        model, saved = train.Student(config.load("digits", overrides(f"train.recompute={recompute}".lower(), *VIT))), []
+        model, saved = Student(config.load("digits", overrides(f"train.recompute={recompute}".lower(), *VIT))), []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t), \
                 at_width(model, 0.5):
             model.encoder(torch.randn(4, 3, 16, 16))

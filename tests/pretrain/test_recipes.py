@@ -255,7 +255,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     (["objective.ema_update=pass"], "set objective.teacher=momentum"),
     (["objective.pairings=one"], "set objective.teacher=momentum"),
     (["objective.two_sided=true"], "set objective.base_loss=infonce"),
-    (["objective.distill_loss=kl"], "that objective.base_loss=infonce compares"),
+    (["objective.distill_loss=kl"], "compares the similarities of objective.base_loss=infonce"),
     (["objective.distill_loss=none", "objective.feature_weight=1"], "leave them out"),
     (["objective.feature_weight=1", "train.compile=true"], "set train.compile=false"),
     (["widths.doubled_ends=true"], "set widths.sampling=sandwich and widths.per_step=4"),
