@@ -83,7 +83,7 @@ def test_a_grid_on_slurm_gives_the_scores_and_tables_of_the_same_grid_without(cl
     assert "submitted 5 jobs" in capsys.readouterr().out
     assert main([*GRID, "--runs", str(runs), *ON_SLURM]) == 0
     assert "submitted 0 jobs; 5 were in the queue already" in capsys.readouterr().out
-    assert main([*GRID, "--runs", str(tmp_path / "inline")]) == 0
+    assert main([*GRID, "--runs", str(tmp_path / "inline"), "--executor", "inline"]) == 0
     folder = runs / "guidelines"
     wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 300)
     assert records(runs) == records(tmp_path / "inline") and len(records(runs)) == 2
