@@ -58,7 +58,8 @@ def execute(run: Run) -> None:
         Left: another process holds the run directory: the run is left to it.
         UserError: the run that this one needs is not trained.
     """
-    _check_needed(run)
+    if run.needs is not None:
+        check_trained(run.needs)
     directory = RunDirectory(run.directory)
     try:
         with directory.lock():
@@ -79,7 +80,8 @@ def train(run: Run) -> None:
         Unfinished: it was asked to stop and has saved.
         UserError: the run that this one needs is not trained.
     """
-    _check_needed(run)
+    if run.needs is not None:
+        check_trained(run.needs)
     directory = RunDirectory(run.directory)
     first = int(os.environ.get("RANK", 0)) == 0
     try:
@@ -100,9 +102,10 @@ def _options(run: Run, fractions: Sequence[float]) -> Options:
     return Options(label_fractions=list(fractions), label_seeds=run.cfg.evaluation.label_seeds)
 
 
-def _check_needed(run: Run) -> None:
-    if run.needs is not None and not trained(run.needs):
-        raise UserError(f"it needs {run.needs.name}, which is not trained: that run failed, or another launcher is at it; "
+def check_trained(directory: Path) -> None:
+    """Raise :class:`UserError` where the run that a job needs is not trained."""
+    if not trained(directory):
+        raise UserError(f"it needs {directory.name}, which is not trained: that run failed, or another launcher is at it; "
                         "run the same command again when it is done")
 
 
@@ -113,9 +116,10 @@ def _record_command(run: Run, directory: RunDirectory) -> None:
 
 def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> None:
     try:
-        for fraction in run.cfg.evaluation.label_fractions:  # by itself: with all labels data.limit holds, else all images
+        every = run.cfg.evaluation.label_fractions  # together, but for data.limit: it holds with all labels only
+        for fractions in [[one] for one in every] if run.cfg.data.limit else [every]:
             evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
-                     device=run.cfg.train.device, options=_options(run, [fraction]))
+                     device=run.cfg.train.device, options=_options(run, fractions))
     except BaseException as error:
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")

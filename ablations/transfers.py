@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations.cell import trained
+from ablations.cell import check_trained, trained
 from ablations.entries import CLASSIFICATION, FinetuningEntry, Placed
 from ablations.grid import Run, base_config
 from pretrain import config
@@ -250,7 +250,7 @@ def finetune_job(work: dict, wait: float = 0.0) -> None:
         described = Finetuning(**plain)
     except TypeError:
         raise UserError("this is no fine-tuning of this version; start the grid again") from None
-    _check_trained(described.checkpoint)
+    _check_ready(described.checkpoint)
     try:
         finetuning.run(described, wait)
     except Busy as busy:
@@ -268,12 +268,11 @@ def scoring_job(work: dict) -> None:
         more = {name: work[name] for name in ("branch", "arch", "out")} | {"extrapolate": work.get("extrapolate", False)}
     except (KeyError, TypeError):
         raise UserError("this is no evaluation of this version; start the grid again") from None
-    _check_trained(arguments[0])
+    _check_ready(arguments[0])
     evaluation.evaluate(*arguments, options=options, **more)
 
 
-def _check_trained(directory: str) -> None:
-    if not Path(directory).is_file() and not trained(Path(directory)):
-        raise UserError(f"it needs {Path(directory).name}, which is not trained: that run failed, or another launcher is at it; "
-                        "run the same command again when it is done")
+def _check_ready(checkpoint: str) -> None:
+    if not Path(checkpoint).is_file():  # the directory of a run
+        check_trained(Path(checkpoint))
 

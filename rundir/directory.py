@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -112,15 +112,7 @@ class RunDirectory:
         """The mapping in ``config.yaml``, None where there is none."""
         path = self.path / File.CONFIG
         instead = f"remove {self.path} to start this run again, or choose another directory if it holds anything else"
-        try:
-            content = read_yaml(path)
-        except FileNotFoundError:
-            return None
-        except Damaged as error:
-            raise UserError(f"{error}: it is damaged, or of no run; {instead}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged, or of no run; {instead}")
-        return content
+        return _mapping(path, read_yaml, f"damaged, or of no run; {instead}")
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``."""
@@ -207,14 +199,20 @@ class RunDirectory:
 
     def _read_json(self, name: str) -> dict | None:
         path = self.path / name
-        try:
-            content = read_json(path)
-        except FileNotFoundError:
-            return None
-        except Damaged as error:
-            raise UserError(f"{error}: it is damaged; remove it to have it written again") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged; remove it to have it written again")
-        if content.get("format") != FORMAT:
+        content = _mapping(path, read_json, "damaged; remove it to have it written again")
+        if content is not None and content.get("format") != FORMAT:
             raise UserError(f"{path} has format {content.get('format')}; this version reads format {FORMAT}")
         return content
+
+
+def _mapping(path: Path, read: Callable[[Path], object], fault: str) -> dict | None:
+    """The mapping in a file, None where there is no file; ``fault``: what is said of one that holds something else."""
+    try:
+        content = read(path)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        raise UserError(f"{error}: it is {fault}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is {fault}")
+    return content

@@ -69,13 +69,14 @@ class Number:
 @dataclass(frozen=True)
 class Numbers:
     """A list of finite numbers: ``count`` of them if that is not None, or with ``or_none`` none; ``ordered``: the smallest, above
-    0, then the largest.
+    0, then the largest; ``different``: at least one, and none twice.
     """
 
     each: Number
     count: int | None = None
     ordered: bool = False
     or_none: bool = False
+    different: bool = False
 
     def fault(self, value: Sequence) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
@@ -85,6 +86,8 @@ class Numbers:
             return f"must be {'' if self.count is None else f'{self.count} '}numbers, each {self.each}"
         if self.ordered and not 0 < value[0] <= value[1]:
             return "must be the smallest, above 0, and then the largest"
+        if self.different and not 0 < len(value) == len(set(value)):
+            return "must be at least one number, and none twice"
         return ""
 
 
@@ -140,12 +143,13 @@ def pixel_list(above: float | None = None) -> Any:
 
 def width_list(*default: float) -> Any:
     """A field that is a list of widths."""
-    return share_list(*default)
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
 
 
 def share_list(*default: float) -> Any:
-    """A field that is a list of numbers in (0, 1]."""
-    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
+    """A field that is a list of different numbers in (0, 1], at least one."""
+    limits = Numbers(Number(0, 1, strictly=True), different=True)
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
 
 
 def whole_list(*default: int, high: int = LARGEST) -> Any:

@@ -46,10 +46,6 @@ def _validate_numbers(cfg: Config) -> None:
     if cfg.optimizer.warmup_epochs >= cfg.optimizer.epochs:
         raise UserError(f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs="
                         f"{cfg.optimizer.epochs}")
-    fractions = cfg.evaluation.label_fractions
-    if not fractions or len(set(fractions)) < len(fractions):
-        raise UserError(f"evaluation.label_fractions={fractions} must name at least one share of the labels, and none twice; set "
-                        "for example evaluation.label_fractions=[1.0,0.1]")
     if cfg.augment.jitter[3] > 0.5:
         raise UserError(f"augment.jitter={cfg.augment.jitter}: the last number, of the hue, must be in [0, 0.5]")
 

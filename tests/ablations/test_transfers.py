@@ -159,7 +159,7 @@ def test_a_job_leaves_what_another_process_holds_and_says_what_it_needs(folder, 
     def busy(finetuning: Finetuning, wait: float) -> None:
         with RunDirectory(folder / "held").lock(), RunDirectory(folder / "held").lock(wait):
             pass
-    monkeypatch.setattr(transfers, "trained", lambda path: True)
+    monkeypatch.setattr(transfers, "check_trained", lambda path: None)
     monkeypatch.setattr(transfers.finetuning, "run", busy)
     with pytest.raises(Left, match="held is in use by another process"):
         finetune_job(to_plain(first.work))

@@ -54,6 +54,11 @@ evaluation.protocols=[knnn] | set some of knn, linear_fast, linear, finetune
 evaluation.protocols=[knn,knn] | twice
 evaluation.protocols=[[knn]] | single values
 evaluation.protocols=knn | evaluation.protocols
+evaluation.label_fractions=[] | evaluation.label_fractions=[] must be at least one number, and none twice
+evaluation.label_fractions=[1.0,1.0] | none twice
+evaluation.label_fractions=[0.5,1.5] | in (0, 1]
+evaluation.label_seeds=[] | at least one
+evaluation.label_seeds=[1,1] | twice
 objective.predictor=maybe | one of auto, true, false
 objective.temperature=0 | above 0
 objective.distill_weight=nan | finite and at least 0

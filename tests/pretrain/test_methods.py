@@ -26,9 +26,10 @@ from pretrain.objective.sampling import sample_widths
 from pretrain.objective.step import Objective
 from pretrain.schedule import learning_rate
 from pretrain.slimmable import at_width, calibrate, cost, dense_cost, extract, make_switchable
-from pretrain.training import Trainer, pretrain
+from pretrain.training import pretrain
 from rundir.errors import UserError
 from tests.pretrain import slow_reference
+from tests.pretrain.interruption import pretrain_until
 from tests.pretrain.slow_reference import SlowMethod
 from tests.pretrain.test_queue_and_seed import slow_keys, slow_queue, slow_seed
 from tests.pretrain.test_step import ALPHA, LR, MOMENTUM, STEPS, Fast, views
@@ -363,10 +364,6 @@ def flat(payload, prefix=""):
             yield prefix + str(key), value
 
 
-class Interrupted(Exception):
-    pass
-
-
 RESUMED = {
     "moco-v2": {"objective": {"base_loss": "infonce", "distill_loss": "infonce", "teacher": "momentum", "queue": 20}},
     "moco-v3": {"model": {"arch": "vit_micro", "heads": "mocov3", "freeze_patch_projection": True},
@@ -379,22 +376,12 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("method", RESUMED)
-def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path):
     sections = json.loads(json.dumps(RESUMED[method]).replace("{here}", str(tmp_path)))
     cfg = small(**sections, train={"tensorboard": False, "device": "cpu", "threads": 1, "checkpoint_minutes": 0.0})
     torch.save(teacher_payload(), tmp_path / "teacher.pt")
     pretrain(cfg, tmp_path / "whole")
-    step = Trainer.train_step
-
-    def interrupted(trainer, *images):
-        if trainer.step_count == 4:  # one step into the second epoch
-            raise Interrupted
-        step(trainer, *images)
-
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    with pytest.raises(Interrupted):
-        pretrain(cfg, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "train_step", step)
+    pretrain_until(cfg, tmp_path / "parts", 4)  # one step into the second epoch
     if method == "seed":
         torch.save(teacher_payload(projector_hidden=40), tmp_path / "teacher.pt")
         with pytest.raises(UserError, match="has other weights than when this run began"):

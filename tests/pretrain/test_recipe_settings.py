@@ -23,9 +23,10 @@ from pretrain.objective.networks import Student
 from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import at_width, calibrate, extract
-from pretrain.training import Trainer, pretrain
+from pretrain.training import pretrain
 from pretrain.training.build import chunks
 from rundir.errors import UserError
+from tests.pretrain.interruption import pretrain_until
 
 ARCH = "resnet_of_the_settings_test"
 TINY = [f"model.arch={ARCH}", "model.projector_layers=2", "model.projector_hidden=24", "model.projector_out=16",
@@ -215,29 +216,15 @@ def test_of_a_vit_the_authors_group_all_matrices():
 # -- training -----------------------------------------------------------------------------------------------------------------
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("recipe", "more"), [
     ("us3l-r50", ["optimizer.virtual_processes=2"]),  # heads wait for their first gradient until the second stage; adapters
     ("us3l-mse", ["widths.slow_start_epochs=2"]),  # plain decay leaves them alone until then
     ("usnet-byol", []), ("slimclr", ["objective.queue=40"]),
 ])
-def test_a_resumed_recipe_is_the_uninterrupted_one(recipe, more, tmp_path, monkeypatch):
+def test_a_resumed_recipe_is_the_uninterrupted_one(recipe, more, tmp_path):
     cfg = config.load("digits", [f"experiment.recipe={recipe}", *TINY, *more])
     pretrain(cfg, tmp_path / "whole")
-    step = Trainer.train_step
-
-    def interrupted(trainer, *images):
-        if trainer.step_count == 4:
-            raise Interrupted
-        step(trainer, *images)
-
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
-    with pytest.raises(Interrupted):
-        pretrain(cfg, tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "train_step", step)
+    pretrain_until(cfg, tmp_path / "parts", 4)
     pretrain(cfg, tmp_path / "parts")
     whole, parts = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     names = ("encoder", "projector", "predictor", "distill_head", "adapters", "teacher", "queue")

@@ -150,20 +150,18 @@ def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(two, monkeypatch, momen
     assert checkpoint.load_latest(two)["step"] == 4 and files(two) == sorted([NEW, OLD])
 
 
-@pytest.mark.parametrize("after", [0, 1, 2000, 10**6])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_failing_write_leaves_everything_as_it_was(two, monkeypatch, after, code):
-    """The disk is full after some bytes: OSError with its number, both checkpoints whole, no temporary file."""
+def failing_open(after, error):
+    """``open`` for writing, whose files raise ``error`` once more than ``after`` bytes are written."""
     real_open = open
 
-    class Full:
+    class Failing:
         def __init__(self, file):
             self.file, self.written = file, 0
 
         def write(self, data):
             self.written += len(data)
             if self.written > after:
-                raise OSError(code, os.strerror(code))
+                raise error
             return self.file.write(data)
 
         def __getattr__(self, name):
@@ -175,7 +173,14 @@ def test_a_failing_write_leaves_everything_as_it_was(two, monkeypatch, after, co
         def __exit__(self, *error):
             self.file.close()
 
-    monkeypatch.setattr("builtins.open", lambda path, *args: Full(real_open(path, *args)))
+    return lambda path, *args: Failing(real_open(path, *args))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2000, 10**6])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_failing_write_leaves_everything_as_it_was(two, monkeypatch, after, code):
+    """The disk is full after some bytes: OSError with its number, both checkpoints whole, no temporary file."""
+    monkeypatch.setattr("builtins.open", failing_open(after, OSError(code, os.strerror(code))))
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         checkpoint.save(two, payload(3, size=10**6))
     monkeypatch.undo()
@@ -188,28 +193,7 @@ def test_a_failing_write_leaves_everything_as_it_was(two, monkeypatch, after, co
 @pytest.mark.parametrize("end", [KeyboardInterrupt, Terminated(signal.SIGTERM)])
 def test_a_signal_in_the_middle_of_a_write_is_an_interruption(two, monkeypatch, after, end):
     """torch's writer is C++ and makes a RuntimeError of whatever is raised in ours."""
-    real_open = open
-
-    class Interrupted:
-        def __init__(self, file):
-            self.file, self.written = file, 0
-
-        def write(self, data):
-            self.written += len(data)
-            if self.written > after:
-                raise end
-            return self.file.write(data)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self.file.close()
-
-    monkeypatch.setattr("builtins.open", lambda path, *args: Interrupted(real_open(path, *args)))
+    monkeypatch.setattr("builtins.open", failing_open(after, end))
     with pytest.raises(KeyboardInterrupt) as caught:
         checkpoint.save(two, payload(3, size=10**6))
     monkeypatch.undo()

@@ -84,6 +84,14 @@ def test_scores_equal_those_of_scikit_learn_on_the_saved_network(finished, scene
     assert np.isnan(accuracy).any()
 
 
+def assert_same(run, whole):
+    """Weights after 12 iterations, scores and logged numbers of two run directories are equal."""
+    expected, found = weights(whole, 12), weights(run, 12)
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert RunDirectory(run).records() == RunDirectory(whole).records()
+    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
 def test_an_interrupted_training_ends_with_the_same_weights(finished, trained, scenes, tmp_path, monkeypatch):
     iteration = JournalHook.after_train_iter
 
@@ -103,11 +111,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(finished, trained, s
     assert latest_checkpoint(run / "mmseg")[1] == 5
     monkeypatch.setattr(JournalHook, "after_train_iter", iteration)
     assert segmentation(*ask) == 0
-    whole = run_of(finished, "0.25")
-    expected, found = weights(whole, 12), weights(run, 12)
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
-    assert RunDirectory(run).records() == RunDirectory(whole).records()
-    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert_same(run, run_of(finished, "0.25"))
 
 
 def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_the_same(finished, trained, scenes, tmp_path, monkeypatch):
@@ -126,11 +130,7 @@ def test_a_training_that_is_asked_to_stop_saves_at_once_and_ends_the_same(finish
     run = only_run(tmp_path)
     assert RunDirectory(run).status()["state"] == "pending" and latest_checkpoint(run / "mmseg")[1] == 7
     assert segmentation(*ask) == 0
-    whole = run_of(finished, "0.25")
-    expected, found = weights(whole, 12), weights(run, 12)
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
-    assert RunDirectory(run).records() == RunDirectory(whole).records()
-    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert_same(run, run_of(finished, "0.25"))
 
 
 def test_what_is_finished_is_not_trained_again(finished, trained, scenes, tmp_path, monkeypatch, capsys):
