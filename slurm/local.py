@@ -32,7 +32,7 @@ GRACE_SECONDS = 5.0  # between asking a task to stop and killing it
 FOREVER_MINUTES = 10 * 365 * 24 * 60  # submitit's default is to stop a local job after two minutes
 
 
-class Task:
+class LocalCall:
     """What runs in a job's process: set up the surroundings, then the call. Returns its state and why, as ``attempt``.
 
     The call travels as bytes of its own, so that nothing heavy is imported before the environment is set.
@@ -150,7 +150,7 @@ class LocalLaunch:
             return
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=FOREVER_MINUTES)
-        task = Task(call, log, pid_file, {"CUDA_VISIBLE_DEVICES": self._visible_gpus(slot)})
+        task = LocalCall(call, log, pid_file, {"CUDA_VISIBLE_DEVICES": self._visible_gpus(slot)})
         with environment_variables(**_child_environment(self.slots)):
             handle = executor.submit(task)
         self.running[slot] = Running(index, job, handle, log, pid_file)

@@ -34,7 +34,7 @@ ENDS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """One job. ``age`` and ``seconds_left`` are seconds; None where unknown or of no meaning in its state."""
 
     name: str
@@ -55,7 +55,7 @@ class Row:
     log: str = ""
 
 
-def overview(folder: Path, stalled_minutes: float | None = None) -> list[Row]:
+def overview(folder: Path, stalled_minutes: float | None = None) -> list[JobRow]:
     """Every job of the grid in ``folder`` (whose ledger is in ``slurm/``), and runs of which no ledger knows, in the order of
     their names.
 
@@ -111,10 +111,10 @@ def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Sa
         return queued, None
 
 
-def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> Row:
+def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> JobRow:
     own = said if said.get("job") == entry.task else {}  # not the report of an earlier launch
-    row = Row(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log, where=_text(own.get("host")),
-              restarts=int(_number(own.get("restarts")) or 0))
+    row = JobRow(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log,
+                 where=_text(own.get("host")), restarts=int(_number(own.get("restarts")) or 0))
     in_queue = (queued or {}).get(entry.task)
     # Rank 0 reports the status; the job is done only when every rank is.
     again = ("PENDING", "RUNNING") if own.get("state") == JobState.DONE else ("PENDING",)
@@ -130,7 +130,7 @@ def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: di
     return _ended(row, own, ended)
 
 
-def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> Row:
+def _alive(row: JobRow, entry: Entry, own: dict, slurm: Said, patience: float) -> JobRow:
     if slurm.state != "RUNNING" and slurm.state != "COMPLETING":
         again = own.get("state") in (JobState.REQUEUED, JobState.STOPPED, JobState.RUNNING)
         names = [name.removeprefix(f"{Path(entry.directory).name}.") for name in entry.after]  # mostly of the same run
@@ -144,7 +144,7 @@ def _alive(row: Row, entry: Entry, own: dict, slurm: Said, patience: float) -> R
     return row if own else replace(row, why="starting")
 
 
-def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
+def _silent(row: JobRow, entry: Entry, own: dict, patience: float) -> JobRow:
     """The state from the files alone, where there is no Slurm to ask."""
     if own.get("state") in (JobState.REQUEUED, JobState.STOPPED):
         return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
@@ -156,7 +156,7 @@ def _silent(row: Row, entry: Entry, own: dict, patience: float) -> Row:
     return row
 
 
-def _ended(row: Row, own: dict, slurm: Said | None) -> Row:
+def _ended(row: JobRow, own: dict, slurm: Said | None) -> JobRow:
     """Left the queue without having said done or failed."""
     if slurm is not None and slurm.reason == "DependencyNeverSatisfied":
         return replace(row, state=JobState.BLOCKED)
@@ -173,7 +173,7 @@ def _ended(row: Row, own: dict, slurm: Said | None) -> Row:
     return replace(row, state=JobState.CANCELLED, why="left the queue before it started")
 
 
-def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
+def _blocked(row: JobRow, entry: Entry, states: dict[str, str]) -> JobRow:
     """Say which of the jobs before it is the reason that this one did not start."""
     broken = [name for name in entry.after if states.get(name) in NEED_RETRY]
     if row.state == JobState.BLOCKED or (row.state == JobState.CANCELLED and broken and not row.where):
@@ -182,7 +182,7 @@ def _blocked(row: Row, entry: Entry, states: dict[str, str]) -> Row:
     return row
 
 
-def _progress(row: Row, own: dict) -> Row:
+def _progress(row: JobRow, own: dict) -> JobRow:
     """With epoch or step, rate and time left from the directory's status, and how long ago the job or its training last spoke."""
     status = _status(row, own)
     ages = [age for age in (_age(own.get("started")), _age(own.get("heartbeat"))) if age is not None]
@@ -200,7 +200,7 @@ def _progress(row: Row, own: dict) -> Row:
                    seconds_left=max(0.0, left - (heard or 0)) if left is not None else None)
 
 
-def _status(row: Row, own: dict) -> dict:
+def _status(row: JobRow, own: dict) -> dict:
     """``status.json`` of the directory that a job works in; of a fine-tuning, below the run's, the one that its process writes."""
     if not row.directory:
         return {}
@@ -212,12 +212,12 @@ def _status(row: Row, own: dict) -> dict:
     return _read(Path(row.directory) / File.STATUS)
 
 
-def _of_directory(path: Path, patience: float, name: str = "") -> Row:
+def _of_directory(path: Path, patience: float, name: str = "") -> JobRow:
     """A run that no launch to Slurm knows: its own status is all there is."""
     status = _read(path / File.STATUS)
     said = status.get("state")
     state = said if said in (JobState.RUNNING, JobState.DONE, JobState.FAILED) else JobState.NOT_STARTED
-    row = Row(name or path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
+    row = JobRow(name or path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
               directory=str(path.absolute()))
     if state != JobState.RUNNING:
         return row
@@ -237,7 +237,7 @@ def _directories(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{File.STATUS}"))
 
 
-def matching(rows: Iterable[Row], words: Iterable[str]) -> list[Row]:
+def matching(rows: Iterable[JobRow], words: Iterable[str]) -> list[JobRow]:
     """Rows whose job or directory has one of ``words`` in its name (all without any). Raises :class:`UserError`."""
     rows, found = list(rows), {}
     words = list(words)

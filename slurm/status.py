@@ -31,7 +31,7 @@ from rundir.schema import File
 from slurm import squeue
 from slurm.jobs import Job, JobState
 from slurm.ledger import Ledger
-from slurm.overview import NEED_RETRY, STATES, Row, matching, overview
+from slurm.overview import NEED_RETRY, STATES, JobRow, matching, overview
 from slurm.settings import from_dict
 from slurm.submit import in_queue, submit
 
@@ -116,7 +116,7 @@ def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
             pass  # the way to end a live table
 
 
-def table(rows: Sequence[Row], everything: bool) -> Table:
+def table(rows: Sequence[JobRow], everything: bool) -> Table:
     """Jobs by state, what needs attention first; what is done is only counted unless ``everything`` is asked for."""
     counts = Counter(row.state for row in rows)
     shown = Table(Column("job", overflow="fold", min_width=40), "state", "epoch", "images/s", JobState.LEFT, "where", "why",
@@ -209,7 +209,7 @@ def logs(folder: Path, arguments: argparse.Namespace) -> None:
             print(f"==> {row.name} ({row.state}): nothing printed yet")
 
 
-def log_files(folder: Path, row: Row, entries: dict) -> list[Path]:
+def log_files(folder: Path, row: JobRow, entries: dict) -> list[Path]:
     """Logs of a job: its own, those of its other processes, else Slurm's."""
     own = Path(row.log) if row.log else folder / "logs" / f"{row.name}.log"
     found = [path for path in (own, *sorted(own.parent.glob(f"{own.stem}.rank*.log"))) if path.is_file()]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slurm.jobs import Job, JobState, Outcome
-from slurm.overview import Row, overview
+from slurm.overview import JobRow, overview
 from slurm.settings import Cluster
 from slurm.submit import submit
 
@@ -53,7 +53,7 @@ def _wait(folder: Path, logs: dict[str, Path], on_update: Callable[[Outcome], ob
     return outcomes
 
 
-def _outcome(row: Row, logs: dict[str, Path], gone: dict[str, int]) -> Outcome | None:
+def _outcome(row: JobRow, logs: dict[str, Path], gone: dict[str, int]) -> Outcome | None:
     """How ``row``'s job ended; None while it has not."""
     state = ENDED.get(row.state)
     if state is None:

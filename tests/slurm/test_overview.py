@@ -134,10 +134,10 @@ def test_runs_that_were_never_on_slurm_are_shown_too(tmp_path, capsys):
 
 
 def test_the_table_is_short_unless_all_is_asked_for():
-    rows = [looking.Row(f"cell{i}", "pretrain", "pending") for i in range(1000)]
+    rows = [looking.JobRow(f"cell{i}", "pretrain", "pending") for i in range(1000)]
     assert status.table(rows, False).row_count == status.SHOWN and "960 more" in status.table(rows, False).caption
     assert status.table(rows, True).row_count == 1000
-    done = [looking.Row("cell", "pretrain", "done")]
+    done = [looking.JobRow("cell", "pretrain", "done")]
     assert status.table(done, False).row_count == 0 and "all done" in status.table(done, False).caption
     assert status.table(done, True).row_count == 1 and status.table(done, True).caption is None
 
@@ -173,7 +173,7 @@ def test_array_names_of_sacct():
 
 
 def test_logs_of_several_processes(tmp_path):
-    row = looking.Row("x", "pretrain", "failed", log=str(tmp_path / "logs" / "x.log"))
+    row = looking.JobRow("x", "pretrain", "failed", log=str(tmp_path / "logs" / "x.log"))
     assert status.log_files(tmp_path, row, {}) == []
     Path(tmp_path / "logs").mkdir()
     for name in ("x.log", "x.rank1.log", "y.log"):
