@@ -139,6 +139,10 @@ def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
             own = part[part["metric"].eq(metric) & part["initial"].ne("random")]
             found.append(PictureItem(join("score-flops", name, metric), f"{METRICS[metric]} on {first['dataset']} by FLOPs",
                                      partial(pictures.accuracy_by, own, _grid(frames, first), "flops"), _facets(first)))
+            for device, timed in parts(own[own["latency_ms"].notna()], ["latency_on"], []):
+                found.append(PictureItem(join("score-latency", name, metric, device),
+                                         f"{METRICS[metric]} on {first['dataset']} by latency",
+                                         partial(pictures.accuracy_by, timed, _grid(frames, first), "latency_ms"), _facets(first)))
     for name, own, grid in _overall(frames):
         if len(overall.matrices(own, grid)) > 1:
             found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",

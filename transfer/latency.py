@@ -14,14 +14,18 @@ SECONDS = 1.0  # of measuring one network; a slow one gets shorter rounds, then 
 
 
 @torch.no_grad()
-def latency_ms(network: nn.Module, size: int, *, rounds: int = ROUNDS, passes: int = PASSES, seconds: float = SECONDS) -> float:
-    """Milliseconds of one image (1, 3, ``size``, ``size``) through ``network``, in the process's own number of threads.
+def latency_ms(network: nn.Module, size: int | tuple[int, int], *, rounds: int = ROUNDS, passes: int = PASSES,
+               seconds: float = SECONDS) -> float:
+    """Milliseconds of one image (1, 3, H, W) through ``network``, in the process's own number of threads.
+
+    ``size``: both sides, or (H, W).
 
     The fastest round's median over its ``passes``, after a warm-up: neither single passes nor whole rounds that something else on
     the machine slowed down count. Ends early, after at least three passes, when ``seconds`` have been measured.
     """
     device = next(network.parameters()).device
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    sides = (size, size) if isinstance(size, int) else size
+    image = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0)).to(device)
     for _ in range(WARM_UP):
         _pass(network, image)
     found: list[list[float]] = []

@@ -32,7 +32,8 @@ def root(tmp_path_factory):
             records = [record(w, level - 0.1 * (1 - w), metric, dataset=name, latency_ms=10 * w)
                        for w in widths for name, metric in (("digits", "linear"), ("pets", "linear"), ("pets", "finetune"))]
             for initial, drop in (("pretrained", 0.0), ("random", 0.2)):
-                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial, **DENSE)
+                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial, latency_ms=20 * w,
+                                   **DENSE)
                             for w in widths for metric in ("box_AP", "box_AP50", "mask_AP")]
             records += [record(w, None if w < 1 else 0.5, "mIoU", task="segmentation", dataset="ade", initial="pretrained", **DENSE)
                         for w in widths]
@@ -118,6 +119,7 @@ def test_pictures_of_dense_tasks_and_of_latency(root):
     assert items["width-detection-voc"].facets.task == "detection"
     [axis, *_] = items["score-flops-detection-voc-mask_AP"].draw().axes
     assert axis.get_ylabel() == "mask AP on voc (%)" and "score-flops-segmentation-ade-mIoU" in items
+    assert items["score-latency-detection-voc-mask_AP"].draw().axes[0].get_xlabel().startswith("Latency of one image (ms)")
     figure = plots.dense_by_width(scores[scores["task"].eq("detection")], grid)
     assert [axis.get_ylabel() for axis in figure.axes] == ["box AP on voc (%)", "mask AP on voc (%)"]
     lines = {box.get_label(): list(box.lines[0].get_ydata()) for box in figure.axes[0].containers}

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
-from pretrain.checkpoints import Checkpoint, Cost
+from pretrain.checkpoints import Checkpoint
 from pretrain.data import evaluation_batches
 from pretrain.data.images import STORED
 from pretrain.data.sources import FolderSource
@@ -121,10 +121,15 @@ class Plan(plan.Plan):
             raise UserError(f"--set {' '.join(own.overrides)}: {error}; set KEY VALUE pairs of detectron2's config") from None
         return cfg
 
-    def cost(self, width: float) -> Cost:
-        """Of the encoder at ``width``, on a square image of the shorter side; a ViT's is rounded up to whole patches."""
+    def encoder(self, width: float) -> nn.Module:
+        """The encoder at ``width``, whatever its weights."""
+        return self.checkpoint.random_at(width, 0)
+
+    @property
+    def scored_size(self) -> tuple[int, int]:
+        """A square of the shorter side; a ViT's is rounded up to whole patches."""
         patch = self.checkpoint.encoder.size_divisor
-        return self.checkpoint.cost(width, -(-self.side // patch) * patch)
+        return (-(-self.side // patch) * patch,) * 2
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoints import Checkpoint, Cost
+from torch import nn
+
+from pretrain.checkpoints import Checkpoint, dense_cost
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from transfer.finetuning.description import Finetuning
 from transfer.finetuning.runs import Resolved, Scores
 from transfer.finetuning.schedules import Schedule
+from transfer.latency import device_name, latency_ms
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,17 @@ class Plan(ABC):
         """Raise :class:`UserError` for what cannot be trained with this checkpoint on these data."""
 
     @abstractmethod
-    def cost(self, width: float) -> Cost:
-        """Of the encoder at ``width``, on an image of the size that is scored."""
+    def encoder(self, width: float) -> nn.Module:
+        """The encoder at ``width`` as the model has it, whatever its weights: what FLOPs, parameters and latency are of."""
 
     @abstractmethod
     def train(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
         """Fine-tune and score in ``run``, from where an interrupted process left it."""
+
+    @property
+    @abstractmethod
+    def scored_size(self) -> tuple[int, int]:
+        """Height and width of a scored image: what FLOPs and latency are of."""
 
     @property
     @abstractmethod
@@ -97,6 +105,14 @@ class Plan(ABC):
 
     def resolved(self, width: float) -> Resolved:
         """The fine-tuning at ``width`` with all that its scores depend on."""
-        cost, own = self.cost(width), self.finetuning
+        cost, own = dense_cost(self.encoder(width), self.scored_size), self.finetuning
         return Resolved(own.task, self.data.name, self.model, own.schedule, own.initial, width, self.seed, cost.flops,
                         cost.parameters, self.settings, self.contents)
+
+    def train_and_time(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
+        """:meth:`train`, and then how long the encoder takes for one image on the device that it was scored on."""
+        scores = self.train(resolved, run, group)
+        if not group.first:
+            return scores
+        encoder = self.encoder(resolved.width).to(group.device).eval()
+        return replace(scores, latency_ms=round(latency_ms(encoder, self.scored_size), 4), latency_on=device_name(group.device))

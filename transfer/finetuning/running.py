@@ -91,7 +91,7 @@ def run_widths(finetuning: Finetuning, widths: Sequence[float] | None, group: Pr
     plan = kind(finetuning, checkpoint, data, group.world_size)
     plan.check()
     every = [plan.resolved(width) for width in widths]
-    return Done(home, every, run_all(every, home, group, plan.train, finetuning.force, wait))
+    return Done(home, every, run_all(every, home, group, plan.train_and_time, finetuning.force, wait))
 
 
 def check(finetunings: Sequence[Finetuning], planned: Mapping[str, Config] = {}, processes: int = 1) -> list[Workload]:

@@ -109,10 +109,15 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task returns of a fine-tuning: values by metric, fractions or None where undefined, of ``count`` images."""
+    """What a task returns of a fine-tuning: values by metric, fractions or None where undefined, of ``count`` images.
+
+    ``latency_ms``: of one image through the encoder on the device ``latency_on``; None where it was not measured.
+    """
 
     values: Mapping[str, float | None]
     count: int
+    latency_ms: float | None = None
+    latency_on: str = ""
 
 
 def _without_weights(record: Mapping[str, Any]) -> str:
@@ -197,7 +202,8 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
             run.add_provenance(train_seconds=seconds())
         raise
     if group.first:
-        run.add_records({**resolved.record(metric, finite(value), scores.count), "computed_on": kind}
+        timed = {} if scores.latency_ms is None else {"latency_ms": scores.latency_ms, "latency_on": scores.latency_on}
+        run.add_records({**resolved.record(metric, finite(value), scores.count), **timed, "computed_on": kind}
                         for metric, value in scores.values.items())
         run.add_provenance(finished=now(), train_seconds=seconds())
         run.set_status(State.DONE)

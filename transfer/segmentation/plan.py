@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmseg.registry import MODELS
+from torch import nn
 
-from pretrain.checkpoints import Checkpoint, Cost, dense_cost
+from pretrain.checkpoints import Checkpoint
 from pretrain.data.images import STORED
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
@@ -89,16 +90,18 @@ class Plan(plan.Plan):
                 "train_images": self.images[0], "train_list": [Path(c.get("ann_file", "")).stem for c in layout.train],
                 **dataclasses.asdict(self.schedule), **self.branch, **({"exif": STORED} if layout.exif == STORED else {})}
 
-    def cost(self, width: float) -> Cost:
-        """Of the encoder on an image of the size that is scored: of a window, and where sizes vary of a crop.
+    def encoder(self, width: float) -> nn.Module:
+        """The dilated trunk at ``width``, whatever its weights; without a ViT's pyramid, which is no part of the encoder."""
+        trunk = self._trunk(width).trunk
+        return getattr(trunk, "trunk", trunk)
 
-        A ViT's sides are rounded up to whole patches.
-        """
-        trunk, (wide, high) = self._trunk(width), self.data.layout.scale
+    @property
+    def scored_size(self) -> tuple[int, int]:
+        """A window's, and where the images' sizes vary a crop's; a ViT's sides are rounded up to whole patches."""
+        wide, high = self.data.layout.scale
         size = self.data.layout.crop if self.inference == "slide" or wide > 2 * high else (high, wide)
-        patch = trunk.patch_size or 1
-        encoder = getattr(trunk.trunk, "trunk", trunk.trunk)  # without the pyramid, which is no part of the encoder
-        return dense_cost(encoder, tuple(-(-side // patch) * patch for side in size))
+        patch = self.checkpoint.encoder.size_divisor
+        return tuple(-(-side // patch) * patch for side in size)
 
     def model_config(self, width: float) -> dict:
         """Config of the whole network of ``width``."""

@@ -17,6 +17,7 @@ from transfer.finetuning import Finetuning, check, run
 from transfer.finetuning.running import run_widths
 from transfer.finetuning.scenes import SceneConfig, write_scenes
 from transfer.finetuning.trunk import check_norm
+from transfer.latency import device_name
 
 SCENES = SceneConfig(train=8, test=4, size=48, smallest=14, largest=20, fewest=1, most=3)
 FAST = {"iterations": 2, "batch_size": 2, "pictures": 0, "device": "cpu"}
@@ -39,6 +40,7 @@ def test_one_description_is_checked_pickled_run_once_and_of_the_cost_that_was_sa
     records = run(pickle.loads(pickle.dumps(asked)))
     assert {(r["width"], r["count"], r["flops"], r["parameters"]) for r in records} == {
         (0.5, 4, workload.flops, workload.parameters)}
+    assert all(r["latency_ms"] > 0 and r["latency_on"] == device_name(torch.device("cpu")) for r in records)
     before = (run_directory / "transfer" / asked.task).stat().st_mtime_ns
     assert run(asked) == records == RunDirectory(run_directory).records()
     assert (run_directory / "transfer" / asked.task).stat().st_mtime_ns == before
