@@ -32,8 +32,8 @@ def root(tmp_path_factory):
             records = [record(w, level - 0.1 * (1 - w), metric, dataset=name, latency_ms=10 * w)
                        for w in widths for name, metric in (("digits", "linear"), ("pets", "linear"), ("pets", "finetune"))]
             for initial, drop in (("pretrained", 0.0), ("random", 0.2)):
-                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial, latency_ms=20 * w,
-                                   **DENSE)
+                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial,
+                                   latency_ms=20 * w, **DENSE)
                             for w in widths for metric in ("box_AP", "box_AP50", "mask_AP")]
             records += [record(w, None if w < 1 else 0.5, "mIoU", task="segmentation", dataset="ade", initial="pretrained", **DENSE)
                         for w in widths]
