@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ablations import launching
-from ablations.entries import CLASSIFICATION, Placed, entries, kind_of, placed
+from ablations.entries import CLASSIFICATION, KINDS, Placed, entries, placed
 from ablations.grid import Run
 from ablations.jobs import missing_lines
 from ablations.plan import Work, show_graph, show_transfers
@@ -49,7 +49,7 @@ def main(argv: Sequence[str], parser: Callable[[Callable], argparse.ArgumentPars
     """
     words, checkpoints = _checkpoints(launching.joined(argv))
     arguments = parser(_add_arguments).parse_args(words)
-    if arguments.task not in (ALL, CLASSIFICATION, *TASKS):
+    if arguments.task not in (ALL, *KINDS):
         raise UserError(f"{arguments.task} evaluates no checkpoint; leave out --executor, --transfer and --name")
     arguments.checkpoint, arguments.command = checkpoints, ("transfer/run.py", *argv)
     with settings_are_options(options):
@@ -162,7 +162,7 @@ def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], argume
             continue
         widths = checkpoint.chosen_widths(asked or checkpoint.default_widths())
         pairs.append((one, widths))
-        if entry.entry.reference and entry.entry.task != CLASSIFICATION:
+        if entry.entry.reference and entry.entry.task in TASKS:
             run = _run(checkpoint, f"{UNTRAINED} {checkpoint.arch}", arguments.folder / f"{UNTRAINED}-{checkpoint.arch}")
             _, known = references.get(run.directory, (None, []))
             every = sorted({*known, *widths}, reverse=True)
@@ -196,10 +196,10 @@ def _of_options(arguments: argparse.Namespace) -> Placed:
     """The entry that a task's own options are."""
     if arguments.task == ALL:
         raise UserError(f"{ALL} evaluates on what --transfer says; set it to entries files, or NAME=DIR")
-    for name in ("seed", "force"):
-        if getattr(arguments, name):
+    for name in ("seed", "force", "against"):
+        if getattr(arguments, name, None):
             raise UserError(f"--{name} is not for evaluation as jobs; leave it out, or evaluate one checkpoint without --executor")
-    own = {each.name for each in dataclasses.fields(kind_of(arguments.task))} - {"widths", "task"}
+    own = {each.name for each in dataclasses.fields(KINDS[arguments.task])} - {"widths", "task"}
     given = {name: getattr(arguments, name) for name in own if getattr(arguments, name, None) is not None}
     if arguments.task == CLASSIFICATION:
         given["set"] = arguments.overrides

@@ -24,7 +24,9 @@ from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOS
 from rundir.errors import UserError, check_choice, suggestion
 from rundir.fields import number, whole_list, width_list
 from rundir.files import Damaged, read_yaml
+from rundir.records import ANALYSIS
 from rundir.typed import check_values, typed
+from transfer.analysis import Options as Analysis
 from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
 from transfer.classification.options import Options, parse_overrides
 from transfer.finetuning import TASKS, Finetuning
@@ -132,11 +134,33 @@ class ScoringEntry(Entry):
         self.options()
 
 
+@dataclass
+class AnalysisEntry(Entry):
+    """What features are like; the keys are options of ``transfer/run.py analysis``. Without ``dataset``: pretraining's data."""
+
+    images: int = Analysis.images
+    pairs: int = Analysis.pairs
+    neighbours: int = Analysis.neighbours
+    size: int | None = None
+    batch_size: int = Analysis.batch_size
+
+    def options(self) -> Analysis:
+        """The options of the analysis."""
+        return Analysis(self.images, self.pairs, self.neighbours, self.size, self.batch_size, self.workers)
+
+    def check(self) -> None:
+        """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        self.options().check()
+
+
+KINDS: dict[str, type[Entry]] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry, ANALYSIS: AnalysisEntry}
+
+
 @dataclass(frozen=True)
 class Placed:
     """An entry and where it stands: ``where`` begins each message about it."""
 
-    entry: FinetuningEntry | ScoringEntry
+    entry: FinetuningEntry | ScoringEntry | AnalysisEntry
     where: str
 
     @property
@@ -232,27 +256,21 @@ def _placed(content: object, where: str, with_data: bool) -> list[Placed]:
     return [_one(raw, f"{where}, entry {number}", with_data) for number, raw in enumerate(content, start=1)]
 
 
-def kind_of(task: str) -> type[FinetuningEntry] | type[ScoringEntry]:
-    """The kind of entries of ``task``."""
-    return ScoringEntry if task == CLASSIFICATION else FinetuningEntry
-
-
 def placed(raw: dict[str, Any], where: str) -> Placed:
     """One entry, checked. Raises :class:`UserError`, which begins with ``where``."""
     return _one(raw, where, True)
 
 
 def _one(raw: object, where: str, with_data: bool) -> Placed:
-    kinds = (*TASKS, CLASSIFICATION)
     if not isinstance(raw, dict):
         raise UserError(f"{where} must be a mapping, such as {{task: detection, dataset: voc, data_dir: DIR}}")
     task = raw.get("task")
-    if not isinstance(task, str) or task not in kinds:
+    if not isinstance(task, str) or task not in KINDS:
         said = "task is missing" if task is None else f"task={task} is not known"
-        raise UserError(f"{where}: {said}; set one of {', '.join(kinds)}")
+        raise UserError(f"{where}: {said}; set one of {', '.join(KINDS)}")
     where = f"{where} ({task})"
     try:
-        entry = typed(kind_of(task), raw)
+        entry = typed(KINDS[task], raw)
         check_values(entry)
         entry.data_dir = _absolute(entry.data_dir)
         if isinstance(entry, FinetuningEntry):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablations.cell import LOCK_SECONDS, execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
-from ablations.transfers import Scoring, Transfer, finetune_job, scoring_job
+from ablations.transfers import Analysing, Scoring, Transfer, analysis_job, finetune_job, scoring_job
 from ablations.transfers import to_plain as plain_work
 from results import report
 from rundir.errors import UserError
@@ -27,9 +27,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "segmentation": {"gpus": 1, "cpus": 8, "time": "24:00:00"},
     "finetune": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
     "classification": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
+    "analysis": {"gpus": 1, "cpus": 8, "time": "4:00:00"},
     "report": {"cpus": 2, "time": "0:30:00"},
 }
-TRANSFER_KINDS = ("detection", "segmentation", "finetune", "classification")  # of --transfer
+TRANSFER_KINDS = ("detection", "segmentation", "finetune", "classification", "analysis")  # of --transfer
 
 
 def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path, transfers: Sequence[Transfer] = ()) -> list[Job]:
@@ -37,7 +38,7 @@ def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path, transfers:
     behind those it needs; the report last.
     """
     made = [job for run in missing for job in stages(run)]
-    made += [_transfer(one, (training(one.run.directory),), LOCK_SECONDS) for one in transfers if not one.finished]
+    made += [_transfer(one, training, LOCK_SECONDS) for one in transfers if not one.finished]
     return [*made, Job("report", report_job, (str(folder), [to_plain(run) for run in every]), "report", last=True)]
 
 
@@ -48,12 +49,16 @@ def here(missing: Sequence[Run], transfers: Sequence[Transfer] = ()) -> list[Job
     names = {run.directory: run.directory.name for run in missing}
     made = [Job(names[run.directory], execute, (run,), "pretrain", (names[run.needs],) if run.needs in names else (),
                 directory=run.directory) for run in missing]
-    return made + [_transfer(one, (one.run.directory.name,), 0.0) for one in transfers if not one.finished]
+    return made + [_transfer(one, lambda directory: directory.name, 0.0) for one in transfers if not one.finished]
 
 
-def _transfer(one: Transfer, behind: tuple[str, ...], wait: float) -> Job:
-    """The job of ``one``, ``behind`` the training unless that is done; ``wait``: for a directory that a lost node still holds."""
-    after = () if trained(one.run.directory) else behind
+def _transfer(one: Transfer, training_of: Callable[[Path], str], wait: float) -> Job:
+    """The job of ``one``, behind the trainings it needs that are not done, by name; ``wait``: for a directory that a lost node
+    still holds.
+    """
+    after = tuple(training_of(directory) for directory in (one.run.directory, *one.needs) if not trained(directory))
+    if isinstance(one.work, Analysing):
+        return Job(one.name, analysis_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
     if isinstance(one.work, Scoring):
         return Job(one.name, scoring_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
     return Job(one.name, finetune_job, (plain_work(one.work), wait), one.kind, after, directory=one.run.directory, stop=stop_job)

@@ -14,7 +14,7 @@ from rich.table import Table
 from ablations.estimate import estimates
 from ablations.grid import Run
 from ablations.jobs import graph
-from ablations.transfers import Scoring, Transfer
+from ablations.transfers import Transfer
 from pretrain.cost import training_flops
 from rundir.clock import duration
 from rundir.directory import RunDirectory
@@ -25,6 +25,7 @@ from slurm.arrays import Array, plan, spec
 from slurm.ledger import Ledger
 from slurm.settings import Cluster
 from slurm.submit import MAX_INDEX, batch_lines, environment_lines, in_queue
+from transfer.finetuning import Finetuning
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     table = Table("entry", "kind", "width", "jobs", "to do", "FLOPs of one", title="fine-tunings and evaluations on other data")
     groups: dict[tuple, list[Transfer]] = {}
     for one in work.transfers:
-        width = one.work.widths if isinstance(one.work, Scoring) else (one.work.width,)
+        width = (one.work.width,) if isinstance(one.work, Finetuning) else one.work.widths
         reference = " from random weights" if getattr(one.work, 'initial', '') == 'random' else ""
         groups.setdefault((one.entry + reference, one.kind, " ".join(f"{w:g}" for w in width)), []).append(one)
     for (entry, kind, widths), own in groups.items():

@@ -126,7 +126,7 @@ def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     references = []
     if any(placed.entry.reference for placed in entries):
         references = reference_runs(profile, overrides, arguments.widths, runs)
-    jobs = transfers(entries, runs, references, described.cells, processes, arguments.folder)
+    jobs = transfers(entries, runs, references, described, processes, arguments.folder)
     runs += [run for run in references if run not in runs]
     work = Work(runs, [run for run in runs if not finished(run)], jobs, images)
     print(work.counted(), flush=True)

@@ -8,22 +8,24 @@ weights at their own width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablations.cell import check_trained, trained
-from ablations.entries import CLASSIFICATION, FinetuningEntry, Placed
+from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed
 from ablations.grid import Run, base_config
 from pretrain import config
 from pretrain.checkpoints import Checkpoint, open_checkpoint, untrained
 from pretrain.identity import own_directory
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
+from rundir.manifest import GridManifest
+from rundir.records import ANALYSIS
 from rundir.stopping import Interrupted
 from slurm.calls import from_ledger
 from slurm.jobs import Left, Unfinished
-from transfer import finetuning
+from transfer import analysis, finetuning
 from transfer.classification import Options, evaluation
 from transfer.finetuning import Finetuning
 
@@ -38,7 +40,8 @@ class Subject:
 
     ``planned``: the run's config decides which network it is, whether it is trained or not; else the file ``checkpoint`` does, with
     ``branch`` and ``arch``. ``initial``: of the weights that fine-tunings start from. ``extrapolate``: classification may use
-    widths narrower than those of pretraining.
+    widths narrower than those of pretraining. ``alone``: run directories of networks trained for one width each, by width, that an
+    analysis compares with.
     """
 
     run: Run
@@ -48,11 +51,12 @@ class Subject:
     branch: str = "student"
     arch: str | None = None
     extrapolate: bool = False
+    alone: Mapping[float, Path] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run) -> Subject:
+    def of(cls, run: Run, alone: Mapping[float, Path]) -> Subject:
         """The network that ``run`` of a grid has trained, or will."""
-        return cls(run, str(run.directory), initial="random" if run.cell == UNTRAINED else "pretrained")
+        return cls(run, str(run.directory), initial="random" if run.cell == UNTRAINED else "pretrained", alone=alone)
 
     @property
     def where(self) -> dict[str, str | None]:
@@ -91,17 +95,36 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Analysing:
+    """Analysis of one checkpoint, in JSON's types but for the options; ``against``: run directories of networks trained for one
+    width each.
+    """
+
+    checkpoint: str
+    dataset: str | None
+    root: str | None
+    widths: tuple[float, ...]
+    options: analysis.Options
+    against: tuple[str, ...] = ()
+    branch: str = "student"
+    arch: str | None = None
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class Transfer:
-    """One job: what ``run`` is scored on, by which ``entry``. ``flops``: of the encoder in it; ``finished``: its scores are there.
+    """One job: what ``run`` is scored on, by which ``entry``. ``flops``: of the encoder in it; ``finished``: its scores are there;
+    ``needs``: other run directories that must be trained before.
     """
 
     name: str
     kind: str
     entry: str
     run: Run
-    work: Finetuning | Scoring
+    work: Finetuning | Scoring | Analysing
     flops: float
     finished: bool
+    needs: tuple[Path, ...] = ()
 
 
 def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[float] | None, runs: Sequence[Run]) -> list[Run]:
@@ -125,12 +148,12 @@ def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[floa
     return found
 
 
-def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequence[Run], cells: Sequence[str],
+def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequence[Run], described: GridManifest,
               processes: dict[str, int], folder: Path) -> list[Transfer]:
     """The jobs of ``entries`` for ``runs`` and ``references`` of the grid in ``folder``, everything about them checked.
 
     Args:
-        cells: names of all the grid's cells, whichever are run.
+        described: the grid with all its cells, whichever are run, and which of them stand against which.
         processes: those of a job, by kind.
 
     Raises:
@@ -139,9 +162,9 @@ def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequen
     found: dict[str, Transfer] = {}
     records: dict[Path, list[dict]] = {}
     for placed in entries:
-        placed.check_cells(cells)
+        placed.check_cells(described.cells)
         with placed.told():
-            pairs = [(Subject.of(run), own) for run, own in _widths(placed, runs, references)]
+            pairs = [(Subject.of(run, alone_of(run, runs, described)), own) for run, own in _widths(placed, runs, references)]
             for transfer in of_entry(placed, pairs, processes, folder, records):
                 found.setdefault(transfer.name, transfer)
     return list(found.values())
@@ -151,8 +174,15 @@ def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proce
              known: dict[Path, list[dict]]) -> list[Transfer]:
     """The jobs of one entry for these checkpoints at these widths, checked; see :func:`transfers`. ``known``: records already read.
     """
-    make = _finetunings if isinstance(placed.entry, FinetuningEntry) else _scorings
+    make = {FinetuningEntry: _finetunings, AnalysisEntry: _analyses}.get(type(placed.entry), _scorings)
     return make(placed, pairs, processes, folder, known)
+
+
+def alone_of(run: Run, runs: Sequence[Run], described: GridManifest) -> dict[float, Path]:
+    """By width the directories of the ``runs`` that stand against ``run`` in the grid's table: the same seed, one width each."""
+    rows = [row for row in described.rows if row.against == run.cell]
+    of_cell = {cell: width for row in rows for cell, width in row.cells.items() if width is not None}
+    return {of_cell[one.cell]: one.directory for one in runs if one.cell in of_cell and one.cfg.seed == run.cfg.seed}
 
 
 def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[float]]]:
@@ -217,6 +247,24 @@ def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proc
     return found
 
 
+def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+              known: dict[Path, list[dict]]) -> list[Transfer]:
+    entry, options, found = placed.entry, placed.entry.options(), []
+    checked: dict[tuple, analysis.evaluation.Workload] = {}
+    for one, widths in pairs:
+        run, alone = one.run, {width: path for width, path in one.alone.items() if width in widths}
+        work = Analysing(dataset=entry.dataset or None, root=entry.data_dir or None, widths=tuple(widths), options=options,
+                         against=tuple(map(str, alone.values())), **one.where)
+        key = work.widths, (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
+        if key not in checked:
+            checked[key] = analysis.evaluation.check(one.network(), work.dataset, work.root, widths, options)
+        done = one.ready and analysis.evaluation.is_analysed(Checkpoint.unloaded(run.cfg), work.dataset, work.root, widths, options,
+                                                             checked[key].data, _records(run, known), tuple(alone))
+        found.append(Transfer(f"{run.directory.name}.{placed.name}", ANALYSIS, placed.name, run, work, checked[key].encoder_flops,
+                              done, tuple(alone.values())))
+    return found
+
+
 def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> bool:
     checkpoint = Checkpoint.unloaded(run.cfg)
     for protocol in work.protocols:
@@ -232,7 +280,7 @@ def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> b
 # -- what a job's process does --------------------------------------------------------------------------------------------
 
 
-def to_plain(work: Finetuning | Scoring) -> dict:
+def to_plain(work: Finetuning | Scoring | Analysing) -> dict:
     """``work`` in JSON's types."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(work).items()}
 
@@ -270,6 +318,20 @@ def scoring_job(work: dict) -> None:
         raise UserError("this is no evaluation of this version; start the grid again") from None
     _check_ready(arguments[0])
     evaluation.evaluate(*arguments, options=options, **more)
+
+
+@from_ledger
+def analysis_job(work: dict) -> None:
+    """The job of this analysis."""
+    try:
+        options = analysis.Options(**work["options"])
+        arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths")]
+        more = {name: work[name] for name in ("against", "branch", "arch", "out")}
+    except (KeyError, TypeError):
+        raise UserError("this is no analysis of this version; start the grid again") from None
+    for place in (arguments[0], *more["against"]):
+        _check_ready(place)
+    analysis.analyse(*arguments, options=options, **more)
 
 
 def _check_ready(checkpoint: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rundir import setting
 from rundir.experiment import OTHER_RUNS, changes, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
-from rundir.records import DEFAULTS, content, has, image_error
+from rundir.records import ANALYSIS, DEFAULTS, content, has, image_error
 from rundir.schema import FORMAT, File, State, is_fine_tuning
 
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
@@ -170,7 +170,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     row |= {name: int(record.flag(name)) for name in RECORD_FLAGS}
     if row["width"] is None:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
-    if not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
+    if task != ANALYSIS and not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
         raise Damaged(f"{record.source}: value {row['value']} is not between 0 and 1; scores are fractions, not per cent")
     if row["score"] == "top1" and row["value"] is not None and row["count"]:  # of a version that did not say so
         row["correct"] = round(row["value"] * row["count"]) if row["correct"] is None else row["correct"]

@@ -15,14 +15,16 @@ from typing import Any
 # it began from the pretrained encoder. Records of the other kind of task have no such entry.
 OF_CLASSIFICATION = {"score": "top1"}
 OF_FINE_TUNING = {"model": None, "schedule": None, "initial": "pretrained"}
+ANALYSIS = "analysis"  # whose values are in units of their own, all others' are fractions
+OF_TASK: dict[str, dict[str, Any]] = {"classification": OF_CLASSIFICATION, ANALYSIS: {}}  # all others fine-tune
 DEFAULTS = {"label_fraction": 1.0, "label_seed": None, **OF_CLASSIFICATION, **OF_FINE_TUNING}
 # The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
 SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd", "trust": 0.001, "start": "normal",
                      "test_scale": 8 / 7, "test_interpolation": "bilinear"}
-# Measured, or derived from what the identity holds already; ``data`` and ``computed_on`` say on what: a score of data that have
-# changed since takes the place of the old one.
-MEASURED = ("data", "computed_on", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on", "changed",
-            "extrapolated", "correct", "image_error")
+# Measured, or derived from what the identity holds already; ``data``, ``computed_on`` and ``against`` (another network) say on
+# what: a score of data that have changed since takes the place of the old one.
+MEASURED = ("data", "computed_on", "against", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on",
+            "changed", "extrapolated", "correct", "image_error")
 
 
 def entry(record: Mapping[str, Any], name: str) -> Any:
@@ -32,7 +34,7 @@ def entry(record: Mapping[str, Any], name: str) -> Any:
 
 def has(task: str | None, name: str) -> bool:
     """Whether records of ``task`` can have the entry ``name``."""
-    return name not in (OF_FINE_TUNING if task == "classification" else OF_CLASSIFICATION)
+    return name not in {**OF_CLASSIFICATION, **OF_FINE_TUNING} or name in OF_TASK.get(task or "", OF_FINE_TUNING)
 
 
 def content(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
 from pretrain.slimmable import Cost, calibrate, calibrated_widths, channel_signature, cost, cut_statistics, extract, is_calibrated
 from pretrain.slimmable.calibrate import batch_norms
+from pretrain.updates import channel_updates
 from rundir.arguments import Spread
 from rundir.directory import RunDirectory
 from rundir.errors import Setting, UserError
@@ -216,6 +217,13 @@ class Checkpoint:
     def cost(self, width: float, size: int | None = None) -> Cost:
         """FLOPs of one image of ``size`` pixels (default: the size of pretraining) and parameters at ``width``."""
         return cost(self.encoder, width, size or self.config.data.size)
+
+    def updates(self, widths: Sequence[float]) -> dict[float, int] | None:
+        """Optimizer steps of pretraining that reached the outermost channels of each width; None where that is not known."""
+        if self.run_dir is None or not self.finished:
+            return None
+        steps = 0 if self.config.derived.network != "none" else RunDirectory(self.run_dir).status().get("steps")
+        return None if steps is None else channel_updates(self.config, steps, widths)
 
     def origin(self) -> dict[str, object]:
         """Where its encoder comes from, for files that are made of it."""

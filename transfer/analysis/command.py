@@ -1,0 +1,89 @@
+"""The analysis task on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.checkpoints import add_checkpoint_arguments
+from pretrain.data.sources import NAMES
+from rundir.arguments import MOST_BATCH, MOST_PIXELS, MOST_WORKERS, whole, width_or_spread, word
+from rundir.schema import File
+from transfer.analysis.evaluation import MEASURES, analyse
+from transfer.analysis.options import MOST_PAIRS, Options
+from transfer.width_table import MISSING
+
+HELP = "what the features of a checkpoint are like at every width, without labels"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the task's arguments to its parser."""
+    plain = Options()
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
+    parser.add_argument("--data-dir", type=word, metavar="DIR",
+                        help="where the data are stored; default: where pretraining found them")
+    parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
+                        help="widths, or LOW:HIGH:COUNT for evenly spread ones; default: those the checkpoint is calibrated for")
+    parser.add_argument("--against", type=word, nargs="+", default=[], metavar="RUN",
+                        help="networks trained for one width each, to compare those of the same widths with")
+    parser.add_argument("--images", type=whole(4), default=plain.images, metavar="N",
+                        help=f"training images, the same for every checkpoint; default {plain.images}")
+    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=plain.pairs, metavar="N",
+                        help=f"pairs of augmented views of each image; default {plain.pairs}")
+    parser.add_argument("--neighbours", type=whole(1), default=plain.neighbours, metavar="N",
+                        help=f"nearest images whose overlap is measured; default {plain.neighbours}")
+    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
+                        help="pixels of an image; default: the size of pretraining")
+    parser.add_argument("--batch-size", type=whole(2, MOST_BATCH), default=plain.batch_size, metavar="N",
+                        help=f"images per forward pass; default {plain.batch_size}")
+    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), metavar="N",
+                        help="processes that decode files; default: as pretraining")
+    parser.add_argument("--out", type=word, metavar="DIR",
+                        help="where result.json goes; default: the run directory of the checkpoint")
+    parser.add_argument("--force", action="store_true", help="measure again what has been measured already")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse, print a table of the values and say where they are."""
+    names = ("images", "pairs", "neighbours", "size", "batch_size", "workers")
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    records = analyse(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths, against=arguments.against,
+                      device=arguments.device, options=options, out=arguments.out, force=arguments.force, branch=arguments.branch,
+                      arch=arguments.arch)
+    show(records)
+    checkpoint = Path(arguments.checkpoint)
+    directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
+    print(f"scores: {directory / File.RESULT}")
+    return 0
+
+
+def show(records: Sequence[dict]) -> None:
+    """Print ``records`` of one data set as a table: one row per measure, one column per width, and what each measure says."""
+    first = records[0]
+    print(f"{first['dataset']}: features of {first['count']} training images, no labels")
+    found = {(record["metric"], record["width"]): record["value"] for record in records}
+    widths = list(dict.fromkeys(width for _, width in found))
+    table = Table()
+    table.add_column("measure")
+    for width in widths:
+        table.add_column(f"{width:g}", justify="right", no_wrap=True)
+    table.add_column("what it says")
+    for name, meaning in MEASURES.items():
+        if any(metric == name for metric, _ in found):
+            table.add_row(name, *(number(found.get((name, width))) for width in widths), meaning)
+    Console().print(table)
+
+
+def number(value: float | None) -> str:
+    """A value with as many digits as it has room for; a dash where it is undefined."""
+    if value is None:
+        return MISSING
+    if value.is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
