@@ -102,3 +102,30 @@ def test_a_grid_on_slurm_gives_the_scores_and_tables_of_the_same_grid_without(cl
     assert [{**r, "latency_ms": 0} for r in again] == [{**r, "latency_ms": 0} for r in scores]
     assert main([*GRID, "--runs", str(runs), *ON_SLURM]) == 0
     assert "2 finished, 0 to do" in capsys.readouterr().out
+
+
+GRID_OF_TWO = """
+title: Trained against untrained
+cells:
+  - {name: trained}
+  - {name: untrained, set: {optimizer.lr: 1.0e-9}}
+claims:
+  - {id: training-helps, statement: Training helps., measure: score, better: [trained], than: [untrained], at: all}
+  - {id: training-hurts, statement: Training hurts., measure: score, better: [untrained], than: [trained], at: all}
+"""
+
+
+def test_rounds_on_slurm_run_seed_by_seed_and_judge_what_they_ran(cluster, tmp_path, capsys):
+    (tmp_path / "two.yaml").write_text(GRID_OF_TWO)
+    words = ["--grid", str(tmp_path / "two.yaml"), "--profile", "digits", *GRID[GRID.index("--widths"):],
+             "--runs", str(tmp_path / "runs"), *ON_SLURM, "--wait", "--until", "decided", "--most-seeds", "4"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    folder = tmp_path / "runs" / "two"
+    seeds = [int(path.name.split("-s")[1][:3]) for path in folder.glob("trained-s*")]
+    assert sorted(seeds) in ([100, 101, 102], [100, 101, 102, 103]) and f"{len(seeds)} seeds: " in shown
+    verdicts = json.loads((folder / "report" / "claims.json").read_text())["verdicts"]
+    assert {verdict["claim"]: verdict["n"] for verdict in verdicts} == dict.fromkeys(("training-helps", "training-hurts"), len(seeds))
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-s*/checkpoint.pt")}
+    assert main(words) == 0 and "submitted" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 2 * len(seeds)
