@@ -125,7 +125,8 @@ def test_rounds_on_slurm_run_seed_by_seed_and_judge_what_they_ran(cluster, tmp_p
     seeds = [int(path.name.split("-s")[1][:3]) for path in folder.glob("trained-s*")]
     assert sorted(seeds) in ([100, 101, 102], [100, 101, 102, 103]) and f"{len(seeds)} seeds: " in shown
     verdicts = json.loads((folder / "report" / "claims.json").read_text())["verdicts"]
-    assert {verdict["claim"]: verdict["n"] for verdict in verdicts} == dict.fromkeys(("training-helps", "training-hurts"), len(seeds))
+    counted = {verdict["claim"]: verdict["n"] for verdict in verdicts}
+    assert counted == dict.fromkeys(("training-helps", "training-hurts"), len(seeds))
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*-s*/checkpoint.pt")}
     assert main(words) == 0 and "submitted" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 2 * len(seeds)
