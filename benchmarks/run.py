@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import augment, decoding, dynamic, evaluation, limits, step, widths
+from benchmarks import augment, decoding, dynamic, evaluation, launches, limits, step, widths
 from benchmarks.measure import Row, markdown, options, table_csv
 from rundir.arguments import place, word
 from rundir.atomic import make_folder
@@ -30,6 +30,7 @@ ALL: dict[str, Callable[[int, bool], list[Row]]] = {
     "limits": lambda rounds, quick: limits.rows(quick),
     "step": lambda rounds, quick: step.rows("cifar", rounds, quick),
     "step-digits": lambda rounds, quick: step.rows("digits", 4 * rounds, quick),
+    "launches": lambda rounds, quick: launches.rows(quick),
     "augment": lambda rounds, quick: augment.rows(2 * rounds, quick),
     "decoding": lambda rounds, quick: decoding.rows(rounds=rounds, quick=quick),
     "evaluation": lambda rounds, quick: evaluation.rows("cifar", rounds=max(1, rounds // 2), quick=quick),

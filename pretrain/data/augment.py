@@ -10,6 +10,7 @@ with the blur and solarization probabilities per view of BYOL, arXiv 2006.07733,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 TRIES = 10  # RandomResizedCrop's attempts before it falls back to a central crop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the numbers of the operations in a jitter order, as in torchvision
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2 weights, rounded as torchvision rounds them
+
+
+def there(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``. To a GPU through pinned memory, for otherwise the host would wait until all of it has arrived."""
+    return (x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x).to(device, non_blocking=True)
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
 
 
 # --- crops ----------------------------------------------------------------------------------------------------------
@@ -87,11 +98,11 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = 
     uint8).
     """
     height, width = images.shape[-2:]
-    boxes = boxes.to(images.device)
+    boxes = there(boxes, images.device)
     rows = _resample_weights(boxes[:, 0], boxes[:, 2], height, size, interpolation)
     columns = _resample_weights(boxes[:, 1], boxes[:, 3], width, size, interpolation)
     if flip is not None:
-        columns = torch.where(flip.to(images.device)[:, None, None], columns.flip(1), columns)
+        columns = torch.where(there(flip, images.device)[:, None, None], columns.flip(1), columns)
     if not images.is_floating_point():
         rows = rows / 255
     with torch.autocast(images.device.type, enabled=False):
@@ -153,19 +164,18 @@ def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Te
     Brightness, contrast and saturation all blend an image with something dull (black, its mean grey, its own grey),
     so one colour matrix and one offset per image apply whichever is due; only hue is picked out by rows.
     """
-    hue, order = hue.cpu(), order.cpu()
-    factors = torch.stack([brightness.cpu(), contrast.cpu(), saturation.cpu(), torch.ones_like(hue)], 1)
-    luma, eye = torch.tensor(LUMA), torch.eye(3)
+    hue, order = hue.cpu(), order.cpu().T  # (4, N)
+    factors = torch.stack([brightness.cpu(), contrast.cpu(), saturation.cpu(), torch.ones_like(hue)])
+    f = factors.gather(0, order)
+    grey, mean = (1 - f) * (order == SATURATION), (1 - f) * (order == CONTRAST)  # share of the image's own grey, mean grey
+    matrix = f[..., None, None] * torch.eye(3) + grey[..., None, None] * torch.tensor(LUMA)
+    matrix, mean, luma = there(matrix, x.device), there(mean[..., None], x.device), _constant(LUMA, x.device)
     for k in range(4):
-        turn = order[:, k]
-        f = factors.gather(1, turn[:, None])
-        grey = (1 - f) * (turn == SATURATION)[:, None]  # (N, 1) share of the image's own grey
-        mean = (1 - f) * (turn == CONTRAST)[:, None]
-        matrix = f[..., None] * eye + grey[..., None] * luma
-        x = _blend(x, matrix.to(x.device), mean.to(x.device), luma.to(x.device))
-        rows = ((turn == HUE) & (hue != 0)).nonzero()[:, 0].to(x.device)
+        x = _blend(x, matrix[k], mean[k], luma)
+        rows = ((order[k] == HUE) & (hue != 0)).nonzero()[:, 0]
         if len(rows):
-            x.index_copy_(0, rows, _rotate_hue(x.index_select(0, rows), hue.to(x.device)[rows]))
+            turned = there(rows, x.device)
+            x.index_copy_(0, turned, _rotate_hue(x.index_select(0, turned), there(hue[rows], x.device)))
     return x
 
 
@@ -213,7 +223,7 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int | None = None) -> T
     """
     height, width = x.shape[-2:]
     kernel_size = kernel_size or max(3, 2 * round((height / 10 - 1) / 2) + 1)
-    sigma = sigma.to(x.device, torch.float32)
+    sigma = there(sigma.float(), x.device)
     rows, columns = (_blur_weights(sigma, side, kernel_size) for side in (height, width))
     with torch.autocast(x.device.type, enabled=False):
         return rows[:, None] @ (x.flatten(1, 2) @ columns.transpose(1, 2)).view_as(x)
@@ -309,8 +319,8 @@ def _on_rows(x: Tensor, chosen: Tensor, change, *per_image: Tensor) -> Tensor:
     """Apply ``change`` to the images marked in ``chosen`` (n,) bool, in place."""
     rows = chosen.nonzero()[:, 0]
     if len(rows):
-        there = rows.to(x.device)
-        x.index_copy_(0, there, change(x.index_select(0, there), *(values[rows] for values in per_image)))
+        own = there(rows, x.device)
+        x.index_copy_(0, own, change(x.index_select(0, own), *(values[rows] for values in per_image)))
     return x
 
 
@@ -321,5 +331,5 @@ def to_float(x: Tensor) -> Tensor:
 
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(x - mean) / std by channel, in place: x (N, 3, H, W) float32."""
-    mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (mean, std))
+    mean, std = (_constant(tuple(values), x.device).view(3, 1, 1) for values in (mean, std))
     return x.sub_(mean).div_(std)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, to_float
+from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, there, to_float
 from pretrain.data.folder import resize_square
 from pretrain.data.sources import FolderSource, ImageSource, TensorSource
 from pretrain.lazy import Lazy
@@ -193,7 +193,7 @@ def _centre(source: ImageSource, index: Tensor, size: int, side: int, interpolat
 
 
 def _rows(images: Tensor, index: Tensor) -> Tensor:
-    return images.index_select(0, index.to(images.device))
+    return images.index_select(0, there(index, images.device))
 
 
 def _labels(source: ImageSource, index: Tensor, device: torch.device | str) -> Tensor:
@@ -201,7 +201,7 @@ def _labels(source: ImageSource, index: Tensor, device: torch.device | str) -> T
 
 
 def _move(x: Tensor, device: torch.device | str) -> Tensor:
-    return x.to(device, non_blocking=True)
+    return there(x, torch.device(device))
 
 
 def _finished(source: ImageSource, images: Tensor, device: torch.device | str) -> Tensor:

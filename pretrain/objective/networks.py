@@ -129,7 +129,8 @@ def in_chunks(view: Callable, views: Sequence[Tensor], chunks: int, shuffled: bo
     for x in views:
         parts = [x[i::chunks] for i in range(chunks)] if shuffled else x.tensor_split(chunks)
         z, outputs, maps = zip(*map(view, parts), strict=True)
-        order = torch.cat([torch.arange(i, len(x), chunks) for i in range(chunks)]).argsort()
-        back = order.to(x.device) if shuffled else slice(None)
+        back: Tensor | slice = slice(None)
+        if shuffled:
+            back = torch.cat([torch.arange(i, len(x), chunks, device=x.device) for i in range(chunks)]).argsort()
         found.append((torch.cat(z)[back], torch.cat(outputs)[back], [torch.cat(m)[back] for m in zip(*maps, strict=True)]))
     return Seen(*map(tuple, zip(*found, strict=True)))

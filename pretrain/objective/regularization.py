@@ -6,7 +6,8 @@ the same mathematics as adding the penalty to the loss, without a graph through 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,8 @@ class Regularizer:
         grouped = _grouped_dims(model, self.authors)
         self._ranks: list[Tensor | None] = [self._rank(p, grouped[p]) if p in grouped else None for p in self.parameters]
         self.coefficients: list[Tensor] = []
+        self._zeros: dict[Tensor, Tensor] = {}  # gradients of parameters that a step does not reach
+        self._terms = functools.cache(self._find_terms)
         self._alpha: float | None = None
         self.set_alpha(0.0)
 
@@ -83,6 +86,15 @@ class Regularizer:
         plain = self.cfg.coefficient
         self.coefficients = [torch.tensor(plain, dtype=p.dtype, device=p.device) if rank is None else plain * (1 - alpha * rank)
                              for p, rank in zip(self.parameters, self._ranks, strict=True)]
+        if self.parameters[0].device.type != "cpu":  # one kernel for all parameters takes operands of equal shapes and layouts
+            self.coefficients = [torch.empty_like(p, memory_format=torch.preserve_format).copy_(coefficient)
+                                 for p, coefficient in zip(self.parameters, self.coefficients, strict=True)]
+        self._terms.cache_clear()
+
+    def touch(self, parameters: Iterable[Tensor]) -> None:
+        """Let ``parameters`` decay from now on: they have had a gradient."""
+        self.touched.update(parameters)
+        self._terms.cache_clear()
 
     @torch.no_grad()
     def add_gradient(self, widest: bool = False) -> None:
@@ -91,26 +103,33 @@ class Regularizer:
         ``widest`` says that the update is that of the widest network alone. A ``decoupled`` regularizer adds nothing:
         :meth:`shrink` is its step.
         """
-        self.touched.update(p for p in self.parameters if p.grad is not None)
-        for parameter in self.parameters:
-            if parameter.grad is None and parameter in self.touched:
-                parameter.grad = torch.zeros_like(parameter)
-        if self.cfg.decoupled:
-            return
-        for parameter, coefficient in self._terms(widest):
-            parameter.grad.addcmul_(parameter, coefficient, value=2.0)
+        if len(self.touched) < len(self.parameters):
+            self.touch(p for p in self.parameters if p.grad is not None)
+        missing = [p for p in self.parameters if p.grad is None and p in self.touched]
+        if missing:
+            zeros = [self._zeros[p] if p in self._zeros else self._zeros.setdefault(p, torch.empty_like(p)) for p in missing]
+            torch._foreach_zero_(zeros)
+            for parameter, zero in zip(missing, zeros, strict=True):
+                parameter.grad = zero
+        parameters, coefficients = self._terms(widest)
+        if parameters and not self.cfg.decoupled:
+            torch._foreach_addcmul_([p.grad for p in parameters], parameters, coefficients, value=2.0)
 
     @torch.no_grad()
     def shrink(self, rate: float, widest: bool = False) -> None:
         """theta <- theta * (1 - 2 * rate * coefficient), in place of the gradient: the decay of AdamW (arXiv 1711.05101)."""
-        for parameter, coefficient in self._terms(widest):
-            parameter.mul_(1 - 2 * rate * coefficient)
+        parameters, coefficients = self._terms(widest)
+        if not parameters:
+            return
+        kept = torch._foreach_mul(coefficients, -2 * rate)
+        torch._foreach_add_(kept, 1.0)
+        torch._foreach_mul_(parameters, kept)
 
-    def _terms(self, widest: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parameters that decay in this update, with their coefficients; none with ``none``."""
-        for parameter, coefficient in zip(self.parameters, self.coefficients, strict=False):
-            if parameter in self.touched and not (widest and parameter in self.exempt):
-                yield parameter, coefficient
+    def _find_terms(self, widest: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The parameters that decay in this update, and their coefficients; none with ``none``."""
+        found = [(p, c) for p, c in zip(self.parameters, self.coefficients, strict=False)
+                 if p in self.touched and not (widest and p in self.exempt)]
+        return [p for p, _ in found], [c for _, c in found]
 
     @torch.no_grad()
     def penalty(self) -> Tensor:

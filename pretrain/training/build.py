@@ -71,7 +71,7 @@ class Training:
         widest = width == self.cfg.widths.max
         self.regularizer.add_gradient(widest)
         if self.cfg.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm)
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.cfg.optimizer.clip_norm, foreach=True)
         if self.cfg.regularizer.decoupled:
             self.regularizer.shrink(self.optimizer.param_groups[0]["lr"], widest)
         self.scaler.step(self.optimizer)

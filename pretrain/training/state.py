@@ -35,7 +35,7 @@ def restore(training: Training, payload: dict) -> None:
             module.load_state_dict(payload[name])
     training.optimizer.load_state_dict(payload["optimizer"])
     student = training.student
-    training.regularizer.touched |= {p for name, p in student.named_parameters() if name in payload.get("touched", ())}
+    training.regularizer.touch(student.get_parameter(name) for name in payload.get("touched", ()))
     for name, gradient in payload.get("gradients", {}).items():
         student.get_parameter(name).grad = gradient.to(training.device)
     training.scaler.load_state_dict(payload["scaler"])
