@@ -31,6 +31,7 @@ AUTO = "auto"
 CLUSTER_FILE = Path("cluster.yaml")  # of the working directory
 MOST_PARALLEL = 1000
 PARALLEL = 2
+LIBRARIES = ("torchvision",)  # slow to import, and imported by jobs where they use it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +155,7 @@ def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
     outcomes = run_all(jobs, arguments.executor, arguments.folder / "logs", arguments.parallel,
-                       torch.cuda.device_count(), tell)
+                       torch.cuda.device_count(), tell, preload=[*{job.function.__module__: None for job in jobs}, *LIBRARIES])
     ended_by_now = {run.directory.name for run in work.missing if finished(run)}
     failed = [outcome for outcome in outcomes if outcome.state == JobState.FAILED]
     left = [outcome for outcome in outcomes if outcome.state == JobState.LEFT and outcome.name not in ended_by_now]

@@ -21,14 +21,15 @@ def run_all(
     on_update: Callable[[Outcome], object] | None = None,
     cluster: Cluster | None = None,
     wait: bool = True,
+    preload: Sequence[str] = (),
 ) -> list[Outcome]:
     """Run every job and return their outcomes in the order of ``jobs``.
 
     A job starts when those in its ``after`` have succeeded. One that fails stops only those that need it: they are ``failed`` too,
     without having started, and what needs a job that was ``left`` is left as well.
 
-    executor: ``inline`` (one after another in this process; output stays on the terminal), ``local`` (processes of
-        their own on this machine through submitit; output goes to ``<log_dir>/<job name>.log``) or ``slurm`` (arrays in
+    executor: ``inline`` (one after another in this process; output stays on the terminal), ``local`` (forks of one
+        process that has loaded ``preload``; output goes to ``<log_dir>/<job name>.log``) or ``slurm`` (arrays in
         Slurm's queue through submitit; output goes there too). The ledger of ``slurm`` is in ``slurm/`` next to ``log_dir``.
     log_dir: made if missing. A second launch appends to the logs of the first.
     parallel: ``local``: at most this many jobs at once, each with an equal share of the processor's cores.
@@ -39,6 +40,7 @@ def run_all(
     cluster: ``slurm``: its settings, with the kinds of all jobs.
     wait: ``slurm``: watch the jobs until all have ended, else return as soon as they are in the queue. Ctrl-C while
         waiting leaves them there.
+    preload: ``local``: modules that jobs import, loaded once for all of them.
 
     Raises ValueError for an unknown executor, a ``parallel`` below 1, or a name that two jobs share (also where the
     names give the same log); :class:`UserError` for what Slurm refuses. Ctrl-C and SIGTERM stop
@@ -63,9 +65,9 @@ def run_all(
     if executor == "inline":
         return _run_inline(jobs, log_dir, on_update)
 
-    from slurm.local import LocalLaunch  # submitit is not needed to run inline
+    from slurm.local import LocalLaunch
 
-    return LocalLaunch(jobs, log_dir, parallel, gpus, on_update).run()
+    return LocalLaunch(jobs, log_dir, parallel, gpus, on_update, preload).run()
 
 
 def _run_inline(jobs: Sequence[Job], log_dir: Path, on_update: Callable[[Outcome], object]) -> list[Outcome]:

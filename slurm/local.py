@@ -1,13 +1,12 @@
-"""Jobs as processes of this machine, through submitit's local executor.
+"""Jobs as processes of this machine, at most so many at once: forks of a process that has their libraries loaded.
 
-Submitit starts a controller for each job, which starts the job's own process (the *task*). It knows no limit on how
-many run, and Ctrl-C or the end of the launcher leaves its processes alone; both are taken care of here. For that, a
-task makes itself the leader of a process group, so that it can be stopped together with all it started.
+Ctrl-C or the end of the launcher stops them, together with all they started.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -20,37 +19,39 @@ from datetime import datetime
 from pathlib import Path
 
 import cloudpickle
-import submitit
-from submitit.core.utils import UncompletedJobError, environment_variables
 
+from rundir.atomic import write_json
 from rundir.machine import cores
+from slurm.forkserver import ForkServer, ServerLost, signal_groups
 from slurm.jobs import Job, JobState, Outcome, attempt, describe
 from slurm.order import Order
 
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 5.0  # between asking a task to stop and killing it
-FOREVER_MINUTES = 10 * 365 * 24 * 60  # submitit's default is to stop a local job after two minutes
 
 
+@dataclass
 class LocalCall:
-    """What runs in a job's process: set up the surroundings, then the call. Returns its state and why, as ``attempt``.
+    """What runs in a job's process: set up the surroundings, call, and leave its state and why, as ``attempt``, in ``result``.
 
-    The call travels as bytes of its own, so that nothing heavy is imported before the environment is set.
+    The call travels as bytes of its own, so that nothing of it is imported before the environment is set.
     """
 
-    def __init__(self, call: bytes, log: Path, pid_file: Path, environment: dict[str, str | None]) -> None:
-        self.call, self.log, self.pid_file, self.environment = call, log, pid_file, environment
+    call: bytes
+    log: Path
+    result: Path
+    environment: dict[str, str | None]
+    argv: list[str]  # of the launcher
 
-    def __call__(self) -> tuple[str, str]:
-        os.setpgid(0, 0)
-        self.pid_file.write_text(str(os.getpid()), encoding="utf-8")
+    def __call__(self) -> None:
         _redirect_output(self.log)
+        sys.argv = self.argv
         for name, value in self.environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        return attempt(self._load_and_call, (), lambda: contextlib.nullcontext(sys.stderr))
+        state, why = attempt(self._load_and_call, (), lambda: contextlib.nullcontext(sys.stderr))
+        write_json(self.result, {"state": state, "why": why})
 
     def _load_and_call(self) -> None:
         function, args = cloudpickle.loads(self.call)
@@ -61,136 +62,128 @@ def _redirect_output(log: Path) -> None:
     """Append all that this process and its children print to ``log``: on the descriptors, for native code too."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with log.open("ab", buffering=0) as stream, open(os.devnull, "rb") as nothing:
+    with log.open("ab", buffering=0) as stream:
         stream.write(f"--- {datetime.now().isoformat(timespec='seconds')} pid {os.getpid()}\n".encode())
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-        os.dup2(nothing.fileno(), 0)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the terminal's is
 
 
 @dataclass
 class Running:
-    """A job that was started: submitit's handle, and the file in which the task says its process id."""
+    """A job that was started: its process, which leads a group of its own, and the file for how it ended."""
 
     index: int
     job: Job
-    handle: submitit.LocalJob
+    pid: int
     log: Path
-    pid_file: Path
+    result: Path
 
-    def signal_task(self, signum: int) -> bool:
-        """Send a signal to the task and all it started. False where the task has not come so far, or is gone."""
-        try:
-            os.killpg(int(self.pid_file.read_text(encoding="utf-8")), signum)
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            return False
-        return True
-
-    def outcome(self) -> Outcome:
-        """How the ended job ended."""
-        if not self.handle.paths.result_pickle.exists():
-            self.signal_task(signal.SIGKILL)  # the task did not end by itself: its children may live on
-            return self._failed("the process ended without a result (killed, or out of memory?)")
-        try:
-            state, why = self.handle.result()
-        except UncompletedJobError:
-            state, why = JobState.FAILED, f"the job did not start: {self._submitit_said()[-1]}"
+    def outcome(self, code: int | None) -> Outcome:
+        """How the job ended whose process ended with exit ``code`` (negative: that signal's; None: not known)."""
+        if not self.result.exists():
+            signal_groups([self.pid], signal.SIGKILL)  # it did not end by itself: what it started may live on
+            return self._failed(f"the process {_ending(code)}, without a result")
+        found = json.loads(self.result.read_text(encoding="utf-8"))
+        state, why = found["state"], found["why"]
         return self._failed(why) if state == JobState.FAILED else Outcome(self.job.name, state, why, self.log)
 
     def _failed(self, error: str) -> Outcome:
-        if not self.log.exists():  # the task did not come as far as its own log
-            self.log.write_text("\n".join(self._submitit_said()) + "\n", encoding="utf-8")
+        self.log.touch()  # the process may not have come so far
         return Outcome(self.job.name, JobState.FAILED, error, self.log)
 
-    def _submitit_said(self) -> list[str]:
-        return [line for line in (self.handle.stderr() or "").splitlines() if line.strip()] or ["nothing was said"]
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return "was killed" if code is None else f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    return f"was killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
 
 
 class LocalLaunch:
-    """The jobs of one launch, at most ``parallel`` at once."""
+    """The jobs of one launch, at most ``parallel`` at once; ``preload``: modules that they import."""
 
-    def __init__(
-        self, jobs: Sequence[Job], log_dir: Path, parallel: int, gpus: int, on_update: Callable[[Outcome], object]
-    ) -> None:
-        self.log_dir, self.on_update, self.gpus = log_dir, on_update, gpus
+    def __init__(self, jobs: Sequence[Job], log_dir: Path, parallel: int, gpus: int, on_update: Callable[[Outcome], object],
+                 preload: Sequence[str] = ()) -> None:
+        self.log_dir, self.on_update, self.gpus, self.preload = log_dir, on_update, gpus, preload
         self.slots = min(parallel, len(jobs))
         self.waiting = Order(jobs)
+        self.server: ForkServer | None = None
         self.running: dict[int, Running] = {}  # by slot
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
         """Start, wait, collect. A signal to stop, or any exception here, first ends what is running."""
-        # A folder of its own: submitit names files by process id, and an older launch may have had the same one.
-        work = tempfile.TemporaryDirectory(prefix=".submitit-", dir=self.log_dir, ignore_cleanup_errors=True)
+        work = tempfile.TemporaryDirectory(prefix=".local-", dir=self.log_dir, ignore_cleanup_errors=True)
         with work as folder, _stop_signals() as received:
             try:
                 while (self.waiting or self.running) and not received:
-                    self._fill_slots(Path(folder))
-                    self._collect()
-                    time.sleep(POLL_SECONDS if self.running else 0)
+                    self._turn(Path(folder))
+                    time.sleep(POLL_SECONDS if self.running or self.waiting else 0)
             finally:
-                self._stop()
+                if self.server is not None:
+                    self.server.stop()
         if received:
             raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
         return [self.outcomes[index] for index in sorted(self.outcomes)]
 
+    def _turn(self, folder: Path) -> None:
+        """Collect what has ended and start what can be; where the server is lost, its jobs are, and the next turn has another."""
+        if self.server is None:
+            self.server = ForkServer(self.preload, _child_environment(self.slots), folder / "server.log")
+        try:
+            codes = self.server.ended()
+            for slot, running in list(self.running.items()):
+                if running.pid in codes:
+                    self._collect(slot, codes[running.pid])
+            if self.server.ready:
+                self._fill_slots(folder)
+        except ServerLost as lost:
+            server, self.server = self.server, None
+            server.stop()
+            if not server.ready:
+                raise RuntimeError(f"{lost}: {server.said()}") from lost
+            for slot in list(self.running):
+                self._collect(slot, None)
+
     def _fill_slots(self, folder: Path) -> None:
         for slot in range(self.slots):
-            if slot not in self.running and (taken := self.waiting.take()) is not None:
+            while slot not in self.running and (taken := self.waiting.take()) is not None:
                 self._start(slot, *taken, folder)
 
     def _start(self, slot: int, index: int, job: Job, folder: Path) -> None:
-        log, pid_file = job.log(self.log_dir), folder / f"{index}.pid"
+        log, result = job.log(self.log_dir), folder / f"{index}.json"
         try:
             call = cloudpickle.dumps((job.function, job.args))
         except Exception as error:  # pickling raises what it likes
             self._end(index, Outcome(job.name, JobState.FAILED, f"cannot be sent to another process: {describe(error)}"))
             return
-        executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(timeout_min=FOREVER_MINUTES)
-        task = LocalCall(call, log, pid_file, {"CUDA_VISIBLE_DEVICES": self._visible_gpus(slot)})
-        with environment_variables(**_child_environment(self.slots)):
-            handle = executor.submit(task)
-        self.running[slot] = Running(index, job, handle, log, pid_file)
+        task = LocalCall(call, log, result, {"CUDA_VISIBLE_DEVICES": self._visible_gpus(slot)}, sys.argv)
+        try:
+            pid = self.server.start(task)
+        except ServerLost as lost:
+            self._end(index, Outcome(job.name, JobState.FAILED, str(lost)))
+            raise
+        self.running[slot] = Running(index, job, pid, log, result)
         self.on_update(Outcome(job.name, JobState.RUNNING, log=log))
 
     def _visible_gpus(self, slot: int) -> str | None:
-        """The task's CUDA_VISIBLE_DEVICES (None: unset). Submitit would hide all GPUs."""
+        """The task's CUDA_VISIBLE_DEVICES (None: unset)."""
         mine = os.environ.get("CUDA_VISIBLE_DEVICES")
         if not self.gpus:
             return mine
         names = mine.split(",") if mine else [str(index) for index in range(self.gpus)]
         return names[slot % min(self.gpus, len(names))].strip()
 
-    def _collect(self) -> None:
-        for slot, running in list(self.running.items()):
-            if running.handle.done():
-                del self.running[slot]
-                self._end(running.index, running.outcome())
+    def _collect(self, slot: int, code: int | None) -> None:
+        running = self.running.pop(slot)
+        self._end(running.index, running.outcome(code))
 
     def _end(self, index: int, outcome: Outcome) -> None:
         for place, ended in [(index, outcome), *self.waiting.end(outcome)]:
             self.outcomes[place] = ended
             self.on_update(ended)
-
-    def _stop(self) -> None:
-        """End every task: ask, wait, kill. Nothing to do after a launch that ran to its end."""
-        left = list(self.running.values())
-        for running in left:
-            if not running.signal_task(signal.SIGINT) and not running.handle.done():
-                running.handle.cancel()  # still starting: through its controller
-        _wait_for(left, GRACE_SECONDS)
-        for running in left:
-            running.signal_task(signal.SIGKILL)
-        _wait_for(left, GRACE_SECONDS)
-
-
-def _wait_for(jobs: Sequence[Running], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not all(running.handle.done() for running in jobs):
-        time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager

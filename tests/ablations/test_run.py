@@ -132,13 +132,16 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_local_executor_gives_the_same_scores(done, tmp_path, capsys):
+def test_local_executor_gives_the_same_weights_and_scores(done, tmp_path, capsys):
     assert run(tmp_path, "--executor", "local", "--parallel", "2") == 0
 
     def scores(runs: Path) -> dict:
         return {path.parent.name: sorted((r["metric"], r["width"], r["value"]) for r in json.loads(path.read_text())["records"]
                                          if r["width"] in (1.0, 0.5)) for path in runs.rglob("result.json")}
     assert scores(tmp_path) == scores(done)
+    for path in done.rglob("checkpoint.pt"):
+        one, other = (torch.load(place, weights_only=True)["encoder"] for place in (path, tmp_path / path.relative_to(done)))
+        assert all(torch.equal(one[name], other[name]) for name in one)
     commands = {tuple(json.loads(path.read_text())["command"][:3]) for path in tmp_path.rglob("provenance.json")}
     assert commands == {("ablations/run.py", "--grid", "guidelines")}  # not that of the process they ran in
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import signal
@@ -65,6 +66,13 @@ def meet(mine: Path, other: Path) -> None:
 def write_environment(path: Path) -> None:
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
     path.write_text("\n".join(f"{name}={os.environ.get(name, 'unset')}" for name in names))
+
+
+def change_module(name: str, path: Path) -> None:
+    """Write whether the module is loaded and as it was, and change it."""
+    module = sys.modules.get(name)
+    path.write_text("not loaded" if module is None else f"loaded {getattr(module, 'mark', 'unchanged')}")
+    importlib.import_module(name).mark = "changed"
 
 
 def sleep_with_child(pids: Path, seconds: float, deaf: bool) -> None:

@@ -120,6 +120,44 @@ def test_local_job_that_is_killed_is_noticed(tmp_path):
     assert other.state == "done" and (tmp_path / "other").read_text() == "fine"
 
 
+def test_a_killed_job_is_said_to_be_killed(tmp_path):
+    (outcome,) = run_all([Job("killed", callables.kill_oneself)], "local", tmp_path / "logs")
+    assert outcome.error == "the process was killed by SIGKILL (out of memory?), without a result"
+
+
+def test_libraries_are_loaded_once_and_each_job_has_its_own_copy(tmp_path):
+    """A job finds a module loaded that was loaded for it, unchanged by the job before."""
+    jobs = [Job(name, callables.change_module, ("colorsys", tmp_path / name)) for name in ("first", "second")]
+    run_all(jobs, "local", tmp_path / "logs", preload=("colorsys", "no_such_module"))
+    assert [(tmp_path / name).read_text() for name in ("first", "second")] == ["loaded unchanged"] * 2
+    run_all(jobs[:1], "local", tmp_path / "logs")
+    assert (tmp_path / "first").read_text() == "not loaded"
+
+
+def test_jobs_of_a_lost_server_fail_and_the_others_get_another_one(tmp_path):
+    pids = tmp_path / "pids"
+    jobs = [Job("long", callables.sleep_with_child, (pids, 60, True)), Job("next", callables.write, (tmp_path / "next", "fine"))]
+
+    def kill_server():
+        wait_until(pids.exists)
+        stat = Path(f"/proc/{pids.read_text().split()[0]}/stat").read_text()
+        os.kill(int(stat.rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_server)
+    killer.start()
+    long, other = run_all(jobs, "local", tmp_path / "logs")
+    killer.join()
+    assert (long.state, long.error) == ("failed", "the process was killed, without a result")
+    assert other.state == "done" and (tmp_path / "next").read_text() == "fine"
+    wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+def test_a_server_that_cannot_start_is_a_crash(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match=r"the process that starts jobs ended \(exit code 1\): it said nothing"):
+        run_all([Job("a", print)], "local", tmp_path / "logs")
+
+
 def test_killed_job_leaves_no_children(tmp_path):
     pids = tmp_path / "pids"
     job = Job("parent", callables.sleep_with_child, (pids, 60, False))
@@ -204,6 +242,7 @@ def test_exception_in_the_listener_stops_the_jobs(tmp_path):
         (signal.SIGINT, False, True, 130),
         (signal.SIGTERM, False, False, 143),
         (signal.SIGHUP, True, False, 129),
+        (signal.SIGKILL, False, True, -signal.SIGKILL),
     ],
 )
 def test_stopping_the_launcher_stops_its_jobs(signum, to_group, deaf, code, tmp_path):
