@@ -17,6 +17,8 @@ KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "
          stat.S_IFDIR: "a folder"}
 NAMED = 3  # names that a message gives
 
+Signature = tuple[int, int, int, int]  # inode, size, times of change of content and of anything, in ns
+
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The content of a regular file; never waits for a pipe or a device.
@@ -60,6 +62,13 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
+def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> list[str]:
+    """What ``paths`` are called from ``home`` on, with slashes."""
+    start = os.path.join(home, "")
+    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in map(os.fspath, paths)]
+    return names if os.sep == "/" else [name.replace(os.sep, "/") for name in names]
+
+
 def some(names: Sequence[str], most: int = NAMED) -> str:
     """The first of ``names``, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -69,12 +78,14 @@ def some(names: Sequence[str], most: int = NAMED) -> str:
 class Tree:
     """What is below a folder, as paths relative to it.
 
-    files: sorted; litter: what :func:`is_litter` names; repeated: folders that links lead to a second time.
+    files: sorted; litter: what :func:`is_litter` names; repeated: folders that links lead to a second time; seen: signatures of
+    every folder and of what every link leads to, taken before they were read. While these stay, so does the rest.
     """
 
     files: list[str] = field(default_factory=list)
     litter: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    seen: dict[str, Signature] = field(default_factory=dict)
 
 
 def tree(folder: str | Path) -> Tree:
@@ -87,11 +98,15 @@ def tree(folder: str | Path) -> Tree:
     seen, waiting = {_identity(root)}, [""]
     while waiting:
         place = waiting.pop()
+        found.seen[place] = signature(os.path.join(root, place))
         for entry in entries(os.path.join(root, place)):
             name = os.path.join(place, entry.name)
             if is_litter(entry.name):
                 found.litter.append(name)
-            elif _holds(entry.is_file):
+                continue
+            if entry.is_symlink():
+                found.seen[name] = signature(entry.path)
+            if _holds(entry.is_file):
                 found.files.append(name)
             elif is_folder(entry):
                 identity = _identity(entry.path)
@@ -105,6 +120,22 @@ def tree(folder: str | Path) -> Tree:
     for names in (found.files, found.litter, found.repeated):
         names.sort()
     return found
+
+
+def signature(path: str | os.PathLike, folder: int | None = None) -> Signature:
+    """What shows that a file, or what a folder lists, is as it was: no write leaves all of it. Of nothing (a broken link) zeros.
+
+    folder: descriptor of the folder that ``path`` is relative to.
+    """
+    try:
+        return signature_of(os.stat(path, dir_fd=folder))
+    except OSError:
+        return 0, 0, 0, 0
+
+
+def signature_of(state: os.stat_result) -> Signature:
+    """The :data:`Signature` of what was asked already; each number below 2^63."""
+    return state.st_ino & 2**63 - 1, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def is_folder(entry: os.DirEntry) -> bool:

@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pretrain.data import folder, published, sources
+from pretrain.data import cache, listing, published, sources
+from pretrain.data.files import Signature, names_below, signature_of
 from rundir.errors import Setting, UserError
 
 DIGITS = 15  # hex digits of a fingerprint, behind an f: so YAML takes none for a number
@@ -25,6 +27,7 @@ WHOLE_BYTES = 256 * 2**20  # files that together are no larger are read whole
 SIZED = 65536  # files at most whose size is asked for: of a million on a network file system that would take minutes
 SAMPLED = 256  # files at most that are read where all together are too large
 READERS = 8  # threads: files on a network file system are waited for
+TOGETHER = 256  # files that a thread looks at in one go
 
 
 def combined(**parts: object) -> str:
@@ -38,20 +41,30 @@ def of_array(array: np.ndarray) -> str:
     return _digest(f"{array.dtype.str}{array.shape}".encode(), array.data.cast("B") if array.size else b"")
 
 
-def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES, sampled: int = SAMPLED) -> str:
+def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES, sampled: int = SAMPLED,
+             seen: dict[str, Signature] | None = None) -> str:
     """The fingerprint of ``files``: the name of each within its data set, and where it is stored.
 
-    Their contents are read whole up to ``whole`` bytes together, else of ``sampled`` files.
+    Their contents are read whole up to ``whole`` bytes together, else of ``sampled`` files. ``seen`` gets the signatures of all
+    that were looked at, by name, as they were before they were read.
 
     Raises:
         UserError: a file cannot be read.
     """
     names = sorted(files, key=_bytes)
+    seen = {} if seen is None else seen
     looked_at = _spread(names, SIZED)
     with ThreadPoolExecutor(READERS) as pool:
-        sizes = list(pool.map(lambda name: _tried(_size, files[name]), looked_at))
+        def looked(some: Sequence[str]) -> list[int]:
+            states = [_tried(_state, files[name]) for name in some]
+            seen.update((name, signature_of(state)) for name, state in zip(some, states, strict=True))
+            return [state.st_size for state in states]
+
+        parts = [looked_at[i:i + TOGETHER] for i in range(0, len(looked_at), TOGETHER)]
+        sizes = [size for part in pool.map(looked, parts) for size in part]
         small = len(looked_at) == len(names) and sum(sizes) <= whole
         read = names if small or whole == float("inf") else _spread(names, sampled)
+        looked([name for name in read if name not in seen])
         contents = list(pool.map(lambda name: _tried(_content, files[name]), read))
     return _digest(*(_framed(_bytes(name)) for name in names), *(f"{size}\n".encode() for size in sizes), *contents)
 
@@ -69,11 +82,21 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     root = os.path.abspath(os.path.expanduser(root))
     if name in ("cifar10", "cifar100"):
         return _of_cifar(name, split, root)
-    if name == "folder":
-        home, found = os.path.join(root, split), folder.scan(root, split)
-    else:
-        home, found = os.path.join(root, published.SETS[name].folder), published.read(name, split, root)
-    return of_images(home, found.classes, found.paths, [found.classes[label] for label in found.labels])
+    base = root if name == "folder" else os.path.join(root, published.SETS[name].folder)
+    what = f"fingerprint of {name}/{split}, {WHOLE_BYTES} {SIZED} {SAMPLED}"
+    note = cache.recall(what, base)
+    return cache.texts(note["fingerprint"])[0] if note is not None else _of_listed(name, split, root, what)
+
+
+def _of_listed(name: str, split: str, root: str, what: str) -> str:
+    """The fingerprint of the images of a listing, which is kept as ``what`` where they are many."""
+    began, found, seen = time.time(), listing.of(name, split, root), {}
+    own = of_images(found.home, found.classes, found.paths, [found.classes[label] for label in found.labels], seen)
+    if len(found.names) >= cache.WORTH:
+        below = "" if found.home == found.base else os.path.relpath(found.home, found.base)
+        images = {os.path.join(below, name): state for name, state in seen.items()}
+        cache.keep(what, found.base, began, found.seen | images, {"fingerprint": cache.as_array([own])})
+    return own
 
 
 def of_splits(name: str, root: str | None) -> str:
@@ -81,19 +104,15 @@ def of_splits(name: str, root: str | None) -> str:
     return combined(train=of_dataset(name, "train", root), val=of_dataset(name, "val", root))
 
 
-def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str]) -> str:
-    """The fingerprint of image files below ``home``, the class of each by name, and all ``classes``, in order."""
+def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str],
+              seen: dict[str, Signature] | None = None) -> str:
+    """The fingerprint of image files below ``home``, the class of each by name, and all ``classes``, in order; ``seen`` as in
+    :func:`of_files`.
+    """
     names = names_below(home, paths)
     labelled = sorted((_bytes(name), _bytes(label)) for name, label in zip(names, labels, strict=True))
     return combined(classes=list(classes), labels=_digest(*(_framed(part) for pair in labelled for part in pair)),
-                    files=of_files(dict(zip(names, paths, strict=True))))
-
-
-def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> list[str]:
-    """What ``paths`` are called from ``home`` on, with slashes."""
-    start = os.path.join(home, "")
-    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in map(os.fspath, paths)]
-    return [name.replace(os.sep, "/") for name in names]
+                    files=of_files(dict(zip(names, paths, strict=True)), seen=seen))
 
 
 def is_there(name: str, root: str | None) -> bool:
@@ -128,15 +147,15 @@ def _tried(look: Callable, path: str | os.PathLike) -> object:
         raise UserError(f"cannot read {path} ({error.strerror}); put it back, or take it out of the data set") from None
 
 
-def _size(path: str | os.PathLike) -> int:
+def _state(path: str | os.PathLike) -> os.stat_result:
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
         raise UserError(f"{path} is not a regular file; take it out of the data set")
-    return found.st_size
+    return found
 
 
 def _content(path: str | os.PathLike) -> bytes:
-    digest, _ = hashlib.sha256(), _size(path)
+    digest, _ = hashlib.sha256(), _state(path)
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretrain.data import images
-from pretrain.data.files import entries, is_folder, is_litter, some, tree
+from pretrain.data.files import Signature, entries, is_folder, is_litter, signature, some, tree
 from pretrain.lazy import Lazy
 from rundir.errors import Setting, UserError
 from rundir.machine import cores
@@ -28,12 +28,15 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass
 class Found:
-    """One split of an image folder: K class names (sorted), N paths by class, N class numbers, and what is odd, a line each."""
+    """One split of an image folder: K class names (sorted), N paths by class, N class numbers, what is odd, a line each, and the
+    signatures, by name below the root, of what was listed.
+    """
 
     classes: list[str]
     paths: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    seen: dict[str, Signature] = field(default_factory=dict)
 
 
 def scan(root: str, split: str) -> Found:
@@ -42,12 +45,13 @@ def scan(root: str, split: str) -> Found:
     Raises UserError: a split's folder is missing or has no classes, the two splits have different classes, a class of
     this split has no image, something is neither a file nor a folder.
     """
-    classes = {name: _class_names(root, name) for name in SPLITS}
+    seen: dict[str, Signature] = {}
+    classes = {name: _class_names(root, name, seen) for name in SPLITS}
     if classes["train"] != classes["val"]:
         only = sorted(set(classes["train"]) ^ set(classes["val"]))
         raise UserError(f"train/ and val/ of {root} have different classes: only one of them has {some(only)}; "
                         f"give both the same class folders")
-    found = Found(classes[split])
+    found = Found(classes[split], seen=seen)
     home = os.path.join(root, split)
     left = sorted(entry.name for entry in entries(home) if entry.name not in found.classes)
     repeated = []
@@ -62,6 +66,7 @@ def scan(root: str, split: str) -> Found:
                             f"both train/ and val/")
         found.paths += [os.path.join(folder, file) for file in kept]
         found.labels += [label] * len(kept)
+        seen |= {os.path.join(split, name, place): state for place, state in below.seen.items()}
         left += [os.path.join(name, file) for file in others]
         repeated += [os.path.join(name, place) for place in below.repeated]
     if left:
@@ -82,12 +87,16 @@ def alike(classes: Sequence[str]) -> list[str]:
             for group in groups.values() if len(group) > 1]
 
 
-def _class_names(root: str, split: str) -> list[str]:
+def _class_names(root: str, split: str, seen: dict[str, Signature]) -> list[str]:
+    """The classes of a split; adds to ``seen`` what this depends on."""
     folder = os.path.join(root, split)
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}; set ", Setting("data.root", "DIR"), ", where DIR/train/<class>/ and DIR/val/<class>/ "
                         "hold the images")
-    names = sorted(entry.name for entry in entries(folder) if is_folder(entry) and not is_litter(entry.name))
+    seen[split] = signature(folder)
+    found = [entry for entry in entries(folder) if not is_litter(entry.name)]
+    seen |= {os.path.join(split, entry.name): signature(entry.path) for entry in found if entry.is_symlink()}
+    names = sorted(entry.name for entry in found if is_folder(entry))
     if not names:
         raise UserError(f"no class folders in {folder}; put the images of each class in {folder}/<class>/")
     return names

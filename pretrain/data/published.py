@@ -11,10 +11,11 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pretrain.data.files import tree
+from pretrain.data.files import Signature, signature, tree
+from pretrain.data.images import is_image
 from pretrain.data.subsets import class_turns
 from pretrain.lazy import Lazy
 from rundir.errors import Setting, UserError, first_line
@@ -27,11 +28,15 @@ CALTECH_SEED = 0
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of one split: K class names, N class numbers, N files."""
+    """The images of one split: K class names, N class numbers, N files; what is odd, a line each, and the signatures, by name below
+    the data set's folder, of what was listed and of the lists that were read.
+    """
 
     classes: list[str]
     labels: list[int]
     paths: list[str]
+    notes: list[str] = field(default_factory=list)
+    seen: dict[str, Signature] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ def read(name: str, split: str, root: str) -> Any:
     expected = os.path.join(root, source.folder)
     if not os.path.isdir(expected):
         _download(source, root, expected)
-    tree(expected)  # no pipe or device is waited for
+    below = tree(expected)  # no pipe or device is waited for
+    lists = {name: signature(os.path.join(expected, name)) for name in below.files if not is_image(name)}
     try:
         found = source.read(root, split)
         if isinstance(found, Listing):
             _check_files(found.paths)
+            return replace(found, seen=below.seen | lists)
         return found
     except Exception as error:  # readers of lists, JSON, pickles and MATLAB files each stumble in their own way
         raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again to "

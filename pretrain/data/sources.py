@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data import folder, published
+from pretrain.data import folder, listing, published
 from pretrain.data.augment import crop_resize
 from pretrain.data.images import read as read_image
 from rundir.errors import Setting, UserError
@@ -229,28 +229,25 @@ def _numbers(kept: Sequence[int]) -> list[str]:
 
 
 def _photographs(name: str, split: str, root: str, limit: int | None, store_size: int | None) -> ImageSource:
-    found = published.read(name, split, root)
-    home = os.path.join(root, published.SETS[name].folder)
-    return _files(name, split, home, (found.classes, found.paths, found.labels), limit, store_size, None)
+    return _files(name, split, listing.of(name, split, root), limit, store_size, None)
 
 
 def _folder(root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
-    home = os.path.join(root, split)
-    found = folder.scan(root, split)
+    found = listing.of("folder", split, root)
     if os.environ.get("RANK", "0") == "0":  # once, however many processes there are
         for note in found.notes:
             print(f"{os.path.basename(root)}: {note}", file=sys.stderr, flush=True)
-    return _files(os.path.basename(root), split, home, (found.classes, found.paths, found.labels), limit, store_size, MEMORY_LIMIT)
+    return _files(os.path.basename(root), split, found, limit, store_size, MEMORY_LIMIT)
 
 
-def _files(name: str, split: str, home: str, found: tuple[list[str], list[str], list[int]], limit: int | None,
-           store_size: int | None, most_bytes: int | None) -> ImageSource:
-    """Classes, paths and labels ``found`` below ``home`` as a source: in memory with ``store_size``, or where the images
-    are of one size and at most ``most_bytes`` (None: never)."""
-    classes, paths, labels = found
-    kept = _limited(labels, limit)
-    paths, labels = [paths[i] for i in kept], torch.tensor(labels)[kept]
-    names = [os.path.relpath(path, home).replace(os.sep, "/") for path in paths]
+def _files(name: str, split: str, found: listing.Listing, limit: int | None, store_size: int | None,
+           most_bytes: int | None) -> ImageSource:
+    """The images of ``found`` as a source: in memory with ``store_size``, or where the images are of one size and at most
+    ``most_bytes`` (None: never)."""
+    classes, paths, names, labels = found.classes, found.paths, found.names, torch.from_numpy(found.labels)
+    if limit:
+        kept = _limited(found.labels, limit)
+        paths, names, labels = [paths[i] for i in kept], [names[i] for i in kept], labels[kept]
     images = None
     if store_size or most_bytes:
         images = folder.decode_all(paths, store_size, None if store_size else most_bytes, f"{name}/{split}")

@@ -91,7 +91,7 @@ def test_of_large_sets_the_sampled_contents_and_all_names_and_sizes_count(folder
     assert fingerprint.of_files(renamed, whole=100, sampled=4) != before
     monkeypatch.setattr(fingerprint, "SIZED", 20)  # so many files that not all are asked for their size
     touched: list[str] = []
-    monkeypatch.setattr(fingerprint, "_size", lambda path: touched.append(path) or os.path.getsize(path))
+    monkeypatch.setattr(fingerprint, "_state", lambda path: touched.append(path) or os.stat(path))
     assert fingerprint.of_files(folder(contents), sampled=4) == fingerprint.of_files(folder(contents), sampled=4)
     assert len(touched) == 2 * (20 + 4)
 
