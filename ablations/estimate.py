@@ -90,6 +90,8 @@ def _without_extras(cfg: Config, device: torch.device) -> Config:
     if device.type == "cpu" and cfg.train.precision == "fp16":  # for a GPU elsewhere
         content["train"] |= {"precision": "fp32"}
     content["objective"] |= {"queue": 0, "seed_teacher": "", "shuffle": False}
+    if cfg.objective.teacher == "frozen":  # costs what a momentum teacher does
+        content["objective"] |= {"teacher": "momentum"}
     if cfg.objective.base_loss == "seed":
         content["objective"] |= {"base_loss": "infonce", "pairings": "mean"}
     content["model"] |= {"switchable_bn": False}
@@ -100,7 +102,7 @@ def _without_extras(cfg: Config, device: torch.device) -> Config:
 
 def _flops_of_steps(cfg: Config, widths: list[float], batch: int, steps: int) -> float:
     fixed = config.to_dict(cfg)
-    fixed["widths"] |= {"sampling": "fixed", "fixed": widths}
+    fixed["widths"] |= {"sampling": "fixed", "fixed": widths, "options": {}}
     fixed["optimizer"] |= {"epochs": 1, "warmup_epochs": 0, "batch_size": batch}
-    fixed["regularizer"] |= {"kind": "none"}
+    fixed["regularizer"] |= {"kind": "none", "options": {}}
     return training_flops(config.from_dict(fixed), batch * steps)

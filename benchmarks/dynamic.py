@@ -18,7 +18,7 @@ from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import training_flops
 from pretrain.distributed import processes
-from pretrain.objective.sampling import STAGES, lower_bound
+from pretrain.objective.width_rules.dynamic import STAGES, lower_bound
 from pretrain.training import Trainer
 from rundir.directory import RunDirectory
 from rundir.progress import reporting

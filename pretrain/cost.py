@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pretrain.checkpoints import open_pretrained
 from pretrain.config import Config
+from pretrain.config.methods import TEACHER, find
 from pretrain.data import batch_sizes
 from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import SETTING
@@ -34,7 +35,8 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
     total = cfg.optimizer.epochs * len(sizes)
     student = Student(cfg).to("meta")
 
-    frozen = _frozen_teacher_flops(cfg) if cfg.objective.base_loss == "seed" else 0
+    teacher = find(TEACHER, cfg.objective.teacher)
+    frozen = _frozen_teacher_flops(cfg) if cfg.objective.seed_teacher else 0
     counted: dict[tuple, int] = {}
 
     def forward(width: float, part: str) -> int:
@@ -49,17 +51,15 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
         return counted[same]
 
     naive = cfg.objective.distill_loss == "none"
+    guided = not naive and cfg.objective.ema_update == "step"
     spent = 0.0
     chosen = [int((i + 0.5) * total / samples) for i in range(samples)] if total > samples else list(range(total))
     for step in chosen:
         widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
         parts = ["base" if w == widths[0] or naive else "distill" for w in widths]
         spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
-        if cfg.objective.teacher == "momentum":
-            own = widths if naive else [cfg.widths.max] * (len(widths) if cfg.objective.ema_update == "pass" else
-                                                           widths.count(widths[0]))
-            spent += sum(forward(w, "teacher") for w in own)
-        spent += len(widths) * frozen
+        spent += sum(forward(w, "teacher") for w in teacher.passes(cfg, widths))
+        spent += (widths.count(widths[0]) if guided else len(widths)) * frozen
     views = 1 if cfg.objective.pairings == "one" else 2
     return spent / max(len(chosen), 1) * views * sum(sizes) * cfg.optimizer.epochs
 

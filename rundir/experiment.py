@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "
 MOST_NAMED = 4  # settings that a table's heading names
 # Keys that name another run, of the same seed, by its directory or a checkpoint in it. Its weights are checked in training.
 OTHER_RUNS = ("objective.seed_teacher", "derived.source")
+# Keys that may name a function or class in a file of the user's own, as FILE.py:NAME@DIGEST.
+OWN_FILES = ("objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.sampling", "regularizer.kind")
 
 
 @functools.cache
@@ -37,7 +40,7 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     Two runs with equal changes are one experiment with two seeds, if they learned from the same data, and of equal teachers.
     """
     known = defaults()
-    said = {key: value for key, value in _flat(config) if counts(key)}
+    said = {key: file_name(value) if key in OWN_FILES else value for key, value in _flat(config) if counts(key)}
     return {key: value for key, value in said.items()
             if key not in known or known[key] != value or isinstance(known[key], bool) != isinstance(value, bool)}  # True == 1
 
@@ -46,6 +49,12 @@ def run_name(place: str) -> str:
     """The name of the run directory that ``place`` is, or is a checkpoint of; "" for none."""
     path = Path(place)
     return path.parent.name if path.suffix == ".pt" else path.name
+
+
+def file_name(value: Any) -> Any:
+    """A setting that may name a file of the user's own without the file's directory: ``FILE.py:NAME@DIGEST``."""
+    own = isinstance(value, str) and ".py:" in value
+    return re.split(r"[/\\]", value)[-1] if own else value
 
 
 def counts(key: str) -> bool:

@@ -118,6 +118,17 @@ class Names:
         return "names something twice; name it once" if len(set(value)) < len(value) else ""
 
 
+@dataclass(frozen=True)
+class Options:
+    """Settings by name, each a single value; which there are, what they belong to says."""
+
+    def fault(self, value: object) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        fits = isinstance(value, dict) and all(isinstance(key, str) and isinstance(each, bool | int | float | str)
+                                               for key, each in value.items())
+        return "" if fits else "must be NAME: VALUE pairs, such as {beta: 0.5}"
+
+
 def choice(*allowed: str, default: str | None = None) -> Any:
     """A field that is one of ``allowed``, by default the first of them."""
     return field(default=allowed[0] if default is None else default, metadata={CONSTRAINT: Choice(allowed)})
@@ -160,6 +171,11 @@ def whole_list(*default: int, high: int = LARGEST) -> Any:
 def names(*default: str, allowed: tuple[str, ...]) -> Any:
     """A field that is a list of different names of ``allowed``."""
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Names(allowed)})
+
+
+def named_options() -> Any:
+    """A field that holds settings by name; none by default."""
+    return field(default_factory=dict, metadata={CONSTRAINT: Options()})
 
 
 def is_section(each: dataclasses.Field) -> bool:

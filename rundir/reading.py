@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from rundir import setting
-from rundir.experiment import OTHER_RUNS, changes, listed, run_name
+from rundir.experiment import OTHER_RUNS, changes, file_name, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
 from rundir.records import ANALYSIS, DEFAULTS, content, has, image_error
 from rundir.schema import FORMAT, File, State, is_fine_tuning
@@ -126,9 +126,9 @@ def read_run(path: str) -> dict[str, Any] | None:
     grid, name = shown(path).split(os.sep)[-2:]
     status, provenance = (Fields(_object(f"{path}{os.sep}{file}") or {}, f"{path}{os.sep}{file}")
                           for file in (File.STATUS, File.PROVENANCE))
-    factors = {name: config.number(key, None) if name in FACTOR_NUMBERS else config.text(key, None)
+    factors = {name: config.number(key, None) if name in FACTOR_NUMBERS else _named(config.text(key, None))
                for name, key in FACTORS.items()}
-    return {"run": name, **_cell(config), **factors, "pretrained_on": _pretrained_on(config), **_same(config),
+    return {"run": name, **_cell(config, provenance), **factors, "pretrained_on": _pretrained_on(config), **_same(config),
             "state": status.text("state", State.PENDING), "why": status.text("why", ""), "started": status.text("started", None),
             "finished": status.text("finished", None) or provenance.text("finished", None),
             "train_seconds": provenance.number("train_seconds", None), "train_flops": provenance.number("train_flops", None),
@@ -244,6 +244,11 @@ def guidelines(base_loss: str, distill_loss: str, teacher: str) -> str:
     return "+".join(name for name, holds in satisfied.items() if holds) or "none"
 
 
+def _named(name: str | None) -> str | None:
+    """A setting that may name a file of the user's own in short: without its directory and digest."""
+    return file_name(name).partition("@")[0] if name else name
+
+
 def portable(command: list[str]) -> str:
     """A command line without the places of one machine: of an absolute path only its last part is kept."""
     words = [_ABSOLUTE.sub("", str(word)) for word in command]
@@ -262,8 +267,10 @@ def _command(provenance: Fields) -> str:
     return portable(words)
 
 
-def _cell(config: Fields) -> dict[str, Any]:
-    base, distill, teacher = (config.text(f"objective.{name}") for name in ("base_loss", "distill_loss", "teacher"))
+def _cell(config: Fields, provenance: Fields) -> dict[str, Any]:
+    names = [config.text(f"objective.{name}") for name in ("base_loss", "distill_loss", "teacher")]
+    satisfied = provenance.text("guidelines", None) or guidelines(*names)
+    base, distill, teacher = map(_named, names)
     low, high = float(config.number("widths.min")), float(config.number("widths.max"))
     kind = _kind(config, low == high, distill == "none")
     trained = setting.in_words(_pretrained_on(config), config.number("data.limit", None), config.number("data.size"),
@@ -278,7 +285,7 @@ def _cell(config: Fields) -> dict[str, Any]:
     return {"grid": config.text("experiment.grid", "") or folder, "cell": config.text("experiment.cell", "") or name,
             "base_loss": base, "distill_loss": distill, "teacher": teacher,
             "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
-            "guidelines": guidelines(base, distill, teacher) if kind == "us3l" else "", "kind": kind,
+            "guidelines": satisfied if kind == "us3l" else "", "kind": kind,
             "arch": config.text("model.arch"), "width_min": low, "width_max": high,
             # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
             "setting": setting.as_now(config.text("experiment.setting", ""), _pretrained_on(config)) or trained, "trained": trained,

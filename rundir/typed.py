@@ -79,6 +79,8 @@ def _check_value(value: Any, kind: str, key: str) -> None:
             _check_value(inner, "", f"{key}.{name}")
     if kind.startswith("list") and value is not None and not isinstance(value, list | tuple):
         raise UserError(f"{key}={shown(value)} must be a list, such as [{shown(value)}]")
+    if kind.startswith("dict") and not isinstance(value, dict):
+        raise UserError(f"{key}={shown(value)} must be NAME: VALUE pairs; set {key}.NAME=VALUE")
     for part in value if isinstance(value, list) else [value]:
         if isinstance(part, str) and (part == "???" or "${" in part):
             raise UserError(f"{key}={part} is not a value; set {key} to the value itself")

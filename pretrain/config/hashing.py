@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from pretrain.config.schema import Config, to_dict
-from rundir.experiment import NOT_HASHED, OTHER_RUNS, run_name
+from rundir.experiment import NOT_HASHED, OTHER_RUNS, OWN_FILES, file_name, run_name
 
 
 def config_hash(cfg: Config) -> str:
@@ -24,8 +24,8 @@ def config_hash(cfg: Config) -> str:
 def differences(there: Config, here: Config, most: int = 3) -> str:
     """The first keys in which two experiments differ, in words: ``seed=100, not 7``."""
     theirs, ours = (dict(_flat(_counted(cfg))) for cfg in (there, here))
-    keys = [key for key in theirs if theirs[key] != ours[key]]
-    shown = [f"{key}={theirs[key]}, not {ours[key]}" for key in keys[:most]]
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    shown = [f"{key}={theirs.get(key, 'its default')}, not {ours.get(key, 'its default')}" for key in keys[:most]]
     return "; ".join([*shown, *([f"{len(keys) - most} more"] if len(keys) > most else [])])
 
 
@@ -40,13 +40,17 @@ def _counted(cfg: Config) -> dict:
         section.pop(last)
     for section, key in (dotted.split(".") for dotted in OTHER_RUNS):
         content[section][key] = run_name(content[section][key])  # a moved tree of runs is the same
+    for section, key in (dotted.split(".") for dotted in OWN_FILES):
+        content[section][key] = file_name(content[section][key])  # and so is a moved file
     return content
 
 
 def _flat(content: dict, before: str = "") -> Iterator[tuple[str, object]]:
     for key, value in content.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flat(value, f"{before}{key}.")
+        elif isinstance(value, dict):
+            continue  # options, all at their defaults
         else:
             yield f"{before}{key}", value
 
@@ -62,7 +66,7 @@ def _defaults(kind: type[Config]) -> dict:
 
 
 def _difference(content: dict, default: dict) -> dict:
-    """Where ``content`` differs from ``default``, empty sections left out; lists count whole."""
-    found = {key: _difference(value, default[key]) if isinstance(value, dict) else value
+    """Where ``content`` differs from ``default``, empty sections left out; lists count whole, and so do options."""
+    found = {key: _difference(value, default[key]) if isinstance(value, dict) and default[key] else value
              for key, value in content.items() if value != default[key]}
     return {key: value for key, value in found.items() if value != {}}

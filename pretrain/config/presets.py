@@ -20,6 +20,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.config.methods import settle
 from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
 from pretrain.config.validation import validate
 from rundir.errors import UserError, suggestion
@@ -112,6 +113,7 @@ def _with_epochs(content: object, epochs: object) -> object:
 def from_dict(raw: dict) -> Config:
     """The validated config of a plain mapping, for example one read from ``config.yaml``."""
     cfg = typed(Config, raw)
+    settle(cfg)
     validate(cfg)
     return cfg
 

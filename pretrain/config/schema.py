@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
+from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHER, WIDTH_RULE, method
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
-from rundir.fields import choice, names, number, number_list, pixel_list, share_list, whole_list, width_list
+from rundir.fields import choice, named_options, names, number, number_list, pixel_list, share_list, whole_list, width_list
 from rundir.schema import FORMAT
 
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
@@ -59,10 +61,13 @@ class Predictor(enum.Enum):
 
 @dataclass
 class ObjectiveConfig:
-    base_loss: str = choice("mse", "infonce", "seed")  # seed: distillation from a trained network
-    # kl: to the widest network's similarities (SlimCLR); none: the naive baseline, every width its own base loss
-    distill_loss: str = choice("mse", "infonce", "kl", "none")
-    teacher: str = choice("online", "momentum")
+    base_loss: str = method(BASE_LOSS, "mse")  # a file of pretrain/objective/base_losses, or FILE.py:NAME
+    # a file of pretrain/objective/distill_losses, or FILE.py:NAME; none: the naive baseline, every width its own base loss
+    distill_loss: str = method(DISTILL_LOSS, "mse")
+    teacher: str = method(TEACHER, "online")  # a file of pretrain/objective/teachers, or FILE.py:NAME
+    base_options: dict[str, Any] = named_options()  # of the base loss: what is not at its default
+    distill_options: dict[str, Any] = named_options()
+    teacher_options: dict[str, Any] = named_options()
     predictor: str = choice(*(state.value for state in Predictor))
     head: str = choice("own", "shared", "none")  # distillation head; shared: the predictor
     distill_weight: float = number(1.0)
@@ -93,7 +98,8 @@ class ObjectiveConfig:
 class WidthsConfig:
     min: float = number(0.25, above=0, high=1)
     max: float = number(1.0, above=0, high=1)
-    sampling: str = choice("sandwich", "uniform", "fixed", "dynamic", "elastic")
+    sampling: str = method(WIDTH_RULE, "sandwich")  # a file of pretrain/objective/width_rules, or FILE.py:NAME
+    options: dict[str, Any] = named_options()  # of the rule: what is not at its default
     per_step: int = number(3, 1, 1000)
     doubled_ends: bool = False  # of the sandwich rule: the widest and the narrowest twice (as found in US-Net + BYOL)
     fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
@@ -102,7 +108,8 @@ class WidthsConfig:
 
 @dataclass
 class RegularizerConfig:
-    kind: str = choice("none", "l2", "group", default="l2")  # l2: one coefficient for all
+    kind: str = method(REGULARIZER, "l2")  # a file of pretrain/objective/regularizers, or FILE.py:NAME
+    options: dict[str, Any] = named_options()  # of the regularizer: what is not at its default
     variant: str = choice("paper", "authors")  # authors: with the exceptions of their code (pretrain/objective/regularization.py)
     coefficient: float = number(2.5e-4)  # lambda, half of the weight decay it replaces
     alpha: float = number(0.05, 0, 1)

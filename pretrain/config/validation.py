@@ -9,6 +9,8 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from pretrain.config.methods import check as check_parts
+from pretrain.config.methods import is_own
 from pretrain.config.schema import Config, ObjectiveConfig, Predictor
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
@@ -16,6 +18,8 @@ from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:
     from pretrain.models.encoder import Encoder
+
+STUDENTS_OWN = ("online", "chain", "ensemble")  # teachers whose targets are what the student makes of its views in the same step
 
 
 def validate(cfg: Config) -> None:
@@ -36,6 +40,7 @@ def validate(cfg: Config) -> None:
     _validate_regularizer(cfg)
     _validate_execution(cfg)
     _validate_derived(cfg)
+    check_parts(cfg)
     if cfg.data.fingerprint and cfg.data.name != "folder":
         raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} applies to data.name=folder only; leave it out")
 
@@ -149,7 +154,7 @@ def _validate_objective(cfg: Config) -> None:
     if objective.ema_update == "pass" and objective.teacher != "momentum":
         raise UserError("objective.ema_update=pass needs a momentum teacher; set objective.teacher=momentum or "
                         "objective.ema_update=step")
-    if objective.pairings == "one" and objective.teacher != "momentum" and objective.base_loss != "seed":
+    if objective.pairings == "one" and objective.teacher in STUDENTS_OWN and objective.base_loss != "seed":
         raise UserError("objective.pairings=one needs a teacher that sees the second view alone; set objective.teacher=momentum or "
                         "objective.pairings=mean")
     if objective.two_sided and (objective.base_loss, objective.teacher, objective.negatives) != ("infonce", "online", "batch"):
@@ -225,9 +230,10 @@ def _validate_queue(cfg: Config) -> None:
     if objective.queue < keys:
         raise UserError(f"objective.queue={objective.queue} must hold at least the {keys} targets of one step (of {views} x "
                         f"{cfg.optimizer.batch_size} images), or be 0; set for example objective.queue={4 * keys}")
-    if objective.base_loss == "mse":
-        raise UserError(f"objective.queue={objective.queue} has no effect with objective.base_loss=mse; set objective.queue=0")
-    if objective.base_loss == "infonce" and objective.teacher != "momentum":
+    if objective.base_loss not in ("infonce", "seed") and not is_own(objective.base_loss):
+        raise UserError(f"objective.queue={objective.queue} has no effect with objective.base_loss={objective.base_loss}; set "
+                        "objective.queue=0")
+    if objective.base_loss != "seed" and objective.teacher in STUDENTS_OWN:
         raise UserError(f"objective.queue={objective.queue} needs targets that change slowly; set objective.teacher=momentum")
     if objective.negatives != "batch" or objective.gather_negatives:
         raise UserError("objective.queue holds InfoNCE's negatives (of all processes); leave out objective.negatives and "
@@ -237,8 +243,9 @@ def _validate_queue(cfg: Config) -> None:
 def _validate_seed(cfg: Config) -> None:
     objective = cfg.objective
     if objective.base_loss != "seed":
-        if objective.seed_teacher:
-            raise UserError("objective.seed_teacher is used by objective.base_loss=seed only; set that, or leave it out")
+        if objective.seed_teacher and objective.teacher != "frozen" and not is_own(objective.teacher):
+            raise UserError("objective.seed_teacher is used by objective.base_loss=seed and objective.teacher=frozen only; set one "
+                            "of them, or leave it out")
         return
     if not objective.seed_teacher:
         raise UserError("objective.base_loss=seed learns from a trained network; set objective.seed_teacher=RUN_DIRECTORY")

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.checkpoints import Checkpoint, open_pretrained
 from pretrain.checkpoints.weights import load_weights
 from pretrain.config import Config, validate
-from pretrain.objective.networks import Seen, Student, in_chunks
+from pretrain.objective.networks import Student, in_chunks
+from pretrain.objective.teaching import Guide, Pass, Seen
 from pretrain.slimmable import at_width
 from rundir.errors import UserError
 
 SETTING = "objective.seed_teacher"
 
 
-class FrozenTeacher(nn.Module):
+class FrozenTeacher(Guide):
     """Encoder and projector of ``source``, a checkpoint of this project, in evaluation mode at its widest width.
 
     Its BatchNorms need statistics first: :func:`pretrain.slimmable.calibrate` it at ``width``. With ``batch_statistics`` they use
@@ -27,6 +28,8 @@ class FrozenTeacher(nn.Module):
     Raises:
         UserError: the checkpoint holds no projector, or one that does not fit its config.
     """
+
+    has_network = True
 
     def __init__(self, source: Checkpoint, batch_statistics: bool = False, chunks: int = 1):
         super().__init__()
@@ -38,6 +41,9 @@ class FrozenTeacher(nn.Module):
 
     def update(self, student: Student, momentum: float) -> None:
         """Do nothing: this teacher never changes."""
+
+    def targets(self, now: Pass) -> Seen:
+        return self.guide(now.views) if now.fresh else now.guide
 
     @torch.no_grad()
     def guide(self, views: Sequence[Tensor]) -> Seen:
@@ -55,8 +61,8 @@ class FrozenTeacher(nn.Module):
             return self.projector(self.encoder(x))
 
 
-def load_teacher(cfg: Config, chunks: int = 1) -> FrozenTeacher:
-    """The teacher of ``cfg``, still to be calibrated.
+def teacher_of(cfg: Config) -> Checkpoint:
+    """The trained network that is the teacher of ``cfg``.
 
     Raises:
         UserError: it cannot be read, its outputs are of another size than the student's, or it cannot take the images.
@@ -68,4 +74,9 @@ def load_teacher(cfg: Config, chunks: int = 1) -> FrozenTeacher:
         raise UserError(f"model.projector_out={cfg.model.projector_out} must be that of {SETTING}={path}; set "
                         f"model.projector_out={own.model.projector_out}")
     validate(replace(own, data=replace(own.data, size=cfg.data.size)))  # a ViT needs whole patches
-    return FrozenTeacher(source, cfg.objective.seed_teacher_bn == "batch", chunks)
+    return source
+
+
+def load_teacher(cfg: Config, chunks: int = 1) -> FrozenTeacher:
+    """The teacher of ``cfg``, still to be calibrated. Raises as :func:`teacher_of` does."""
+    return FrozenTeacher(teacher_of(cfg), cfg.objective.seed_teacher_bn == "batch", chunks)

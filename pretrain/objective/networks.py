@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,8 @@ from pretrain.models import build
 from pretrain.objective.features import feature_adapters, with_stage_norms
 from pretrain.objective.heads import predictor, projector
 from pretrain.objective.initialisation import initialise
-from pretrain.slimmable import make_switchable, sliced_once
-
-
-class Seen(NamedTuple):
-    """A network's outputs for some views: of each its projection (B, D), its output (B, D) and its feature maps, where wanted."""
-
-    z: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    maps: tuple[list[Tensor], ...] = ()
+from pretrain.objective.teaching import Guide, Pass, Seen
+from pretrain.slimmable import at_width, make_switchable, sliced_once
 
 
 class Student(nn.Module):
@@ -47,7 +39,8 @@ class Student(nn.Module):
             self.encoder.freeze_patch_projection()
         self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
                                    last_norm or model.projector_last_norm, model.projector_norm)
-        head = partial(predictor, model.projector_out, model.predictor_hidden, last_norm)
+        self.dim = model.projector_out
+        head = partial(predictor, self.dim, model.predictor_hidden, last_norm)
         self.predictor = head() if has_predictor(objective) else None
         distills = objective.distill_loss != "none" and cfg.widths.min < cfg.widths.max
         self.distill_head = head() if distills and objective.head == "own" else None
@@ -82,12 +75,14 @@ class Student(nn.Module):
         return z, z if head is None else head(z), maps
 
 
-class Teacher(nn.Module):
+class Teacher(Guide):
     """Exponential moving average of the student's encoder and projector (METHOD section 2.1; MoCo, BYOL).
 
     With ``shuffled`` the images of a part that is normalised together come from all parts of the batch (MoCo, arXiv 1911.05722,
     section 3.3: shuffling BN).
     """
+
+    has_network = True
 
     def __init__(self, student: Student, shuffled: bool = False):
         super().__init__()
@@ -101,6 +96,18 @@ class Teacher(nn.Module):
         """theta_k <- m * theta_k + (1 - m) * theta_q for every parameter."""
         sources = [*student.encoder.parameters(), *student.projector.parameters()]
         torch._foreach_lerp_([*self.encoder.parameters(), *self.projector.parameters()], sources, 1.0 - momentum)
+
+    def targets(self, now: Pass) -> Seen:
+        if not now.fresh:
+            return now.guide
+        with at_width(self, now.at):
+            return self.guide(now.views)
+
+    @classmethod
+    def passes(cls, cfg: Config, widths: Sequence[float]) -> list[float]:
+        if cfg.objective.distill_loss == "none":
+            return list(widths)
+        return [cfg.widths.max] * (len(widths) if cfg.objective.ema_update == "pass" else widths.count(widths[0]))
 
     @torch.no_grad()
     def guide(self, views: Sequence[Tensor]) -> Seen:

@@ -125,6 +125,13 @@ class Regularizer:
         torch._foreach_add_(kept, 1.0)
         torch._foreach_mul_(parameters, kept)
 
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers of past updates, for a checkpoint: nothing, but for a subclass that says so."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` has returned."""
+
     def _find_terms(self, widest: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that decay in this update, and their coefficients; none with ``none``."""
         found = [(p, c) for p, c in zip(self.parameters, self.coefficients, strict=False)

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from pretrain.calibration import calibrate_on
 from pretrain.compiled import compile_ends
 from pretrain.config import Config
+from pretrain.config.methods import REGULARIZER, TEACHER, make
 from pretrain.data import ImageSource
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
-from pretrain.objective.networks import Student, Teacher
+from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
+from pretrain.objective.sampling import try_rule
 from pretrain.objective.step import Objective
+from pretrain.objective.teaching import Guide, TeacherSetting
 from pretrain.slimmable.calibrate import batch_norms
 from rundir.errors import UserError
 
@@ -38,7 +41,7 @@ class Training:
     device: torch.device
     student: Student
     network: nn.Module
-    teacher: Teacher | FrozenTeacher | None
+    teacher: Guide | None
     queue: Queue | None
     optimizer: torch.optim.Optimizer
     regularizer: Regularizer
@@ -49,6 +52,11 @@ class Training:
     def frozen(self) -> bool:
         """Whether the teacher is a trained network that stays as it is (SEED)."""
         return isinstance(self.teacher, FrozenTeacher)
+
+    @property
+    def guide(self) -> Guide | None:
+        """The teacher, where it is a network of its own."""
+        return self.teacher if self.teacher is not None and self.teacher.has_network else None
 
     def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], rate: float, momentum: float,
              gather: bool = False) -> list[Tensor]:
@@ -95,6 +103,7 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     """
     if cfg.train.precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs a GPU and there is none; set train.precision=bf16 or fp32")
+    try_rule(cfg.widths, cfg.seed)
     torch.manual_seed(cfg.seed)
     student = Student(cfg).to(device, memory_format=memory_format(cfg))
     student.chunks = chunks(cfg, world_size)
@@ -111,7 +120,7 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     forward: Callable = network
     if cfg.train.compile:
         forward = compile_ends(network, student, (cfg.widths.min, cfg.widths.max))
-        if teacher is not None:
+        if teacher is not None and teacher.has_network:
             teacher.compile(dynamic=False)
 
     def autocast() -> AbstractContextManager:
@@ -120,7 +129,7 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
 
     objective = Objective(cfg.objective, student, forward, teacher, cfg.widths.max, autocast, queue)
     return Training(cfg, device, student, network, teacher, queue, make_optimizer(cfg, student),
-                    Regularizer(cfg.regularizer, student), scaler, objective)
+                    _regularizer(cfg, student), scaler, objective)
 
 
 def memory_format(cfg: Config) -> torch.memory_format:
@@ -141,15 +150,26 @@ def chunks(cfg: Config, world_size: int) -> int:
     return max(1, parts // world_size)
 
 
-def _teacher(cfg: Config, student: Student, source: ImageSource | None, device: torch.device) -> Teacher | FrozenTeacher | None:
-    if cfg.objective.teacher == "momentum":
-        return Teacher(student, cfg.objective.shuffle)
-    if cfg.objective.base_loss != "seed":
+def _teacher(cfg: Config, student: Student, source: ImageSource | None, device: torch.device) -> Guide | None:
+    """The teacher on ``device``; None where the student is its own."""
+    objective = cfg.objective
+    if objective.base_loss == "seed":
+        made: Guide = load_teacher(cfg, student.chunks)
+    elif objective.teacher == "online":
         return None
-    teacher = load_teacher(cfg, student.chunks).to(device, memory_format=memory_format(cfg))
-    if not teacher.batch_statistics:
-        calibrate_on(teacher, [teacher.width], source, cfg)
-    return teacher
+    else:
+        made = make(TEACHER, objective.teacher, objective.teacher_options, TeacherSetting(cfg, student))
+    made = made.to(device, memory_format=memory_format(cfg))
+    if isinstance(made, FrozenTeacher) and not made.batch_statistics:
+        calibrate_on(made, [made.width], source, cfg)
+    return made
+
+
+def _regularizer(cfg: Config, student: Student) -> Regularizer:
+    regularizer = cfg.regularizer
+    if regularizer.kind == "none":
+        return Regularizer(regularizer, student)
+    return make(REGULARIZER, regularizer.kind, regularizer.options, regularizer, student)
 
 
 def make_optimizer(cfg: Config, student: Student) -> torch.optim.Optimizer:

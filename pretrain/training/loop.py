@@ -20,6 +20,7 @@ from torch import Tensor
 from pretrain.calibration import calibrate_on
 from pretrain.checkpoints import files
 from pretrain.config import Config, to_dict, to_yaml, usable_widths
+from pretrain.config.methods import parts_provenance
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, fingerprint, load_for
 from pretrain.derived import derive
@@ -27,6 +28,7 @@ from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
 from pretrain.identity import check_checkpoint, check_directory, identified
 from pretrain.memory import keep_freed_memory
+from pretrain.objective.networks import Teacher
 from pretrain.objective.sampling import sample_widths
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.training import state
@@ -145,6 +147,7 @@ class Trainer:
             self.run.write_config(to_yaml(self.cfg))
         self.run.add_provenance(method_version=self.method_version)
         if found is None:
+            self.run.add_provenance(**parts_provenance(self.cfg))
             self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0,
                                     data=self.data)
         self.run.add_stretch("pretraining", self._execution(), machines, step=self.step_count)
@@ -241,11 +244,11 @@ class Trainer:
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)
         values = means | {"lr": self.training.optimizer.param_groups[0]["lr"]}
-        if self.cfg.objective.teacher == "momentum":
+        if isinstance(self.training.teacher, Teacher):
             values["ema_momentum"] = ema_momentum(self.cfg.objective, self.step_count - 1, self.total_steps)
         rows = [(name, self.cfg.widths.max if name == "loss/base" else None, value) for name, value in values.items()]
         if self.diagnostics and ((epoch + 1) % self.cfg.diagnostics.every == 0 or epoch + 1 == self.cfg.optimizer.epochs):
-            rows += self.diagnostics.measure(self.training.student, self.training.teacher)
+            rows += self.diagnostics.measure(self.training.student, self.training.guide)
         rows.append(("images_per_second", None, rate))
         self.run.append_metrics({"step": self.step_count, "epoch": epoch + 1, "name": name, "width": width, "value": value}
                                 for name, width, value in rows)

@@ -17,6 +17,7 @@ def of(training: Training, gathering: bool) -> dict:
         "touched": [name for name, p in student.named_parameters() if p in training.regularizer.touched],
         "gradients": {name: p.grad for name, p in student.named_parameters() if p.grad is not None and gathering},
         "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
+        "regularizer": training.regularizer.state(),
         "calibration": calibration_state(student.encoder),
     }
 
@@ -39,11 +40,13 @@ def restore(training: Training, payload: dict) -> None:
     for name, gradient in payload.get("gradients", {}).items():
         student.get_parameter(name).grad = gradient.to(training.device)
     training.scaler.load_state_dict(payload["scaler"])
+    training.regularizer.restore(payload.get("regularizer", {}))
 
 
 def _modules(training: Training) -> dict:
     """What has weights of its own, by name; None where there is none, and of a teacher that is another run's."""
-    student = training.student
+    student, memory = training.student, training.objective.state
     return {"encoder": student.encoder, "projector": student.projector, "predictor": student.predictor,
             "distill_head": student.distill_head, "adapters": student.adapters,
-            "teacher": None if training.frozen else training.teacher, "queue": training.queue}
+            "teacher": None if training.frozen else training.teacher, "queue": training.queue,
+            "base_loss": memory if any(True for _ in memory.buffers()) else None}

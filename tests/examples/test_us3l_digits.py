@@ -14,7 +14,7 @@ from pretrain.config import load
 from pretrain.models import build
 from pretrain.objective.losses import infonce, negative_cosine
 from pretrain.objective.regularization import Regularizer, alpha_at
-from pretrain.objective.sampling import lower_bound
+from pretrain.objective.width_rules.dynamic import lower_bound
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "us3l_digits.py"
 

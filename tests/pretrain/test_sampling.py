@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pretrain.config import WidthsConfig
-from pretrain.objective.sampling import lower_bound, sample_widths
+from pretrain.objective.sampling import sample_widths
+from pretrain.objective.width_rules.dynamic import lower_bound
 
 RANGES = st.tuples(st.integers(1, 100), st.integers(1, 100)).map(lambda p: (min(p) / 100, max(p) / 100))
 

@@ -6,6 +6,7 @@ autocast type (float64 stays float64), and is a scalar of that type. Targets car
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,65 +14,80 @@ import torch
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
+from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, Part, is_own, make
 from pretrain.objective.losses.absolute import feature_distance, negative_cosine
-from pretrain.objective.losses.relative import cosines_to_keys, cosines_to_queue, infonce, infonce_keys, infonce_queue
+from pretrain.objective.losses.module import LossModule, LossSetting
+from pretrain.objective.losses.relative import infonce, infonce_keys, infonce_queue
 from pretrain.objective.losses.similarity import kl, seed
-from pretrain.objective.queue import Queue
+from rundir.errors import UserError
 
-__all__ = ["Pairing", "base_loss", "distill_loss", "feature_distance", "in_chunks", "infonce", "infonce_keys", "infonce_queue",
-           "kl", "loss_function", "loss_weights", "negative_cosine", "seed"]
+__all__ = ["LossModule", "LossSetting", "Pairing", "base_loss", "distill_loss", "feature_distance", "in_chunks", "infonce",
+           "infonce_keys", "infonce_queue", "kl", "loss_function", "loss_weights", "negative_cosine", "seed"]
 
 Loss = Callable[..., Tensor]
 
 
-def base_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss:
-    """The loss of the widest network as a function of (student, target)."""
-    if cfg.base_loss == "seed" and cfg.seed_loss == "similarities":
-        return lambda s, t: seed(s, t, queue.rows, cfg.seed_student_temperature, cfg.seed_teacher_temperature)
-    if cfg.base_loss == "infonce" and cfg.two_sided:
-        return partial(infonce, temperature=cfg.temperature, gather=cfg.gather_negatives, two_sided=True)
-    return _named("mse" if cfg.base_loss == "seed" else cfg.base_loss, cfg, queue)
+def base_loss(setting: LossSetting) -> Loss:
+    """The loss of the widest network as a function, or a module, of (student, target)."""
+    cfg = setting.objective
+    return _tried(BASE_LOSS, cfg.base_loss, make(BASE_LOSS, cfg.base_loss, cfg.base_options, setting), 2, setting.dim)
 
 
-def distill_loss(cfg: ObjectiveConfig, queue: Queue | None) -> Loss | None:
-    """The loss of narrower widths as a function of (student, target, the widest network's output); None where there is none.
+def distill_loss(setting: LossSetting, own_loss: Loss) -> Loss:
+    """The loss of narrower widths as a function of (student, target, the widest network's output, the next wider's projection).
 
-    A share ``sub_base_weight`` of it is the base loss on the same targets (SlimCLR, arXiv 2209.15525, section 3.3). With
-    ``same_view_weight`` it learns from the widest network's output of the same view too (same-view distillation of POA, arXiv
+    A share ``sub_base_weight`` of it is ``own_loss``, the base loss, on the same targets (SlimCLR, arXiv 2209.15525, section 3.3).
+    With ``same_view_weight`` it learns from the widest network's output of the same view too (same-view distillation of POA, arXiv
     2408.01031).
     """
-    if cfg.distill_loss == "none":
-        return None
-    if cfg.distill_loss == "kl":
-        def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
-            return kl(_logits(s, t, cfg, queue), _logits(widest, t, cfg, queue), cfg.kl_temperature)
-    else:
-        named = _named(cfg.distill_loss, cfg, queue)
+    cfg = setting.objective
+    made = make(DISTILL_LOSS, cfg.distill_loss, cfg.distill_options, setting)
+    named = _tried(DISTILL_LOSS, cfg.distill_loss, _by_name(made), 4, setting.dim)
 
-        def distil(s: Tensor, t: Tensor, widest: Tensor) -> Tensor:
-            return named(s, t) + cfg.same_view_weight * named(s, widest) if cfg.same_view_weight else named(s, t)
-    if not cfg.sub_base_weight:
-        return distil
-    own_loss, share = _named(cfg.base_loss, cfg, queue), cfg.sub_base_weight
-    return lambda s, t, widest: share * own_loss(s, t) + (1 - share) * distil(s, t, widest)
+    def distil(s: Tensor, t: Tensor, widest: Tensor, wider: Tensor) -> Tensor:
+        t, wider = t.detach(), wider.detach()
+        loss = named(s, t, widest, wider)
+        if cfg.same_view_weight:
+            loss = loss + cfg.same_view_weight * named(s, widest, widest, wider)
+        share = cfg.sub_base_weight
+        return share * own_loss(s, t) + (1 - share) * loss if share else loss
 
-
-def _named(name: str, cfg: ObjectiveConfig, queue: Queue | None) -> Loss:
-    """``mse`` or ``infonce`` of (student, target), with the temperature and the negatives of ``cfg``."""
-    if name == "infonce" and queue is not None:
-        return lambda s, t: infonce_queue(s, t, queue.rows, cfg.temperature)
-    if name == "infonce" and cfg.negatives == "keys":
-        return partial(infonce_keys, temperature=cfg.temperature, gather=cfg.gather_negatives)
-    return loss_function(name, cfg.temperature, cfg.gather_negatives)
+    return distil
 
 
-def _logits(output: Tensor, target: Tensor, cfg: ObjectiveConfig, queue: Queue | None) -> Tensor:
-    """What the contrastive base loss compares, without its temperature: cosines with the own target and the queue, or with all
-    targets of the batch.
+def _by_name(loss: Loss) -> Loss:
+    """``loss``, which takes some of (student, target, widest, wider), as a function of all of them."""
+    function = loss.forward if isinstance(loss, LossModule) else loss
+    names = [name for name, a in inspect.signature(function).parameters.items() if a.kind is not a.KEYWORD_ONLY]
+
+    def named(student: Tensor, target: Tensor, widest: Tensor, wider: Tensor) -> Tensor:
+        given = {"student": student, "target": target, "widest": widest, "wider": wider}
+        return loss(*(given[name] for name in names))
+
+    return named
+
+
+def _tried(part: Part, value: str, loss: Loss, count: int, dim: int) -> Loss:
+    """``loss`` of ``count`` tensors (B, dim); one of the user's own is tried on random ones first.
+
+    Raises:
+        UserError: the user's own fails, or gives no scalar that depends on the student's outputs, or has parameters.
     """
-    if queue is not None:
-        return cosines_to_queue(output, target, queue.rows)
-    return cosines_to_keys(output, target, cfg.gather_negatives)
+    if not is_own(value):
+        return loss
+    if isinstance(loss, LossModule) and any(True for _ in loss.parameters()):
+        raise UserError(f"{part.key}={value} has parameters, which nothing trains; keep what it remembers in buffers")
+    student, *others = torch.randn(count, min(2 * dim, 512), dim, generator=torch.Generator().manual_seed(0)).unbind()
+    try:
+        found = loss(student.requires_grad_(), *others)
+    except Exception as error:
+        raise UserError(f"{part.key}={value} fails on outputs of shape {tuple(student.shape)}: {type(error).__name__}: "
+                        f"{' '.join(str(error).split())}; correct it") from None
+    if not isinstance(found, Tensor) or found.ndim or not found.requires_grad:
+        shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) and found.ndim else repr(found)
+        raise UserError(f"{part.key}={value} returns {shown}; let it return a scalar tensor with a gradient for the student's "
+                        "outputs")
+    return loss
 
 
 def loss_function(name: str, temperature: float, gather: bool = False) -> Loss:

@@ -1,0 +1,1 @@
+"""Regularizers, one a file: a class that extends :class:`pretrain.objective.regularization.Regularizer`."""

@@ -1,0 +1,1 @@
+"""Teachers, one a file: a class that extends :class:`pretrain.objective.teaching.Guide`."""

@@ -1,0 +1,191 @@
+"""Losses, teachers, width rules and regularizers in files of the user's own: docs/extending.md, provenance, names, mistakes."""
+
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+
+from pretrain import config, run
+from pretrain.checkpoints import files, open_checkpoint
+from pretrain.config import config_hash, methods
+from pretrain.training import pretrain
+from results.frame import load_runs
+from rundir import experiment
+from rundir.directory import RunDirectory
+from rundir.errors import UserError
+from tests.pretrain.tiny import OVERRIDES
+
+GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+MINE = re.search(r"```python\n(import torch.nn.functional as F\n\n\ndef smooth_distance.*?)```", GUIDE, re.S)[1]
+COMMAND = re.search(r"^python pretrain/run.py (--preset digits .*mine\.py:smooth_distance.*)$", GUIDE, re.M)[1]
+QUICK = [*OVERRIDES, "optimizer.epochs=1", "widths.sampling=sandwich"]
+
+
+def own(folder, text, name="mine.py"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_page_trains_its_loss_and_says_so(tmp_path, monkeypatch):
+    """The command of the page, with the settings of a quick run behind it."""
+    monkeypatch.chdir(tmp_path)
+    own(tmp_path, MINE)
+    assert run.main([*shlex.split(COMMAND), *QUICK, "objective.predictor=true"]) == 0
+    directory = tmp_path / "runs" / "mine"
+    sha = hashlib.sha256(MINE.encode()).hexdigest()
+    written = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["objective"]
+    assert written["base_loss"] == f"{tmp_path}/mine.py:smooth_distance@{sha[:12]}" and written["base_options"] == {"beta": 0.5}
+    provenance = json.loads((directory / "provenance.json").read_text(encoding="utf-8"))
+    expected = {"file": f"{tmp_path}/mine.py", "name": "smooth_distance", "sha256": sha}
+    assert provenance["own_files"] == {"objective.base_loss": expected}
+    (tmp_path / "mine.py").unlink()  # a trained network needs it no more
+    assert open_checkpoint(directory).config.objective.base_options == {"beta": 0.5}
+
+
+def test_the_loss_is_what_is_trained(tmp_path):
+    """The file's loss with its option and the built-in that it repeats give the same weights to the bit."""
+    same = own(tmp_path, "import torch.nn.functional as F\n\n\ndef cosine(student, target, *, scale: float = 2.0):\n"
+                         "    return -F.cosine_similarity(student, target.detach(), dim=1).mean() * scale\n")
+    settings = [[f"objective.base_loss={same}:cosine", "objective.base_options.scale=1.0", "objective.predictor=true"],
+                [f"objective.base_loss={same}:cosine", "objective.predictor=true"], ["objective.base_loss=mse"]]
+    weights = []
+    for index, setting in enumerate(settings):
+        pretrain(config.load("digits", [*QUICK, *setting]), tmp_path / str(index))
+        weights.append(files.load(tmp_path / str(index) / "checkpoint.pt")["encoder"])
+    assert all(torch.equal(weights[0][name], weights[2][name]) for name in weights[2])
+    assert not all(torch.equal(weights[1][name], weights[2][name]) for name in weights[2])
+
+
+PARTS = {
+    "objective.distill_loss": "import torch.nn.functional as F\n\n\ndef part(student, wider):\n"
+                              "    return F.mse_loss(student, wider)\n",
+    "objective.teacher": "from pretrain.objective.teaching import Guide\n\n\nclass Part(Guide):\n    def __init__(self, setting):\n"
+                         "        super().__init__()\n",
+    "widths.sampling": "def part(widths, draw, progress):\n    return [widths.max, draw.choice([0.25, 0.5])]\n",
+    "regularizer.kind": "from pretrain.objective.regularization import Regularizer\n\n\nclass Part(Regularizer):\n    pass\n",
+    "objective.base_loss": "import torch\nfrom pretrain.objective.losses import LossModule\n\n\nclass Part(LossModule):\n"
+                           "    def __init__(self, setting, *, share: float = 0.5):\n        super().__init__()\n"
+                           "        self.share = share\n        self.register_buffer('mean', torch.zeros(setting.dim))\n\n"
+                           "    def forward(self, student, target):\n"
+                           "        return (student - target.detach() - self.mean).square().mean()\n\n"
+                           "    def observe(self, targets):\n"
+                           "        self.mean.lerp_(torch.cat(list(targets)).detach().mean(0), self.share)\n"}
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_every_part_may_be_a_file_of_ones_own(key, tmp_path):
+    name = "Part" if "class" in PARTS[key] else "part"
+    path = own(tmp_path, PARTS[key])
+    more = ["objective.teacher=online", "objective.ema_schedule=constant"] if key != "objective.teacher" else []
+    cfg = config.load("digits", [*QUICK, *more, "seed=4", "optimizer.epochs=2", f"{key}={path}:{name}"])
+    pretrain(cfg, tmp_path / "run")
+    payload = files.load(tmp_path / "run" / "checkpoint.pt")
+    assert RunDirectory(tmp_path / "run").status()["state"] == "done"
+    if key == "objective.base_loss":  # what it remembers is in the checkpoint
+        assert payload["base_loss"]["mean"].abs().sum() > 0
+    runs = load_runs(tmp_path)
+    column = {"widths.sampling": "sampling", "regularizer.kind": "regularizer"}.get(key, key.partition(".")[2])
+    assert runs[column].tolist() == [f"mine.py:{name}"]
+
+
+def test_a_moved_file_is_the_same_experiment_and_a_changed_one_is_not(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    here, there = own(tmp_path, MINE), own(tmp_path / "there", MINE)
+    monkeypatch.chdir(tmp_path)
+    one, moved, relative = (config.load("digits", [f"objective.base_loss={place}:smooth_distance"])
+                            for place in (here, there, "mine.py"))
+    assert config_hash(one) == config_hash(moved) == config_hash(relative)
+    assert experiment.changes(config.to_dict(one)) == experiment.changes(config.to_dict(moved))
+    own(tmp_path, MINE + "\n# another experiment\n")
+    changed = config.load("digits", [f"objective.base_loss={here}:smooth_distance"])
+    other = config.load("digits", [f"objective.base_loss={there}:smooth_distance", "objective.base_options.beta=0.5"])
+    assert len({config_hash(cfg) for cfg in (one, changed, other)}) == 3
+    # What was begun with the file as it was does not continue with another, in another process.
+    methods.find.cache_clear()
+    with pytest.raises(UserError, match=r"mine\.py has changed since.*put it back, or set objective\.base_loss="):
+        pretrain(one, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+LOSS = "objective.base_loss"
+MISTAKES = [
+    (LOSS, "def f(student, target): return 1", "f", r"returns 1; let it return a scalar tensor with a gradient"),
+    (LOSS, "def f(student, target): return student - target", "f", r"returns a tensor of shape \(\d+, 16\)"),
+    (LOSS, "def f(student, target): return target.mean()", "f", r"gradient for the student's outputs"),
+    (LOSS, "def f(student, target): return student.nothing", "f", r"fails on outputs of shape .*AttributeError.*; correct it"),
+    (LOSS, "def f(student): return student.mean()", "f", r"f takes \(student\), but a base loss takes \(student, target\)"),
+    (LOSS, "def f(student, target, scale=2): return student.mean()", "f", r"f takes \(student, target, scale\), but"),
+    (LOSS, "def f(student, target, *, scale): return student.mean()", "f", r"the option scale has no default; give it one"),
+    (LOSS, "def f(student, target, *, scale=[1]): return student.mean()", "f", r"the option scale must be a float, an int"),
+    (LOSS, "def f(student, target): return 1", "g", r"mine\.py has no function or class g"),
+    (LOSS, "f = 3", "f", r"mine\.py has no function or class f"),
+    (LOSS, "import nothing_of_this_name", "f", r"mine\.py cannot be imported: ModuleNotFoundError: No module named"),
+    (LOSS, "def f(:", "f", r"mine\.py cannot be imported: SyntaxError"),
+    (LOSS, "class F:\n    pass", "F", r"must extend pretrain\.objective\.losses\.module\.LossModule"),
+    (LOSS, "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n    def __init__(self): super().__init__()\n"
+           "    def forward(self, student, target): return student.mean()", "F", r"__init__ takes \(\), but .* takes \(setting\)"),
+    (LOSS, "import torch\nfrom pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
+           "    def __init__(self, setting):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.ones(1))\n"
+           "    def forward(self, student, target): return student.mean()", "F", r"has parameters, which nothing trains"),
+    ("objective.distill_loss", "def f(student, teacher): return student.mean()", "f", r"or some of them, student first"),
+    ("objective.distill_loss", "def f(student): return student.mean()", "f", r"or some of them, student first"),
+    ("objective.teacher", "def f(student): return student", "f", r"a teacher must be a class that extends pretrain\.objective"),
+    ("objective.teacher", "class F:\n    pass", "F", r"must extend pretrain\.objective\.teaching\.Guide"),
+    ("widths.sampling", "class F:\n    pass", "F", r"a width rule is a function of \(widths, draw, progress\), not a class"),
+    ("widths.sampling", "def f(widths, draw, progress): return [0.25, 1.0]", "f", r"the widest first"),
+    ("widths.sampling", "def f(widths, draw, progress): return [2.0]", "f", r"return a list of widths within \[0\.25, 1\.0\]"),
+    ("widths.sampling", "def f(widths, draw, progress): return [1.0, 1 / 0]", "f", r"fails: ZeroDivisionError: .*; correct it"),
+    ("widths.sampling", "def f(widths, draw, progress): return 0.5", "f", r"gives 0\.5; let it return a list"),
+    ("regularizer.kind", "class F:\n    pass", "F", r"must extend pretrain\.objective\.regularization\.Regularizer"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "name", "message"), MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(key, text, name, message, tmp_path, capsys):
+    path = own(tmp_path, text)
+    with pytest.raises(UserError, match=message) as found:
+        pretrain(config.load("digits", [*QUICK, f"{key}={path}:{name}"]), tmp_path / "run")
+    assert key in str(found.value) and "\n" not in str(found.value) and len(str(found.value)) < 700
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("setting", "message"), [
+    ("objective.base_loss=mine.py", r"names no function or class; set FILE\.py:NAME"),
+    ("objective.base_loss=nowhere.py:f", r"nowhere\.py cannot be read \(No such file or directory\); set the path"),
+    ("objective.base_loss=mine", r"is not known; set one of mse, .*, or FILE\.py:NAME for a base loss of your own"),
+    ("objective.base_options.gamma=1", r"objective\.base_options: objective\.base_loss=mse has no options"),
+    ("objective.base_options=3", r"objective\.base_options=3 must be NAME: VALUE pairs; set objective\.base_options\.NAME=VALUE"),
+    ("HERE:smooth_distance objective.base_options.gamma=1", r"unknown key objective\.base_options\.gamma"),
+    ("HERE:smooth_distance objective.base_options.beta=wide", r"objective\.base_options\.beta: .*could not be converted"),
+    ("HERE:smooth_distance objective.base_options.beta=nan", r"objective\.base_options\.beta=nan must be finite"),
+])
+def test_a_setting_that_names_no_part_or_no_option_is_one_line(setting, message, tmp_path):
+    path = own(tmp_path, MINE)
+    with pytest.raises(UserError, match=message) as found:
+        config.load("digits", [word.replace("HERE", f"objective.base_loss={path}") for word in setting.split()])
+    assert "\n" not in str(found.value)
+
+
+def test_a_limit_in_an_annotation_is_kept(tmp_path):
+    path = own(tmp_path, "from typing import Annotated\nfrom rundir.fields import Number\n"
+                         + MINE.replace("beta: float", "beta: Annotated[float, Number(0, strictly=True)]"))
+    with pytest.raises(UserError, match=r"objective\.base_options\.beta=-1\.0 must be above 0"):
+        config.load("digits", [f"objective.base_loss={path}:smooth_distance", "objective.base_options.beta=-1"])
+    cfg = config.load("digits", [f"objective.base_loss={path}:smooth_distance", "objective.base_options.beta=2"])
+    assert cfg.objective.base_options == {"beta": 2.0}
+
+
+def test_the_pages_loss_is_the_huber_distance_of_unit_vectors():
+    scope = {"F": F}
+    exec(MINE, scope)
+    s, t = torch.randn(2, 6, 5, dtype=torch.float64).unbind()
+    difference = (F.normalize(s, dim=1) - F.normalize(t, dim=1)).abs()
+    expected = torch.where(difference < 0.1, difference.square() / 0.2, difference - 0.05).mean()
+    assert float(scope["smooth_distance"](s, t, beta=0.1)) == pytest.approx(float(expected))
