@@ -418,7 +418,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path):
     (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512"], "set objective.distill_loss=none"),
     (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512", "objective.distill_loss=none",
       "objective.seed_teacher_temperature=0"], "seed_teacher_temperature=0.0 must be above 0"),
-    (["objective.seed_teacher=x"], "used by objective.base_loss=seed only"),
+    (["objective.seed_teacher=x"], "used by objective.base_loss=seed and objective.teacher=frozen"),
     (["objective.base_loss=infonce", "objective.head=shared"], "objective.predictor=true"),
     (["model.switchable_bn=true"], "set widths.sampling=fixed"),
     (["model.switchable_bn=true", "widths.sampling=fixed", "widths.fixed=[1.0,0.5]"], "smallest and largest as widths.min"),
