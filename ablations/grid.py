@@ -14,7 +14,7 @@ from ablations.gridfile import NEEDS, Cell, load
 from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
-from pretrain.identity import identified, own_directory
+from pretrain.identity import AUTO, identified, own_directory, tell_precision, with_precision
 from pretrain.slimmable import has_batch_norm
 from rundir import setting
 from rundir.errors import UserError, suggestion
@@ -91,13 +91,19 @@ def _check_free(overrides: Sequence[str], every: Sequence[Cell], grid: str) -> N
 
 
 def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], widths: Sequence[float] | None,
-           overrides: Sequence[str], runs: Path) -> list[Run]:
+           overrides: Sequence[str], runs: Path, elsewhere: bool = False) -> list[Run]:
     """Every run of ``grid``, a name or a user's file, under preset ``profile``; the user's ``overrides`` come last and win.
 
+    elsewhere: runs are trained on other machines than this one.
+
     Raises:
-        UserError: unknown grid, cell, preset or key, an impossible config, or widths that cannot be told apart.
+        UserError: unknown grid, cell, preset or key, an impossible config, or widths that cannot be told apart; or elsewhere a
+            config that depends on the machine.
     """
     file = load(grid)
+    asked = config.load(profile, overrides)
+    _settled(asked, elsewhere)
+    tell_precision(asked)
     base, widths = base_config(profile, widths, overrides)
     listed = "[" + ",".join(map(str, widths)) + "]"
     common = [f"evaluation.widths={listed}", f"calibration.widths={listed}", f"diagnostics.widths={listed}"]
@@ -123,6 +129,7 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
             cfg.optimizer.epochs = epochs_of_equal_flops(cfg, config.load(profile, [*common, *like.overrides, *overrides]))
             config.validate(cfg)
         of_first_seed.setdefault(cell.name, cfg)
+        cfg = _settled(cfg, elsewhere)
         cfg.experiment.grid, cfg.experiment.cell = file.name, cell.name
         cfg.experiment.setting, cfg.experiment.overrides, cfg.data.fingerprint = said, otherwise, base.data.fingerprint
         directories[cell.name, seed] = own_directory(runs / file.name, cell.name, cfg)
@@ -136,6 +143,18 @@ def base_config(profile: str, widths: Sequence[float] | None, overrides: Sequenc
     widths = sorted(base.evaluation.widths if widths is None else widths, reverse=True)
     config.check_widths(base.model.arch, widths, base.widths.min, base.widths.max, "--widths")
     return base, widths
+
+
+def _settled(cfg: Config, elsewhere: bool) -> Config:
+    """``cfg`` in the precision that is best on this machine, where it asks for that.
+
+    Raises:
+        UserError: it asks for that, and is trained ``elsewhere``.
+    """
+    if elsewhere and cfg.train.precision == AUTO:
+        raise UserError("train.precision=auto depends on the machine that trains, and jobs go to Slurm's, which are unknown here; "
+                        "set train.precision=bf16 or fp32")
+    return with_precision(cfg)
 
 
 def _loaded(profile: str, texts: Sequence[str], seed: int, alike: Config | None) -> Config:

@@ -110,7 +110,7 @@ def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
     entries, without = transfer_entries(arguments.transfer, profile)
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
-                        arguments.runs)
+                        arguments.runs, elsewhere=cluster is not None)
     described, note = merge_into(arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides,
                                                             shlex.join(["python", *command])))
     if note:

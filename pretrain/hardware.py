@@ -27,16 +27,48 @@ def hardware() -> dict:
             "cuda": torch.version.cuda if torch.cuda.is_available() else None}
 
 
+# Instructions for sums of bfloat16 products as /proc/cpuinfo names them, and the settings of oneDNN that leave them unused.
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+def best_precision(device: torch.device) -> tuple[str, str]:
+    """What ``train.precision=auto`` is on ``device``, ``bf16`` or ``fp32``, and why, in words.
+
+    A processor without arithmetic for bfloat16 emulates it, which takes longer than float32.
+    """
+    if device.type == "cuda":
+        name, able = torch.cuda.get_device_name(device), torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+        return ("bf16", f"{name} computes it") if able else ("fp32", f"{name} does not compute bfloat16")
+    found = [flag for flag in BF16_FLAGS if flag in _cpuinfo().get("flags", "").split()]
+    if not found:
+        return "fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)"
+    limit = next((f"{name}={os.environ[name]}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+                  if os.environ.get(name, "").upper() in WITHOUT_BF16), "")
+    if not limit and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        limit = f"ATEN_CPU_CAPABILITY={os.environ.get('ATEN_CPU_CAPABILITY', 'default')}"
+    if limit:
+        return "fp32", f"{limit} leaves this processor's arithmetic for bfloat16 unused"
+    return "bf16", f"this processor computes it ({', '.join(found)})"
+
+
 def _processor() -> str:
     """Model, and family, model and stepping in numbers, since what virtual machines call theirs says little."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace", encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
+    known = _cpuinfo()
+    if not known:
         return platform.processor() or platform.machine()
-    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     numbers = [known[key] for key in ("cpu family", "model", "stepping") if key in known]
     name = known.get("model name") or known.get("CPU part") or platform.machine()
     return f"{name} ({'/'.join(numbers)})" if numbers else name
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; empty on another system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace", encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _caches() -> list[str]:

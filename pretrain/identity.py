@@ -1,20 +1,57 @@
-"""Does a run directory belong to this run? Its config names the experiment, a fingerprint the user's own images."""
+"""Which run is it, and does a run directory belong to it? Its config names the experiment, a fingerprint the user's own images."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
+
+import torch
 
 from pretrain.checkpoints import files
 from pretrain.config import Config, config_hash, from_dict
 from pretrain.config.hashing import differences
 from pretrain.data import fingerprint
+from pretrain.distributed import choose_device
+from pretrain.hardware import best_precision
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.schema import File
 
+AUTO = "auto"
+
 
 def identified(cfg: Config) -> Config:
+    """``cfg`` with nothing left to find out that its numbers depend on: see :func:`with_precision` and :func:`with_images`.
+
+    Raises:
+        UserError: as these do.
+    """
+    return with_images(with_precision(cfg))
+
+
+def tell_precision(cfg: Config) -> None:
+    """Say on stdout what ``train.precision=auto`` is here, and why; nothing where ``cfg`` says another."""
+    if cfg.train.precision == AUTO and os.environ.get("RANK", "0") == "0":
+        precision, why = best_precision(_device(cfg))
+        print(f"precision {precision}, because {why}; choose another with train.precision=fp32 or bf16", flush=True)
+
+
+def with_precision(cfg: Config) -> Config:
+    """``cfg`` with what ``train.precision=auto`` is on this machine. From then on it is a run of that precision, which its name and
+    its config.yaml say, and which a machine that would choose another does not continue.
+    """
+    if cfg.train.precision != AUTO:
+        return cfg
+    precision, _ = best_precision(_device(cfg))
+    return dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, precision=precision))
+
+
+def _device(cfg: Config) -> torch.device:
+    return choose_device(cfg.train.device, int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def with_images(cfg: Config) -> Config:
     """``cfg`` with ``data.fingerprint``, that of its training images, where these are the user's own (data.name=folder).
 
     So the same images at another place are the same experiment, and others at the same place are another. Where the images are not
@@ -82,6 +119,9 @@ def _check_same(there: Config, cfg: Config, what: str, where: str, instead: str)
     if config_hash(_unidentified(there)) == config_hash(_unidentified(cfg)):
         raise UserError(f"{what}: it learns from other images than those in {cfg.data.root} are now (data.fingerprint="
                         f"{there.data.fingerprint} there, {cfg.data.fingerprint} here); put those back, or {instead}")
+    ours = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, precision=there.train.precision))
+    if config_hash(_unidentified(ours)) == config_hash(_unidentified(there)):
+        instead = f"set train.precision={there.train.precision} to continue it, or {instead}"
     raise UserError(f"{what} ({where} has {differences(there, cfg)}); {instead}")
 
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run as a script: make the other rooms importable
 
 from pretrain import config
 from pretrain.hardware import hardware
-from pretrain.identity import identified, own_directory
+from pretrain.identity import identified, own_directory, tell_precision
 from pretrain.training import pretrain
 from rundir.arguments import LARGEST_SEED, Parser, place, whole, word
 from rundir.cli import cli
@@ -54,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides.append(f"data.root={arguments.data_dir}")
     if arguments.seed is not None:
         overrides.append(f"seed={arguments.seed}")
-    cfg = identified(config.load(arguments.preset, overrides))
+    asked = config.load(arguments.preset, overrides)
+    cfg = identified(asked)
     if arguments.print_config:
         print(config.to_yaml(cfg), end="")
         return 0
+    tell_precision(asked)
     name = "-".join(filter(None, (cfg.experiment.preset, cfg.experiment.recipe)))
     out = arguments.out or own_directory(Path("runs/pretrain"), name, cfg)
     pretrain(cfg, out)

@@ -166,7 +166,8 @@ class TrainConfig:
     """How a run is executed. Only ``precision`` and ``synchronized_bn`` can change its numbers, beyond rounding."""
 
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: str = choice("fp32", "bf16", "fp16")
+    # auto: bf16 where the machine computes it, else fp32; settled before the run has a name (pretrain.identity)
+    precision: str = choice("fp32", "bf16", "fp16", "auto")
     synchronized_bn: bool = False
     channels_last: bool = True
     threads: int = number(0, 0, 4096)  # CPU threads; 0: torch's own choice

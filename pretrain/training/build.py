@@ -103,6 +103,8 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     """
     if cfg.train.precision == "fp16" and device.type == "cpu":
         raise UserError("train.precision=fp16 needs a GPU and there is none; set train.precision=bf16 or fp32")
+    if cfg.train.precision == "auto":
+        raise ValueError("train.precision=auto is to be settled first, by pretrain.identity.with_precision")
     try_rule(cfg.widths, cfg.seed)
     torch.manual_seed(cfg.seed)
     student = Student(cfg).to(device, memory_format=memory_format(cfg))

@@ -56,6 +56,7 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
     keep_freed_memory()
     cfg = identified(cfg)
     with processes(cfg.train.device) as group, _threads(cfg.train.threads):
+        _check_alike(cfg, group)
         run = directory if isinstance(directory, RunDirectory) else RunDirectory(directory)
         with run.lock() if group.first else nullcontext():
             check_directory(run, cfg)
@@ -74,6 +75,13 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
                 if group.first:
                     _record_end(run, error)
                 raise
+
+
+def _check_alike(cfg: Config, group: Processes) -> None:
+    """Raise :class:`UserError` in every process of ``group`` where train.precision=auto has found different ones."""
+    if group.any(cfg.train.precision == "bf16") and group.any(cfg.train.precision != "bf16"):
+        raise UserError("train.precision=auto is bf16 on some of these machines and fp32 on others; set train.precision=fp32 or "
+                        "bf16")
 
 
 def _record_end(run: RunDirectory, error: BaseException) -> None:
