@@ -13,9 +13,11 @@ from results.frame import Frames
 from results.grids import Grid, of_setting
 from results.names import file_name
 from results.plots import overall as profiles
+from results.plots import prediction as predicting
 from results.plots import scores as pictures
 from results.plots import training
-from results.tables import cost, overall, tasks
+from results.prediction import Prediction, points, predictions
+from results.tables import analysis, cost, overall, tasks
 from results.tables.gains import MAIN, gains
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
@@ -25,6 +27,7 @@ SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model
           "variant"]
 DENSE = ["grid", "task", "dataset", "model", "schedule", "preset", "setting", "variant"]
 SETTING = ["grid", "preset", "setting"]
+ANALYSED = ["grid", "dataset", "preset", "setting", "variant"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def all_tables(frames: Frames) -> list[TableItem]:
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
     return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
-            *_serving_tables(frames)]
+            *_serving_tables(frames), *_analysis_tables(frames), *_prediction_tables(frames)]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -122,6 +125,36 @@ def _serving_tables(frames: Frames) -> list[TableItem]:
     return found
 
 
+def _analysis_tables(frames: Frames) -> list[TableItem]:
+    scores = frames.scores[frames.scores["task"].eq("analysis") & frames.scores["value"].notna()]
+    return [TableItem(analysis.measures(part, _grid(frames, part.iloc[0]), join("table-analysis", name)), _facets(part.iloc[0]))
+            for name, part in parts(scores, ANALYSED, ["dataset"])]
+
+
+def _predicted(frames: Frames) -> list[tuple[str, pd.DataFrame, pd.DataFrame, list[Prediction]]]:
+    """Of each setting that has them: a file name, a row per run and width with its accuracy and measures, the scores this accuracy
+    is of, and what each measure predicts.
+    """
+    found = []
+    for name, part in parts(frames.scores, SETTING, []):
+        judged = overall.of_settings(part)
+        if judged.empty:
+            continue
+        logged = frames.metrics[frames.metrics["run"].isin(set(part["run"])) & frames.metrics["grid"].eq(part["grid"].iloc[0])]
+        together = points(part, logged)
+        made = predictions(together)
+        found += [(name, together, judged, made)] if made else []
+    return found
+
+
+def _prediction_tables(frames: Frames) -> list[TableItem]:
+    found = []
+    for name, together, judged, made in _predicted(frames):
+        first, ends = judged.iloc[0], (together["width"].max(), together["width"].min())
+        found.append(TableItem(analysis.prediction(made, first, ends, join("table-prediction", name)), _facets(first)))
+    return found
+
+
 def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
     """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN)."""
     scores, metrics = frames.scores, frames.metrics
@@ -147,6 +180,9 @@ def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
         if len(overall.matrices(own, grid)) > 1:
             found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",
                                      partial(profiles.profiles, own, grid), Facets(grid.manifest.grid, "classification")))
+    for name, together, judged, made in _predicted(frames):
+        found.append(PictureItem(join("prediction", name), f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]})",
+                                 partial(predicting.prediction, together, judged.head(1), made), _facets(judged.iloc[0])))
     return found + [item for name, part in parts(metrics, SETTING, []) for item in _of_training(name, part, frames)]
 
 

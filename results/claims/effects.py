@@ -196,6 +196,13 @@ def diagnostic(metrics: pd.DataFrame, name: str) -> pd.DataFrame:
     return rows.groupby(["cell", "run", "seed"], as_index=False)["value"].mean()
 
 
+def last_logged(metrics: pd.DataFrame, name: str, width: float) -> pd.DataFrame:
+    """The last logged value of each run at ``width``: columns cell, run, seed, value."""
+    rows = metrics[metrics["name"].eq(name) & metrics["value"].notna() & metrics["width"].sub(width).abs().lt(1e-6)]
+    rows = rows.sort_values("step", kind="stable").drop_duplicates("run", keep="last")
+    return rows[["cell", "run", "seed", "value"]]
+
+
 def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
     sides = [of_cells(diagnostic(metrics, how[f"{side}_name"]), how[side]) for side in ("better", "than")]
     if any(side.empty for side in sides):
@@ -212,8 +219,11 @@ def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
 def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
     scores = primary(scores, how)
     narrowest = scores[scores["width"].round(6).eq(scores["width"].round(6).min())]
-    drift = of_cells(diagnostic(metrics, how["name"]), how["cells"])
-    both = drift.merge(narrowest[["run", "value"]], on="run", suffixes=("", "_score"))
+    logged = last_logged(metrics, how["name"], how["width"]) if "width" in how else diagnostic(metrics, how["name"])
+    own = of_cells(logged, how["cells"])
+    if how.get("direction") == "higher":  # as if lower were better
+        own = own.assign(value=-own["value"])
+    both = own.merge(narrowest[["run", "value"]], on="run", suffixes=("", "_score"))
     both = both[both.groupby("seed")["run"].transform("size").ge(MIN_CELLS)] if len(both) else both
     found = {int(seed): -float(stats.spearmanr(part["value"], part["value_score"]).statistic)
              for seed, part in both.groupby("seed") if part["value"].nunique() > 1 and part["value_score"].nunique() > 1}

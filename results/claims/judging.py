@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from results.claims.effects import Effect, effect
-from results.claims.schema import UNITS, Claim
+from results.claims.schema import Claim
 from results.statistics.families import Sides, equivalence, every, holm, two_sided
 from results.statistics.intervals import bootstrap_interval, spearman_interval
 from results.statistics.proportions import sequential_binomial_p, sequential_share
@@ -58,7 +58,7 @@ class Verdict:
     @property
     def unit(self) -> str:
         """Of the effect."""
-        return UNITS[self.claim.measure]
+        return self.claim.unit
 
     @property
     def decided(self) -> bool:
@@ -153,7 +153,9 @@ def paired(claim: Claim, differences: Sequence[float]) -> Sides:
 
 
 def _over_cells(measured: Effect) -> tuple[float, tuple[float, float], int]:
-    """Minus Spearman's rho of the cells' means over all seeds, its interval, and the number of cells."""
+    """Spearman's rho of the cells' means over all seeds, minus that where lower is said to be better, its interval, and the number
+    of cells.
+    """
     means = [table.mean(axis=1) for table in measured.over]
     low, high = spearman_interval(*means)
     return -float(stats.spearmanr(*means).statistic), (-high, -low), len(means[0])

@@ -5,8 +5,9 @@ Each is a mapping with ``id``, ``statement``, ``measure`` and what that needs:
 - score, points of a task's metric: ``better``, ``than``, ``at``; optional ``every``, ``widths``, ``task``, ``dataset``, ``metric``
 - train_flops or train_seconds, % saved: ``better``, ``than``
 - diagnostic, % lower, mean over epochs at the widest network: ``better``, ``than``, ``better_name``, ``than_name``
-- correlation, minus Spearman's rho over cells between a diagnostic and the score: ``name``, ``cells``; optional ``task``,
-  ``dataset``, ``metric``
+- correlation, Spearman's rho over cells between a diagnostic and the score at the narrowest width, minus that where lower values
+  are said to be better: ``name``, ``cells``; optional ``direction`` (lower, the default, or higher), ``width`` (the diagnostic of
+  that width after the last epoch, in place of the widest network's mean over epochs), ``task``, ``dataset``, ``metric``
 - collapse, % of the seeds of ``cells`` whose narrowest width ends ``outcome``: collapsed, or not collapsed (docs/formats.md)
 
 ``better`` are the cells said to be ahead, ``than`` those compared with: names or patterns; several are averaged, each width for
@@ -30,14 +31,16 @@ from rundir.errors import UserError, suggestion
 
 AT = ("all", "narrowest", "narrower", "growth")
 OUTCOMES = ("collapsed", "not collapsed")
+DIRECTIONS = ("lower", "higher")
 SIDES = ("better", "than")
 _REQUIRED = {"score": ("better", "than", "at"), "train_flops": SIDES, "train_seconds": SIDES,
              "diagnostic": (*SIDES, "better_name", "than_name"), "correlation": ("name", "cells"), "collapse": ("cells", "outcome")}
-_OPTIONAL = {"score": ("every", "widths", "task", "dataset", "metric"), "correlation": ("task", "dataset", "metric")}
+_OPTIONAL = {"score": ("every", "widths", "task", "dataset", "metric"),
+             "correlation": ("direction", "width", "task", "dataset", "metric")}
 _COMMON = ("id", "statement", "measure", "minimum", "margin", "exact", "command", "arch")
 _CELLS = (*SIDES, "cells")
 _TEXTS = ("task", "dataset", "metric", "arch", "name", "better_name", "than_name")
-_CHOICES = {"at": AT, "outcome": OUTCOMES, "every": SIDES}
+_CHOICES = {"at": AT, "outcome": OUTCOMES, "every": SIDES, "direction": DIRECTIONS}
 UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)",
          "collapse": "% of seeds"}
 
@@ -72,6 +75,11 @@ class Claim:
         if self.margin:
             return f"within ±{self.margin:g}"
         return f"more than {self.minimum:g}" if self.minimum else ""
+
+    @property
+    def unit(self) -> str:
+        """Of its effect."""
+        return "(rho)" if self.how.get("direction") == "higher" else UNITS[self.measure]
 
     @property
     def by_seeds(self) -> bool:
@@ -162,6 +170,8 @@ def _check_value(key: str, value: Any, where: str) -> None:
     if key == "widths" and not (isinstance(value, list) and value and all(
             isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= 1 for width in value)):
         raise UserError(f"{where}: widths is {shortened(value)}, not a list of widths; set for example widths: [0.875, 0.625]")
+    if key == "width" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1):
+        raise UserError(f"{where}: width is {shortened(value)}, not a width; set for example width: 0.25")
     if key == "command":
         try:
             value.format(profile="digits")

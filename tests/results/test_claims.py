@@ -217,6 +217,20 @@ def test_effect_and_p_of_a_correlation_are_of_the_same_cells(tmp_path):
     assert verdict.differences == pytest.approx(per_seed) and verdict.seeds == (0, 1, 2)
 
 
+def test_a_correlation_of_a_width_is_with_its_last_value_in_the_direction_that_is_claimed(tmp_path):
+    cells = ["mse-mse-online", "mse-infonce-online", "infonce-mse-online", "infonce-infonce-momentum", "mse-mse-momentum"]
+    ranks, values = (5.0, 7.0, 6.0, 9.0, 8.0), (0.5, 0.6, 0.7, 0.9, 0.8)
+    for seed in (0, 1, 2):
+        for cell, rank, value in zip(cells, ranks, values, strict=True):
+            logged = [metric("effective_rank", 1, 20 - rank, 0.25), metric("effective_rank", 2, rank, 0.25),
+                      metric("effective_rank", 2, 20 - rank, 1.0)]  # an earlier value and another width say the opposite
+            add(tmp_path, cell, seed, {1.0: 0.99, 0.25: value}, metrics=logged)
+    verdict = judge(tmp_path)["rank-predicts-accuracy"]
+    expected = stats.spearmanr(ranks, values)
+    assert verdict.effect == pytest.approx(expected.statistic) == 0.9 and verdict.unit == "(rho)" and verdict.holds
+    assert verdict.p == pytest.approx(3 * expected.pvalue) and verdict.low <= verdict.effect <= verdict.high
+
+
 def test_what_is_counted_is_decided_only_where_all_seeds_agree(tmp_path):
     for seed, cost in ((0, 0.9), (1, 1.2)):
         add(tmp_path, "us3l", seed, {1.0: 0.9, 0.25: 0.85}, "paper", cost=(50.0, cost * 1e12))
@@ -311,6 +325,7 @@ RHO = {"id": "a", "statement": "It is so.", "measure": "correlation", "cells": [
     (ENTRY | {"command": 5}, "command", "nothing but {profile}"),
     (ENTRY | {"arch": 5}, "arch", "not a text"), (COST | {"at": "all"}, "at", "choose one of"),
     (RHO | {"minimum": 0.5}, "minimum", "leave out"),
+    (RHO | {"direction": "up"}, "direction", "choose one of lower, higher"), (RHO | {"width": 1.5}, "width", "width: 0.25"),
     (RHO | {"exact": True}, "exact", "leave it out"), (SHARE | {"minimum": 0}, "minimum", "minimum: 50"),
     (SHARE | {"outcome": "fell"}, "outcome", "collapsed, not collapsed")])
 def test_a_claim_that_is_not_as_documented_is_refused_in_one_line_naming_file_claim_and_key(entry, key, advice):

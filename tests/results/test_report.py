@@ -48,9 +48,10 @@ def undrawn(monkeypatch):
 
 def test_every_table_and_picture_is_written(built):
     stems = ["accuracy-flops-digits-knn", "accuracy-width-digits-knn", "collapse-width-0.25", "collapse-width-1",
-             "drift", "drift-accuracy-digits-knn", "heat-map-digits-knn", "profiles",
+             "drift", "drift-accuracy-digits-knn", "heat-map-digits-knn", "prediction", "profiles",
              "training-base-loss", "training-distillation-loss"]
-    tables = [f"{table}.{suffix}" for table in ("table-digits-knn", "table-overall", "table-serving") for suffix in FORMATS]
+    tables = [f"{table}.{suffix}" for table in ("table-digits-knn", "table-overall", "table-prediction", "table-serving")
+              for suffix in FORMATS]
     assert sorted(built.paths) == sorted([f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")] + tables + ALWAYS)
     assert not built.skipped
     assert sorted(path.name for path in built.out.iterdir()) == sorted([*built.paths, report.MANIFEST])
