@@ -65,13 +65,13 @@ def points(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
 def predictions(found: pd.DataFrame) -> list[Prediction]:
     """What each measure of :func:`points` predicts, in the order of the tables; those without four points in any seed left out."""
-    made = []
+    made, widths = [], (found["width"].max(), found["width"].min())
     for name in (name for name in (*MEASURES, *LOGGED) if name in found):
         own = found[found[name].notna()]
         everywhere = rhos(own, name, ["seed"])
         if everywhere.empty:
             continue
-        ends = [rhos(own[own["width"].eq(width)], name, ["seed"]) for width in (own["width"].max(), own["width"].min())]
+        ends = [rhos(own[own["width"].eq(width)], name, ["seed"]) for width in widths]
         within = rhos(own, name, ["seed", "run"], MIN_WIDTHS).groupby("seed").mean()
         made.append(Prediction(name, *map(_summary, (everywhere, *ends, within)), len(own[["cell", "width"]].drop_duplicates()),
                                len(everywhere)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots.drawing import COLUMNS, LOOKS, label_up, legend_of, score_label, style
+from results.plots.drawing import COLUMNS, LOOKS, legend_of, score_label, style
 from results.prediction import Prediction
 from results.tables.scores import width_name
 
@@ -37,7 +37,7 @@ def prediction(found: pd.DataFrame, judged: pd.DataFrame, made: Sequence[Predict
             interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
             axis.set_title(f"ρ = {rho:.2f}{interval}".replace("-", "−"))
             axis.set_xlabel(one.name.replace(" the individually", "\nthe individually"))
-        label_up(axes, score_label(judged))
+        figure.supylabel(score_label(judged).replace("\n", " "), fontsize="medium")
         seeds = found["seed"].nunique()
         figure.suptitle("one point per cell and width" + (f", mean over up to {seeds} seeds; ρ: mean over seeds of Spearman's rank "
                                                           "correlation, 95 % interval over seeds" if seeds > 1 else ", one seed"),
