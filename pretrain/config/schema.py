@@ -40,6 +40,8 @@ class ModelConfig:
     projector_layers: int = number(3, 1, 100)
     projector_hidden: int = number(2048, 1, MOST_CHANNELS)
     projector_out: int = number(2048, 1, MOST_CHANNELS)
+    # directions at the projector's end; its output is the cosines with them (SwAV, DINO); 0: none
+    prototypes: int = number(0, 0, MOST_CHANNELS)
     predictor_hidden: int = number(2048, 1, MOST_CHANNELS)  # of the predictor and the distillation head
     heads: str = choice("us3l", "mocov3")  # mocov3: a last BatchNorm without scale and shift, no bias
     projector_last_norm: bool = False  # the projector alone ends as mocov3's (SimSiam)

@@ -33,8 +33,8 @@ class FrozenTeacher(Guide):
 
     def __init__(self, source: Checkpoint, batch_statistics: bool = False, chunks: int = 1):
         super().__init__()
-        self.encoder, self.projector = source.encoder, Student(source.config).projector
-        self.width, self.dim = source.high, source.config.model.projector_out
+        student = Student(source.config)
+        self.encoder, self.projector, self.width, self.dim = source.encoder, student.projector, source.high, student.dim
         load_weights(self.projector, source.behind, f"{SETTING}={source.path}", "the projector of its config")
         self.batch_statistics, self.chunks = batch_statistics, chunks if batch_statistics else 1
         self.requires_grad_(False).train(batch_statistics)
@@ -70,9 +70,10 @@ def teacher_of(cfg: Config) -> Checkpoint:
     path = cfg.objective.seed_teacher
     source = open_pretrained(SETTING, path)
     own = source.config
-    if own.model.projector_out != cfg.model.projector_out:
-        raise UserError(f"model.projector_out={cfg.model.projector_out} must be that of {SETTING}={path}; set "
-                        f"model.projector_out={own.model.projector_out}")
+    for key in ("prototypes", "projector_out"):
+        theirs, ours = vars(own.model)[key], vars(cfg.model)[key]
+        if theirs != ours:
+            raise UserError(f"model.{key}={ours} must be that of {SETTING}={path}; set model.{key}={theirs}")
     validate(replace(own, data=replace(own.data, size=cfg.data.size)))  # a ViT needs whole patches
     return source
 

@@ -15,6 +15,7 @@ from pretrain.models import build
 from pretrain.objective.features import feature_adapters, with_stage_norms
 from pretrain.objective.heads import predictor, projector
 from pretrain.objective.initialisation import initialise
+from pretrain.objective.prototypes import Prototypes
 from pretrain.objective.teaching import Guide, Pass, Seen
 from pretrain.slimmable import at_width, make_switchable, sliced_once
 
@@ -39,7 +40,9 @@ class Student(nn.Module):
             self.encoder.freeze_patch_projection()
         self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
                                    last_norm or model.projector_last_norm, model.projector_norm)
-        self.dim = model.projector_out
+        self.dim = model.prototypes or model.projector_out
+        if model.prototypes:
+            self.projector.append(Prototypes(model.projector_out, model.prototypes))
         head = partial(predictor, self.dim, model.predictor_hidden, last_norm)
         self.predictor = head() if has_predictor(objective) else None
         distills = objective.distill_loss != "none" and cfg.widths.min < cfg.widths.max

@@ -112,7 +112,7 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     for norm in batch_norms(student).values():
         norm.synchronized = cfg.train.synchronized_bn
     teacher = _teacher(cfg, student, source, device)
-    queue = Queue(cfg.objective.queue, cfg.model.projector_out, cfg.seed).to(device) if cfg.objective.queue else None
+    queue = Queue(cfg.objective.queue, student.dim, cfg.seed).to(device) if cfg.objective.queue else None
     network: nn.Module = student
     if world_size > 1:
         ids = [device.index] if device.type == "cuda" else None

@@ -12,6 +12,7 @@ import pytest
 from ablations import grid, gridfile
 from ablations.jobs import here
 from pretrain import config
+from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHER
 from pretrain.cost import training_flops
 from rundir.errors import UserError
 
@@ -33,6 +34,11 @@ VARIED = {
               "widths.sampling", "objective.seed_teacher", "model.arch", "model.projector_last_norm"},
     "controls": {"objective.distill_loss", "widths.min", "widths.max", "derived.network", "derived.source", "derived.importance",
                  "derived.calibrate", "optimizer.epochs", "objective.update"},
+    "objectives": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max",
+                   "model.prototypes"},
+    "teachers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.seed_teacher", "widths.min"},
+    "distillation": {"objective.base_loss", "objective.distill_loss"},
+    "regularizers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "regularizer.kind", "widths.sampling"},
 }
 BY_BASE_LOSS = {"digits": set(), "cifar100": {"model.projector_out", "optimizer.lr", "regularizer.coefficient"}}
 METHODS = {"simsiam": ("mse", "online"), "byol": ("mse", "momentum"), "simclr": ("infonce", "online"),
@@ -133,6 +139,33 @@ def test_momentum_cells(expanded):
             found.add((base, own.ema_momentum, own.ema_schedule))
     assert found == {(base, m, "constant") for base in ("mse", "infonce") for m in (0.5, 0.7, 0.9, 0.95, 0.99)} | {
         (base, m, "cosine") for base in ("mse", "infonce") for m in (0.5, 0.9, 0.99)}
+
+
+def test_cells_of_the_grids_of_parts_are_what_they_are_called(expanded):
+    named = {name: {run.cell: run.cfg for run in expanded[name, "digits"]}
+             for name in ("objectives", "teachers", "distillation", "regularizers")}
+    for cell, cfg in named["objectives"].items():
+        training, base = cell.removesuffix("-w1.0").removesuffix("-w0.25").split("-")
+        own = "momentum" if base == "dino" else "online"
+        assert guidance(cfg) == (base, *{"naive": ("none", own), "individual": ("none", own), "base": ("mse", own),
+                                         "guided": ("infonce", "momentum")}[training])
+        widths = re.search(r"-w([\d.]+)$", cell)
+        assert (cfg.widths.min, cfg.widths.max) == ((float(widths[1]),) * 2 if widths else (0.25, 1.0))
+    assert {cell.split("-")[1] for cell in named["objectives"]} == {*BASE_LOSS.names} - {"seed"}  # that is a distillation
+    for cell, cfg in named["teachers"].items():
+        if cell != "teacher-w1.0":
+            loss, teacher = cell.split("-")
+            assert guidance(cfg) == (loss, loss, teacher) and bool(cfg.objective.seed_teacher) == (teacher == "frozen")
+    assert {cell.partition("-")[2] for cell in named["teachers"]} == {*TEACHER.names, "w1.0"}
+    for cell, cfg in named["distillation"].items():
+        assert guidance(cfg) == (*cell.split("-"), "online")
+    assert {cell.split("-")[1] for cell in named["distillation"]} == {*DISTILL_LOSS.names}
+    for cell, cfg in named["regularizers"].items():
+        loss, kind = cell.split("-", 1)
+        assert cfg.objective.teacher == {"infonce": "momentum", "mse": "online"}[loss]
+        assert (cfg.regularizer.kind, cfg.widths.sampling) == (("l2", "ordered_dropout") if kind == "ordered-dropout" else
+                                                               (kind, "sandwich"))
+    assert {cfg.regularizer.kind for cfg in named["regularizers"].values()} == {*REGULARIZER.names}
 
 
 def test_update_cells(expanded):
