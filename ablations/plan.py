@@ -47,8 +47,8 @@ class Work:
     @property
     def unfinished(self) -> list[Run]:
         """The runs that lack something, of their own or of other data."""
-        waiting = {one.run.directory for one in self.open_transfers}
-        return [run for run in self.runs if run in self.missing or run.directory in waiting]
+        waiting = {run.directory for run in (*self.missing, *(one.run for one in self.open_transfers))}
+        return [run for run in self.runs if run.directory in waiting]
 
     def counted(self) -> str:
         """What there is and what is to do, in a line each."""
@@ -61,11 +61,11 @@ class Work:
 
 def show_plan(work: Work) -> None:
     """The dry run for this machine: every run with its state and the cost of training it, and the jobs of ``--transfer``."""
-    costs = estimates(work.runs, work.images)
+    costs, missing = estimates(work.runs, work.images), {run.directory for run in work.missing}
     table = Table("run", "state", "steps", "FLOPs", "time here", "directory", title=f"plan on {work.images} training images")
     for run in work.runs:
         cost = costs[run.name]
-        table.add_row(run.name, "to do" if run in work.missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
+        table.add_row(run.name, "to do" if run.directory in missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
                       duration(cost.seconds), run.directory.name)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

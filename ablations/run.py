@@ -127,7 +127,8 @@ def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     if any(placed.entry.reference for placed in entries):
         references = reference_runs(profile, overrides, arguments.widths, runs)
     jobs = transfers(entries, runs, references, described, processes, arguments.folder)
-    runs += [run for run in references if run not in runs]
+    own = {run.directory for run in runs}
+    runs += [run for run in references if run.directory not in own]
     work = Work(runs, [run for run in runs if not finished(run)], jobs, images)
     print(work.counted(), flush=True)
     return work, described
@@ -151,8 +152,11 @@ def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
     """Write and show the report of ``folder``; returns the lines, also printed, that say which of ``runs`` are not in it."""
     made = report.build(folder)
     report.show(made)
-    lost = [f"failed: {run.directory.name}: not in the report: {line}" for run in runs for line in made.left_out
-            if f"{os.sep}{run.directory.name}{os.sep}" in line and File.METRICS not in line]  # of which it needs no single line
+    said: dict[str, list[str]] = {}  # by the folders that a line names
+    for line in made.left_out:
+        for part in dict.fromkeys(line.split(os.sep)[1:-1] if File.METRICS not in line else ()):  # a log need not be whole
+            said.setdefault(part, []).append(line)
+    lost = [f"failed: {run.directory.name}: not in the report: {line}" for run in runs for line in said.get(run.directory.name, ())]
     for line in lost:
         print(line, file=sys.stderr)
     return lost

@@ -6,8 +6,10 @@ import errno
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +27,10 @@ from results.grids import Grid
 from results.plots import drawing
 from rundir.atomic import make_folder
 from rundir.files import Damaged, read_json
+from rundir.machine import cores
 from rundir.schema import REPORT_FORMAT
 
+_work: Callable[[str], str | None]
 UNFINISHED, LEFT_SECONDS = ".report-", 3600.0
 MANIFEST = "report.json"
 
@@ -74,16 +78,15 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
     earlier, drawn, result = _earlier(out), {}, Written()
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
         made = Path(folder)
+        due: dict[str, partial[Figure]] = {}
         for name, draw in pictures.items():
             drawn[name], files = fingerprint(draw), drawing.files(Path(name), kinds)
             if earlier.get("pictures", {}).get(name) == drawn[name] and all((out / file).is_file() for file in files):
                 for file in files:
                     shutil.copyfile(out / file, made / file)
-                continue
-            try:
-                drawing.save(draw(), made / name, kinds)
-            except drawing.NothingToPlot as reason:
-                result.skipped[name] = str(reason)
+            else:
+                due[name] = draw
+        result.skipped = draw_all(due, made, kinds)
         for name, put in {**writers, **after(made)}.items():
             put(made / name)
         names = sorted(path.name for path in made.iterdir())
@@ -99,6 +102,37 @@ def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: M
             (out / Path(name).name).unlink(missing_ok=True)
     result.paths = {name: out / name for name in names}
     return result
+
+
+def draw_all(pictures: Mapping[str, partial[Figure]], folder: Path, kinds: Sequence[str]) -> dict[str, str]:
+    """Draw ``pictures`` into ``folder``, one process for each core; why some were skipped, by name and in their order."""
+    names, work, processes = list(pictures), partial(_draw, pictures, folder, kinds), min(cores(), len(pictures))
+    if processes < 2:
+        found = map(work, names)
+    else:
+        global _work
+        _work = work  # a fork has it; rows and functions need not be sent
+        with multiprocessing.get_context("fork").Pool(processes, _as_a_helper) as pool:
+            found = pool.map(_do, names, chunksize=1)
+    return {name: reason for name, reason in zip(names, found, strict=True) if reason is not None}
+
+
+def _as_a_helper() -> None:
+    """Ctrl-C is for the process that asked; that one ends this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _do(name: str) -> str | None:
+    return _work(name)
+
+
+def _draw(pictures: Mapping[str, partial[Figure]], folder: Path, kinds: Sequence[str], name: str) -> str | None:
+    try:
+        drawing.save(pictures[name](), folder / name, kinds)
+    except drawing.NothingToPlot as reason:
+        return str(reason)
+    return None
 
 
 def _clear(out: Path, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,8 +18,8 @@ from results.paper import Number
 from results.tables.html import html
 from results.tables.render import Table
 
-# What need not be escaped in an address in double quotes: about a fifth shorter than base64.
-SAFE = " !$'()*+,-./:;=?@[]_~"
+# What need not be escaped in an address in double quotes.
+SAFE = " !$'()*+,-./:;<=>?@[]_{}~"
 HERE = Path(__file__).parent
 FILTERS = {"grid": "Grid", "task": "Task", "dataset": "Data set", "profile": "Profile", "width": "Width"}
 RUN_COLUMNS = ("Run directory", "Grid", "Cell", "Seed", "State", "Commit", "Trained", "On", "Finished", "Command")
@@ -61,7 +60,12 @@ def page(verdicts: Sequence[Verdict], tables: Sequence[TableItem], pictures: Seq
         beside=_table(beside, Facets(), order), sources={number.source.url: number.source.title for number in given},
         runs=[_run(run) for run in runs.to_dict("records")], run_columns=RUN_COLUMNS,
         origins=[{"place": run["place"], "commit": run["commit"]} for run in runs[["place", "commit"]].to_dict("records")],
-        about_claim=_about, numbers=_numbers, quoted=partial(quote, safe=SAFE))
+        about_claim=_about, numbers=_numbers, quoted=_quoted)
+
+
+def _quoted(svg: str) -> jinja2.runtime.Markup:
+    """A picture as it stands in an address: its attributes in single quotes, which need no escape there."""
+    return jinja2.runtime.Markup(quote(svg.replace("'", "&apos;").replace('"', "'"), safe=SAFE))
 
 
 def _text(name: str) -> str:

@@ -8,7 +8,6 @@ nothing to draw raises :class:`NothingToPlot` with the reason.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 from matplotlib.transforms import ScaledTranslation
 
 from results.grids import GridLine
+from results.plots.compact import compact
 from results.statistics.intervals import bootstrap_interval
 from results.tables.scores import metric_name, score_name
 
@@ -33,8 +33,6 @@ KINDS = ("png", "svg")
 COLUMNS = 4  # panels in a line
 BAND_ALPHA = 0.18
 STD, INTERVAL = "one standard deviation", "95 % bootstrap interval"
-# Coordinates; not what stands in a name or in a text.
-_LONG_NUMBER = re.compile(r"(?<=[ \"(,])-?\d+\.\d{3,}(?=[ \"),\n])")
 
 
 class NothingToPlot(Exception):
@@ -252,9 +250,8 @@ def save(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]
         for path in files(stem, kinds):
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
             figure.set_layout_engine("none")  # the layout stands; working it out is the slow part
-            if path.suffix == ".svg":  # a hundredth of a point is finer than any screen or press
-                text = path.read_text(encoding="utf-8")
-                path.write_text(_LONG_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", text), encoding="utf-8")
+            if path.suffix == ".svg":
+                path.write_text(compact(path.read_text(encoding="utf-8")), encoding="utf-8")
     return files(stem, kinds)
 
 

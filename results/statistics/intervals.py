@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 from scipy import stats
@@ -21,18 +21,26 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[f
     Exact, over all n^n resamples, up to n = 6; above, 10,000 resamples from a fixed seed. With three or four values it
     covers the true mean less often than ``level`` says: it cannot reach beyond the values themselves.
     """
-    found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
-    n = len(found)
-    if n < 2:
+    return _bootstrap(tuple(float(value) for value in values if not math.isnan(value)), level)
+
+
+@functools.lru_cache(maxsize=65536)  # tables and several pictures ask for the same scores
+def _bootstrap(found: tuple[float, ...], level: float) -> tuple[float, float]:
+    if len(found) < 2:
         return math.nan, math.nan
-    if n <= ENUMERATED:
-        picks = np.array(list(product(range(n), repeat=n)))
-    else:
-        picks = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
     tail = (1 - level) / 2
+    means = np.asarray(found)[_picks(len(found))].mean(axis=1)
     # No interpolation: between the few means that so few values have it would cut the interval short.
-    low, high = np.quantile(found[picks].mean(axis=1), [tail, 1 - tail], method="inverted_cdf")
+    low, high = np.quantile(means, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
+
+
+@functools.cache
+def _picks(n: int) -> np.ndarray:
+    """The resamples of ``n`` values (resamples, n), as their places."""
+    if n <= ENUMERATED:
+        return np.indices((n,) * n).reshape(n, -1).T.copy()
+    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
 
 
 def interval_with_images(values: Sequence[float], image_error: float, level: float = LEVEL) -> tuple[float, float]:
@@ -42,7 +50,12 @@ def interval_with_images(values: Sequence[float], image_error: float, level: flo
     resampled mean (as in :func:`bootstrap_interval`, 10,000 of a fixed seed) a normal error of that size is added. An upper
     bound, since part of a single score's error is that of its seed. Of one value it is the images' alone.
     """
-    found = np.asarray([value for value in values if not math.isnan(value)], dtype=float)
+    return _with_images(tuple(float(value) for value in values if not math.isnan(value)), image_error, level)
+
+
+@functools.lru_cache(maxsize=65536)
+def _with_images(values: tuple[float, ...], image_error: float, level: float) -> tuple[float, float]:
+    found = np.asarray(values)
     if not len(found) or math.isnan(image_error):
         return math.nan, math.nan
     random = np.random.default_rng(0)

@@ -34,6 +34,7 @@ def drawn():
 def built(grid, drawn, tmp_path_factory):
     save = drawing.save
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "cores", lambda: 1)  # in this process, to keep the figures
         patch.setattr(drawing, "save", lambda figure, stem, kinds: drawn.update({stem.name: figure}) or save(figure, stem, kinds))
         return report.build(grid, tmp_path_factory.mktemp("out"))
 
