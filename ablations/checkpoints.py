@@ -34,6 +34,7 @@ from rundir.directory import RunDirectory
 from rundir.errors import UserError, settings_are_options
 from rundir.manifest import GridManifest, GridRow, read, write
 from rundir.schema import State
+from rundir.wording import counted
 from slurm.settings import Cluster
 from transfer import ALL
 from transfer.finetuning import TASKS
@@ -99,8 +100,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         with entry.told():
             transfers += of_entry(entry, _pairs(entry, subjects, arguments), processes, arguments.folder, records)
     work = Work([], [], transfers, 0)
-    print(f"{len(subjects)} checkpoints, {len(transfers)} jobs, {len(transfers) - len(work.open_transfers)} finished, "
-          f"{len(work.open_transfers)} to do", flush=True)
+    left = len(work.open_transfers)
+    print(f"{counted(len(subjects), 'checkpoint')}, {counted(len(transfers), 'job')}, {len(transfers) - left} finished, {left} to do",
+          flush=True)
     if arguments.dry_run:
         show_graph(work, cluster, arguments.folder) if cluster else show_transfers(work, {})
         return 0

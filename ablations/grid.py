@@ -56,7 +56,7 @@ def from_plain(plain: dict) -> Run:
         return Run(str(plain["cell"]), config.from_dict(plain["config"]), Path(plain["directory"]), needs,
                    tuple(map(str, plain["command"])))
     except (AttributeError, KeyError, TypeError):
-        raise UserError("this is not a run of a grid; start the grid again") from None
+        raise UserError("another version of the project wrote this job; start the grid again") from None
 
 
 def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:

@@ -100,6 +100,7 @@ class GridFile:
                 if len(found) > MOST_CELLS:
                     raise self.fault(f"more than {MOST_CELLS:,} cells; use fewer values of the factors")
         self._check_links(found)
+        _check_used(self)
         # Whatever the widths: a claim about the network trained at 1.0 is no mistake where that is not asked for.
         at_any_width = [name.replace(str(width), "*") for name in found for width in widths if str(width) in name]
         read_claims(self.content.get("claims"), self.name, str(self.path), dict.fromkeys([*found, *at_any_width]))
@@ -189,7 +190,7 @@ def _checked(file: GridFile) -> GridFile:
         if not isinstance(entry, dict) or not entry.get("name"):
             raise file.fault(f"entry {place} of cells must be a mapping with a name")
         _check_keys(file, entry, ENTRY_KEYS, f"{_shown(entry['name'])}: ")
-        _check_keys(file, entry.get("row", {}), ROW_KEYS, f"{_shown(entry['name'])}: row.")
+        _check_keys(file, entry.get("row", {}), ROW_KEYS, f"{_shown(entry['name'])}: ", "row.")
     _check_words(file)
     read_claims(content.get("claims"), file.name, str(file.path))
     return file
@@ -200,12 +201,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def _check_keys(file: GridFile, content: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+def _check_keys(file: GridFile, content: Mapping[str, Any], known: Mapping[str, Any], where: str, prefix: str = "") -> None:
     for key, value in content.items():
         if key not in known:
-            raise file.fault(f"{where}unknown key {_shown(key)}; {suggestion(key, known)}")
+            raise file.fault(f"{where}unknown key {prefix}{_shown(key)}; {suggestion(key, known)}")
         if not isinstance(value, known[key]) or (isinstance(value, bool) and known[key] is not bool):
-            raise file.fault(f"{where}{key} is {_shown(value)!r}, but must be {_KINDS[known[key]]}")
+            raise file.fault(f"{where}{prefix}{key} is {_shown(value)!r}, but must be {_KINDS[known[key]]}")
 
 
 def _check_words(file: GridFile) -> None:
@@ -217,6 +218,38 @@ def _check_words(file: GridFile) -> None:
             raise file.fault(f'words.{name} must be {{value: words}} of a factor, or {{"{{factor}}-{{factor}}": {{value: words}}}}')
         if not derived and name not in file.factors:
             raise file.fault(f"words.{name}: no cell has a factor {name}; {suggestion(name, file.factors)}")
+
+
+def _check_used(file: GridFile) -> None:
+    """Everything that ``words`` has words for is a value that cells have: a factor's, or factors filled into a template. What
+    depends on the launch's widths is left alone.
+    """
+    for name, table in file.content.get("words", {}).items():
+        (template, inner), *_ = table.items()
+        template, words = (str(template), inner) if isinstance(inner, dict) else (f"{{{name}}}", table)
+        values = _filled(file, template)
+        unused = next((word for word in map(_word, words) if word not in values), None) if values else None
+        if unused is not None:
+            instead = suggestion(unused, sorted(values), otherwise=f"the cells have {', '.join(sorted(values))}")
+            raise file.fault(f"words.{name} has words for {_shown(unused)}, which no cell has; {instead}")
+
+
+def _filled(file: GridFile, template: str) -> set[str]:
+    """``template`` with the factors of every cell; empty where one of them is of the launch's widths."""
+    needed, found = sorted(set(_PLACEHOLDER.findall(template))), set()
+    for entry in file.content["cells"]:
+        if not set(needed) <= set(_factor_names(entry)):
+            continue
+        factors = entry["factors"]
+        if isinstance(factors, list):
+            chosen = [[each[factor] for factor in needed] for each in factors]
+        elif "$widths" in (lists := [factors[factor] for factor in needed]):
+            return set()
+        else:
+            chosen = [list(values) for values in itertools.product(*lists)]
+        plain = [dict(zip(needed, map(_word, values), strict=True)) for values in chosen]
+        found |= {_PLACEHOLDER.sub(lambda place, each=each: each[place[1]], template) for each in plain}
+    return found
 
 
 def _factor_names(entry: Mapping[str, Any]) -> list[str]:

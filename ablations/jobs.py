@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from ablations.grid import Run, from_plain, to_plain
 from ablations.transfers import Analysing, Scoring, Transfer, analysis_job, finetune_job, scoring_job
 from ablations.transfers import to_plain as plain_work
 from results import report
-from rundir.errors import UserError
 from rundir.stopping import request_stop
 from slurm.calls import from_ledger
 from slurm.jobs import Job, JobState
@@ -116,10 +114,7 @@ def write_report(folder: Path, runs: Sequence[Run]) -> None:
     lines = missing_lines(folder, runs)
     for line in lines:
         print(line)
-    try:
-        made = report.build(folder)
-    except UserError as error:
-        sys.exit(str(error))
+    made = report.build(folder)
     target = made.out / "missing.txt"
     if lines:
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")

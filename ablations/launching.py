@@ -21,6 +21,7 @@ from ablations.plan import Work, show_graph
 from rundir.arguments import place, whole
 from rundir.clock import duration
 from rundir.errors import UserError
+from rundir.wording import counted
 from slurm import settings
 from slurm.executors import EXECUTORS, run_all
 from slurm.jobs import JobState, Outcome
@@ -163,7 +164,7 @@ def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
     for outcome in known:
         print(f"{outcome.state}: {outcome.name}: {outcome.error}", file=sys.stderr)
     if len(known) < len(failed) + len(left):
-        print(f"{len(failed) + len(left) - len(known)} jobs that need these did not start", file=sys.stderr)
+        print(f"{counted(len(failed) + len(left) - len(known), 'job')} that need these did not start", file=sys.stderr)
     if failed:
         print("run the same command again to retry what failed", file=sys.stderr)
     if left:
@@ -188,7 +189,8 @@ def submit(work: Work, cluster: Cluster, arguments: argparse.Namespace, begin: C
 
     def tell_submitted() -> None:
         there = len(jobs) - counts[JobState.SUBMITTED]
-        print(f"submitted {counts['submitted']} jobs" + (f"; {there} were in the queue already" if there else ""), flush=True)
+        already = f"; {there} were in the queue already" if there else ""
+        print(f"submitted {counted(counts[JobState.SUBMITTED], 'job')}{already}", flush=True)
         print(f"look:  python slurm/status.py --runs {folder}", flush=True)
 
     def tell(outcome: Outcome) -> None:

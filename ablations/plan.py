@@ -20,6 +20,7 @@ from rundir.clock import duration
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.schema import File
+from rundir.wording import counted
 from slurm import squeue
 from slurm.arrays import Array, plan, spec
 from slurm.ledger import Ledger
@@ -53,9 +54,10 @@ class Work:
     def counted(self) -> str:
         """What there is and what is to do, in a line each."""
         runs, missing, every, left = (len(part) for part in (self.runs, self.missing, self.transfers, self.open_transfers))
-        lines = [f"{runs} runs, {runs - missing} finished, {missing} to do"]
+        lines = [f"{counted(runs, 'run')}, {runs - missing} finished, {missing} to do"]
         if every:
-            lines.append(f"{every} fine-tunings and evaluations of them on other data, {every - left} finished, {left} to do")
+            what = "1 fine-tuning or evaluation" if every == 1 else f"{every} fine-tunings and evaluations"
+            lines.append(f"{what} of them on other data, {every - left} finished, {left} to do")
         return "\n".join(lines)
 
 
@@ -70,8 +72,8 @@ def show_plan(work: Work) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     todo = [costs[run.name] for run in work.missing]
-    console.print(f"to do: {len(todo)} runs, {sum(c.steps for c in todo):,} steps, {sum(c.flops for c in todo):.2e} FLOPs, about "
-                  f"{duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
+    console.print(f"to do: {counted(len(todo), 'run')}, {counted(sum(c.steps for c in todo), 'step')}, "
+                  f"{sum(c.flops for c in todo):.2e} FLOPs, about {duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
     if work.transfers:
         show_transfers(work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
                                         if costs[run.name].seconds})
@@ -92,8 +94,8 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     console.print(table)
     left, rate = sum(one.flops for one in work.open_transfers), min(rates.values(), default=0.0)
     about = f", about {duration(left / rate)} here one after another" if rate and left else ""
-    console.print(f"to do: {len(work.open_transfers)} jobs, {left:.2e} FLOPs of the encoder{about}; detectors' and segmenters' own "
-                  "layers come on top", soft_wrap=True)
+    console.print(f"to do: {counted(len(work.open_transfers), 'job')}, {left:.2e} FLOPs of the encoder{about}; detectors' and "
+                  "segmenters' own layers come on top", soft_wrap=True)
 
 
 def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
@@ -106,7 +108,8 @@ def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
         console.print("nothing to submit" if nothing else "all of it is in the queue already; nothing to submit")
         return
     arrays = plan(new, queued, largest)
-    table = Table("array", "kind", "tasks", "at once", "waits for", "first task", title=f"{len(new)} jobs in {len(arrays)} arrays")
+    table = Table("array", "kind", "tasks", "at once", "waits for", "first task",
+                  title=f"{counted(len(new), 'job')} in {counted(len(arrays), 'array')}")
     for number, array in enumerate(arrays):
         first = next(iter(array.jobs.values()))
         table.add_row(str(number), array.kind, spec(list(array.jobs)), str(cluster.kinds[array.kind].array_parallelism),

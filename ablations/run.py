@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if limit is not None:
         arguments.wait, arguments.seeds = True, str(limit.first)
     command = ("ablations/run.py", *argv)
+    arguments.profile = choose_profile(arguments.profile, arguments.executor)
     work, described = prepared(arguments, overrides, command, cluster)
     if arguments.dry_run:
         if cluster:
@@ -89,8 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def plan(count: int) -> tuple[Sequence[Run], Sequence[Run]]:
         nonlocal work
-        arguments.seeds = str(count)
-        work, _ = prepared(arguments, overrides, command, cluster)
+        if arguments.seeds != str(count):  # the first round's are prepared already
+            arguments.seeds = str(count)
+            work, _ = prepared(arguments, overrides, command, cluster)
         return work.runs, work.unfinished
 
     def launch(every: Sequence[Run], left: Sequence[Run]) -> int:
@@ -106,7 +108,7 @@ def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     Raises:
         UserError: anything about the grid, its configs, its data or what it is evaluated on that is wrong.
     """
-    profile = choose_profile(arguments.profile, arguments.executor)
+    profile = arguments.profile
     overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
     entries, without = transfer_entries(arguments.transfer, profile)
     runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
@@ -204,5 +206,10 @@ def check_data(run: Run, processes: int = 1) -> int:
     return len(sources[0])
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The installed command."""
     cli(main)
+
+
+if __name__ == "__main__":
+    program()

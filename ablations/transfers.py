@@ -31,6 +31,7 @@ from transfer.finetuning import Finetuning
 
 UNTRAINED = "untrained"
 FINETUNE = "finetune"  # the kind of jobs that fine-tune classifiers, and that protocol
+OTHER_VERSION = "another version of the project wrote this job; start the grid again"
 SCENES = "scenes"  # below the grid's folder: digits scenes that have no place of their own
 
 
@@ -297,7 +298,7 @@ def finetune_job(work: dict, wait: float = 0.0) -> None:
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in work.items()}
         described = Finetuning(**plain)
     except TypeError:
-        raise UserError("this is no fine-tuning of this version; start the grid again") from None
+        raise UserError(OTHER_VERSION) from None
     _check_ready(described.checkpoint)
     try:
         finetuning.run(described, wait)
@@ -315,7 +316,7 @@ def scoring_job(work: dict) -> None:
         arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths", "protocols")]
         more = {name: work[name] for name in ("branch", "arch", "out")} | {"extrapolate": work.get("extrapolate", False)}
     except (KeyError, TypeError):
-        raise UserError("this is no evaluation of this version; start the grid again") from None
+        raise UserError(OTHER_VERSION) from None
     _check_ready(arguments[0])
     evaluation.evaluate(*arguments, options=options, **more)
 
@@ -328,7 +329,7 @@ def analysis_job(work: dict) -> None:
         arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths")]
         more = {name: work[name] for name in ("against", "branch", "arch", "out")}
     except (KeyError, TypeError):
-        raise UserError("this is no analysis of this version; start the grid again") from None
+        raise UserError(OTHER_VERSION) from None
     for place in (arguments[0], *more["against"]):
         _check_ready(place)
     analysis.analyse(*arguments, options=options, **more)

@@ -20,6 +20,7 @@ from results.statistics.sequential import FIRST_LOOK, MOST_SEEDS
 from rundir.arguments import whole
 from rundir.clock import duration, seconds
 from rundir.errors import UserError
+from rundir.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +118,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     """How many claims are decided, which are not with the seeds that they may need, and which no seed decides."""
     undecided = [f"{verdict.claim.id}{f' ({text})' if (text := seeds_text(verdict)) else ''}" for verdict in open_claims(verdicts)]
     others = [verdict.claim.id for verdict in verdicts if not verdict.decided and verdict not in open_claims(verdicts)]
-    parts = [f"{sum(verdict.decided for verdict in verdicts)} of {len(verdicts)} claims decided"]
+    parts = [f"{sum(verdict.decided for verdict in verdicts)} of {counted(len(verdicts), 'claim')} decided"]
     parts += [f"undecided: {', '.join(undecided)}"] if undecided else []
     parts += [f"not for these seeds to decide: {', '.join(others)}"] if others else []
     return "; ".join(parts)

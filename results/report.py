@@ -33,6 +33,7 @@ from rundir.commit import git_commit
 from rundir.errors import UserError
 from rundir.reading import portable
 from rundir.schema import REPORT_FORMAT
+from rundir.wording import counted
 
 __all__ = ["MANIFEST", "Report", "build", "main", "show"]
 
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                             "records.parquet")
         with archive.opened(arguments.runs) as roots:
             count = archive.pack(roots, arguments.publish)
-        print(f"{count} runs in {arguments.publish}, {arguments.publish.stat().st_size:,} bytes")
+        print(f"{counted(count, 'run')} in {arguments.publish}, {arguments.publish.stat().st_size:,} bytes")
         return 0
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
     show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small,
@@ -185,5 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The installed command."""
     cli(main, interrupted="interrupted; the report that was there is as it was")
+
+
+if __name__ == "__main__":
+    program()

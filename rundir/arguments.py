@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+from rundir import __version__
 from rundir.errors import UserError
+
+PROJECT, COMMANDS = "us3l-bench", "us3l-"  # how installed programs begin
 
 LARGEST = 2**31 - 1
 LARGEST_SEED = 2**63 - 1  # as of torch's generators
@@ -22,7 +27,14 @@ MOST_WIDTHS = 1000
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that raises :class:`rundir.errors.UserError` for a mistake instead of printing its usage."""
+    """An ``ArgumentParser`` that raises :class:`rundir.errors.UserError` for a mistake instead of printing its usage, and has the
+    option ``--version``. A program that is called by its installed name is called so in its messages.
+    """
+
+    def __init__(self, prog: str | None = None, **options: Any):
+        called = os.path.basename(sys.argv[0])
+        super().__init__(called if called.startswith(COMMANDS) and " " not in (prog or "") else prog, **options)
+        self.add_argument("--version", action="version", version=f"{PROJECT} {__version__}", help="print the version and stop")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{' '.join(message.split())}; {self.prog} --help shows all options")

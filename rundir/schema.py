@@ -96,6 +96,7 @@ class Score(TypedDict, total=False):
     settings: dict[str, Any]
     data: str
     computed_on: str
+    against: str  # of an analysis: weights of the network that is compared with
     changed: dict[str, Any]
     extrapolated: bool
     correct: int  # of ``count`` images

@@ -28,6 +28,7 @@ from rundir.cli import cli
 from rundir.clock import duration
 from rundir.errors import UserError
 from rundir.schema import File
+from rundir.wording import counted
 from slurm import squeue
 from slurm.jobs import Job, JobState
 from slurm.ledger import Ledger
@@ -162,7 +163,7 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
     _wait_until_gone(ledger, chosen)
     log_dir = Path(next(iter(entries.values())).log).parent
     made = submit(jobs, cluster, ledger.folder, log_dir, folder.name)
-    print(f"{folder}: submitted {len(made.tasks)} jobs again: {', '.join(sorted(made.tasks)[:10])}"
+    print(f"{folder}: submitted {counted(len(made.tasks), 'job')} again: {', '.join(sorted(made.tasks)[:10])}"
           f"{', ...' if len(made.tasks) > 10 else ''}")
 
 
@@ -193,7 +194,7 @@ def cancel(folder: Path, arguments: argparse.Namespace) -> None:
         alive = in_queue(ledger)
     chosen = [row.name for row in matching(overview(folder, arguments.stalled_minutes), arguments.cells) if row.name in alive]
     squeue.cancel([alive[name] for name in chosen])
-    print(f"{folder}: cancelled {len(chosen)} jobs" if chosen else f"{folder}: nothing to cancel")
+    print(f"{folder}: cancelled {counted(len(chosen), 'job')}" if chosen else f"{folder}: nothing to cancel")
 
 
 def logs(folder: Path, arguments: argparse.Namespace) -> None:

@@ -86,5 +86,10 @@ def as_jobs(argv: Sequence[str]) -> bool:
     return several or any(text.partition("=")[0] in JOBS for text in argv)
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """The installed command."""
     cli(main)
+
+
+if __name__ == "__main__":
+    program()

@@ -16,6 +16,7 @@ from results.tables.cost import cost_columns
 from results.tables.render import AT_CHANCE, COLLAPSED, EXTRAPOLATED, OLDER, YES, Column, Score, Source, Table, TableRow
 from rundir import method
 from rundir.schema import State
+from rundir.wording import counted
 
 # A score at or below what guessing reaches with this probability is not above chance.
 CHANCE_LEVEL = 0.05
@@ -203,7 +204,7 @@ def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> s
     if any(score.older for score in found):
         old = runs.loc[runs["method_version"].lt(method.VERSION), "method_version"].value_counts().sort_index()
         text.append(f"{OLDER}: made by older code of the method, which gives other numbers ("
-                    + ", ".join(f"{count} runs by version {version:g}" for version, count in old.items())
+                    + ", ".join(f"{counted(count, 'run')} by version {version:g}" for version, count in old.items())
                     + f"; today's is {method.VERSION}).")
     return " ".join(text + _machines(runs) + _unfinished(runs))
 

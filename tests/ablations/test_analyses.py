@@ -90,5 +90,5 @@ def test_mistakes_name_entry_and_key(folder):
         Path("all.yaml").write_text(yaml.safe_dump([ENTRY | wrong]))
         with pytest.raises(UserError, match=rf"all\.yaml, entry 1 \(analysis\): .*{message}"):
             work_of()
-    with pytest.raises(UserError, match="no analysis of this version"):
+    with pytest.raises(UserError, match="another version of the project wrote this job"):
         analysis_job({"task": "analysis"})

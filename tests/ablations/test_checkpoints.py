@@ -81,7 +81,7 @@ def test_an_entry_whose_cells_name_no_checkpoint_is_said_to_be_left_out(files, c
     assert main(["all", "--checkpoint", "ours.pt", "--transfer", "e.yaml", "--dry-run", "--executor", "inline"]) == 0
     said = capsys.readouterr().out
     assert "e.yaml, entry 1 (classification) is left out: no checkpoint is called as its cells say (theirs)" in said
-    assert "1 checkpoints, 1 jobs" in said and "entry 2" not in said
+    assert "1 checkpoint, 1 job," in said and "entry 2" not in said
 
 
 @pytest.mark.parametrize(("words", "message"), [

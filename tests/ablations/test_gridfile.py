@@ -90,7 +90,7 @@ def row(**changes):
 FAULTS = {
     "unknown key": (lambda c: c.update(colums=["a"]), "unknown key colums; did you mean columns"),
     "unknown key of a cell": (entry(factor={}), "unknown key factor; did you mean factors"),
-    "unknown key of a row": (row(label=[]), "row.unknown key label; did you mean labels|unknown key label"),
+    "unknown key of a row": (row(label=[]), r"unknown key row\.label; did you mean labels"),
     "no cells": (lambda c: c.pop("cells"), "no cells"),
     "empty cells": (lambda c: c.update(cells=[]), "no cells"),
     "no name": (lambda c: c["cells"][0].pop("name"), "entry 1 of cells must be a mapping with a name"),
@@ -112,6 +112,9 @@ FAULTS = {
     "width word": (lambda c: c["cells"][1]["row"].update(width="{base}"), r"row.width: nothing gives the placeholder \{base\}"),
     "words": (lambda c: c["words"].update(bse={"mse": "M"}), "words.bse: no cell has a factor bse; did you mean base"),
     "derived words": (lambda c: c["words"]["name"]["{base}-{teacher}"].pop("mse-online"), "words.name has no words for mse-online"),
+    "words of no cell": (lambda c: c["words"]["base"].update(mze="M"), "words.base has words for mze, .* did you mean mse"),
+    "derived words of no cell": (lambda c: c["words"]["name"]["{base}-{teacher}"].update({"mse-offline": "x"}),
+                                 "words.name has words for mse-offline, which no cell has; did you mean mse-online"),
     "words of nothing": (lambda c: c["words"].update(base=3), "words.base must be"),
     "by": (entry(by={"bas": {}}), "by.bas: no such factor; did you mean base"),
     "by value": (entry(by={"base": {"mze": {}}}), "by.base: mze is not a value of it; did you mean mse"),
@@ -169,7 +172,8 @@ def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):
     before = (folder / "grid.json").stat().st_mtime_ns
     write_into(folder, made)
     assert (folder / "grid.json").stat().st_mtime_ns == before  # the same is not written again
-    write(tmp_path, lambda c: (c["cells"][0]["factors"].update(base=["mse"]), c.pop("claims")))
+    write(tmp_path, lambda c: (c["cells"][0]["factors"].update(base=["mse"]), c.pop("claims"), c.pop("words"),
+                               c["cells"][0]["row"].update(section="SimSiam", labels=["MSE", "{objective.teacher}"])))
     made, note = merge_into(folder, described(path))
     assert "had the cells infonce, which are not in the grid file any more" in note and "infonce" not in made.cells
     (tmp_path / "b").mkdir()

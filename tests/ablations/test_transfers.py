@@ -153,7 +153,7 @@ def test_a_job_leaves_what_another_process_holds_and_says_what_it_needs(folder, 
     first = next(one for one in work.transfers if one.kind == "detection")
     with pytest.raises(UserError, match=r"it needs .* which is not trained"):
         finetune_job(to_plain(first.work))
-    with pytest.raises(UserError, match="no fine-tuning of this version"):
+    with pytest.raises(UserError, match="another version of the project wrote this job"):
         finetune_job({"task": "detection", "wings": 2})
 
     def busy(finetuning: Finetuning, wait: float) -> None:

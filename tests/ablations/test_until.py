@@ -66,7 +66,7 @@ def test_rounds_end_when_the_claim_is_decided(tmp_path, capsys):
     grid = Grid(tmp_path, steady)
     assert grid.go() == 0
     assert grid.launched == [[100, 101, 102]]
-    assert capsys.readouterr().out == "3 seeds: 1 of 1 claims decided; nothing is left that seeds can decide\n"
+    assert capsys.readouterr().out == "3 seeds: 1 of 1 claim decided; nothing is left that seeds can decide\n"
 
 
 def test_rounds_go_on_by_one_seed_to_the_most_and_say_what_is_open(tmp_path, capsys):
@@ -74,7 +74,7 @@ def test_rounds_go_on_by_one_seed_to_the_most_and_say_what_is_open(tmp_path, cap
     assert grid.go(most=5) == 0
     assert grid.launched == [[100, 101, 102], [103], [104]]
     first, second, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("3 seeds: 0 of 1 claims decided; undecided: better (") and first.endswith("next: 4 seeds")
+    assert first.startswith("3 seeds: 0 of 1 claim decided; undecided: better (") and first.endswith("next: 4 seeds")
     assert second.endswith("next: 5 seeds") and last.endswith("5 is the most seeds")
     again = Grid(tmp_path, noise)
     assert again.go(most=6) == 0 and again.launched == [[105]]  # what is there is not launched again

@@ -278,7 +278,7 @@ def test_rows_made_by_older_code_are_marked_and_the_intervals_with_images_are_in
     monkeypatch.setattr(tables.method, "VERSION", 2)
     later = grid_table(scores, grid, "cells")
     assert later.rows[0].scores[0].older and "§" in markdown(later)
-    assert "made by older code of the method, which gives other numbers (1 runs by version 1; today's is 2)" in later.caption
+    assert "made by older code of the method, which gives other numbers (1 run by version 1; today's is 2)" in later.caption
     score = now.rows[0].scores[0]
     assert score.low_images < score.low and score.high < score.high_images
     head, line, *_ = comma_separated(now).splitlines()
