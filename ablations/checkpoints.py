@@ -101,8 +101,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
             transfers += of_entry(entry, _pairs(entry, subjects, arguments), processes, arguments.folder, records)
     work = Work([], [], transfers, 0)
     left = len(work.open_transfers)
-    print(f"{counted(len(subjects), 'checkpoint')}, {counted(len(transfers), 'job')}, {len(transfers) - left} finished, {left} to do",
-          flush=True)
+    print(f"{counted(len(subjects), 'checkpoint')}, {counted(len(transfers), 'job')}, {len(transfers) - left} finished, "
+          f"{left} to do", flush=True)
     if arguments.dry_run:
         show_graph(work, cluster, arguments.folder) if cluster else show_transfers(work, {})
         return 0

@@ -73,7 +73,8 @@ def show_plan(work: Work) -> None:
     console.print(table)
     todo = [costs[run.name] for run in work.missing]
     console.print(f"to do: {counted(len(todo), 'run')}, {counted(sum(c.steps for c in todo), 'step')}, "
-                  f"{sum(c.flops for c in todo):.2e} FLOPs, about {duration(sum(c.seconds for c in todo))} of training on this machine one after another, without evaluation")
+                  f"{sum(c.flops for c in todo):.2e} FLOPs, about {duration(sum(c.seconds for c in todo))} of training "
+                  "on this machine one after another, without evaluation")
     if work.transfers:
         show_transfers(work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
                                         if costs[run.name].seconds})
