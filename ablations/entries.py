@@ -25,6 +25,7 @@ from rundir.errors import UserError, check_choice, suggestion
 from rundir.fields import number, whole_list, width_list
 from rundir.files import Damaged, read_yaml
 from rundir.records import ANALYSIS
+from rundir.setting import OWN_IMAGES
 from rundir.typed import check_values, typed
 from transfer.analysis import Options as Analysis
 from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
@@ -167,7 +168,7 @@ class Placed:
     def name(self) -> str:
         """Names the entry among all that a grid has ever had: task, data set, and six hex digits of all that a score depends on."""
         content = {key: value for key, value in dataclasses.asdict(self.entry).items() if key not in OF_GRID}
-        content["folder"] = self.entry.data_dir if self.entry.dataset == "folder" else ""
+        content["folder"] = self.entry.data_dir if self.entry.dataset in OWN_IMAGES else ""
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
         return f"{self.entry.task}-{self.entry.dataset or 'own'}-{digest}"
 

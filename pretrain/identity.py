@@ -17,6 +17,7 @@ from pretrain.hardware import best_precision
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.schema import File
+from rundir.setting import OWN_IMAGES
 
 AUTO = "auto"
 
@@ -52,7 +53,7 @@ def _device(cfg: Config) -> torch.device:
 
 
 def with_images(cfg: Config) -> Config:
-    """``cfg`` with ``data.fingerprint``, that of its training images, where these are the user's own (data.name=folder).
+    """``cfg`` with ``data.fingerprint``, that of its training images, where these are the user's own.
 
     So the same images at another place are the same experiment, and others at the same place are another. Where the images are not
     seen, on a login node for example, it stays as it was; training finds out.
@@ -61,7 +62,7 @@ def with_images(cfg: Config) -> Config:
         UserError: ``data.fingerprint`` is set to another one than that of the images.
     """
     data = cfg.data
-    if data.name != "folder" or not fingerprint.is_there(data.name, data.root):
+    if data.name not in OWN_IMAGES or not fingerprint.is_there(data.name, data.root):
         return cfg
     found = fingerprint.of_dataset(data.name, "train", data.root)
     if data.fingerprint not in ("", found):

@@ -298,7 +298,7 @@ def _same(config: Fields) -> dict[str, Any]:
     changed, None where it did not say so.
     """
     alike = changes(config.entries)
-    if config.get("data.name", None) == "folder":
+    if config.get("data.name", None) in setting.OWN_IMAGES:
         alike["data.root"] = _pretrained_on(config)
     others = {key: run_name(place) for key in OTHER_RUNS if (place := config.text(key, ""))}
     return {"alike": json.dumps(alike, sort_keys=True, default=str), "others": json.dumps(others, sort_keys=True) if others else "",

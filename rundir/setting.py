@@ -7,13 +7,14 @@ from pathlib import Path
 
 # What the words say.
 SETTING_KEYS = ("data.name", "data.limit", "data.size", "model.arch", "optimizer.epochs", "optimizer.batch_size")
+OWN_IMAGES = ("folder", "webdataset")  # data sets that are a user's own images, called by their folder
 _FOLDER = re.compile(r"folder(?= \(| at )")
 _COUNT = re.compile(r"(?<=\()\d{4,}(?= images\))")
 
 
 def data_name(name: str, root: str) -> str:
-    """What data are called in records and settings: a user's image folder by its directory."""
-    return Path(root or name).name if name == "folder" else name
+    """What data are called in records and settings: a user's own images by their directory."""
+    return Path(root or name).name if name in OWN_IMAGES else name
 
 
 def in_words(data: str, limit: float | None, size: float, arch: str, epochs: float, batch: float) -> str:

@@ -17,7 +17,8 @@ from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCH
 from rundir.fields import choice, named_options, names, number, number_list, pixel_list, share_list, whole_list, width_list
 from rundir.schema import FORMAT
 
-DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101", "folder")
+DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101",
+             "folder", "webdataset")
 PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; transfer runs them
 
 
@@ -139,7 +140,7 @@ class OptimizerConfig:
 class DataConfig:
     name: str = choice(*DATA_SETS)
     root: str = ""
-    fingerprint: str = ""  # of data.name=folder: which images these are (pretrain.data.fingerprint); filled in by itself
+    fingerprint: str = ""  # of a user's own images: which these are (pretrain.data.fingerprint); filled in by itself
     size: int = number(32, 1, MOST_PIXELS)  # pixels of a training view
     limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
     store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are

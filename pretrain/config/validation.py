@@ -14,6 +14,7 @@ from pretrain.config.methods import is_own
 from pretrain.config.schema import Config, ObjectiveConfig, Predictor
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
+from rundir.setting import OWN_IMAGES
 from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def validate(cfg: Config) -> None:
     _validate_execution(cfg)
     _validate_derived(cfg)
     check_parts(cfg)
-    if cfg.data.fingerprint and cfg.data.name != "folder":
-        raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} applies to data.name=folder only; leave it out")
+    if cfg.data.fingerprint and cfg.data.name not in OWN_IMAGES:
+        raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} applies to data.name={' or '.join(OWN_IMAGES)} only; "
+                        "leave it out")
 
 
 def _validate_numbers(cfg: Config) -> None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, there, to_float
 from pretrain.data.folder import resize_square
-from pretrain.data.sources import FolderSource, ImageSource, TensorSource
+from pretrain.data.sources import ImageSource, TensorSource
 from pretrain.lazy import Lazy
 from rundir.errors import UserError
 
@@ -42,7 +42,7 @@ class TwoViewBatches:
 
     batch_size is global: each of ``world_size`` processes gets batch_size / world_size images per step. The last incomplete
     batch is dropped, or without ``drop_last`` kept as far as it can be shared out evenly, to ``parts`` virtual processes
-    too. ``workers`` processes decode the files of a FolderSource (0: this one does); a TensorSource needs none. Raises
+    too. ``workers`` processes decode images that are not in memory (0: this one does). Raises
     UserError where the batch is larger than the data or cannot be shared out evenly.
     """
 
@@ -234,7 +234,7 @@ def _as_is(batch: Any) -> Any:
 def _fetched(fetch: Callable[[int], Any], steps: Sequence[int], source: ImageSource, workers: int,
              device: torch.device) -> Iterable[Any]:
     """``fetch(step)`` for every step, in order; by worker processes where files have to be decoded."""
-    if not isinstance(source, FolderSource) or workers == 0:
+    if isinstance(source, TensorSource) or workers == 0:
         return map(fetch, steps)
     return _from_workers(_Steps(fetch, steps), workers, device)
 

@@ -45,6 +45,23 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         raise UserError(f"cannot read {str(path)!r} ({reason}); correct or remove it") from None
 
 
+def read_part(path: str | os.PathLike, first: int, size: int) -> bytes:
+    """``size`` bytes of a regular file from byte ``first`` on. Raises UserError where they cannot be read."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            content = b""
+            while len(content) < size and (more := os.pread(number, size - len(content), first + len(content))):
+                content += more
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); correct or remove it") from None
+    if len(content) < size:
+        raise UserError(f"{path} is cut off: it has fewer than {first + size:,} bytes; copy or write it again")
+    return content
+
+
 def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
     """The content of a text file in UTF-8, with or without a byte order mark.
 

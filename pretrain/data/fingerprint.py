@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pretrain.data import cache, listing, published, sources
-from pretrain.data.files import Signature, names_below, signature_of
+from pretrain.data import cache, listing, published, shards, sources
+from pretrain.data.files import Signature, names_below, read_part, signature_of
 from rundir.errors import Setting, UserError
 
 DIGITS = 15  # hex digits of a fingerprint, behind an f: so YAML takes none for a number
@@ -82,7 +82,7 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
     root = os.path.abspath(os.path.expanduser(root))
     if name in ("cifar10", "cifar100"):
         return _of_cifar(name, split, root)
-    base = root if name == "folder" else os.path.join(root, published.SETS[name].folder)
+    base = listing.base_of(name, root)
     what = f"fingerprint of {name}/{split}, {WHOLE_BYTES} {SIZED} {SAMPLED}"
     note = cache.recall(what, base)
     return cache.texts(note["fingerprint"])[0] if note is not None else _of_listed(name, split, root, what)
@@ -91,7 +91,11 @@ def of_dataset(name: str, split: str, root: str | None) -> str:
 def _of_listed(name: str, split: str, root: str, what: str) -> str:
     """The fingerprint of the images of a listing, which is kept as ``what`` where they are many."""
     began, found, seen = time.time(), listing.of(name, split, root), {}
-    own = of_images(found.home, found.classes, found.paths, [found.classes[label] for label in found.labels], seen)
+    labels = [found.classes[label] for label in found.labels]
+    if found.places is None:
+        own = of_images(found.home, found.classes, found.paths, labels, seen)
+    else:
+        own = combined(classes=found.classes, labels=_of_labels(found.names, labels), files=_of_shards(found.names, found.places))
     if len(found.names) >= cache.WORTH:
         below = "" if found.home == found.base else os.path.relpath(found.home, found.base)
         images = {os.path.join(below, name): state for name, state in seen.items()}
@@ -110,17 +114,34 @@ def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[s
     :func:`of_files`.
     """
     names = names_below(home, paths)
-    labelled = sorted((_bytes(name), _bytes(label)) for name, label in zip(names, labels, strict=True))
-    return combined(classes=list(classes), labels=_digest(*(_framed(part) for pair in labelled for part in pair)),
+    return combined(classes=list(classes), labels=_of_labels(names, labels),
                     files=of_files(dict(zip(names, paths, strict=True)), seen=seen))
+
+
+def _of_labels(names: Sequence[str], labels: Sequence[str]) -> str:
+    labelled = sorted((_bytes(name), _bytes(label)) for name, label in zip(names, labels, strict=True))
+    return _digest(*(_framed(part) for pair in labelled for part in pair))
+
+
+def _of_shards(names: Sequence[str], places: listing.Places) -> str:
+    """The fingerprint of images in shards: as that of files, with all sizes."""
+    order = sorted(range(len(names)), key=lambda i: _bytes(names[i]))
+    read = order if places.size.sum() <= WHOLE_BYTES else _spread(order, SAMPLED)
+    contents = [hashlib.sha256(read_part(places.shards[places.shard[i]], int(places.first[i]), int(places.size[i]))).digest()
+                for i in read]
+    return _digest(*(_framed(_bytes(names[i])) for i in order), *(f"{places.size[i]}\n".encode() for i in order), *contents)
 
 
 def is_there(name: str, root: str | None) -> bool:
     """Whether the data set is in ``root``, without looking into it; nothing is downloaded."""
     if name == "digits":
         return True
-    inner = "train" if name == "folder" else published.SETS[name].folder
-    return bool(root) and os.path.isdir(os.path.join(os.path.expanduser(root), inner))
+    if not root:
+        return False
+    root = os.path.expanduser(root)
+    if name == "webdataset":
+        return shards.are_there(root)
+    return os.path.isdir(os.path.join(root, "train" if name == "folder" else published.SETS[name].folder))
 
 
 @functools.cache
@@ -135,8 +156,8 @@ def _of_cifar(name: str, split: str, root: str) -> str:
     return of_files({file: os.path.join(home, file) for file in files})
 
 
-def _spread(names: Sequence[str], most: int) -> Sequence[str]:
-    """At most ``most`` of the names, the first among them, at equal distances."""
+def _spread(names: Sequence, most: int) -> Sequence:
+    """At most ``most`` of the names (or numbers), the first among them, at equal distances."""
     return names if len(names) <= most else [names[i * len(names) // most] for i in range(most)]
 
 

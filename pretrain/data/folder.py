@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -108,37 +108,38 @@ def resize_square(image: Tensor, side: int, crop: int | None = None, interpolati
     return transforms.center_crop(resized, [crop or side, crop or side])
 
 
-def decode_all(paths: Sequence[str], store_size: int | None, most_bytes: int | None, name: str) -> Tensor | None:
-    """All files as one uint8 tensor (N, 3, H, W), or None where they cannot be one: sizes differ, or over
-    ``most_bytes``.
+def decode_all(decode: Callable[[int], Tensor], count: int, store_size: int | None, most_bytes: int | None, name: str
+               ) -> Tensor | None:
+    """All ``count`` images that ``decode`` returns (3, H, W) as one uint8 tensor (N, 3, H, W), or None where they cannot be one:
+    sizes differ, or over ``most_bytes``.
 
     With ``store_size`` every image is brought to that square (shorter side resized, centre cut), so sizes never
     differ. Decoding runs in threads (torchvision releases Python's lock); loads of some seconds print how far they
     are on stderr.
     """
-    first = _stored(paths[0], store_size)
-    if most_bytes is not None and first.numel() * len(paths) > most_bytes:
+    def stored(index: int) -> Tensor:
+        return resize_square(decode(index), store_size) if store_size else decode(index)
+
+    first = stored(0)
+    if most_bytes is not None and first.numel() * count > most_bytes:
         return None
-    pixels = torch.empty(len(paths), *first.shape, dtype=torch.uint8)
+    pixels = torch.empty(count, *first.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(min(16, cores())) as pool:
-        for start in _with_progress(range(0, len(paths), CHUNK), len(paths), name):
-            chunk = list(pool.map(lambda path: _stored(path, store_size), paths[start:start + CHUNK]))
+        for start in with_progress(range(0, count, CHUNK), count, name):
+            chunk = list(pool.map(stored, range(start, min(start + CHUNK, count))))
             if any(image.shape != first.shape for image in chunk):
                 return None
             torch.stack(chunk, out=pixels[start:start + len(chunk)])
     return pixels
 
 
-def _stored(path: str, store_size: int | None) -> Tensor:
-    return resize_square(images.read(path), store_size) if store_size else images.read(path)
-
-
-def _with_progress(starts: range, total: int, name: str) -> Iterator[int]:
+def with_progress(starts: range, total: int, name: str, of: str = "images") -> Iterator[int]:
+    """``starts``; where that takes some seconds, how far it is is printed on stderr."""
     last, shown = time.monotonic(), False
     for start in starts:
         if time.monotonic() - last > PROGRESS_SECONDS:
             last, shown = time.monotonic(), True
-            print(f"reading {name}: {start} of {total} images", file=sys.stderr, flush=True)
+            print(f"reading {name}: {start} of {total} {of}", file=sys.stderr, flush=True)
         yield start
     if shown:
         print(f"reading {name}: done", file=sys.stderr, flush=True)

@@ -85,7 +85,11 @@ def fitted(path: str | Path, header: Header, pixels: Tensor, size: tuple[int, in
 
 def load(path: str | Path) -> tuple[Header, Tensor]:
     """The header, and the pixels (3, H, W) uint8 RGB as they are stored. Raises UserError where the file cannot be read."""
-    content = read_bytes(path)
+    return decoded(path, read_bytes(path))
+
+
+def decoded(path: str | Path, content: bytes) -> tuple[Header, Tensor]:
+    """What :func:`load` returns of the file ``path`` whose content is known; ``path`` is for messages only."""
     image, header = opened(path, content)
     try:
         return header, _pixels(image, content)
@@ -111,6 +115,11 @@ def opened(path: str | Path, content: bytes) -> tuple[Image.Image, Header]:
     if image.width * image.height > MOST_PIXELS:
         raise _too_large(path, str(image.width * image.height))
     return image, Header(image.size, _orientation(image))
+
+
+def upright(header: Header, pixels: Tensor) -> Tensor:
+    """Stored pixels (..., H, W) as they are displayed."""
+    return turned(pixels, header.orientation)
 
 
 def turned(pixels: Tensor, orientation: int) -> Tensor:

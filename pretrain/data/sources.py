@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data import folder, listing, published
+from pretrain.data import folder, images, listing, published
 from pretrain.data.augment import crop_resize
-from pretrain.data.images import read as read_image
+from pretrain.data.files import read_part
 from rundir.errors import Setting, UserError
+from rundir.setting import OWN_IMAGES
 
 if TYPE_CHECKING:
     from pretrain.config import DataConfig
 
-NAMES = ("digits", *published.SETS, "folder")
+NAMES = ("digits", *published.SETS, *OWN_IMAGES)
 MEMORY_LIMIT = 512 * 2**20  # bytes of decoded images up to which an image folder is kept in memory
 SPLIT_SEED = 0  # of the split of digits and of the order that `limit` cuts
 DIGITS_VAL = 500
@@ -112,7 +113,27 @@ class FolderSource(ImageSource):
 
     def decode(self, index: int) -> Tensor:
         """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
-        return read_image(self.paths[index])
+        return images.read(self.paths[index])
+
+
+@dataclass
+class ShardSource(ImageSource):
+    """A source whose images are in tar shards, at ``places``; ``to`` moves the labels only."""
+
+    places: listing.Places
+
+    def subset(self, indices: Sequence[int]) -> ShardSource:
+        chosen, places = np.asarray(indices, np.int64), self.places
+        return replace(super().subset(indices), places=replace(places, shard=places.shard[chosen], first=places.first[chosen],
+                                                               size=places.size[chosen]))
+
+    def decode(self, index: int) -> Tensor:
+        """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where it is unreadable."""
+        places = self.places
+        shard = places.shards[places.shard[index]]
+        content = read_part(shard, int(places.first[index]), int(places.size[index]))
+        name = self.names[index].partition("/")[2]
+        return images.upright(*images.decoded(f"{name} in {shard}", content))
 
 
 def load(name: str, split: str, root: str | None, size: int, device: torch.device | str = "cpu", *,
@@ -120,13 +141,14 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
     """Load one split, "train" or "val", of a data set.
 
     name: "digits" (scikit-learn's scans, enlarged to ``size`` pixels), one of ``published.SETS`` such as "cifar10" or
-    "flowers102" (``root`` holds torchvision's files, downloaded if they are missing), or "folder"
-    (``root``/train/<class>/*, ``root``/val/<class>/*). limit: at most that many training images, the first of a fixed
-    shuffle that is balanced over the classes (so a smaller limit's images are among a larger one's); the val split is
-    never cut. store_size: keep each image at that many pixels (shorter side resized, anti-aliased bilinear, then the
-    central square). None or 0 turn either off.
+    "flowers102" (``root`` holds torchvision's files, downloaded if they are missing), "folder"
+    (``root``/train/<class>/*, ``root``/val/<class>/*) or "webdataset" (:mod:`pretrain.data.shards`).
+    limit: at most that many training images, the first of a fixed shuffle that is balanced over the classes (so a smaller
+    limit's images are among a larger one's); the val split is never cut. store_size:
+    keep each image at that many pixels (shorter side resized, anti-aliased bilinear, then the central square). None or 0
+    turn either off.
 
-    A folder is decoded once into memory where ``store_size`` is given, or where its images are all of one size and
+    Images of one's own are decoded once into memory where ``store_size`` is given, or where they are all of one size and
     take at most 512 MiB; then they keep that size, so training crops lose nothing. Any other folder is read as
     training goes on, and so are the photographs of torchvision's sets without ``store_size``. Raises UserError: unknown
     name, no or unusable ``root``, unreadable or missing files, a negative limit.
@@ -144,8 +166,8 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
     if not root:
         raise UserError(f"data set {name} needs to know where it is stored; set ", Setting("data.root", "DIR"))
     root = os.path.abspath(os.path.expanduser(root))
-    if name == "folder":
-        return _on_device(_folder(root, split, limit, store_size), device)
+    if name in OWN_IMAGES:
+        return _on_device(_own(name, root, split, limit, store_size), device)
     if name in ("cifar10", "cifar100"):
         return _on_device(_cifar(name, split, root, limit, store_size), device)
     return _on_device(_photographs(name, split, root, limit, store_size), device)
@@ -232,8 +254,8 @@ def _photographs(name: str, split: str, root: str, limit: int | None, store_size
     return _files(name, split, listing.of(name, split, root), limit, store_size, None)
 
 
-def _folder(root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
-    found = listing.of("folder", split, root)
+def _own(kind: str, root: str, split: str, limit: int | None, store_size: int | None) -> ImageSource:
+    found = listing.of(kind, split, root)
     if os.environ.get("RANK", "0") == "0":  # once, however many processes there are
         for note in found.notes:
             print(f"{os.path.basename(root)}: {note}", file=sys.stderr, flush=True)
@@ -244,13 +266,12 @@ def _files(name: str, split: str, found: listing.Listing, limit: int | None, sto
            most_bytes: int | None) -> ImageSource:
     """The images of ``found`` as a source: in memory with ``store_size``, or where the images are of one size and at most
     ``most_bytes`` (None: never)."""
-    classes, paths, names, labels = found.classes, found.paths, found.names, torch.from_numpy(found.labels)
+    about = name, found.classes, torch.from_numpy(found.labels), *_IMAGENET
+    files = (FolderSource(*about, found.paths, names=found.names) if found.places is None
+             else ShardSource(*about, found.places, names=found.names))
     if limit:
-        kept = _limited(found.labels, limit)
-        paths, names, labels = [paths[i] for i in kept], [names[i] for i in kept], labels[kept]
-    images = None
+        files = files.subset(_limited(found.labels, limit))
+    pixels = None
     if store_size or most_bytes:
-        images = folder.decode_all(paths, store_size, None if store_size else most_bytes, f"{name}/{split}")
-    if images is None:
-        return FolderSource(name, classes, labels, *_IMAGENET, paths, names=names)
-    return TensorSource(name, classes, labels, *_IMAGENET, images, names=names)
+        pixels = folder.decode_all(files.decode, len(files), store_size, None if store_size else most_bytes, f"{name}/{split}")
+    return files if pixels is None else TensorSource(name, found.classes, files.labels, *_IMAGENET, pixels, names=files.names)

@@ -101,7 +101,7 @@ def test_images_that_cannot_be_seen_from_here_leave_the_config_as_it_is(folder, 
 def test_a_fingerprint_that_is_not_that_of_the_images_is_refused(folder):
     with pytest.raises(UserError, match=r"data\.fingerprint=f0123 is not that of"):
         own(folder, "data.fingerprint=f0123")
-    with pytest.raises(UserError, match=r"data\.fingerprint=f0123 applies to data\.name=folder only"):
+    with pytest.raises(UserError, match=r"data\.fingerprint=f0123 applies to data\.name=folder or webdataset only"):
         tiny.tiny("data.fingerprint=f0123")
 
 

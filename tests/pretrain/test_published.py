@@ -25,7 +25,7 @@ FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "fl
 
 
 def test_all_asked_data_sets_have_a_name():
-    assert set(NAMES) == {"digits", "folder", *FOLDERS}
+    assert set(NAMES) == {"digits", "folder", "webdataset", *FOLDERS}
 
 
 @pytest.mark.parametrize("name", COPIES)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from tests.transfer.clusters import clusters
+from tests.transfer.clusters import clusters, on_disk
 from transfer.classification import knn
 from transfer.classification.knn import knn_predict, knn_votes
 
@@ -55,6 +55,19 @@ def test_chunks_change_nothing(monkeypatch):
     whole = knn_votes(train, labels, queries, 3, 5)
     monkeypatch.setattr(knn, "CHUNK_ELEMENTS", 4 * len(train))  # four queries at once, the last time three
     assert torch.allclose(knn_votes(train, labels, queries, 3, 5), whole, atol=1e-14)
+
+
+@pytest.mark.parametrize("block", [60, 59, 16, 1])
+def test_blocks_of_the_training_images_change_nothing(monkeypatch, tmp_path, block):
+    train, labels = clusters(5, 60, 6, 3, torch.float32)
+    queries, _ = clusters(6, 23, 6, 3, torch.float32)
+    whole = knn_votes(train, labels, queries, 3, 20)
+    monkeypatch.setattr(knn, "BLOCK", block)
+    monkeypatch.setattr(knn, "CHUNK_ELEMENTS", 4 * block)
+    mapped = on_disk(train, tmp_path), on_disk(queries, tmp_path)
+    for some, asked in ((train, queries), mapped):
+        assert torch.allclose(knn_votes(some, labels, asked, 3, 20), whole, atol=1e-6)
+        assert torch.equal(knn_predict(some, labels, asked, 3, 20), whole.argmax(1))
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import StandardScaler
 
 from pretrain.checkpoints import open_checkpoint
-from tests.transfer.clusters import clusters
-from transfer.classification import Options
+from tests.transfer.clusters import clusters, on_disk
+from transfer.classification import Options, linear_fast
 from transfer.classification.linear_fast import fit
 from transfer.classification.task import Task
 
@@ -43,6 +43,23 @@ def test_equals_scikit_learn_on_features_of_a_checkpoint(trained):
     theirs = (expected.argmax(1) == features.val_labels.numpy()).mean()
     accuracy = (ours.predict(features.val[0.5]) == features.val_labels).double().mean().item()
     assert accuracy == pytest.approx(theirs, abs=0.003)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_blocks_give_the_same_up_to_the_order_of_sums(classes, monkeypatch, tmp_path):
+    x, y = clusters(1, 240, 9, classes, torch.float32)
+    whole, predicted = fit(x, y, classes), fit(x, y, classes).predict(x)
+    stored = on_disk(x, tmp_path)
+    same = fit(stored, y, classes)
+    assert torch.equal(same.weight, whole.weight) and torch.equal(same.predict(stored), predicted)
+    monkeypatch.setattr(linear_fast, "BLOCK_NUMBERS", 50 * (9 + 2 * classes))  # the last block has 40
+    for features in (x, stored):
+        ours = fit(features, y, classes)
+        np.testing.assert_allclose(ours.mean, whole.mean, rtol=1e-12)
+        np.testing.assert_allclose(ours.weight, whole.weight, atol=1e-5)  # of the solver, which stops at 1e-6
+        assert torch.equal(ours.predict(features), predicted)
+    reference_weights = reference(x.double().numpy(), y.numpy(), 1.0)[1].coef_
+    np.testing.assert_allclose(fit(stored, y, classes, tolerance=1e-9).weight, reference_weights, atol=1e-5)
 
 
 def test_constant_features_are_ignored():

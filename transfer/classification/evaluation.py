@@ -20,11 +20,13 @@ from rundir.atomic import make_folder
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, check_choice
 from rundir.records import entry, identity
+from rundir.setting import OWN_IMAGES
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.linear import linear
 from transfer.classification.options import Options, recipe_of
+from transfer.classification.rows import Rows, Storage, are_finite, select
 from transfer.classification.scores import Scores, measured
 from transfer.classification.task import Task, check_data
 from transfer.latency import device_name
@@ -34,7 +36,7 @@ TASK = "classification"
 
 def knn(task: Task, widths: list[float]) -> Scores:
     """Weighted k-NN accuracy by width."""
-    def predict(train: Tensor, labels: Tensor, val: Tensor) -> Tensor:
+    def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         k = min(task.options.k or K, len(labels))
         return knn_predict(train, labels, val, task.classes, k, task.options.temperature)
     return _on_features(task, widths, predict)
@@ -42,17 +44,17 @@ def knn(task: Task, widths: list[float]) -> Scores:
 
 def linear_fast(task: Task, widths: list[float]) -> Scores:
     """Accuracy of logistic regression on cached features by width."""
-    def predict(train: Tensor, labels: Tensor, val: Tensor) -> Tensor:
+    def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         return logistic.fit(train, labels, task.classes, task.options.C).predict(val)
     return _on_features(task, widths, predict)
 
 
-def _on_features(task: Task, widths: list[float], predict: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Scores:
+def _on_features(task: Task, widths: list[float], predict: Callable[[Rows, Tensor, Rows], Tensor]) -> Scores:
     scores: Scores = {}
     features, chosen = task.features, task.labelled_indices
     for width in widths:
-        train, val = features.train[width][chosen], features.val[width]
-        if not (train.isfinite().all() and val.isfinite().all()):
+        train, val = select(features.train[width], chosen), features.val[width]
+        if not (are_finite(train) and are_finite(val)):
             scores[width] = None
             continue
         predicted = predict(train, features.train_labels[chosen], val)
@@ -125,6 +127,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         kind = run.add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])
         noted = {"data": task.data, "computed_on": kind}
         task.prepare(sorted({w for some in missing.values() for w in some}, reverse=True))
+        task.storage = Storage(where)
     for (protocol, labels), some in missing.items():
         part = task.with_labels(*labels)
         scores = PROTOCOLS[protocol](part, some)
@@ -178,7 +181,7 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
     if old:
         print(f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
               "computing these again", flush=True)
-    if task.name == "folder" and any("data" not in record for record in found.values()):
+    if task.name in OWN_IMAGES and any("data" not in record for record in found.values()):
         print(f"{task.dataset}: an earlier version computed scores without noting which images these were; --force computes them "
               "again", flush=True)
     return old

@@ -6,15 +6,20 @@ Every neighbour votes for its class with weight exp(cosine similarity / temperat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transfer.classification.rows import Rows, blocks
+
 K, TEMPERATURE = 20, 0.07
 CHUNK_ELEMENTS = 2**25  # similarities held at once
+BLOCK = 2**17  # training images at once; more give the same votes up to the rounding of the similarities
 
 
-def knn_votes(train: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = K,
+def knn_votes(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K,
               temperature: float = TEMPERATURE) -> Tensor:
     """Share of the neighbours' weight that each class gets.
 
@@ -29,17 +34,35 @@ def knn_votes(train: Tensor, labels: Tensor, queries: Tensor, classes: int, k: i
     Raises:
         ValueError: ``k`` is not in [1, N].
     """
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k={k} is not between 1 and the {len(train)} training images")
-    train, votes = F.normalize(train, dim=1), queries.new_zeros(len(queries), classes)
-    rows = max(1, CHUNK_ELEMENTS // len(train))
-    for part, out in zip(F.normalize(queries, dim=1).split(rows), votes.split(rows), strict=True):
-        similarity, nearest = (part @ train.T).topk(k, dim=1)
-        out.scatter_add_(1, labels[nearest], torch.softmax(similarity / temperature, dim=1))
-    return votes
+    return torch.cat(list(_votes(train, labels, queries, classes, k, temperature)))
 
 
-def knn_predict(train: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = K,
+def knn_predict(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K,
                 temperature: float = TEMPERATURE) -> Tensor:
     """The class (M,) int64 with the most weight among the ``k`` nearest of ``train``; see :func:`knn_votes`."""
-    return knn_votes(train, labels, queries, classes, k, temperature).argmax(1)
+    return torch.cat([votes.argmax(1) for votes in _votes(train, labels, queries, classes, k, temperature)])
+
+
+def _votes(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int, temperature: float) -> Iterator[Tensor]:
+    """The rows of :func:`knn_votes` in parts.
+
+    The training features are read once, block by block; of each query the nearest so far are kept.
+    """
+    if not 1 <= k <= len(train):
+        raise ValueError(f"k={k} is not between 1 and the {len(train)} training images")
+    rows = max(1, CHUNK_ELEMENTS // min(len(train), BLOCK))
+    best: list[tuple[Tensor, Tensor]] = []
+    for number, block in enumerate(blocks(train, BLOCK)):
+        block = F.normalize(block, dim=1)
+        for part, asked in enumerate(blocks(queries, rows)):
+            similarity, nearest = (F.normalize(asked, dim=1) @ block.T).topk(min(k, len(block)), dim=1)
+            nearest = nearest + number * BLOCK
+            if number == 0:
+                best.append((similarity, nearest))
+                continue
+            similarity, nearest = (torch.cat(pair, 1) for pair in zip(best[part], (similarity, nearest), strict=True))
+            similarity, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
+            best[part] = similarity, nearest.gather(1, order)
+    for similarity, nearest in best:
+        votes = similarity.new_zeros(len(similarity), classes)
+        yield votes.scatter_add_(1, labels[nearest], torch.softmax(similarity / temperature, dim=1))

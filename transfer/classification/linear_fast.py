@@ -6,12 +6,16 @@ intercepts), solved by L-BFGS in float64 on standardised features. Two classes s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transfer.classification.rows import Rows, blocks
+
+BLOCK_NUMBERS = 2**27  # of float64 held at once, about
 CONSTANT = 1e-6  # a feature that varies less than this share of its mean is rounding noise of float32
 
 
@@ -32,9 +36,10 @@ class LogisticRegression:
         """Features (M, D) to logits (M, classes) float64."""
         return _logits((features.double() - self.mean) / self.scale, self.weight, self.bias)
 
-    def predict(self, features: Tensor) -> Tensor:
+    def predict(self, features: Rows) -> Tensor:
         """Features (M, D) to classes (M,) int64."""
-        return self.logits(features).argmax(1)
+        size = max(1, BLOCK_NUMBERS // (features.shape[1] + 2 * len(self.weight)))
+        return torch.cat([self.logits(block).argmax(1) for block in blocks(features, size)])
 
 
 def _logits(standardised: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -42,9 +47,9 @@ def _logits(standardised: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], 1) if len(weight) == 1 else logits
 
 
-def fit(features: Tensor, labels: Tensor, classes: int, C: float = 1.0, tolerance: float = 1e-6,
+def fit(features: Rows, labels: Tensor, classes: int, C: float = 1.0, tolerance: float = 1e-6,
         max_iterations: int = 1000) -> LogisticRegression:
-    """Fit a probe to features (N, D) and classes (N,) int64.
+    """Fit a probe to features (N, D) and classes (N,) int64, in blocks where they are many: then sums are rounded in another order.
 
     Args:
         C: inverse strength of the L2 penalty, above 0, as scikit-learn's ``LogisticRegression(C=...)``.
@@ -57,20 +62,50 @@ def fit(features: Tensor, labels: Tensor, classes: int, C: float = 1.0, toleranc
         raise ValueError(f"C={C} must be above 0")
     if classes < 2:
         raise ValueError("a classifier needs at least two classes")
-    x = features.double()
-    mean, scale = x.mean(0), x.std(0, unbiased=False)
-    scale = torch.where(scale > CONSTANT * mean.abs(), scale, 1.0)
-    x = (x - mean) / scale
-    rows = 1 if classes == 2 else classes
-    weight, bias = x.new_zeros(rows, x.shape[1], requires_grad=True), x.new_zeros(rows, requires_grad=True)
+    parts = _Blocks(features, labels, classes)
+    (count, dim), rows = features.shape, 1 if classes == 2 else classes
+    weight, bias = (parts.mean.new_zeros(shape, requires_grad=True) for shape in ((rows, dim), (rows,)))
     solver = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, max_eval=2 * max_iterations, history_size=20,
                                tolerance_grad=tolerance, tolerance_change=0.0, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(_logits(x, weight, bias), labels) + weight.square().sum() / (2 * C * len(x))
-        loss.backward()
-        return loss
+        penalty = weight.square().sum() / (2 * C * count)
+        if parts.whole is not None:
+            loss = F.cross_entropy(_logits(parts.whole, weight, bias), labels) + penalty
+            loss.backward()
+            return loss
+        penalty.backward()
+        total = penalty.detach()
+        for x, y in parts:
+            loss = F.cross_entropy(_logits(x, weight, bias), y, reduction="sum") / count
+            loss.backward()
+            total = total + loss.detach()
+        return total
 
     solver.step(objective)
-    return LogisticRegression(mean, scale, weight.detach(), bias.detach())
+    return LogisticRegression(parts.mean, parts.scale, weight.detach(), bias.detach())
+
+
+class _Blocks:
+    """Standardised features (b, D) float64 and their classes (b,), in blocks for each of which about ``BLOCK_NUMBERS`` are held.
+
+    ``mean``, ``scale`` (D,): what standardises them; ``whole``: all of them, where they are one block.
+    """
+
+    def __init__(self, features: Rows, labels: Tensor, classes: int):
+        self.features, self.labels = features, labels
+        self.size = max(1, BLOCK_NUMBERS // (features.shape[1] + 2 * classes))
+        if len(features) <= self.size:
+            x = features[:].double()
+            self.mean, scale = x.mean(0), x.std(0, unbiased=False)
+        else:
+            self.mean = sum(x.double().sum(0) for x in blocks(features, self.size)) / len(features)
+            squares = sum((x.double() - self.mean).square().sum(0) for x in blocks(features, self.size))
+            scale = (squares / len(features)).sqrt()
+        self.scale = torch.where(scale > CONSTANT * self.mean.abs(), scale, 1.0)
+        self.whole = (x - self.mean) / self.scale if len(features) <= self.size else None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(blocks(self.features, self.size), self.labels.split(self.size), strict=True):
+            yield (x.double() - self.mean) / self.scale, y

@@ -15,9 +15,11 @@ from torch import Tensor
 from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from rundir.errors import UserError
+from rundir.setting import OWN_IMAGES
 from transfer.classification.features import extract_features
 from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
+from transfer.classification.rows import Rows, Storage
 from transfer.classification.scores import chance, score_of
 from transfer.classification.sgd import Classifier
 from transfer.latency import SECONDS, latency_ms
@@ -30,9 +32,9 @@ AUTHORS_STD = (0.2023, 0.1994, 0.2010)  # METHOD section 7
 class Features:
     """For each width training features (N, D) and validation features (M, D), float32; labels (N,) and (M,) int64."""
 
-    train: dict[float, Tensor]
+    train: dict[float, Rows]
     train_labels: Tensor
-    val: dict[float, Tensor]
+    val: dict[float, Rows]
     val_labels: Tensor
 
 
@@ -50,6 +52,7 @@ class Task:
         self.workers = data.workers if options.workers is None else options.workers
         self.fraction, self.label_seed = 1.0, None
         self._widths: list[float] = []
+        self.storage = Storage()  # of features
         self._costs: dict[float, Cost] = {}
         self._frozen: dict[float, Frozen] = {}
         self._latencies: dict[float, float] = {}
@@ -68,14 +71,14 @@ class Task:
     @property
     def _same_data(self) -> bool:
         data = self.backbone.config.data
-        same_place = self.name != "folder" or _resolved(self.root) == _resolved(data.root)
+        same_place = self.name not in OWN_IMAGES or _resolved(self.root) == _resolved(data.root)
         return self.name == data.name and (same_place or self._unchanged is True)
 
     @cached_property
     def _unchanged(self) -> bool | None:
         """Whether a folder's training images are those of pretraining, wherever they are stored; None where that is not known."""
         known = self.backbone.config.data.fingerprint
-        if not known or self.name != "folder" or not fingerprint.is_there(self.name, self.root):
+        if not known or self.name not in OWN_IMAGES or not fingerprint.is_there(self.name, self.root):
             return None
         return fingerprint.of_dataset(self.name, "train", self.root) == known
 
@@ -85,8 +88,9 @@ class Task:
         Without a data set's name the root says where the images of pretraining are now.
         """
         own = self.backbone.config.data
-        return (self._by_name and self.name == own.name == "folder" and self.dataset == dataset_name(own.name, own.root)
-                and _resolved(self.root) != _resolved(own.root) and fingerprint.is_there(own.name, own.root))
+        return (self._by_name and self.name == own.name and self.name in OWN_IMAGES
+                and self.dataset == dataset_name(own.name, own.root) and _resolved(self.root) != _resolved(own.root)
+                and fingerprint.is_there(own.name, own.root))
 
     @property
     def data(self) -> str | None:
@@ -248,14 +252,14 @@ class Task:
 
     def _extract(self) -> Features:
         networks = {width: self.frozen(width) for width in self._widths}
-        train, train_labels = extract_features(networks, self.batches(self.train))
-        val, val_labels = extract_features(networks, self.batches(self.val))
+        train, train_labels = extract_features(networks, self.batches(self.train), len(self.train), self.storage)
+        val, val_labels = extract_features(networks, self.batches(self.val), len(self.val), self.storage)
         return Features(train, train_labels, val, val_labels)
 
 
 def dataset_name(name: str, root: str | None) -> str:
     """What a data set of ``pretrain.data`` is called in records: its name, of a folder that of the folder."""
-    return os.path.basename(os.path.abspath(os.path.expanduser(root))) if name == "folder" and root else name
+    return os.path.basename(os.path.abspath(os.path.expanduser(root))) if name in OWN_IMAGES and root else name
 
 
 def _resolved(root: str | None) -> str:
