@@ -133,7 +133,8 @@ def test_characters_that_the_terminal_lacks_are_escaped(env):
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_names_of_files_are_utf8_in_any_locale(env, tmp_path):
     (tmp_path / "\xe9t\xe9").write_text("x")
-    body = f"print(ascii(os.listdir({str(tmp_path)!r})), sys.getfilesystemencoding(), sorted(k for k in os.environ if 'L_TERM' in k))"
+    body = (f"print(ascii(os.listdir({str(tmp_path)!r})), sys.getfilesystemencoding(), "
+            "sorted(k for k in os.environ if 'US3L_TERMINAL' in k))")
     assert ended(body, env=env) == (0, "['\\xe9t\\xe9'] utf-8 []\n", "")
 
 
