@@ -18,6 +18,7 @@ from ablations.cell import finished
 from ablations.entries import evaluations
 from ablations.jobs import KINDS, graph, here, missing_lines
 from ablations.plan import Work, show_graph
+from ablations.sharing import check_memory
 from rundir.arguments import place, whole
 from rundir.clock import duration
 from rundir.errors import UserError
@@ -43,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "is no Slurm job, local where there are several GPUs, else inline")
     parser.add_argument("--parallel", type=whole(1, MOST_PARALLEL), metavar="N",
                         help=f"processes of --executor local; default: one per GPU, at least {PARALLEL}")
+    parser.add_argument("--per-gpu", type=whole(1, MOST_PARALLEL), metavar="N",
+                        help="of --executor local: N processes share each GPU, for small networks; its memory is checked first")
     parser.add_argument("--slurm-config", type=place, metavar="FILE",
                         help=f"settings of the cluster: a filled in copy of slurm/example.yaml; default: {CLUSTER_FILE} of the "
                              "working directory, if it is there")
@@ -94,7 +97,9 @@ def choose(arguments: argparse.Namespace) -> Cluster | None:
     arguments.executor, why = _executor(arguments)
     if arguments.executor != "slurm":
         _refuse_slurm_options(arguments, why)
-    arguments.parallel = arguments.parallel or max(PARALLEL, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    _check_per_gpu(arguments, gpus, why)
+    arguments.parallel = arguments.parallel or (arguments.per_gpu * gpus if arguments.per_gpu else max(PARALLEL, gpus))
     what = f"local ({arguments.parallel} processes)" if arguments.executor == "local" else arguments.executor
     others = " or ".join(name for name in EXECUTORS if name != arguments.executor)
     print(f"executor {what}, {why}; choose another with --executor {others}" if arguments.automatic else
@@ -120,15 +125,30 @@ def _executor(arguments: argparse.Namespace) -> tuple[str, str]:
     inside = os.environ.get("SLURM_JOB_ID")
     sbatch = shutil.which("sbatch") is not None
     absent = f"this is Slurm job {inside}, from which nothing is submitted" if inside else "there is no sbatch here"
+    given = next((option for option in ("parallel", "per_gpu") if getattr(arguments, option) is not None), None)
+    asked = f"--{given.replace('_', '-')} is given" if given else ""
     if sbatch and not inside:
-        if arguments.parallel is not None:
-            return "local", "because --parallel is given"
+        if asked:
+            return "local", f"because {asked}"
         return "slurm", "because sbatch is found and this is no Slurm job"
     if gpus > 1:
         return "local", f"because {absent} and there are {gpus} GPUs"
-    if arguments.parallel is not None:
-        return "local", f"because --parallel is given and {absent}"
+    if asked:
+        return "local", f"because {asked} and {absent}"
     return "inline", f"because {absent} and there {'is 1 GPU' if gpus else 'are no GPUs'}"
+
+
+def _check_per_gpu(arguments: argparse.Namespace, gpus: int, why: str) -> None:
+    if arguments.per_gpu is None:
+        return
+    if arguments.executor != "local":
+        raise UserError("--per-gpu is for --executor local; set that, or leave it out"
+                        + (f" (auto took {arguments.executor}, {why})" if why else ""))
+    if not gpus:
+        raise UserError(f"--per-gpu {arguments.per_gpu}: there is no GPU here; set --parallel N for processes that share the cores")
+    if arguments.parallel is not None:
+        raise UserError(f"--per-gpu {arguments.per_gpu} and --parallel {arguments.parallel} both say how many processes there are; "
+                        "leave one of them out")
 
 
 def _refuse_slurm_options(arguments: argparse.Namespace, why: str) -> None:
@@ -140,6 +160,8 @@ def _refuse_slurm_options(arguments: argparse.Namespace, why: str) -> None:
 def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
     """Run what is missing on this machine; returns the outcomes that failed or were left to another launcher, also printed."""
     jobs = here(work.missing, work.transfers)
+    if arguments.per_gpu is not None and work.missing:
+        print(check_memory(work.missing, work.images, arguments.per_gpu), flush=True)
     started, ended = time.monotonic(), 0
     begun: set[str] = set()
 

@@ -95,8 +95,8 @@ class Diagnostics:
             features = {width: self._at(width, student, student.encoder) for width in self.widths}
             projections = {width: self._at(width, student, lambda _, width=width: student.projector(features[width]))
                            for width in self.widths}
-            guide = student.project if teacher is None else teacher
-            targets = {str(width): self._at(width, teacher or student, guide).float() for width in self.guided}
+            targets = {str(width): (projections[width] if teacher is None else self._at(width, teacher, teacher)).float()
+                       for width in self.guided}
         rows: list[tuple[str, float, float | None]] = []
         for width in self.widths:
             rows += [("feature_std", width, feature_std(features[width])),

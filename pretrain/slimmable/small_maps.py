@@ -9,7 +9,9 @@ from torch import Tensor
 
 def largest(capability: str) -> int:
     """Output pixels up to which it is the faster one on a processor of that ``capability``, as torch names it; measured
-    (benchmarks/README.md): with AVX2 but without AVX-512, oneDNN's weight gradient is slow on larger maps too."""
+    (benchmarks/README.md): oneDNN's weight gradient is slow on larger maps too with AVX2, and on none with AVX-512."""
+    if capability.startswith("AVX512"):
+        return 0
     return 64 if capability == "AVX2" else 16
 
 

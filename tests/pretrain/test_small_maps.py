@@ -34,7 +34,7 @@ def test_gradients_are_those_of_a_convolution_in_float64(images, inputs, outputs
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("capability", "most"), [("AVX2", 64), ("AVX512", 16), ("DEFAULT", 16)])
+@pytest.mark.parametrize(("capability", "most"), [("AVX2", 64), ("DEFAULT", 16)])
 def test_it_is_used_for_maps_of_so_many_pixels_only_where_a_gradient_is_wanted(monkeypatch, capability, most):
     assert small_maps.largest(capability) == most
     monkeypatch.setattr(small_maps, "LARGEST", most)
@@ -48,6 +48,11 @@ def test_it_is_used_for_maps_of_so_many_pixels_only_where_a_gradient_is_wanted(m
         assert not suits(small, weight, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         assert not suits(small, weight, 1, 1)
+
+
+def test_with_avx512_it_is_never_used(monkeypatch):
+    monkeypatch.setattr(small_maps, "LARGEST", small_maps.largest("AVX512"))
+    assert not suits(torch.randn(2, 8, 1, 1), torch.randn(8, 8, 3, 3, requires_grad=True), 1, 1)
 
 
 def test_this_processors_own_limit_is_used():
