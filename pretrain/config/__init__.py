@@ -32,12 +32,13 @@ from pretrain.config.validation import (
     usable_widths,
     validate,
 )
+from pretrain.config.width_grid import trained_widths, width_grid
 from rundir.overrides import split_overrides
 
 __all__ = [
     "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
     "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
     "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash", "from_dict", "has_predictor",
-    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "transfer_of",
-    "usable_widths", "validate",
+    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "trained_widths",
+    "transfer_of", "usable_widths", "validate", "width_grid",
 ]

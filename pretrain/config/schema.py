@@ -107,6 +107,7 @@ class WidthsConfig:
     doubled_ends: bool = False  # of the sandwich rule: the widest and the narrowest twice (as found in US-Net + BYOL)
     fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
     slow_start_epochs: int = number(0, 0, MOST_EPOCHS)  # only the widest before
+    grid: int = number(0, 0, 1000)  # widths are the nearest of so many equally spaced from min to max; 0: as they are drawn
 
 
 @dataclass
@@ -166,7 +167,7 @@ class AugmentConfig:
 
 @dataclass
 class TrainConfig:
-    """How a run is executed. Only ``precision`` and ``synchronized_bn`` can change its numbers, beyond rounding."""
+    """How a run is executed. Only ``precision``, ``tf32`` and ``synchronized_bn`` can change its numbers, beyond rounding."""
 
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     # auto: bf16 where the machine computes it, else fp32; settled before the run has a name (pretrain.identity)
@@ -174,7 +175,12 @@ class TrainConfig:
     synchronized_bn: bool = False
     channels_last: bool = True
     threads: int = number(0, 0, 4096)  # CPU threads; 0: torch's own choice
-    compile: bool = False  # torch.compile for the passes at the widest and the narrowest width, and the teacher's
+    # float32 products of a GPU with 10 bits of mantissa; torch: as torch has it, in convolutions but not in matrix products
+    tf32: str = choice("torch", "all", "none")
+    # torch.compile for the teacher's passes and those at the widest and the narrowest width, or at all where they are few (graphs)
+    compile: bool = False
+    graphs: bool = False  # CUDA graphs of all passes, where there are few widths
+    reduce_once: bool = False  # of several processes: gradients are averaged before the update, not after each pass
     recompute: bool = False  # of ViTs: activations within blocks are computed again in the backward pass, to save memory
     checkpoint_minutes: float = number(10.0)  # within an epoch; one is always written at its end
     checkpoint_epochs: int = number(1, 1, MOST_EPOCHS)

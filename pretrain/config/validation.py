@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pretrain.config.methods import check as check_parts
 from pretrain.config.methods import is_own
 from pretrain.config.schema import Config, ObjectiveConfig, Predictor
+from pretrain.config.width_grid import trained_widths
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.setting import OWN_IMAGES
@@ -81,6 +82,11 @@ def _validate_widths(cfg: Config) -> None:
     if widths.doubled_ends and (widths.sampling, widths.per_step) != ("sandwich", 4):
         raise UserError(f"widths.doubled_ends=true applies to the sandwich rule with four widths; set widths.sampling=sandwich and "
                         f"widths.per_step=4 (now {widths.sampling} and {widths.per_step}), or widths.doubled_ends=false")
+    if widths.grid and widths.sampling == "fixed":
+        raise UserError(f"widths.grid={widths.grid} has no effect with widths.sampling=fixed, which draws none; set widths.grid=0")
+    if widths.grid in (1, 2):
+        raise UserError(f"widths.grid={widths.grid} leaves no width between the widest and the narrowest; set at least "
+                        "widths.grid=3, or 0 for any width")
     if widths.sampling == "fixed":
         if widths.max not in widths.fixed:
             raise UserError(f"widths.fixed={widths.fixed} lacks widths.max={widths.max}, the network that guides the others; "
@@ -276,6 +282,14 @@ def _validate_regularizer(cfg: Config) -> None:
 def _validate_execution(cfg: Config) -> None:
     if cfg.train.recompute and not skeleton(cfg.model.arch).can_recompute:
         raise UserError(f"train.recompute=true is for ViTs, which {cfg.model.arch} is not; set train.recompute=false")
+    if cfg.train.graphs and not trained_widths(cfg.widths):
+        raise UserError(f"train.graphs=true records the passes of each width, and widths.sampling={cfg.widths.sampling} draws any; "
+                        "set widths.grid=16, or train.graphs=false")
+    own = [key for key, value in (("objective.base_loss", cfg.objective.base_loss), ("objective.teacher", cfg.objective.teacher),
+                                  ("objective.distill_loss", cfg.objective.distill_loss)) if is_own(value)]
+    if cfg.train.graphs and own:
+        raise UserError(f"train.graphs=true repeats passes without Python, which {own[0]} of your own may need; set "
+                        "train.graphs=false")
     if cfg.train.precision == "fp16" and cfg.train.device == "cpu":
         raise UserError("train.precision=fp16 needs a GPU; set train.precision=bf16 or fp32 on a CPU")
 

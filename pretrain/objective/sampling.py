@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pretrain.config import WidthsConfig
+from pretrain.config import WidthsConfig, width_grid
 from pretrain.config.methods import WIDTH_RULE, is_own, make
 from rundir.errors import UserError
 
@@ -25,7 +25,19 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
     found = rule(cfg, random.Random(f"widths/{seed}/{step}"), step / total_steps)
     if is_own(cfg.sampling):
         _check(found, cfg)
-    return found
+    return _on_grid(found, cfg) if cfg.grid else found
+
+
+def _on_grid(found: list[float], cfg: WidthsConfig) -> list[float]:
+    """The nearest widths of the grid. What lay between the step's widest and its narrowest does so still, if the grid allows."""
+    def nearest(width: float, points: list[float]) -> float:
+        return min(points, key=lambda point: abs(point - width))
+
+    points, high, low = width_grid(cfg), max(found), min(found)
+    top = nearest(high, points if high == low else points[1:])
+    bottom = nearest(low, [point for point in points if point < top or high == low])
+    inside = [point for point in points if bottom < point < top] or [bottom]
+    return [top if width == high else bottom if width == low else nearest(width, inside) for width in found]
 
 
 def try_rule(cfg: WidthsConfig, seed: int) -> None:

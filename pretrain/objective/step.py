@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -11,26 +13,29 @@ from pretrain.config import ObjectiveConfig
 from pretrain.objective import losses
 from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
-from pretrain.objective.teaching import Guide, Pass
+from pretrain.objective.teaching import Guide, Pass, Seen
 from pretrain.slimmable import at_width
 
 Backward = Callable[[Tensor], None]
+Run = Callable[[Hashable, Callable[..., Any], Sequence], Any]
 
 
 class Objective:
     """The method: which outputs learn from which targets under which loss.
 
-    ``network`` is ``student`` itself, its data-parallel wrapper or either compiled; ``teacher`` is None for an online teacher; what
+    ``network`` is ``student`` itself or compiled; ``teacher`` is None for an online teacher; what
     the base loss remembers of past steps is in ``state``;
     ``teacher_width`` is the width of the momentum teacher's targets (1.0 but for an individually trained network); ``autocast``
     makes the context that the forward passes run in; ``queue`` keeps the widest network's targets of past steps, where losses use
-    them. The losses are those of ``student.chunks`` parts of the batch, averaged, unless negatives are gathered.
+    them. The losses are those of ``student.chunks`` parts of the batch, averaged, unless negatives are gathered. ``run(key, work,
+    inputs)`` computes ``work(*inputs)``, a pass that is the same sequence of operations whenever ``key`` is (see pretrain.graphs).
     """
 
     def __init__(self, cfg: ObjectiveConfig, student: Student, network: Callable, teacher: Guide | None,
-                 teacher_width: float, autocast: Callable[[], AbstractContextManager], queue: Queue | None = None):
+                 teacher_width: float, autocast: Callable[[], AbstractContextManager], queue: Queue | None = None,
+                 run: Run = lambda key, work, inputs: work(*inputs)):
         self.cfg, self.student, self.network, self.teacher = cfg, student, network, teacher or Guide()
-        self.teacher_width, self.autocast, self.queue = teacher_width, autocast, queue
+        self.teacher_width, self.autocast, self.queue, self.run = teacher_width, autocast, queue, run
         self.naive, self.every_pass = cfg.distill_loss == "none", cfg.ema_update == "pass"
         self.pairing = losses.Pairing(cfg.pairings, crossed=cfg.base_loss != "seed")
         chunks = 1 if cfg.gather_negatives else student.chunks
@@ -47,27 +52,17 @@ class Objective:
         ``backward(loss)`` adds gradients, ``update(width)`` takes one optimizer step, of which the last pass was at ``width``, and
         clears them. Returns the loss at each width, detached, without the penalty and before its weight.
         """
-        widest, queries, views = widths[0], self.pairing.queries(x1, x2), self.pairing.keys(x1, x2)
         seen, guide, keys, top, values = None, None, (), (), []
         for width, weight in zip(widths, losses.loss_weights(self.cfg, widths), strict=True):
             if guide is None or self.every_pass:
                 self.teacher.update(self.student, ema_momentum)
-            base, wider = self.naive or width == widest, seen
-            with at_width(self.student, width), self.autocast():
-                seen = self.network(queries, not base)
-                guide = self.teacher.targets(Pass(self.student, views, width, widths, base, base or self.every_pass,
-                                                  width if self.naive else self.teacher_width, seen, wider, guide))
-                if base:
-                    loss = self.pairing(self.base_loss, seen.outputs, guide.z)
-                    self.state.observe(guide.z)
-                    top = [output.detach() for output in seen.outputs]
-                    keys = guide.z if width == widest else keys
-                else:
-                    loss = self.pairing(self.distill_loss, seen.outputs, guide.z, top, wider.z)
-                    if self.cfg.feature_weight:
-                        loss = loss + self.cfg.feature_weight * self.pairing(losses.feature_distance, seen.maps, guide.maps)
-            backward(loss * weight)
-            values.append(loss.detach())
+            base = self.naive or width == widths[0]
+            work = partial(self._pass, width, weight, base, widths, backward)
+            loss, seen, guide, top = self.run((width, weight, base), work, (x1, x2, seen, guide, top))
+            if base:
+                self.state.observe(guide.z)
+            keys = guide.z if width == widths[0] else keys
+            values.append(loss.clone())
             if self.cfg.update == "per_width":
                 update(width)
         if self.cfg.update == "accumulate":
@@ -75,3 +70,22 @@ class Objective:
         if self.queue is not None:
             self.queue.enqueue(*keys)
         return values
+
+    def _pass(self, width: float, weight: float, base: bool, widths: Sequence[float], backward: Backward, x1: Tensor, x2: Tensor,
+              wider: Seen | None, guide: Seen | None, top: Sequence[Tensor]) -> tuple[Tensor, Seen, Seen, Sequence[Tensor]]:
+        """Forward and backward at ``width``: its loss, what the network made of the views, what that learned from, and the widest
+        network's outputs, all without gradient.
+        """
+        with at_width(self.student, width), self.autocast():
+            seen = self.network(self.pairing.queries(x1, x2), not base)
+            found = self.teacher.targets(Pass(self.student, self.pairing.keys(x1, x2), width, widths, base, base or self.every_pass,
+                                              width if self.naive else self.teacher_width, seen, wider, guide))
+            if base:
+                loss = self.pairing(self.base_loss, seen.outputs, found.z)
+                top = [output.detach() for output in seen.outputs]
+            else:
+                loss = self.pairing(self.distill_loss, seen.outputs, found.z, top, wider.z)
+                if self.cfg.feature_weight:
+                    loss = loss + self.cfg.feature_weight * self.pairing(losses.feature_distance, seen.maps, found.maps)
+        backward(loss * weight)
+        return loss.detach(), seen.detached(), found if found is guide else found.detached(), top

@@ -20,6 +20,11 @@ class Seen(NamedTuple):
     outputs: tuple[Tensor, ...]
     maps: tuple[list[Tensor], ...] = ()
 
+    def detached(self) -> Seen:
+        """The same without gradient."""
+        return Seen(*(tuple(t.detach() for t in part) for part in (self.z, self.outputs)),
+                    tuple([m.detach() for m in view] for view in self.maps))
+
 
 class Pass(NamedTuple):
     """One pass of a step, as a teacher is told of it.

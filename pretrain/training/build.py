@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pretrain.averaging import Averaging, same_everywhere
 from pretrain.calibration import calibrate_on
-from pretrain.compiled import compile_ends
-from pretrain.config import Config
+from pretrain.compiled import compile_at
+from pretrain.config import Config, trained_widths
 from pretrain.config.methods import REGULARIZER, TEACHER, make
 from pretrain.data import ImageSource
+from pretrain.graphs import RECORDERS, Graphs
 from pretrain.objective.frozen import FrozenTeacher, load_teacher
+from pretrain.objective.gradients import Gradients
 from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
 from pretrain.objective.regularization import Regularizer
@@ -32,21 +35,23 @@ class Training:
     """Takes the training steps of ``cfg`` on ``device``; :func:`build_training` makes one.
 
     Attributes:
-        network: the student, or its data-parallel wrapper.
         teacher: None where the student is its own.
         scaler: of gradients, of float16 only.
+        gradients: their buffer, where they must stay in one place: with graphs, and of several processes.
+        averaging: of gradients over processes, where there are several.
     """
 
     cfg: Config
     device: torch.device
     student: Student
-    network: nn.Module
     teacher: Guide | None
     queue: Queue | None
     optimizer: torch.optim.Optimizer
     regularizer: Regularizer
     scaler: torch.amp.GradScaler
     objective: Objective
+    gradients: Gradients | None = None
+    averaging: Averaging | None = None
 
     @property
     def frozen(self) -> bool:
@@ -72,9 +77,13 @@ class Training:
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss / self.cfg.optimizer.accumulate_steps).backward()
+        if self.averaging is not None and self.averaging.early:
+            self.averaging.finish()
 
     def update(self, width: float) -> None:
         """One step of regularizer and optimizer by the gradients that are there, the last of them of a pass at ``width``."""
+        if self.averaging is not None:
+            self.averaging.finish()
         self.scaler.unscale_(self.optimizer)
         widest = width == self.cfg.widths.max
         self.regularizer.add_gradient(widest)
@@ -84,7 +93,10 @@ class Training:
             self.regularizer.shrink(self.optimizer.param_groups[0]["lr"], widest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.gradients is None:
+            self.optimizer.zero_grad(set_to_none=True)
+        else:
+            self.gradients.clear()
 
 
 def _keep(width: float) -> None:
@@ -109,19 +121,16 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     torch.manual_seed(cfg.seed)
     student = Student(cfg).to(device, memory_format=memory_format(cfg))
     student.chunks = chunks(cfg, world_size)
+    if world_size > 1:
+        same_everywhere(student)
     for norm in batch_norms(student).values():
         norm.synchronized = cfg.train.synchronized_bn
     teacher = _teacher(cfg, student, source, device)
     queue = Queue(cfg.objective.queue, student.dim, cfg.seed).to(device) if cfg.objective.queue else None
-    network: nn.Module = student
-    if world_size > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        # Heads take turns within a step, so each backward pass leaves some parameters without gradient.
-        network = nn.parallel.DistributedDataParallel(student, device_ids=ids, find_unused_parameters=True)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.train.precision == "fp16")  # only its range is too small for gradients
-    forward: Callable = network
+    forward: Callable = student
     if cfg.train.compile:
-        forward = compile_ends(network, student, (cfg.widths.min, cfg.widths.max))
+        forward = compile_at(student, student, trained_widths(cfg.widths) or (cfg.widths.min, cfg.widths.max))
         if teacher is not None and teacher.has_network:
             teacher.compile(dynamic=False)
 
@@ -129,9 +138,22 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
         kind = LOW_PRECISION.get(cfg.train.precision)
         return nullcontext() if kind is None else torch.autocast(device.type, kind)
 
-    objective = Objective(cfg.objective, student, forward, teacher, cfg.widths.max, autocast, queue)
-    return Training(cfg, device, student, network, teacher, queue, make_optimizer(cfg, student),
-                    _regularizer(cfg, student), scaler, objective)
+    regularizer, stay = _regularizer(cfg, student), cfg.train.graphs or world_size > 1
+    gradients = Gradients(regularizer.parameters, late=regularizer.authors) if stay else None
+    averaging = Averaging(gradients, early=not (cfg.train.reduce_once or cfg.train.graphs)) if world_size > 1 else None
+    recorded = {"run": _graphs(cfg, device, gradients, world_size)} if cfg.train.graphs else {}
+    objective = Objective(cfg.objective, student, forward, teacher, cfg.widths.max, autocast, queue, **recorded)
+    return Training(cfg, device, student, teacher, queue, make_optimizer(cfg, student), regularizer, scaler, objective, gradients,
+                    averaging)
+
+
+def _graphs(cfg: Config, device: torch.device, gradients: Gradients, world_size: int) -> Graphs:
+    if device.type not in RECORDERS:
+        raise UserError(f"train.graphs=true needs a GPU, and the device is {device.type}; set train.graphs=false")
+    if world_size > 1 and (cfg.train.synchronized_bn or cfg.objective.gather_negatives):
+        raise UserError("train.graphs=true records no exchange between processes; set train.synchronized_bn=false and "
+                        "objective.gather_negatives=false, or train.graphs=false")
+    return Graphs(gradients, RECORDERS[device.type]())
 
 
 def memory_format(cfg: Config) -> torch.memory_format:

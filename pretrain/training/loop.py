@@ -55,7 +55,7 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
     """
     keep_freed_memory()
     cfg = identified(cfg)
-    with processes(cfg.train.device) as group, _threads(cfg.train.threads):
+    with processes(cfg.train.device) as group, _threads(cfg.train.threads), tf32(cfg.train.tf32):
         _check_alike(cfg, group)
         run = directory if isinstance(directory, RunDirectory) else RunDirectory(directory)
         with run.lock() if group.first else nullcontext():
@@ -100,6 +100,21 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def tf32(asked: str) -> Iterator[None]:
+    """float32 products of GPUs in TensorFloat-32 inside the block: ``all``, ``none``, or ``torch``: as it is."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        if asked != "torch":
+            for place in places:
+                place.allow_tf32 = asked == "all"
+        yield
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
 
 
 class Trainer:
@@ -165,7 +180,8 @@ class Trainer:
     def _execution(self) -> dict:
         train = self.cfg.train
         return {"device": str(self.device), "processes": self.group.world_size, "precision": train.precision,
-                "memory_format": "channels_last" if train.channels_last else "contiguous", "compile": train.compile}
+                "memory_format": "channels_last" if train.channels_last else "contiguous", "compile": train.compile,
+                **({"graphs": True} if train.graphs else {}), **({"tf32": train.tf32} if train.tf32 != "torch" else {})}
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
         per_epoch, cfg = self.batches.steps_per_epoch, self.cfg
@@ -201,8 +217,7 @@ class Trainer:
         widths = sample_widths(cfg.widths, cfg.seed, step, self.total_steps, cfg.optimizer.epochs)
         momentum = ema_momentum(cfg.objective, step, self.total_steps)
         self.step_count += 1
-        gather = self._pending(self.step_count) and self.step_count < self.total_steps
-        losses = self.training.step(x1, x2, widths, rate, momentum, gather)
+        losses = self.training.step(x1, x2, widths, rate, momentum, gather=self._pending(self.step_count))
         for width, loss in zip(widths, losses, strict=True):
             self._add("loss/base" if width == widths[0] else "loss/distill", loss)
         self._add("widths_per_step", len(widths))
@@ -277,7 +292,7 @@ class Trainer:
 
     def _pending(self, steps: int) -> bool:
         """Whether gradients are still being gathered after so many steps."""
-        return steps % self.cfg.optimizer.accumulate_steps != 0
+        return steps % self.cfg.optimizer.accumulate_steps != 0 and steps < self.total_steps
 
     # -- state ----------------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ def of(training: Training, gathering: bool) -> dict:
         **{name: module.state_dict() if module is not None else None for name, module in _modules(training).items()},
         "seed_teacher": weights.fingerprint(training.teacher) if training.frozen else None,
         "touched": [name for name, p in student.named_parameters() if p in training.regularizer.touched],
-        "gradients": {name: p.grad for name, p in student.named_parameters() if p.grad is not None and gathering},
+        "gradients": {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None and gathering},
         "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
         "regularizer": training.regularizer.state(),
         "calibration": calibration_state(student.encoder),
@@ -36,9 +36,16 @@ def restore(training: Training, payload: dict) -> None:
             module.load_state_dict(payload[name])
     training.optimizer.load_state_dict(payload["optimizer"])
     student = training.student
-    training.regularizer.touch(student.get_parameter(name) for name in payload.get("touched", ()))
+    touched = [student.get_parameter(name) for name in payload.get("touched", ())]
+    training.regularizer.touch(touched)
+    for parameter in touched if training.gradients else ():
+        training.gradients.settle(parameter)
     for name, gradient in payload.get("gradients", {}).items():
-        student.get_parameter(name).grad = gradient.to(training.device)
+        parameter = student.get_parameter(name)
+        if training.gradients:
+            training.gradients.settle(parameter, gradient)
+        else:
+            parameter.grad = gradient.to(training.device)
     training.scaler.load_state_dict(payload["scaler"])
     training.regularizer.restore(payload.get("regularizer", {}))
 

@@ -63,7 +63,7 @@ def test_only_the_ends_are_compiled():
         compiled_at.append(inputs[0].shape if inputs else None)
         return graph.forward
 
-    run = compiled.compile_ends(layer, layer, (0.5, 1.0), backend=spy)
+    run = compiled.compile_at(layer, layer, (0.5, 1.0), backend=spy)
     for width in (1.0, 0.5, 1.0, 0.75, 0.5):
         with at_width(layer, width):
             x = torch.randn(3, layer.channels_in(width))

@@ -1,5 +1,6 @@
 """Two processes (gloo) against one: weights, losses, synchronized BatchNorm, gathered negatives."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -12,9 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain import calibration, diagnostics
+from pretrain import averaging, calibration, diagnostics
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
+from pretrain.objective.gradients import Gradients
 from pretrain.objective.losses import infonce
 from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableBatchNorm2d, at_width, calibrate
 from pretrain.training import build
@@ -235,3 +237,59 @@ def test_devices_that_are_not_there(name):
 def test_devices_that_are():
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# -- averaging ------------------------------------------------------------------------------------------------------------
+
+
+def averaged(place, early, part_bytes):
+    """Three passes over different parameters, one of which no pass reaches, and the gradients after all reductions."""
+    averaging.PART_BYTES = part_bytes
+    with processes("cpu") as group:
+        torch.manual_seed(0)
+        layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(4))
+        gradients = Gradients(list(layers.parameters()))
+        mean = averaging.Averaging(gradients, early)
+        for number, used in enumerate(([0, 1], [0, 2], [1])):
+            x = torch.full((2, 5), float(group.rank + 1) * (number + 1))
+            for index in used:
+                x = layers[index](x)
+            x.square().sum().backward()
+            if early:
+                mean.finish()
+        mean.finish()
+        torch.save(gradients.flat, f"{place}-{early}-{part_bytes}-rank{group.rank}.pt")
+
+
+def test_gradients_are_averaged_early_or_at_once_in_any_parts(tmp_path):
+    """Against the mean of what each process computes alone."""
+    alone = []
+    for rank in range(2):
+        torch.manual_seed(0)
+        layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(4)).double()
+        for number, used in enumerate(([0, 1], [0, 2], [1])):
+            x = torch.full((2, 5), float(rank + 1) * (number + 1), dtype=torch.float64)
+            for index in used:
+                x = layers[index](x)
+            x.square().sum().backward()
+        alone.append([torch.zeros_like(p) if p.grad is None else p.grad for p in layers.parameters()])
+    for early, part_bytes in itertools.product((True, False), (1, 200, 2**20)):
+        tiny.distributed(averaged, str(tmp_path / "mean"), early, part_bytes)
+        first, second = (torch.load(tmp_path / f"mean-{early}-{part_bytes}-rank{rank}.pt") for rank in (0, 1))
+        assert torch.equal(first, second)
+        layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(4))
+        gradients = Gradients(list(layers.parameters()))
+        gradients.flat.copy_(first)
+        for parameter, a, b in zip(layers.parameters(), *alone, strict=True):
+            torch.testing.assert_close(parameter.grad.double(), (a + b) / 2, rtol=1e-5, atol=1e-5)
+        assert layers[3].weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("more", [("train.reduce_once=true", "objective.update=accumulate"), ("regularizer.variant=authors",)],
+                         ids=["reduced once a step", "gradients that come late"])
+def test_ways_to_reduce_train_the_same(more, tmp_path):
+    common = (*SHORT, "objective.base_loss=mse", "objective.distill_loss=mse", "train.synchronized_bn=true")
+    tiny.distributed(run, str(tmp_path / "two"), True, *common, *more)
+    tiny.distributed(run, str(tmp_path / "one"), True, *common, *more, world_size=1)
+    assert alike_on_both_ranks(tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-8)

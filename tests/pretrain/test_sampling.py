@@ -1,12 +1,13 @@
 """Laws of every width-sampling rule (METHOD section 4)."""
 
+import dataclasses
 import itertools
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pretrain.config import WidthsConfig
+from pretrain.config import WidthsConfig, trained_widths
 from pretrain.objective.sampling import sample_widths
 from pretrain.objective.width_rules.dynamic import lower_bound
 
@@ -92,3 +93,31 @@ def test_seeds_and_steps_draw_differently_and_neither_depends_on_the_other_calls
 def test_the_narrow_end_of_two_widths_per_step():
     assert draws(WidthsConfig(per_step=2), total=3) == [[1.0, 0.25]] * 3
     assert {len(w) for w in draws(WidthsConfig(sampling="uniform", per_step=1))} == {1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["sandwich", "dynamic", "uniform", "elastic"]), st.integers(3, 20), st.integers(2, 6), st.integers(0, 10**6),
+       st.sampled_from([(0.25, 1.0), (0.3, 0.9), (0.5, 0.55)]))
+def test_a_grid_keeps_the_order_and_the_ends(rule, count, per_step, step, ends):
+    """Widths of a grid are the nearest of it to those drawn without, at most half a place away where nothing hinders."""
+    free = WidthsConfig(sampling=rule, per_step=per_step, min=ends[0], max=ends[1])
+    bound = dataclasses.replace(free, grid=count)
+    drawn = sample_widths(free, 7, step, 10**6)
+    found = sample_widths(bound, 7, step, 10**6)
+    place = (ends[1] - ends[0]) / (count - 1)
+    assert len(found) == len(drawn) and found == sorted(found, reverse=True)
+    assert set(found) <= set(trained_widths(bound)) and len(trained_widths(bound)) in (count, per_step)
+    assert all(abs(a - b) <= 1.5 * place + 1e-9 for a, b in zip(found, drawn, strict=True))
+    if rule != "uniform":
+        assert found[0] == ends[1] and found[1:].count(ends[1]) == 0
+    if rule == "sandwich":
+        assert found[-1] == ends[0]
+
+
+def test_few_widths_are_known():
+    assert trained_widths(WidthsConfig()) == [] and trained_widths(WidthsConfig(sampling="dynamic")) == []
+    assert trained_widths(WidthsConfig(per_step=2)) == [1.0, 0.25]
+    assert trained_widths(WidthsConfig(sampling="fixed", fixed=[0.5, 1.0])) == [1.0, 0.5]
+    assert trained_widths(WidthsConfig(min=1.0)) == [1.0]
+    assert trained_widths(WidthsConfig(grid=4)) == [1.0, 0.75, 0.5, 0.25]
+    assert trained_widths(WidthsConfig(sampling="uniform", grid=3)) == [1.0, 0.625, 0.25]
