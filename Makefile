@@ -11,26 +11,28 @@ REPORT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
+COVERAGE_FLOOR ?= 85
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup docs detectron2 demo test test-slow test-slurm test-faults slurm-packages bench report lint clean
+.PHONY: help setup docs detectron2 demo test test-slow test-slurm test-faults coverage slurm-packages bench report lint clean
 
 help:
 	@echo "make demo       install if needed, train and evaluate the guidelines grid on digits, show the table"
 	@echo "                (DEMO_ARGS=\"--seeds 3\" adds options of ablations/run.py)"
 	@echo "make report     tables, pictures, verdicts on the paper's claims and a page of stored runs"
 	@echo "                (RUNS=\"DIR ...\" says which, default runs, or a file of them; OUT=DIR where to; REPORT_ARGS adds options)"
-	@echo "make test       install if needed, check style, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
+	@echo "make test       install if needed, check style and types, run the tests (TEST_ARGS=\"-k width\" adds options of pytest)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-slurm the tests on a real Slurm, which is installed where it may be (root on Debian or Ubuntu) and started for them"
 	@echo "make test-faults kills, damaged files and wrong command lines, some hundreds of them: each must end equal or in one line"
 	@echo "                (minutes; FAULTS_ARGS=\"--seed 7\" adds options of tests/faults/run.py)"
+	@echo "make coverage   the tests with the lines that they run counted; fails below $(COVERAGE_FLOOR) % (TEST_ARGS as above)"
 	@echo "make bench      how fast training, evaluation and data are, against plain references and the machine's limits"
 	@echo "                (BENCH_ARGS=\"--only step limits\" adds options of benchmarks/run.py)"
 	@echo "make docs       build the documentation site into site/ (mkdocs-material, installed if needed)"
-	@echo "make lint       check style only"
+	@echo "make lint       check style and types only"
 	@echo "make detectron2 install detectron2 into $(VENV) if it is not there (make setup does it too)"
 	@echo "make setup      install only, into $(VENV) (PYTHON=/path/to/python3 chooses another Python, 3.10 or newer)"
 	@echo "make clean      remove $(VENV) and all caches; runs are kept"
@@ -76,6 +78,13 @@ test-slurm: setup slurm-packages
 test-faults: setup
 	$(PY) tests/faults/run.py $(FAULTS_ARGS)
 
+# Slower than `make test` by about a third.
+coverage: setup
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 $(TEST_ARGS) -m "not slow and not slurm"
+	$(PY) -m coverage combine -q
+	$(PY) -m coverage report --fail-under=$(COVERAGE_FLOOR)
+
 slurm-packages: setup
 	@need=$$($(PY) tests/slurm/throwaway.py need); if [ -n "$$need" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing Slurm: $$need"; \
@@ -96,7 +105,8 @@ $(VENV)/.docs: $(STAMP)
 
 lint: setup
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

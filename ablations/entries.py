@@ -65,6 +65,9 @@ class Entry:
     reference: bool = True
     workers: int | None = number(None, 0, MOST_WORKERS)
 
+    def check(self) -> None:
+        """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+
 
 @dataclass
 class FinetuningEntry(Entry):
@@ -161,7 +164,7 @@ KINDS: dict[str, type[Entry]] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSI
 class Placed:
     """An entry and where it stands: ``where`` begins each message about it."""
 
-    entry: FinetuningEntry | ScoringEntry | AnalysisEntry
+    entry: Any  # of :data:`KINDS`
     where: str
 
     @property

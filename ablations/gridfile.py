@@ -248,7 +248,7 @@ def _filled(file: GridFile, template: str) -> set[str]:
         else:
             chosen = [list(values) for values in itertools.product(*lists)]
         plain = [dict(zip(needed, map(_word, values), strict=True)) for values in chosen]
-        found |= {_PLACEHOLDER.sub(lambda place, each=each: each[place[1]], template) for each in plain}
+        found |= {_PLACEHOLDER.sub(lambda place, each=each: each[place[1]], template) for each in plain}  # type: ignore[misc]
     return found
 
 

@@ -64,7 +64,7 @@ def _transfer(one: Transfer, training_of: Callable[[Path], str], wait: float) ->
 
 def stages(run: Run) -> list[Job]:
     """Jobs for what ``run`` still lacks: its training, and the evaluations, protocols that share features in one job."""
-    made, after = [], ()
+    made, after = [], tuple[str, ...]()
     if not trained(run.directory):
         needs = () if run.needs is None or trained(run.needs) else (training(run.needs),)
         made.append(Job(training(run.directory), train_job, (to_plain(run),), "pretrain", needs, directory=run.directory,

@@ -19,7 +19,7 @@ from pretrain.cost import training_flops
 from rundir.clock import duration
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
-from rundir.schema import File
+from rundir.schema import File, Provenance
 from rundir.wording import counted
 from slurm import squeue
 from slurm.arrays import Array, plan, spec
@@ -93,9 +93,9 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
         left = sum(not one.finished for one in own)
         table.add_row(entry, kind, widths, str(len(own)), str(left), f"{own[0].flops:.2e}")
     console.print(table)
-    left, rate = sum(one.flops for one in work.open_transfers), min(rates.values(), default=0.0)
-    about = f", about {duration(left / rate)} here one after another" if rate and left else ""
-    console.print(f"to do: {counted(len(work.open_transfers), 'job')}, {left:.2e} FLOPs of the encoder{about}; detectors' and "
+    flops, rate = sum((one.flops for one in work.open_transfers), 0.0), min(rates.values(), default=0.0)
+    about = f", about {duration(flops / rate)} here one after another" if rate and flops else ""
+    console.print(f"to do: {counted(len(work.open_transfers), 'job')}, {flops:.2e} FLOPs of the encoder{about}; detectors' and "
                   "segmenters' own layers come on top", soft_wrap=True)
 
 
@@ -189,7 +189,7 @@ def _rate(cluster: Cluster, folder: Path) -> tuple[float, str]:
     return 0.0, ""
 
 
-def _hardware(known: dict) -> str:
+def _hardware(known: Provenance) -> str:
     hardware = known.get("hardware", {})
     gpus = Counter(hardware.get("gpus") or [])
     return ", ".join(f"{count} {name}" for name, count in gpus.items()) or f"{hardware.get('cores', '?')} CPU cores"

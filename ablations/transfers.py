@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ablations.cell import check_trained, trained
 from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed
@@ -295,7 +296,7 @@ def finetune_job(work: dict, wait: float = 0.0) -> None:
         Unfinished: it was asked to stop and has saved.
     """
     try:
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in work.items()}
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in work.items()}
         described = Finetuning(**plain)
     except TypeError:
         raise UserError(OTHER_VERSION) from None

@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ablations import gridfile
 from ablations.grid import Run
@@ -66,7 +67,7 @@ def limits(arguments: argparse.Namespace) -> Limits | None:
     return Limits(first, most, seconds(arguments.budget) if arguments.budget is not None else float("inf"))
 
 
-def rounds(folder: str, limit: Limits, plan: Callable[[int], tuple[Sequence[Run], Sequence[Run]]],
+def rounds(folder: Path, limit: Limits, plan: Callable[[int], tuple[Sequence[Run], Sequence[Run]]],
            launch: Callable[[Sequence[Run], Sequence[Run]], int]) -> int:
     """Launch rounds until one decides, fails, or is the last; the exit code. A line after each.
 
@@ -91,7 +92,7 @@ def rounds(folder: str, limit: Limits, plan: Callable[[int], tuple[Sequence[Run]
         count += 1
 
 
-def own_verdicts(folder: str, runs: Sequence[Run]) -> list[Verdict]:
+def own_verdicts(folder: Path, runs: Sequence[Run]) -> list[Verdict]:
     """The verdicts on these runs, and on claims that have none."""
     names = {run.directory.name for run in runs}
     return [verdict for verdict in of_runs([folder])[0] if not verdict.runs or names & set(verdict.runs)]

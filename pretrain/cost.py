@@ -58,7 +58,7 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
         widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
         parts = ["base" if w == widths[0] or naive else "distill" for w in widths]
         spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
-        spent += sum(forward(w, "teacher") for w in teacher.passes(cfg, widths))
+        spent += sum(forward(w, "teacher") for w in teacher.passes(cfg, widths))  # type: ignore[attr-defined, misc]
         spent += (widths.count(widths[0]) if guided else len(widths)) * frozen
     views = 1 if cfg.objective.pairings == "one" else 2
     return spent / max(len(chosen), 1) * views * sum(sizes) * cfg.optimizer.epochs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,7 @@ class Diagnostics:
         """(name, width, value) of every diagnostic; drifts from the second call on; None for what is undefined or not finite."""
         with local_statistics(student, *([] if teacher is None else [teacher])):
             features = {width: self._at(width, student, student.encoder) for width in self.widths}
-            projections = {width: self._at(width, student, lambda _, width=width: student.projector(features[width]))
-                           for width in self.widths}
+            projections = {width: self._at(width, student, partial(_projected, student, features[width])) for width in self.widths}
             targets = {str(width): (projections[width] if teacher is None else self._at(width, teacher, teacher)).float()
                        for width in self.guided}
         rows: list[tuple[str, float, float | None]] = []
@@ -115,3 +115,7 @@ class Diagnostics:
     def _at(self, width: float, model: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
         with at_width(model, width):
             return function(self.images)
+
+
+def _projected(student: Student, features: Tensor, _: Tensor) -> Tensor:
+    return student.projector(features)

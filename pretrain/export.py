@@ -19,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -117,7 +118,7 @@ def _with_data(config: Config, dataset: str | None, root: str | None, size: int 
         raise UserError(f"unknown data set {dataset!r}; set --dataset to one of {', '.join(sources.NAMES)}")
     if dataset is not None and dataset != data.name:
         data = DataConfig(name=dataset, root=root or "", size=data.size)
-    changed = {"root": root or data.root} | ({"size": size} if size is not None else {})
+    changed: dict[str, Any] = {"root": root or data.root} | ({"size": size} if size is not None else {})
     return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
 
 

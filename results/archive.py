@@ -86,7 +86,7 @@ def _text(path: Path) -> str | None:
         raise UserError(f"{error}; a damaged run cannot be published, take it out") from None
 
 
-def _columns(text: str) -> dict[str, list]:
+def _columns(text: str) -> dict[str, Any]:
     """The logged values by column; nothing where the text is not exactly what these give back."""
     try:
         lines = [json.loads(line) for line in text.splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -245,7 +246,7 @@ def join(*words: str, by: str = "-") -> str:
     return by.join(filter(None, words))
 
 
-def _text(name: str, value: object) -> str:
+def _text(name: str, value: Any) -> str:
     if name == "label_fraction":
         return "" if value == 1 else f"{100 * value:g}percent"
     return "" if value is None else str(value)

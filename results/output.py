@@ -43,8 +43,8 @@ class Written:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
-          after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
+def write(out: Path, writers: Mapping[str, Callable[[Path], object]], pictures: Mapping[str, partial[Figure]],
+          after: Callable[[Path], Mapping[str, Callable[[Path], object]]], about: Mapping[str, Any],
           kinds: Sequence[str] = drawing.KINDS) -> Written:
     """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
 
@@ -72,8 +72,8 @@ def _alone(out: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _write(out: Path, writers: Mapping[str, Callable[[Path], None]], pictures: Mapping[str, partial[Figure]],
-           after: Callable[[Path], Mapping[str, Callable[[Path], None]]], about: Mapping[str, Any],
+def _write(out: Path, writers: Mapping[str, Callable[[Path], object]], pictures: Mapping[str, partial[Figure]],
+           after: Callable[[Path], Mapping[str, Callable[[Path], object]]], about: Mapping[str, Any],
            kinds: Sequence[str]) -> Written:
     earlier, drawn, result = _earlier(out), {}, Written()
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
@@ -108,7 +108,7 @@ def draw_all(pictures: Mapping[str, partial[Figure]], folder: Path, kinds: Seque
     """Draw ``pictures`` into ``folder``, one process for each core; why some were skipped, by name and in their order."""
     names, work, processes = list(pictures), partial(_draw, pictures, folder, kinds), min(cores(), len(pictures))
     if processes < 2:
-        found = map(work, names)
+        found = list(map(work, names))
     else:
         global _work
         _work = work  # a fork has it; rows and functions need not be sent
@@ -143,7 +143,7 @@ def _clear(out: Path, seconds: float) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def text(content: str) -> Callable[[Path], None]:
+def text(content: str) -> Callable[[Path], object]:
     """What writes ``content``."""
     return lambda path: path.write_text(content, encoding="utf-8")
 

@@ -73,8 +73,8 @@ def predictions(found: pd.DataFrame) -> list[Prediction]:
             continue
         ends = [rhos(own[own["width"].eq(width)], name, ["seed"]) for width in widths]
         within = rhos(own, name, ["seed", "run"], MIN_WIDTHS).groupby("seed").mean()
-        made.append(Prediction(name, *map(_summary, (everywhere, *ends, within)), len(own[["cell", "width"]].drop_duplicates()),
-                               len(everywhere)))
+        made.append(Prediction(name, _summary(everywhere), _summary(ends[0]), _summary(ends[1]), _summary(within),
+                               len(own[["cell", "width"]].drop_duplicates()), len(everywhere)))
     return made
 
 

@@ -89,7 +89,7 @@ def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, inte
                for table in [*result.tables, beside] for suffix, write in renderers.items()}
     writers |= _frame_writers(loaded) | _claim_writers(result.verdicts, made)
 
-    def last(folder: Path) -> dict[str, Callable[[Path], None]]:
+    def last(folder: Path) -> dict[str, Callable[[Path], object]]:
         drawn = [Picture(item.title, (folder / f"{name}.svg").read_text(encoding="utf-8"), item.facets)
                  for name, item in pictures.items() if (folder / f"{name}.svg").is_file()]
         return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made,
@@ -108,14 +108,14 @@ def _load(roots: Sequence[Path], keep: bool) -> frame.Frames:
     return replace(loaded, scores=mark_collapse(loaded.scores, loaded.metrics))
 
 
-def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], None]]:
+def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], object]]:
     scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns=["path", "alike"])
     return {"frame.parquet": lambda path: scores.to_parquet(path, index=False),
             "frame.csv": lambda path: scores.to_csv(path, index=False),
             "runs.csv": lambda path: runs.to_csv(path, index=False)}
 
 
-def _claim_writers(verdicts: Sequence[judging.Verdict], made: Made) -> dict[str, Callable[[Path], None]]:
+def _claim_writers(verdicts: Sequence[judging.Verdict], made: Made) -> dict[str, Callable[[Path], object]]:
     content = {"format": REPORT_FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
     return {"claims.md": output.text(rendering.markdown(verdicts)),
             "claims.json": output.text(json.dumps(content, indent=1) + "\n")}

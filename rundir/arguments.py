@@ -72,7 +72,7 @@ class Spread(NamedTuple):
 
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own method of that name is not used
 
     def widths(self) -> list[float]:
         """The widths, widest first, rounded to six decimals."""

@@ -160,7 +160,7 @@ def _use_utf8() -> None:
     encoding = os.environ.pop(TERMINAL, "")
     if encoding:
         for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")  # type: ignore[union-attr]
     elif sys.getfilesystemencoding() != "utf-8":
         again = {**os.environ, "PYTHONUTF8": "1", TERMINAL: getattr(sys.stdout, "encoding", None) or "ascii"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], again)

@@ -7,9 +7,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 from rundir.atomic import remove_leftovers, write_atomically, write_json
 from rundir.cli import is_interruption
@@ -18,7 +19,7 @@ from rundir.errors import UserError
 from rundir.files import Damaged, read_json, read_text, read_yaml
 from rundir.provenance import code, kind
 from rundir.records import identity
-from rundir.schema import FORMAT, WRITTEN, File, Provenance, Score, State, Status
+from rundir.schema import FORMAT, WRITTEN, File, Provenance, State, Status
 
 MOST_METRICS = 2**32  # bytes of metrics.jsonl
 SCORED = {"task", "dataset", "metric", "width", "value"}  # every record says
@@ -86,7 +87,7 @@ class RunDirectory:
 
     def status(self) -> Status:
         """What ``status.json`` says; state ``pending`` where there is none."""
-        return self._read_json(File.STATUS) or {"format": FORMAT, "state": State.PENDING, "why": ""}
+        return cast(Status, self._read_json(File.STATUS) or {"format": FORMAT, "state": State.PENDING, "why": ""})
 
     def set_status(self, state: str, why: str = "", **details) -> None:
         """Write ``status.json``: keeps earlier details, stamps host, process and heartbeat."""
@@ -141,18 +142,18 @@ class RunDirectory:
                 continue
         write_atomically(path, "".join(kept))
 
-    def records(self) -> list[Score]:
-        """The score records of ``result.json``, [] where there is none."""
+    def records(self) -> list[dict[str, Any]]:
+        """The score records of ``result.json`` (:class:`rundir.schema.Score`), [] where there is none."""
         found = (self._read_json(File.RESULT) or {"records": []}).get("records")
         if not isinstance(found, list) or not all(isinstance(record, dict) and record.keys() >= SCORED for record in found):
             raise UserError(f"{self.path / File.RESULT} has no list of records; remove it and evaluate the run again")
         return found
 
-    def add_records(self, records: Iterable[Score]) -> None:
+    def add_records(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Merge ``records`` into ``result.json``: one with the same identity is replaced, and the newest are last."""
         with self._exclusive():
             remove_leftovers(self.path, WRITTEN)
-            merged = {identity(record): record for record in self.records()}
+            merged: dict[str, Mapping] = {identity(record): record for record in self.records()}
             for record in records:
                 merged.pop(identity(record), None)
                 merged[identity(record)] = record
@@ -160,7 +161,7 @@ class RunDirectory:
 
     def provenance(self) -> Provenance:
         """What ``provenance.json`` says, {} where there is none."""
-        return self._read_json(File.PROVENANCE) or {}
+        return cast(Provenance, self._read_json(File.PROVENANCE) or {})
 
     def add_provenance(self, **details) -> None:
         """Write or extend ``provenance.json``: commit, packages and command as they were first, plus ``details``."""

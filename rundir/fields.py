@@ -55,9 +55,9 @@ class Number:
             return ""
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             return f"must be a number {self}"
-        if not -math.inf < value < math.inf:
+        if not -math.inf < value < math.inf:  # type: ignore[operator]  # of Real, whatever its class
             return f"must be finite and {self}"
-        above = self.low < value if self.strictly else self.low <= value
+        above = self.low < value if self.strictly else self.low <= value  # type: ignore[operator]
         return "" if above and value <= self.high else f"must be {self}"
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ def choice(*allowed: str, default: str | None = None) -> Any:
     return field(default=allowed[0] if default is None else default, metadata={CONSTRAINT: Choice(allowed)})
 
 
-def number(default: float | None = dataclasses.MISSING, low: float = 0, high: float = math.inf, above: float | None = None) -> Any:
+def number(default: Any = dataclasses.MISSING, low: float = 0, high: float = math.inf, above: float | None = None) -> Any:
     """A field that is a finite number in [low, high], or in (above, high]; or None, where that is the default."""
     limits = Number(low if above is None else above, high, above is not None, default is None)
     return field(default=default, metadata={CONSTRAINT: limits})
@@ -192,7 +192,7 @@ def constraints(kind: type, prefix: str = "") -> dict[str, Any]:
 def _constraints(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
     for each in dataclasses.fields(kind):
         if is_section(each):
-            yield from _constraints(each.default_factory, f"{prefix}{each.name}.")
+            yield from _constraints(each.default_factory, f"{prefix}{each.name}.")  # type: ignore[arg-type]
         elif each.type == "str" and CONSTRAINT not in each.metadata:
             yield f"{prefix}{each.name}", Text()
         elif CONSTRAINT in each.metadata:

@@ -122,7 +122,7 @@ def _check_size(text: str, name: str) -> None:
             raise Damaged(f"{name} holds more than {MOST_NODES:,} values when its aliases are expanded")
 
 
-class _UniqueKeys(_Loader):
+class _UniqueKeys(_Loader):  # type: ignore[misc, valid-type]  # yaml's in C, or in Python
     """The safe loader, as users mean it: a duplicate key in a mapping is an error, not silently the last one; 1:30:00 is a
     string, not a number to the base 60; strings hold nothing that no file can.
     """

@@ -25,14 +25,14 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
     """
     worded = check_keys(kind, raw, prefix)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))
+        return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {first_line(error)}") from None
 
 
 def check_values(content: object, prefix: str = "") -> None:
     """Raise :class:`UserError` for the first value of a config dataclass that its field's constraint forbids."""
-    for dotted, constraint in constraints(type(content)).items():
+    for dotted, constraint in constraints(type(content)).items():  # type: ignore[arg-type]  # a class is hashable
         value = value_of(content, dotted)
         fault = constraint.fault(value)
         if fault:
@@ -57,7 +57,7 @@ def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
         UserError: a key that ``kind`` and its sections do not have, a section that is none, or a value no field can have.
     """
     known = {field.name: field for field in dataclasses.fields(kind)}
-    worded = {}
+    worded: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in known:
             otherwise = f"known here: {', '.join(prefix + k for k in known)}"
@@ -65,9 +65,9 @@ def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
         if is_section(known[key]):
             if not isinstance(value, dict):
                 raise UserError(f"{prefix}{key} is a section; set {prefix}{key}.NAME=VALUE")
-            worded[key] = check_keys(known[key].default_factory, value, f"{prefix}{key}.")
+            worded[key] = check_keys(known[key].default_factory, value, f"{prefix}{key}.")  # type: ignore[arg-type]
         else:
-            _check_value(value, known[key].type, prefix + key)
+            _check_value(value, str(known[key].type), prefix + key)
             worded[key] = str(value).lower() if isinstance(value, bool) and known[key].type == "str" else value
     return worded
 

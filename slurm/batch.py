@@ -46,9 +46,10 @@ class ArrayExecutor(submitit.SlurmExecutor):
 
     def script(self, options: Mapping[str, object] | None = None, tasks: int | None = None) -> str:
         """The batch script, with these further options of sbatch; ``tasks``: as an array of so many."""
-        more = {**self.parameters["additional_parameters"], **(options or {})}
+        before: dict = self.parameters  # type: ignore[has-type]
+        more = {**before["additional_parameters"], **(options or {})}
         python = self.python or shlex.quote(sys.executable)
-        before, self.parameters = self.parameters, {**self.parameters, "additional_parameters": more, "map_count": tasks}
+        self.parameters = {**before, "additional_parameters": more, "map_count": tasks}
         try:
             return self._make_submission_file_text(f"{python} -u -m slurm.entry {shlex.quote(str(self.folder))}", "")
         finally:

@@ -76,7 +76,7 @@ def _run_inline(jobs: Sequence[Job], log_dir: Path, on_update: Callable[[Outcome
         index, job = taken
         on_update(Outcome(job.name, JobState.RUNNING))
         log = job.log(log_dir)
-        state, why = attempt(job.function, job.args, lambda log=log: log.open("a", encoding="utf-8"))
+        state, why = attempt(job.function, job.args, lambda log=log: log.open("a", encoding="utf-8"))  # type: ignore[misc]
         outcome = Outcome(job.name, state, why, log if state == JobState.FAILED else None)
         for place, ended in [(index, outcome), *order.end(outcome)]:
             outcomes[place] = ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -87,7 +88,7 @@ class Outcome:
     log: Path | None = None
 
 
-def attempt(function: Callable[..., object], args: tuple, log: Callable[[], TextIO]) -> tuple[str, str]:
+def attempt(function: Callable[..., object], args: tuple, log: Callable[[], AbstractContextManager[TextIO]]) -> tuple[str, str]:
     """Call ``function(*args)``; return how that ended, ``done``, ``left`` or ``failed``, and unless done one line that says why.
 
     The traceback goes to the stream that ``log()`` opens. ``sys.exit`` in a job is a failure too; Ctrl-C is not caught, nor is

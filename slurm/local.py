@@ -66,8 +66,8 @@ def _redirect_output(log: Path) -> None:
         stream.write(f"--- {datetime.now().isoformat(timespec='seconds')} pid {os.getpid()}\n".encode())
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the terminal's is
+    for printed in (sys.stdout, sys.stderr):
+        printed.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # whatever the terminal's is
 
 
 @dataclass

@@ -87,8 +87,9 @@ def _stalled_minutes(ledger: Ledger) -> float:
 
 def _number(value: object) -> float | None:
     """A number from a file that anything may have written; None where it is none."""
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if usable else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return value
 
 
 def _text(value: object) -> str:

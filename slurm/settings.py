@@ -206,7 +206,7 @@ def _filled(cls: type, raw: Mapping[str, Any], kind: str):
     for entry in dataclasses.fields(cls):
         if entry.name not in raw or raw[entry.name] is None:
             continue
-        values[entry.name] = _typed(raw[entry.name], entry.type, f"{kind}.{entry.name}".lstrip("."))
+        values[entry.name] = _typed(raw[entry.name], str(entry.type), f"{kind}.{entry.name}".lstrip("."))
     return cls(**values)
 
 

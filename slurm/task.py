@@ -93,8 +93,8 @@ class Task:
                 stream.write(f"--- {now()} job {self.here.job_id} on {socket.gethostname()}, start {self.restarts + 1}\n".encode())
                 os.dup2(stream.fileno(), 1)
                 os.dup2(stream.fileno(), 2)
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the node's locale is
+            for printed in (sys.stdout, sys.stderr):
+                printed.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # whatever the node's locale is
         except OSError as error:
             print(f"no log {log}: {error.strerror}", file=sys.stderr)
 

@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class StandIn(dict):
         """Ignore an item of what was a list or a set."""
 
     extend = add = append
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
 
@@ -195,7 +195,7 @@ def _read_legacy(file: BinaryIO, size: int) -> object:
             raise ValueError("a tensor is larger than the file")
         return kept.setdefault(key, torch.zeros(numel, dtype=dtype))
 
-    def load() -> object:
+    def load() -> Any:
         start = file.tell()
         named_in(file)
         end = file.tell()
@@ -220,9 +220,9 @@ def parts_of(value: object) -> Mapping | None:
     """The named parts of a mapping or of an object that a :class:`StandIn` is for; of a module its tensors and its modules."""
     if isinstance(value, StandIn) and isinstance(value.state, dict):
         state = value.state
-        if "_modules" not in state:
+        if "_modules" not in state:  # type: ignore[attr-defined]
             return {**value, **state}
-        groups = [state.get(name) for name in ("_parameters", "_buffers", "_modules")]
-        hidden = state.get("_non_persistent_buffers_set") or ()
+        groups = [state.get(name) for name in ("_parameters", "_buffers", "_modules")]  # type: ignore[attr-defined]
+        hidden = state.get("_non_persistent_buffers_set") or ()  # type: ignore[attr-defined]
         return {key: part for group in groups if isinstance(group, Mapping) for key, part in group.items() if key not in hidden}
     return value if isinstance(value, Mapping) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def _config(payload: dict, path: Path) -> Config:
         raise UserError(f"the config in {path} cannot be used: {error}") from None
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether ``value`` is what a YAML file can hold."""
     if type(value) in (dict, list):
         return all(map(_is_plain, value.values() if isinstance(value, dict) else value))

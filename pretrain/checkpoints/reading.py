@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ TAR_MAGIC_AT = 257
 INFLATED = 20  # times its size that an archive may hold: weights hardly compress
 
 
-def read(path: str | Path) -> object:
+def read(path: str | Path) -> Any:
     """What is in ``path``, whoever wrote it, tensors on the CPU: a file of torch (of any version) or of safetensors.
 
     Objects that are neither tensors nor plain containers become :class:`~pretrain.checkpoints.inert.StandIn`; no code of the file

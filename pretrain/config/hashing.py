@@ -17,7 +17,7 @@ def config_hash(cfg: Config) -> str:
     Only what differs from the defaults of the dataclasses counts, so a run keeps its name when a later version adds keys. A default
     must therefore never change: a new behaviour is a new key whose default is the old one.
     """
-    counted = _difference(_counted(cfg), _defaults(type(cfg)))
+    counted = _difference(_counted(cfg), _defaults(type(cfg)))  # type: ignore[arg-type]
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -38,9 +38,9 @@ def _counted(cfg: Config) -> dict:
         for parent in parents:
             section = section[parent]
         section.pop(last)
-    for section, key in (dotted.split(".") for dotted in OTHER_RUNS):
+    for section, key in (dotted.split(".") for dotted in OTHER_RUNS):  # type: ignore[assignment]
         content[section][key] = run_name(content[section][key])  # a moved tree of runs is the same
-    for section, key in (dotted.split(".") for dotted in OWN_FILES):
+    for section, key in (dotted.split(".") for dotted in OWN_FILES):  # type: ignore[assignment]
         content[section][key] = file_name(content[section][key])  # and so is a moved file
     return content
 
@@ -57,7 +57,7 @@ def _flat(content: dict, before: str = "") -> Iterator[tuple[str, object]]:
 
 def changed(cfg: Config) -> dict:
     """Where ``cfg`` differs from the defaults, in plain types; ``from_dict`` makes ``cfg`` of it again."""
-    return _difference(to_dict(cfg), _defaults(type(cfg)))
+    return _difference(to_dict(cfg), _defaults(type(cfg)))  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -138,7 +138,7 @@ def find(part: Part, value: str) -> Callable:
     return found
 
 
-def make(part: Part, value: str, options: Mapping[str, Any], *arguments: Any) -> Callable:
+def make(part: Part, value: str, options: Mapping[str, Any], *arguments: Any) -> Any:
     """The part of the method that ``value`` names, with its options: a class is made with ``arguments``, a function is as it is.
 
     Raises as :func:`find` does.

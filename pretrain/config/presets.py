@@ -19,6 +19,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pretrain.config.methods import settle
 from pretrain.config.schema import Config, ExperimentConfig, ObjectiveConfig, OptimizerConfig
@@ -102,7 +103,7 @@ def _last(layers: Sequence[dict], section: str, name: str, default: str) -> str:
     return str(values[-1])
 
 
-def _with_epochs(content: object, epochs: object) -> object:
+def _with_epochs(content: Any, epochs: object) -> Any:
     """``content`` with each ``$epochs/N`` in it as a number."""
     if isinstance(content, dict):
         return {key: _with_epochs(value, epochs) for key, value in content.items()}

@@ -43,7 +43,7 @@ def options_of(found: Callable) -> type:
     return dataclasses.make_dataclass(f"OptionsOf{found.__name__}", fields)
 
 
-def fault_of(shape: Shape, found: Callable) -> str:
+def fault_of(shape: Shape, found: Any) -> str:
     """What keeps a function or class from being of that shape; "" if nothing does."""
     is_class, fault = inspect.isclass(found), ""
     if is_class and not shape.extends[0]:

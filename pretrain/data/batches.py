@@ -176,7 +176,7 @@ def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, T
         return [crop_resize(images, draws.boxes(*images.shape[-2:]), size, flip, interpolation)
                 for draws, flip in views]
     out = [torch.empty(len(index), 3, size, size, dtype=torch.uint8) for _ in views]
-    for i, image in enumerate(map(source.decode, index.tolist())):
+    for i, image in enumerate(map(source.decode, index.tolist())):  # type: ignore[attr-defined]
         for crops, (draws, flip) in zip(out, views, strict=True):
             box = draws.rows(slice(i, i + 1)).boxes(*image.shape[-2:])[0].tolist()
             crop = transforms.resized_crop(image, *box, [size, size], transforms.InterpolationMode(interpolation), True)
@@ -189,7 +189,8 @@ def _centre(source: ImageSource, index: Tensor, size: int, side: int, interpolat
     if isinstance(source, TensorSource):
         resized = resize_square(to_float(_rows(source.images, index)), side, size, interpolation)
         return resized.clamp_(0, 1) if interpolation == "bicubic" else resized
-    return torch.stack([resize_square(source.decode(i), side, size, interpolation) for i in index.tolist()])
+    decoded = (source.decode(i) for i in index.tolist())  # type: ignore[attr-defined]
+    return torch.stack([resize_square(image, side, size, interpolation) for image in decoded])
 
 
 def _rows(images: Tensor, index: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ def is_litter(name: str) -> bool:
 
 def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> list[str]:
     """What ``paths`` are called from ``home`` on, with slashes."""
-    start = os.path.join(home, "")
-    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in map(os.fspath, paths)]
+    start, given = os.path.join(home, ""), [os.fspath(path) for path in paths]
+    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in given]
     return names if os.sep == "/" else [name.replace(os.sep, "/") for name in names]
 
 

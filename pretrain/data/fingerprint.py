@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -161,7 +162,7 @@ def _spread(names: Sequence, most: int) -> Sequence:
     return names if len(names) <= most else [names[i * len(names) // most] for i in range(most)]
 
 
-def _tried(look: Callable, path: str | os.PathLike) -> object:
+def _tried(look: Callable, path: str | os.PathLike) -> Any:
     try:
         return look(path)
     except OSError as error:

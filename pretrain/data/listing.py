@@ -82,8 +82,9 @@ def _looked_up(name: str, split: str, root: str, home: str) -> tuple[dict[str, n
         names, numbers = found.names, {"shard": found.shard, "first": found.first, "size": found.size}
         inside = names_below(root, found.shards)
     else:
-        found = folder.scan(root, split) if name == "folder" else published.read(name, split, root)
-        names, numbers, inside = names_below(home, found.paths), {"shard": [], "first": [], "size": []}, []
+        found = folder.scan(root, split) if name == "folder" else published.read(name, split, root)  # type: ignore[assignment]
+        names = names_below(home, found.paths)  # type: ignore[attr-defined]
+        numbers, inside = {"shard": [], "first": [], "size": []}, []
     parts = {"names": names, "classes": found.classes, "notes": found.notes, "shards": inside}
     return {**{part: cache.as_array(some) for part, some in parts.items()}, "labels": np.array(found.labels, np.int32),
             **{part: np.array(some, np.int64) for part, some in numbers.items()}}, found.seen

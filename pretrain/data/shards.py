@@ -212,7 +212,7 @@ def _files(path: str) -> Iterator[tuple[str, int, int]]:
         length = os.path.getsize(path)
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # which tarfile would keep
+                tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
                 if member.isdir():
                     continue
                 place = known.get(_plain(member.linkname)) if member.islnk() else (member.offset_data, member.size)

@@ -67,8 +67,8 @@ class ImageSource:
     name: str
     classes: list[str]
     labels: Tensor
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     names: list[str] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -99,7 +99,7 @@ class TensorSource(ImageSource):
 
     def subset(self, indices: Sequence[int]) -> TensorSource:
         images = self.images[torch.as_tensor(indices, device=self.images.device)]
-        return replace(super().subset(indices), images=images)
+        return replace(super().subset(indices), images=images)  # type: ignore[call-arg, return-value]
 
 
 @dataclass
@@ -109,7 +109,7 @@ class FolderSource(ImageSource):
     paths: list[str]
 
     def subset(self, indices: Sequence[int]) -> FolderSource:
-        return replace(super().subset(indices), paths=[self.paths[i] for i in indices])
+        return replace(super().subset(indices), paths=[self.paths[i] for i in indices])  # type: ignore[call-arg, return-value]
 
     def decode(self, index: int) -> Tensor:
         """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
@@ -124,8 +124,8 @@ class ShardSource(ImageSource):
 
     def subset(self, indices: Sequence[int]) -> ShardSource:
         chosen, places = np.asarray(indices, np.int64), self.places
-        return replace(super().subset(indices), places=replace(places, shard=places.shard[chosen], first=places.first[chosen],
-                                                               size=places.size[chosen]))
+        own = replace(places, shard=places.shard[chosen], first=places.first[chosen], size=places.size[chosen])
+        return replace(super().subset(indices), places=own)  # type: ignore[call-arg, return-value]
 
     def decode(self, index: int) -> Tensor:
         """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where it is unreadable."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Untold:
     @classmethod
     def parse(cls, settings: str, heads_of: dict[int, int]) -> Untold:
         """From what a user writes, ``padding=2,max_pool=yes``; :class:`UserError` for anything else."""
-        values: dict[str, int] = {}
+        values: dict[str, Any] = {}
         for setting in filter(None, settings.split(",")):
             key, _, value = setting.partition("=")
             check_choice("--arch", key, SETTINGS, "setting in --arch")
@@ -131,7 +132,7 @@ def resnet(state: State, untold: Untold) -> DenseEncoder:
     outputs, per_group = _shape(state, "layer1.0.conv2.weight", 4, (64, 64))[:2] if bottleneck else (64, 64)
     network = torchvision_models.resnet.ResNet(block, depths, groups=max(1, outputs // per_group), width_per_group=per_group)
     network.fc = nn.Identity()
-    used = {}
+    used: dict[str, object] = {}
     cifar = _shape(state, "conv1.weight", 4, (64, 3, 7, 7))[-1] == 3
     if cifar:
         used |= {"padding": untold.padding, "max_pool": untold.max_pool}

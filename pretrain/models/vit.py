@@ -183,7 +183,7 @@ class VisionTransformer(Encoder):
         """MoCo v3's: Xavier-uniform weights, q, k and v each as a layer of its own, zero biases."""
         for layer in slimmable_layers(self):
             if isinstance(layer, SlimmableLinear):
-                bound = math.sqrt(6 / (layer.channels_in.channels + layer.channels_out.channels))
+                bound = math.sqrt(6 / (layer.channels_in.channels + layer.channels_out.channels))  # type: ignore[attr-defined]
                 nn.init.uniform_(layer.weight, -bound, bound)
                 nn.init.zeros_(layer.bias)
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -211,7 +211,7 @@ class VisionTransformer(Encoder):
         patches = self.patch_embed(x)
         grid, channels = tuple(patches.shape[-2:]), patches.shape[1]
         configured = grid == (self.grid_size, self.grid_size)
-        positions = (self.pos_embed if configured else self.positions(*grid, x.device))[..., :channels]
+        positions = (self.pos_embed if configured else self.positions(*grid, x.device))[..., :channels]  # type: ignore[call-arg]
         patches = patches.flatten(2).transpose(1, 2) + positions[:, 1:]
         first = (self.cls_token[..., :channels] + positions[:, :1]).expand(x.shape[0], -1, -1)
         return torch.cat([first, patches], dim=1), grid

@@ -5,14 +5,16 @@ MoCo v3's heads end with a BatchNorm without scale and shift, and have no bias (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
 from pretrain.slimmable import ChannelRule, SlimmableBatchNorm1d, SlimmableLinear
 
 
-def mlp(sizes: list[int | ChannelRule], *, slice_input: bool, last_norm: bool = False, norm: bool = True) -> nn.Sequential:
+def mlp(sizes: Sequence[Any], *, slice_input: bool, last_norm: bool = False, norm: bool = True) -> nn.Sequential:
     """MLP through ``sizes``: (B, sizes[0]) -> (B, sizes[-1]); only the first layer's input can follow the width, by the rule of
     convolutions or, where ``sizes[0]`` is a rule, by that. ``last_norm`` puts a BatchNorm without scale and shift at the end;
     without ``norm`` there is none between the layers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from pretrain.config import WidthsConfig, width_grid
 from pretrain.config.methods import WIDTH_RULE, is_own, make
@@ -54,7 +55,7 @@ def try_rule(cfg: WidthsConfig, seed: int) -> None:
             raise UserError(f"widths.sampling={cfg.sampling} fails: {type(error).__name__}: {said}; correct it") from None
 
 
-def _check(found: object, cfg: WidthsConfig) -> None:
+def _check(found: Any, cfg: WidthsConfig) -> None:
     numbers = isinstance(found, list) and found and all(isinstance(w, float | int) and cfg.min <= w <= cfg.max for w in found)
     if not numbers or found[0] != max(found):
         raise UserError(f"widths.sampling={cfg.sampling} gives {found!r}; let it return a list of widths within [{cfg.min}, "

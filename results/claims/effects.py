@@ -93,7 +93,8 @@ def _of_one_kind(scores: pd.DataFrame) -> pd.DataFrame:
     for name in ("dataset", "score", "model", "schedule"):
         counts = scores.groupby(name, dropna=False)["run"].nunique()
         order = {value: place for place, value in enumerate(SCORE_ORDER)}
-        chosen = min(counts.index, key=lambda value, counts=counts, order=order: (order.get(value, 0), -counts[value], str(value)))
+        ranked = {value: (order.get(value, 0), -counts[value], str(value)) for value in counts.index}
+        chosen = min(ranked, key=lambda value, ranked=ranked: ranked[value])  # type: ignore[misc]
         scores = scores[scores[name].eq(chosen)]
     return scores
 

@@ -132,7 +132,8 @@ def _tested(claim: Claim, verdict: Verdict, measured: Effect) -> Verdict:
     elif claim.measure == "collapse":
         hits = [value > 50 for value in differences]
         sides = sequential_binomial_p(hits, MOST_SEEDS, claim.minimum / 100)
-        interval = tuple(100 * end for end in sequential_share(hits, MOST_SEEDS))
+        low, high = sequential_share(hits, MOST_SEEDS)
+        interval = 100 * low, 100 * high
     elif claim.exact:
         sides, interval = (math.nan, math.nan), bootstrap_interval(differences)
     else:
@@ -170,7 +171,8 @@ def _cell_sides(measured: Effect) -> Sides:
         looks.append((test.pvalue / 2, 1 - test.pvalue / 2) if test.statistic < 0 else (1 - test.pvalue / 2, test.pvalue / 2))
     if not looks:
         return math.nan, math.nan
-    return tuple(min(1.0, len(CELL_LOOKS) * float(min(side))) for side in zip(*looks, strict=True))
+    above, below = (min(1.0, len(CELL_LOOKS) * float(min(side))) for side in zip(*looks, strict=True))
+    return above, below
 
 
 def _decided(verdict: Verdict, p: float, level: float) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -138,7 +138,7 @@ def _curves(rows: pd.DataFrame, grid: Grid, names: Mapping[str, str], log: bool 
     return figure
 
 
-def _all_of(rows: pd.DataFrame, names: Sequence[str], where: str = "") -> pd.DataFrame:
+def _all_of(rows: pd.DataFrame, names: Iterable[str], where: str = "") -> pd.DataFrame:
     missing = [name for name in names if not rows["name"].eq(name).any()]
     if missing:
         raise NothingToPlot(f"no {' and no '.join(missing)}{where} in metrics.jsonl")

@@ -44,7 +44,8 @@ def sequential_p(differences: Sequence[float], most: int, minimum: float = 0.0) 
         return math.nan, math.nan
     t = t_paths(shifted[None])[0]
     n = np.arange(FIRST_LOOK, len(shifted) + 1)
-    return tuple(probability(float(np.min(stats.t.sf(side * t, n - 1) / n)), most) for side in (1, -1))
+    above, below = (probability(float(np.min(stats.t.sf(side * t, n - 1) / n)), most) for side in (1, -1))
+    return above, below
 
 
 def sequential_interval(differences: Sequence[float], most: int, level: float = 0.95) -> tuple[float, float]:

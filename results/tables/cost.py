@@ -57,7 +57,8 @@ def cost_columns(lines: Sequence[GridLine], scores: pd.DataFrame,
     costs = [training_cost(line, scores, runs) for line in lines]
     flop, flop_name = unit([cost.flops for cost in costs], FLOP_UNITS)
     time, time_name = unit([cost.seconds for cost in costs], TIME_UNITS)
-    texts = [(_number(cost.trainings, ".0f"), _number(cost.flops / flop), _number(cost.seconds / time)) for cost in costs]
+    texts: list[tuple[str, ...]] = [(_number(cost.trainings, ".0f"), _number(cost.flops / flop), _number(cost.seconds / time))
+                                    for cost in costs]
     return texts, ("Trainings", f"Training {flop_name}", f"Training {time_name}")
 
 

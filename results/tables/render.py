@@ -9,6 +9,7 @@ import csv
 import io
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import rich.box
 import rich.table
@@ -93,7 +94,7 @@ class Table:
     value_names: tuple[str, ...]
     rows: tuple[TableRow, ...]
     seeds: int
-    keys: tuple[dict[str, object], ...] = field(default=())  # what each value column is, for the CSV: {"width": 0.25}
+    keys: tuple[dict[str, Any], ...] = field(default=())  # what each value column is, for the CSV: {"width": 0.25}
 
 
 def markdown(table: Table, intervals: bool = False) -> str:

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Mapped:
         self.rows._mmap.madvise(mmap.MADV_DONTNEED)
 
 
-Rows = Tensor | Mapped
+Rows: TypeAlias = Tensor | Mapped
 
 
 def blocks(rows: Rows, size: int) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class Task:
         self.size = options.size or data.size
         self.seed = backbone.seed if options.seed is None else options.seed
         self.workers = data.workers if options.workers is None else options.workers
-        self.fraction, self.label_seed = 1.0, None
+        self.fraction = 1.0
+        self.label_seed: int | None = None
         self._widths: list[float] = []
         self.storage = Storage()  # of features
         self._costs: dict[float, Cost] = {}
@@ -118,7 +120,8 @@ class Task:
         data = self.backbone.config.data
         store_size = data.store_size if self.name == data.name and self.size == data.size else 0
         source = load(self.name, split, self.root, self.size, self.device, limit=self.limit or None, store_size=store_size or None)
-        return replace(source, **{name: tuple(values) for name, values in self.pixels.items()})
+        pixels: dict[str, Any] = {name: tuple(values) for name, values in self.pixels.items()}
+        return replace(source, **pixels)
 
     @property
     def pixels(self) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from pretrain.distributed import processes
 from rundir.arguments import MOST_PIXELS, whole
@@ -43,6 +44,10 @@ def show(records: Sequence[dict]) -> None:
     for kind in ("box", "mask"):
         own = [record for record in records if record["metric"].startswith(kind)]
         if own:
-            width_table.show(own, lambda record, kind=kind: record["metric"].removeprefix(f"{kind}_"), f"{kind}, width")
+            width_table.show(own, partial(_heading, kind), f"{kind}, width")
     if any(record["value"] is None for record in records):
         print(f"{width_table.MISSING}: the images hold no object of that size (COCO's small, medium and large)")
+
+
+def _heading(kind: str, record: dict) -> str:
+    return record["metric"].removeprefix(f"{kind}_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from typing import Any
 
 from pretrain.checkpoints import add_checkpoint_arguments
 from rundir.arguments import LARGEST_SEED, MOST_WORKERS, real, whole, word
@@ -43,5 +44,5 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
 def described(task: str, arguments: argparse.Namespace) -> Finetuning:
     """What ``arguments`` of ``task`` describe, whatever the width."""
     given = {field.name: getattr(arguments, field.name) for field in fields(Finetuning) if hasattr(arguments, field.name)}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Finetuning(**plain | {"task": task, "checkpoint": str(arguments.checkpoint)})

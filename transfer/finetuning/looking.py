@@ -59,7 +59,7 @@ def _threads() -> int:
     return min(16, cores())
 
 
-def settle_exif(stated: Iterable[tuple[Path, Header, tuple[int, int]]], asked: str | None) -> tuple[str, list[str]]:
+def settle_exif(stated: Iterable[tuple[str | Path, Header, tuple[int, int]]], asked: str | None) -> tuple[str, list[str]]:
     """Which pixels annotations belong to where their size leaves it open, ``displayed`` or ``stored``; and a note on that.
 
     Args:

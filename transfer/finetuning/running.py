@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pretrain.checkpoints import Checkpoint, Config, open_checkpoint, untrained
 from pretrain.distributed import Processes, processes
@@ -158,18 +159,18 @@ class _Checker:
         return Workload(schedule.iterations, schedule.batch_size, train, test, resolved.flops, resolved.parameters, resolved,
                         tuple(data.notes))
 
-    def _data(self, finetuning: Finetuning) -> object:
+    def _data(self, finetuning: Finetuning) -> Any:
         read = {name: getattr(finetuning, name) for name in ("dataset", "data_dir", "exif", "clip_boxes", "scale", "crop",
                                                              "output_stride")}
         key = Finetuning(finetuning.task, "", **read)
         if key not in self.data:
             with TemporaryDirectory(prefix="scenes-") as folder:
-                where = finetuning.data_dir
+                where: Any = finetuning.data_dir
                 if finetuning.dataset == "digits" and not (where and read_config(Path(where))):
                     with contextlib.redirect_stdout(io.StringIO()):  # nobody asked for these
                         where = write_scenes(Path(folder) / "scenes", SceneConfig())
                 self.data[key] = _plan_of(finetuning).load(finetuning, Path(where), False)
-                _ = self.data[key].contents  # while the files are there
+                _ = self.data[key].contents  # type: ignore[attr-defined]  # while the files are there
         return self.data[key]
 
 

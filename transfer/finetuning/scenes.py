@@ -144,7 +144,7 @@ def compose(config: SceneConfig, split: str) -> Iterator[tuple[np.ndarray, list[
     Every scene has random numbers of its own, so it does not depend on how many there are.
     """
     source = load("digits", "train" if split == "train" else "val", None, SCAN_SIZE)
-    scans, labels = source.images[:, 0].numpy(), source.labels.numpy()
+    scans, labels = source.images[:, 0].numpy(), source.labels.numpy()  # type: ignore[attr-defined]
     for index in range(config.train if split == "train" else config.test):
         yield _scene(config, scans, labels, np.random.default_rng([config.seed, split == "train", index]))
 

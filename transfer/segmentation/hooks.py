@@ -112,7 +112,7 @@ class PictureHook(Hook):
         legend = {self.split.classes[label]: tuple(self.split.palette[label]) for label in shown}
         pictures = [(image, coloured(truth, self.split.palette), coloured(guess, self.split.palette))
                     for image, truth, guess in self.rows]
-        write_panels(path, pictures, title, legend=legend)
+        write_panels(path, pictures, title, legend=legend)  # type: ignore[arg-type]
 
 
 def coloured(labels: np.ndarray, palette: list[list[int]]) -> np.ndarray:

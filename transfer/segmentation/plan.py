@@ -101,7 +101,8 @@ class Plan(plan.Plan):
         wide, high = self.data.layout.scale
         size = self.data.layout.crop if self.inference == "slide" or wide > 2 * high else (high, wide)
         patch = self.checkpoint.encoder.size_divisor
-        return tuple(-(-side // patch) * patch for side in size)
+        height, width = (-(-side // patch) * patch for side in size)
+        return height, width
 
     def model_config(self, width: float) -> dict:
         """Config of the whole network of ``width``."""

@@ -176,7 +176,7 @@ def _image(entry: dict, content: Content, folder: Path, seen: dict[str, str], fa
         if content.images[number] == made:
             return True
         raise _Wrong(f".id is {number}, which another image has; give each its own")
-    real = os.path.realpath(made["file_name"])
+    real = os.path.realpath(made["file_name"])  # type: ignore[call-overload]
     if real in seen:
         raise _Wrong(f".file_name is {name!r}, the file of {seen[real]}; keep one entry for each image")
     seen[real] = f"the image with id {number}"

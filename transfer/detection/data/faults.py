@@ -86,7 +86,8 @@ class Faults:
             return header
 
         headers = look_at_all(look, len(self.sizes), f"checking {self.root.name}", show)
-        found, notes = settle_exif(((path, header, size) for (path, size), header in zip(self.sizes, headers, strict=True)), exif)
+        stated = [(path, header, size) for (path, size), header in zip(self.sizes, headers, strict=True)]
+        found, notes = settle_exif(stated, exif)
         self.notes += notes
         return found
 

@@ -98,7 +98,7 @@ def _record(path: Path, faults: Faults) -> dict | None:
     boxes = []
     for number, (name, (left, top, right, bottom), difficult) in enumerate(objects, start=1):
         # Pixels are counted from 1, and both ends belong to the box.
-        box = faults.checked([left - 1, top - 1, right, bottom], size, f"{path.stem}, object {number}")
+        box = faults.checked([left - 1, top - 1, right, bottom], size, f"{path.stem}, object {number}")  # type: ignore[arg-type]
         if box is not None:
             boxes.append({"name": name, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "difficult": difficult})
     return {"width": size[0], "height": size[1], "annotations": boxes}
