@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
     def detached(self) -> Seen:
         """The same without gradient."""
-        return Seen(*(tuple(t.detach() for t in part) for part in (self.z, self.outputs)),
+        return Seen(*(tuple(t.detach() for t in part) for part in (self.z, self.outputs)),  # type: ignore[call-arg]
                     tuple([m.detach() for m in view] for view in self.maps))
 
 
