@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py [--seeds 4] [--rounds 5] [--threads N] [--clock cpu] [--device cuda] [--quick]
 
-The network is the digits preset's encoder, projector and head, at its full and at its narrowest width; each seed has a batch of its own.
+The networks are the digits preset's encoder, projector and head, at full and at the narrowest width; each seed has its own batch.
 Batched, it is ``torch.func.vmap`` over stacked weights, which turns the convolutions into grouped ones.
 """
 
