@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.launches import is_view
+from pretrain.graphs import like, moved
 
 LOOKS = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "equal", "masked_select", "unique_consecutive")
 
@@ -41,9 +42,10 @@ def recorder() -> Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]:
 
 def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """What repeats the operators of ``work`` on the tensors that they had, and what it returned."""
-    work()  # gradients settle and libraries choose, as in the warm-up of a graph
+    before = work()  # gradients settle and libraries choose, as in the warm-up of a graph
+    places = like(before)
     with _Tape() as tape:
-        result = work()
+        result = moved(work(), before, places)
 
     def replay() -> None:
         with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():

@@ -34,7 +34,7 @@ class Averaging:
         self.gradients, self.processes = gradients, dist.get_world_size()
         self.parts: list[Tensor] = []
         self.sizes: list[int] = []  # parameters of each part
-        self.reached: list[int] = []  # of them, since the last reduction
+        self.reached: list[int] = []  # of them, by passes since the last reduction
         self.sent: list[dist.Work] = []
         self._cut(max(1, PART_BYTES // gradients.flat.element_size()))
         self.early = early
@@ -70,7 +70,8 @@ class Averaging:
     def finish(self) -> None:
         """Average what is left, and wait for all that is on its way."""
         for index, count in enumerate(self.reached):
-            if count and not (self.early and count == self.sizes[index]):
+            # A pass that is repeated from a recording does not say what it reaches.
+            if not self.early or 0 < count < self.sizes[index]:
                 self._send(index)
         for work in self.sent:
             work.wait()

@@ -37,12 +37,30 @@ class CudaRecorder:
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(WARM_UP):
-                work()
+                before = work()
         torch.cuda.current_stream().wait_stream(beside)
+        places = like(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            result = work()
+        # Other threads may do as they like meanwhile: one of the data loader allocates pinned memory.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            result = moved(work(), before, places)
         return graph.replay, result
+
+
+def like(result: Any) -> list:
+    """Memory of their own for the tensors in ``result``, which another recording that shares the pool could write to."""
+    return [torch.empty_like(value) if isinstance(value, Tensor) else value for value in tree_leaves(result)]
+
+
+@torch.no_grad()
+def moved(result: Any, before: Any, places: Sequence) -> Any:
+    """``result`` copied to ``places``, but for what ``before``, an earlier result of the same work, has too: work handed it on."""
+    values, form = tree_flatten(result)
+    kept = []
+    for value, earlier, place in zip(values, tree_leaves(before), places, strict=True):
+        own = isinstance(value, Tensor) and value is not earlier
+        kept.append(place.copy_(value) if own else value)
+    return tree_unflatten(kept, form)
 
 
 # By type of device; a test puts one for the CPU here.

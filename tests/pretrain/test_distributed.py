@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pretrain import averaging, calibration, diagnostics
+from benchmarks import recorded
+from pretrain import averaging, calibration, diagnostics, graphs
 from pretrain.checkpoints import files as checkpoint
 from pretrain.distributed import Processes, choose_device, processes
 from pretrain.objective.gradients import Gradients
@@ -283,6 +284,21 @@ def test_gradients_are_averaged_early_or_at_once_in_any_parts(tmp_path):
         for parameter, a, b in zip(layers.parameters(), *alone, strict=True):
             torch.testing.assert_close(parameter.grad.double(), (a + b) / 2, rtol=1e-5, atol=1e-5)
         assert layers[3].weight.grad.abs().max() == 0
+
+
+def recorded_run(directory, *more):
+    graphs.RECORDERS["cpu"] = recorded.recorder
+    run(directory, False, *more)
+
+
+def test_two_processes_with_graphs_train_what_they_train_without(tmp_path):
+    more = (*SHORT, "objective.base_loss=infonce", "widths.grid=4")
+    tiny.distributed(run, str(tmp_path / "plain"), False, *more)
+    tiny.distributed(recorded_run, str(tmp_path / "graphs"), "train.graphs=true", *more)
+    assert alike_on_both_ranks(tmp_path / "graphs")
+    assert losses(tmp_path / "graphs") == losses(tmp_path / "plain")
+    first, second = (torch.load(tmp_path / f"{name}-rank0.pt") for name in ("plain", "graphs"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize("more", [("train.reduce_once=true", "objective.update=accumulate"), ("regularizer.variant=authors",)],
