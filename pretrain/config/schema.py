@@ -146,6 +146,7 @@ class DataConfig:
     limit: int = number(0, 0, 2**40)  # training images used, balanced over classes; 0: all
     store_size: int = number(0, 0, MOST_PIXELS)  # images kept at this size; 0: as they are
     workers: int = number(0, 0, MOST_WORKERS)
+    draft: bool = False  # JPEGs of training crops are decoded at a half, a quarter or an eighth, where crops still have the pixels
     drop_last: bool = True  # leave out the last, incomplete batch of an epoch
     mean: list[float] = pixel_list()  # of the pixels, RGB in [0, 1]; empty: the data set's own
     std: list[float] = pixel_list(above=0)

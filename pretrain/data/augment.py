@@ -78,6 +78,19 @@ class CropDraws:
         drawn = torch.stack([top, left, h, w], 1)
         return torch.where(fits.any(1, keepdim=True), drawn, self._central(height, width)).long()
 
+    def box(self, image: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """The box of one image, as :meth:`boxes` gives it: without tensors, whose calls would take as long as a crop."""
+        pixels = height * width
+        places = self.place[image].tolist()
+        for area, ratio, (top, left) in zip(self.area[image].tolist(), self.ratio[image].tolist(), places, strict=True):
+            w, h = round(math.sqrt(area * pixels * ratio)), round(math.sqrt(area * pixels / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return math.floor(top * (height - h + 1)), math.floor(left * (width - w + 1)), h, w
+        low, high = self.ratio_range
+        w = round(height * high) if width / height > high else width
+        h = round(width / low) if width / height < low else height
+        return (height - h) // 2, (width - w) // 2, h, w
+
     def _central(self, height: Tensor, width: Tensor) -> Tensor:
         """The largest central boxes (n, 4) float64 whose aspect ratio is allowed."""
         low, high = self.ratio_range
@@ -325,8 +338,8 @@ def _on_rows(x: Tensor, chosen: Tensor, change, *per_image: Tensor) -> Tensor:
 
 
 def to_float(x: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; float images to float32 as they are."""
-    return x.float() if x.is_floating_point() else x.float().div_(255)
+    """uint8 images, however they lie in memory, to contiguous float32 in [0, 1]; float images to float32 as they are."""
+    return x.float() if x.is_floating_point() else x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.data.augment import Augment, CropDraws, crop_resize, normalise, there, to_float
 from pretrain.data.folder import resize_square
-from pretrain.data.sources import ImageSource, TensorSource
+from pretrain.data.images import opened, pixels_of, upright
+from pretrain.data.sources import FileSource, ImageSource, TensorSource
 from pretrain.lazy import Lazy
 from rundir.errors import UserError
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pretrain.config import AugmentConfig, CalibrationConfig
 
 FIRST_VIEW, SECOND_VIEW, ORDER, SINGLE_CROP, SINGLE_ORDER = range(5)  # streams of random numbers
+RESIZES_BYTES = ("AVX2", "AVX512")  # processors on which torchvision resizes bytes; on others it takes floats for bilinear
+Box = tuple[int, int, int, int]  # top, left, height, width
 CROP_RATIO = (3 / 4, 4 / 3)  # RandomResizedCrop's default
 
 
@@ -175,13 +179,51 @@ def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, T
         images = _rows(source.images, index)
         return [crop_resize(images, draws.boxes(*images.shape[-2:]), size, flip, interpolation)
                 for draws, flip in views]
-    out = [torch.empty(len(index), 3, size, size, dtype=torch.uint8) for _ in views]
-    for i, image in enumerate(map(source.decode, index.tolist())):  # type: ignore[attr-defined]
-        for crops, (draws, flip) in zip(out, views, strict=True):
-            box = draws.rows(slice(i, i + 1)).boxes(*image.shape[-2:])[0].tolist()
-            crop = transforms.resized_crop(image, *box, [size, size], transforms.InterpolationMode(interpolation), True)
+    assert isinstance(source, FileSource)
+    out = [torch.empty(len(index), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2) for _ in views]  # as crops lie in memory
+    mirrored = [flip.tolist() for _, flip in views]
+    for i, place in enumerate(index.tolist()):
+        if source.draft:
+            image, boxes = _drafted(source, place, [draws for draws, _ in views], i, size)
+        else:
+            image = source.decode(place)
+            boxes = [draws.box(i, *image.shape[-2:]) for draws, _ in views]
+        for crops, box, flip in zip(out, boxes, mirrored, strict=True):
+            crop = resized_crop(image, box, size, interpolation)
             crops[i] = crop.flip(-1) if flip[i] else crop
     return out
+
+
+def _drafted(source: FileSource, place: int, draws: Sequence[CropDraws], i: int, size: int) -> tuple[Tensor, list[Box]]:
+    """Image ``place`` of a source at the smallest scale at which all its boxes (row ``i`` of ``draws``) have ``size`` pixels a
+    side, and the boxes in it.
+    """
+    where, content = source.content(place)
+    file, header = opened(where, content)
+    width, height = header.displayed
+    boxes = [each.box(i, height, width) for each in draws]
+    factor = next(f for f in (8, 4, 2, 1) if f == 1 or (file.format == "JPEG" and min(min(box[2:]) for box in boxes) >= f * size))
+    image = upright(header, pixels_of(where, file, content, factor))
+    return image, [_scaled(box, factor) for box in boxes]
+
+
+def _scaled(box: Box, factor: int) -> Box:
+    """A box in an image of one ``factor``-th of the size, its edges rounded."""
+    top, left, bottom, right = (round(edge / factor) for edge in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    return top, left, bottom - top, right - left
+
+
+def resized_crop(image: Tensor, box: Box, size: int, interpolation: str) -> Tensor:
+    """The square (3, size, size) that a box (top, left, height, width) of an image (3, H, W) uint8 becomes: torchvision's
+    ``resized_crop`` with anti-aliasing, to the bit.
+
+    torch resizes pixels that lie next to each other three times as fast, and torchvision does not ask for it.
+    """
+    top, left, height, width = box
+    if interpolation == "bilinear" and torch.backends.cpu.get_cpu_capability() not in RESIZES_BYTES:
+        return transforms.resized_crop(image, *box, [size, size], transforms.InterpolationMode(interpolation), True)
+    part = image[None, :, top:top + height, left:left + width].contiguous(memory_format=torch.channels_last)
+    return F.interpolate(part, [size, size], mode=interpolation, align_corners=False, antialias=True)[0]
 
 
 def _centre(source: ImageSource, index: Tensor, size: int, side: int, interpolation: str) -> Tensor:

@@ -25,7 +25,7 @@ from pretrain.data.files import Signature, signature
 from rundir.errors import UserError
 
 VARIABLE = "US3L_CACHE"  # names the folder of the notes; empty: none are kept
-FORMAT = 1
+FORMAT = 2
 WORTH = 4096  # files from which on a note is kept: fewer are read again as fast
 READERS = 8  # threads: files on a network file system are waited for
 SLOW = 100e-6  # seconds for a look at a file from which on threads pay

@@ -91,8 +91,16 @@ def load(path: str | Path) -> tuple[Header, Tensor]:
 def decoded(path: str | Path, content: bytes) -> tuple[Header, Tensor]:
     """What :func:`load` returns of the file ``path`` whose content is known; ``path`` is for messages only."""
     image, header = opened(path, content)
+    return header, pixels_of(path, image, content)
+
+
+def pixels_of(path: str | Path, image: Image.Image, content: bytes, factor: int = 1) -> Tensor:
+    """The stored pixels (3, H, W) uint8 RGB of what :func:`opened` returned of a file's ``content``.
+
+    factor: 1, 2, 4 or 8; a JPEG is decoded at one ``factor``-th of its size (rounded up), each pixel about the mean of a square.
+    """
     try:
-        return header, _pixels(image, content)
+        return _pixels(image, content) if factor == 1 else _draft(image, factor)
     except UserError as error:
         raise UserError(f"cannot read the image {path} ({error}); replace or remove it") from None
     except Exception as error:  # decoders stumble over damaged files in many ways
@@ -138,6 +146,12 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # what a viewer cannot read turns nothing
         return 1
     return found if found in range(1, 9) else 1
+
+
+def _draft(image: Image.Image, factor: int) -> Tensor:
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (image.width // factor, image.height // factor))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _pixels(image: Image.Image, content: bytes) -> Tensor:

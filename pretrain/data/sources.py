@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pretrain.data import folder, images, listing, published
 from pretrain.data.augment import crop_resize
-from pretrain.data.files import read_part
+from pretrain.data.files import read_bytes, read_part
 from rundir.errors import Setting, UserError
 from rundir.setting import OWN_IMAGES
 
@@ -53,7 +53,7 @@ def load_for(data: DataConfig, split: str, device: torch.device | str = "cpu") -
     """One split of a run's data set; see :func:`load`."""
     source = load(data.name, split, data.root or None, data.size, device, limit=data.limit or None,
                   store_size=data.store_size or None)
-    return source.normalised(data)
+    return source.normalised(data).drafted(data.draft)
 
 
 @dataclass
@@ -82,6 +82,10 @@ class ImageSource:
         """The same source with the mean and the standard deviation that ``data`` has instead, if any."""
         return replace(self, mean=tuple(data.mean) or self.mean, std=tuple(data.std) or self.std)
 
+    def drafted(self, draft: bool) -> ImageSource:
+        """The same source with ``draft`` (:class:`FileSource`); of images in memory nothing changes."""
+        return self
+
     def subset(self, indices: Sequence[int]) -> ImageSource:
         """The source of the images ``indices``, in that order, with all K classes."""
         names = self.names and [self.names[i] for i in indices]
@@ -103,22 +107,42 @@ class TensorSource(ImageSource):
 
 
 @dataclass
-class FolderSource(ImageSource):
-    """A source whose images are files; ``to`` moves the labels only."""
+class FileSource(ImageSource):
+    """A source whose images are decoded when they are asked for; ``to`` moves the labels only.
+
+    draft: random crops are made of JPEGs decoded at a half, a quarter or an eighth, where they still have the pixels for it.
+    """
+
+    draft: bool = field(default=False, kw_only=True)
+
+    def drafted(self, draft: bool) -> FileSource:
+        return replace(self, draft=draft)
+
+    def content(self, index: int) -> tuple[str, bytes]:
+        """Where image ``index`` is, in words, and its file. Raises UserError where it is unreadable."""
+        raise NotImplementedError
+
+    def decode(self, index: int) -> Tensor:
+        """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where it is unreadable."""
+        return images.upright(*images.decoded(*self.content(index)))
+
+
+@dataclass
+class FolderSource(FileSource):
+    """A source whose images are files."""
 
     paths: list[str]
 
     def subset(self, indices: Sequence[int]) -> FolderSource:
         return replace(super().subset(indices), paths=[self.paths[i] for i in indices])  # type: ignore[call-arg, return-value]
 
-    def decode(self, index: int) -> Tensor:
-        """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where the file is unreadable."""
-        return images.read(self.paths[index])
+    def content(self, index: int) -> tuple[str, bytes]:
+        return self.paths[index], read_bytes(self.paths[index])
 
 
 @dataclass
-class ShardSource(ImageSource):
-    """A source whose images are in tar shards, at ``places``; ``to`` moves the labels only."""
+class ShardSource(FileSource):
+    """A source whose images are in tar shards, at ``places``."""
 
     places: listing.Places
 
@@ -127,13 +151,10 @@ class ShardSource(ImageSource):
         own = replace(places, shard=places.shard[chosen], first=places.first[chosen], size=places.size[chosen])
         return replace(super().subset(indices), places=own)  # type: ignore[call-arg, return-value]
 
-    def decode(self, index: int) -> Tensor:
-        """Image ``index`` as (3, H, W) uint8 on the CPU. Raises UserError where it is unreadable."""
+    def content(self, index: int) -> tuple[str, bytes]:
         places = self.places
-        shard = places.shards[places.shard[index]]
-        content = read_part(shard, int(places.first[index]), int(places.size[index]))
-        name = self.names[index].partition("/")[2]
-        return images.upright(*images.decoded(f"{name} in {shard}", content))
+        shard, name = places.shards[places.shard[index]], self.names[index].partition("/")[2]
+        return f"{name} in {shard}", read_part(shard, int(places.first[index]), int(places.size[index]))
 
 
 def load(name: str, split: str, root: str | None, size: int, device: torch.device | str = "cpu", *,

@@ -73,6 +73,14 @@ def _box(params):
     return [params[name] for name in ("top", "left", "height", "width")]
 
 
+@settings(max_examples=150)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 10**6), st.sampled_from([(0.2, 1.0), (0.01, 0.1), (0.99, 1.0)]),
+       st.sampled_from([(3 / 4, 4 / 3), (0.1, 0.2), (5.0, 9.0)]))
+def test_the_box_of_one_image_is_that_of_a_batch(height, width, seed, scale, ratio):
+    draws = CropDraws.draw(8, scale, ratio, seeded(seed))
+    assert [list(draws.box(i, height, width)) for i in range(8)] == draws.boxes(height, width).tolist()
+
+
 def test_crop_boxes_lie_inside_their_own_images():
     heights, widths = torch.randint(5, 80, (2, 500), generator=seeded())
     boxes = CropDraws.draw(500, (0.2, 1.0), (3 / 4, 4 / 3), seeded(2)).boxes(heights, widths)

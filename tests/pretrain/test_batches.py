@@ -1,15 +1,21 @@
 """Batches: the same views whatever the processes, workers and interruptions; evaluation by the paper's rule."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from torchvision import io
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from pretrain.data.batches import TwoViewBatches, crop_batches, evaluation_batches, generator
+from pretrain.data import batches as batches_module
+from pretrain.data.augment import CropDraws
+from pretrain.data.batches import TwoViewBatches, crop_batches, evaluation_batches, generator, resized_crop
 from pretrain.data.sources import FolderSource, TensorSource
 from rundir.errors import UserError
 
@@ -55,6 +61,78 @@ def assert_same(ours, theirs, tolerance=0.0):
         assert torch.equal(a[0], b[0])
         for x, y in zip(a[1:], b[1:], strict=True):
             torch.testing.assert_close(x, y, atol=tolerance, rtol=0)
+
+
+# --- crops of files
+
+
+@pytest.mark.parametrize("capability", ["here", "DEFAULT"])
+@settings(max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 10**6), st.sampled_from(["bilinear", "bicubic"]), st.booleans())
+def test_a_crop_of_bytes_is_torchvisions_to_the_bit(capability, height, width, seed, interpolation, lies_as_decoded):
+    """However the pixels lie in memory, and also where torchvision takes floats."""
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=random).permute(2, 0, 1)
+    image = pixels if lies_as_decoded else pixels.contiguous()
+    h, w = (int(torch.randint(1, side + 1, (1,), generator=random)) for side in (height, width))
+    top, left = (int(torch.randint(0, side - part + 1, (1,), generator=random)) for side, part in ((height, h), (width, w)))
+    with pytest.MonkeyPatch.context() as patch:
+        if capability != "here":
+            patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        expected = reference.resized_crop(image, top, left, h, w, [24, 24], InterpolationMode(interpolation), True)
+        assert torch.equal(resized_crop(image, (top, left, h, w), 24, interpolation), expected)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """JPEGs of many sizes, smooth, one of them turned by its EXIF orientation, and one PNG."""
+    paths = []
+    for i, (height, width) in enumerate(((96, 130), (131, 90), (260, 170), (19, 33), (99, 161), (80, 64))):
+        small = torch.rand(1, 3, 4, 5, generator=generator(0, i, 0, 0))
+        pixels = (torch.nn.functional.interpolate(small, [height, width], mode="bicubic").clamp(0, 1)[0] * 255).byte()
+        paths.append(str(tmp_path / f"{i}.{'png' if i == 5 else 'jpg'}"))
+        exif = Image.Exif()
+        exif[0x0112] = 6 if i == 1 else 1
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(paths[-1], exif=exif, **({} if i == 5 else {"quality": 95}))
+    return FolderSource("photographs", ["a"], torch.zeros(len(paths), dtype=torch.int64), MEAN, STD, paths)
+
+
+def test_crops_of_drafts_are_crops_of_the_same_place(photographs, monkeypatch):
+    factors = []
+    decode = batches_module.pixels_of
+    monkeypatch.setattr(batches_module, "pixels_of",
+                        lambda where, file, content, factor: factors.append(factor) or decode(where, file, content, factor))
+    for step in range(20):
+        draws = CropDraws.draw(6, (0.3, 1.0), (3 / 4, 4 / 3), generator(1, 0, step, 0))
+        views = [(draws, torch.arange(6) % 2 == 0)]
+        [full], [draft] = (batches_module._crop(source, torch.arange(6), views, 10, "bilinear")
+                           for source in (photographs, photographs.drafted(True)))
+        assert torch.equal(full[3], draft[3]) and torch.equal(full[5], draft[5])  # too small, and no JPEG
+        difference = (full.float() - draft.float()).abs().mean((1, 2, 3))
+        between_images = (full.float() - full.roll(1, 0).float()).abs().mean((1, 2, 3))
+        assert (difference < between_images / 2).all()
+    assert set(factors) >= {1, 4, 8}
+
+
+def test_a_draft_keeps_as_many_pixels_as_the_smallest_crop_is_made_of(photographs):
+    for size in (10, 33, 60):
+        for place in range(6):
+            draws = [CropDraws.draw(1, (0.3, 1.0), (3 / 4, 4 / 3), generator(2, place, size, view)) for view in (0, 1)]
+            image, boxes = batches_module._drafted(photographs, place, draws, 0, size)
+            whole = photographs.decode(place)
+            before = [each.box(0, *whole.shape[-2:]) for each in draws]
+            assert min(min(box[2:]) for box in boxes) >= min(size, *(min(box[2:]) for box in before))
+            factor = 2 ** round(math.log2(whole.shape[-1] / image.shape[-1]))
+            edges = [abs(box[side] * factor - old[side]) for box, old in zip(boxes, before, strict=True) for side in (0, 1)]
+            assert max(edges) <= factor / 2
+            for top, left, height, width in boxes:
+                assert top >= 0 and left >= 0 and top + height <= image.shape[-2] and left + width <= image.shape[-1]
+
+
+def test_evaluation_never_takes_drafts(photographs):
+    usual, draft = (next(evaluation_batches(source, 10, 6, "cpu"))[0] for source in (photographs, photographs.drafted(True)))
+    assert torch.equal(usual, draft)
+    assert tensor_source().drafted(True).images.shape == (26, 3, 12, 14)
 
 
 # --- two views

@@ -238,8 +238,8 @@ class Task:
     def _calibration_images(self) -> Iterator[Tensor]:
         # As pretraining does for its own calibration: a width added later gets what it would have got then.
         cfg = self.backbone.config
-        return calibration_batches(self.train, cfg.calibration, cfg.augment, self.size, self.backbone.seed, self.device,
-                                   self.workers)
+        return calibration_batches(self.train.drafted(cfg.data.draft), cfg.calibration, cfg.augment, self.size, self.backbone.seed,
+                                   self.device, self.workers)
 
     def classifier(self, width: float, frozen: bool, start: str) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
