@@ -10,7 +10,7 @@ together are wrong with a probability of at most 5 % (as far as the tests' assum
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -88,6 +88,8 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
         own = runs[runs["preset"].eq(profile)]
         suitable = [claim for claim in claims if "arch" not in claim.how or any(map(claim.suits, own["arch"]))]
         for grid in dict.fromkeys(claim.grid for claim in suitable):
+            if profile not in _profiles_of(grid, runs, profiles):
+                continue
             family = [verdict for claim in suitable if claim.grid == grid
                       for verdict in _of_profile(claim, profile, scores, own, metrics)]
             tests = sum(not math.isnan(verdict.p) for verdict in family)
@@ -95,6 +97,11 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
                       for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True)]
     return found + [Verdict(claim, "", "", command(claim, ""), why=f"no runs of {claim.how['arch']} networks")
                     for claim in elsewhere]
+
+
+def _profiles_of(grid: str, runs: pd.DataFrame, profiles: Sequence[str]) -> Collection[str]:
+    """The profiles whose runs a grid's claims are judged on: those it was run with; the first of all where it was not run."""
+    return set(runs.loc[runs["grid"].eq(grid), "preset"]) or profiles[:1]
 
 
 def _of_profile(claim: Claim, profile: str, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> list[Verdict]:

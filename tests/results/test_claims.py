@@ -113,6 +113,17 @@ def test_holm_counts_the_claims_of_one_grid_and_profile(tmp_path):
     assert with_others["guideline-1-is-enough"].p_holm == first.p_holm
 
 
+def test_a_grid_is_judged_on_the_profiles_that_it_was_run_with(tmp_path):
+    pair(tmp_path, [0.050, 0.052, 0.044])
+    long = config("infonce", "mse", "online", 7, cell="infonce-mse-online", experiment={"preset": "digits_long"})
+    write_run(tmp_path / "guidelines", long, [record(1.0, 0.9)])
+    add(tmp_path, "us3l", 0, {1.0: 0.9}, "paper")
+    verdicts = judging.judge(KNOWN, load(tmp_path), current(load_runs(tmp_path)), load_metrics(tmp_path))
+    of_grid = {grid: {verdict.profile for verdict in verdicts if verdict.claim.grid == grid and "arch" not in verdict.claim.how}
+               for grid in ("guidelines", "paper", "sampling")}
+    assert of_grid == {"guidelines": {"digits", "digits_long"}, "paper": {"digits"}, "sampling": {"digits"}}
+
+
 def test_checkpoints_that_are_no_grids_add_no_verdicts(tmp_path):
     pair(tmp_path, [0.050, 0.052, 0.044, 0.051])
     found = []
