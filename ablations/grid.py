@@ -113,7 +113,8 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     _check_free(overrides, every, file.name)
     said, otherwise = setting_of(base), _otherwise(base, overrides)
     directories: dict[tuple[str, int], Path] = {}
-    given = {"batch_norm": has_batch_norm(config.skeleton(base.model.arch)), "several_widths": len(widths) > 1}
+    network = config.skeleton(base.model.arch)
+    given = {"batch_norm": has_batch_norm(network), "patches": network.is_vit, "several_widths": len(widths) > 1}
     chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
     of_first_seed: dict[str, Config] = {}
     for cell, seed in itertools.product(_needed_first(chosen), seeds):

@@ -9,9 +9,9 @@ cell; or a list of combinations), ``recipe`` (of ``pretrain/recipes``; what foll
 with placeholders), ``by`` (factor -> value -> further settings) and ``needs``: the cell whose run, of the same seed, must be
 trained first; ``{needs}`` in a setting is its directory. ``flops_of`` names a cell whose training takes as many FLOPs: the epochs
 of this one are chosen so (to half an epoch). ``where`` names what the network or the launch must have for these cells, of
-``batch_norm`` and ``several_widths``; where that is missing they are left out unless they are asked for by name. A factor's
-values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of them,
-``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
+``batch_norm``, ``patches`` (a ViT) and ``several_widths``; where that is missing they are left out unless they are asked for by
+name. A factor's values or a setting may be ``$widths``, the list of evaluation widths from wide to narrow; a setting may be one of
+them, ``$widths[0]`` or ``$widths[-1]``, or ``$epochs/N``, a part of the training, rounded down.
 
 ``row`` says what the cell is in the table: ``labels`` (one per column; ``{section.key}`` is that setting of the runs),
 ``section``, ``name`` (the row alone, default its labels), ``short`` (within a ``panel`` of a picture, default the section). Cells
@@ -39,7 +39,7 @@ from rundir.manifest import GridManifest, GridRow
 
 GRIDS = Path(__file__).parent / "grids"
 NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory, is known
-CONDITIONS = ("batch_norm", "several_widths")
+CONDITIONS = ("batch_norm", "patches", "several_widths")
 MOST_CELLS = 10_000
 FILE_KEYS = {"title": str, "columns": list, "details": list, "cost": bool, "words": dict, "cells": list, "claims": list}
 ENTRY_KEYS = {"name": str, "factors": (dict, list), "recipe": str, "set": dict, "by": dict, "needs": str, "flops_of": str,

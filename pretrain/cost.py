@@ -12,6 +12,7 @@ from pretrain.config.methods import TEACHER, find
 from pretrain.data import batch_sizes
 from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import SETTING
+from pretrain.objective.masked import Masked
 from pretrain.objective.networks import Student
 from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
@@ -45,6 +46,8 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
             head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
             layers = [student.encoder, student.projector] + ([head] if head is not None else [])
             network = nn.Sequential(*layers)
+            if student.decoder is not None:
+                network = Masked(student.encoder, student.decoder)
             if part == "distill" and student.adapters is not None:
                 network = _Adapted(network, student.adapters)
             counted[same] = dense_cost(extract(network, width), cfg.data.size).flops

@@ -87,6 +87,8 @@ class Diagnostics:
         self.images, self.widths = images, widths
         # The naive baseline's targets are each width's own; otherwise all widths share the widest network's.
         self.guided = widths if cfg.objective.distill_loss == "none" else [cfg.widths.max]
+        if cfg.objective.base_loss == "mae":  # the images themselves, which do not drift
+            self.guided = []
         self.guidance: dict[str, Tensor] = {}
 
     @torch.no_grad()

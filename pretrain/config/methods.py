@@ -178,8 +178,8 @@ def check(cfg: object) -> None:
 
 def parts_provenance(cfg: object) -> dict[str, Any]:
     """What a run records of its parts: which guidelines they satisfy, and the files of the user's own with the SHA-256 of each."""
-    base, distill = (_of_file(part, chosen(part, cfg), "DISTANCE") == "relative" for part in (BASE_LOSS, DISTILL_LOSS))
-    momentum = bool(_of_file(TEACHER, chosen(TEACHER, cfg), "MOMENTUM"))
+    base, distill = (said_of(part, chosen(part, cfg), "DISTANCE") == "relative" for part in (BASE_LOSS, DISTILL_LOSS))
+    momentum = bool(said_of(TEACHER, chosen(TEACHER, cfg), "MOMENTUM"))
     satisfied = "+".join(name for name, holds in (("G1", base), ("G2", distill), ("G3", momentum)) if holds) or "none"
     own = {part.key: OWN.fullmatch(chosen(part, cfg)) for part in PARTS if is_own(chosen(part, cfg))}
     files = {key: {"file": match["file"], "name": match["name"],
@@ -187,8 +187,8 @@ def parts_provenance(cfg: object) -> dict[str, Any]:
     return {"guidelines": satisfied} | ({"own_files": files} if files else {})
 
 
-def _of_file(part: Part, value: str, name: str) -> Any:
-    """What the file of a part says of it under ``name``; None where it says nothing."""
+def said_of(part: Part, value: str, name: str) -> Any:
+    """What the file of a part says of it in a constant ``name``; None where it says nothing."""
     return None if value in part.special else vars(sys.modules[find(part, value).__module__]).get(name)
 
 

@@ -216,6 +216,12 @@ class VisionTransformer(Encoder):
         first = (self.cls_token[..., :channels] + positions[:, :1]).expand(x.shape[0], -1, -1)
         return torch.cat([first, patches], dim=1), grid
 
+    def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
+        """Tokens (B, 1 + V, C(w)), the class token first, of images whose patches ``visible`` (B, V), int64, alone are seen."""
+        tokens = self._tokens(x)[0]
+        seen = tokens[:, 1:].gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
+        return self.norm(self._through(torch.cat([tokens[:, :1], seen], dim=1)))
+
     def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
         """Channels that can be reordered: the heads and the hidden layer of each block. The order of the residual stream, and so of
         the features that ``after`` reads, is that of the position embedding, which is computed anew for other image sizes.
@@ -234,10 +240,13 @@ class VisionTransformer(Encoder):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self._tokens(x)[0]
+        return self.norm(self._through(self._tokens(x)[0])[:, 0])
+
+    def _through(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C(w)) behind all blocks."""
         for block in self.blocks:
             tokens = recomputed(block, tokens) if self.recompute and torch.is_grad_enabled() else block(tokens)
-        return self.norm(tokens[:, 0])
+        return tokens
 
 
 def recomputed(block: Block, tokens: Tensor) -> Tensor:

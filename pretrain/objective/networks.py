@@ -15,6 +15,7 @@ from pretrain.models import build
 from pretrain.objective.features import feature_adapters, with_stage_norms
 from pretrain.objective.heads import predictor, projector
 from pretrain.objective.initialisation import initialise
+from pretrain.objective.masked import decoder_of
 from pretrain.objective.prototypes import Prototypes
 from pretrain.objective.teaching import Guide, Pass, Seen
 from pretrain.slimmable import at_width, make_switchable, sliced_once
@@ -24,8 +25,8 @@ class Student(nn.Module):
     """Encoder, projector and the heads that the objective asks for.
 
     ``predictor`` exists for the MSE base loss or as asked, ``distill_head`` where sub-networks have a head of their own,
-    ``adapters`` (one 1x1 convolution per stage) for feature distillation; else None. The batch is cut in ``chunks`` parts that do
-    not see each other in BatchNorm: virtual processes.
+    ``adapters`` (one 1x1 convolution per stage) for feature distillation, ``decoder`` for masked autoencoding; else None. The
+    batch is cut in ``chunks`` parts that do not see each other in BatchNorm: virtual processes.
     """
 
     chunks = 1
@@ -49,6 +50,7 @@ class Student(nn.Module):
         self.distill_head = head() if distills and objective.head == "own" else None
         self.shared_head = objective.head == "shared"
         self.adapters = feature_adapters(self.encoder) if distills and objective.feature_weight else None
+        self.decoder = decoder_of(cfg, self.encoder)
         initialise(self, model)
         if model.switchable_bn:
             make_switchable(self, switchable_widths(cfg))
@@ -71,6 +73,9 @@ class Student(nn.Module):
             return in_chunks(partial(self._view, distill=distill), views, self.chunks)
 
     def _view(self, x: Tensor, distill: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        if self.decoder is not None:
+            predicted, pixels = self.decoder(self.encoder, x)
+            return pixels, predicted, []
         features, maps = with_stage_norms(self.encoder, x) if self.adapters is not None else (self.encoder(x), [])
         z, head = self.projector(features), self.sub_head if distill else self.predictor
         if distill and self.adapters is not None:

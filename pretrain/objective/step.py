@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
+from pretrain.config.methods import BASE_LOSS, said_of
 from pretrain.objective import losses
 from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
@@ -37,7 +38,7 @@ class Objective:
         self.cfg, self.student, self.network, self.teacher = cfg, student, network, teacher or Guide()
         self.teacher_width, self.autocast, self.queue, self.run = teacher_width, autocast, queue, run
         self.naive, self.every_pass = cfg.distill_loss == "none", cfg.ema_update == "pass"
-        self.pairing = losses.Pairing(cfg.pairings, crossed=cfg.base_loss != "seed")
+        self.pairing = losses.Pairing(cfg.pairings, crossed=not said_of(BASE_LOSS, cfg.base_loss, "OWN_VIEW"))
         chunks = 1 if cfg.gather_negatives else student.chunks
         setting = losses.LossSetting(student.dim, cfg, queue)
         base = losses.base_loss(setting)

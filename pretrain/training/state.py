@@ -54,6 +54,6 @@ def _modules(training: Training) -> dict:
     """What has weights of its own, by name; None where there is none, and of a teacher that is another run's."""
     student, memory = training.student, training.objective.state
     return {"encoder": student.encoder, "projector": student.projector, "predictor": student.predictor,
-            "distill_head": student.distill_head, "adapters": student.adapters,
+            "distill_head": student.distill_head, "decoder": student.decoder, "adapters": student.adapters,
             "teacher": None if training.frozen else training.teacher, "queue": training.queue,
             "base_loss": memory if any(True for _ in memory.buffers()) else None}

@@ -35,7 +35,7 @@ VARIED = {
     "controls": {"objective.distill_loss", "widths.min", "widths.max", "derived.network", "derived.source", "derived.importance",
                  "derived.calibrate", "optimizer.epochs", "objective.update"},
     "objectives": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max",
-                   "model.prototypes"},
+                   "model.prototypes", "model.projector_last_norm"},
     "teachers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.seed_teacher", "widths.min"},
     "distillation": {"objective.base_loss", "objective.distill_loss"},
     "regularizers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "regularizer.kind", "widths.sampling"},
@@ -87,6 +87,8 @@ def test_what_varies_is_what_the_grid_is_about(expanded, name, profile):
     losses = {run.cfg.objective.base_loss for run in expanded[name, profile]}
     recipes = {run.cfg.experiment.recipe for run in expanded[name, profile]}
     expected = VARIED[name] | (BY_BASE_LOSS[profile] if len(losses) > 1 else set())
+    if (name, profile) == ("objectives", "digits"):
+        expected |= {"objective.base_options"}  # SwAV's epsilon
     assert varied == expected if len(recipes) == 1 else varied >= expected  # what recipes differ in is theirs (test_recipes)
 
 
@@ -151,7 +153,10 @@ def test_cells_of_the_grids_of_parts_are_what_they_are_called(expanded):
                                          "guided": ("infonce", "momentum")}[training])
         widths = re.search(r"-w([\d.]+)$", cell)
         assert (cfg.widths.min, cfg.widths.max) == ((float(widths[1]),) * 2 if widths else (0.25, 1.0))
-    assert {cell.split("-")[1] for cell in named["objectives"]} == {*BASE_LOSS.names} - {"seed"}  # that is a distillation
+    assert {cell.split("-")[1] for cell in named["objectives"]} == {*BASE_LOSS.names} - {"seed", "mae"}
+    on_vit = {run.cell: run.cfg for run in expand("objectives", "digits_vit")}
+    assert {*on_vit} - {*named["objectives"]} == {"naive-mae", "individual-mae-w1.0", "individual-mae-w0.25"}
+    assert all(guidance(on_vit[cell]) == ("mae", "none", "online") for cell in on_vit if "mae" in cell)
     for cell, cfg in named["teachers"].items():
         if cell != "teacher-w1.0":
             loss, teacher = cell.split("-")
@@ -331,7 +336,8 @@ def test_the_manifest_of_a_grid_has_each_cell_in_one_row(name, widths):
     sections = [row.section for row in manifest.rows]
     assert sections == sorted(sections, key=sections.index)  # each stands together
     serving = {cell: width for row in manifest.rows for cell, width in row.cells.items() if width is not None}
-    trained = {run.cell: run.cfg.widths for run in grid.expand(name, "digits", [], [100], widths, [], Path("runs"))}
+    trained = {run.cell: run.cfg.widths for profile in ("digits", "digits_vit")  # each has what the other's network cannot be
+               for run in grid.expand(name, profile, [], [100], widths, [], Path("runs"))}
     assert all(trained[cell].min == trained[cell].max == width for cell, width in serving.items())
 
 

@@ -120,13 +120,14 @@ def slow_swav(s, t, temperature, epsilon, iterations):
         q /= q.sum(0, keepdims=True)
         q /= q.shape[1]
     codes = (q * q.shape[1]).T
-    return cross_entropy(codes.tolist(), [softmax([v / temperature for v in row]) for row in s.tolist()])
+    return temperature * cross_entropy(codes.tolist(), [softmax([v / temperature for v in row]) for row in s.tolist()])
 
 
 @pytest.mark.parametrize(("batch", "dim"), SHAPES)
 def test_base_losses_are_the_formulas(batch, dim):
     s, t = pair(batch, dim)
-    assert float(barlow_twins(s, t, off_diagonal=0.3)) == pytest.approx(slow_barlow_twins(s, t, 0.3), abs=1e-12)
+    found = barlow_twins(s, t, off_diagonal=0.3, scale=0.7)
+    assert float(found) == pytest.approx(0.7 * slow_barlow_twins(s, t, 0.3), abs=1e-12)
     found = vicreg(0.6 * s, 0.6 * t, invariance=0.7, variance=1.3, covariance_weight=0.2)
     assert float(found) == pytest.approx(slow_vicreg(0.6 * s, 0.6 * t, 0.7, 1.3, 0.2), abs=1e-12)
     assert float(wmse(s, t, group=4, epsilon=1e-3)) == pytest.approx(slow_wmse(s, t, 4, 1e-3), abs=1e-10)
@@ -149,7 +150,7 @@ def test_dino_centres_by_the_targets_of_base_passes_so_far():
     for step in range(4):
         s, t = pair(6, 4, seed=step)
         wanted = [softmax([(v - c) / 0.2 for v, c in zip(row, centre, strict=True)]) for row in t.tolist()]
-        expected = cross_entropy(wanted, [softmax([v / 0.3 for v in row]) for row in s.tolist()])
+        expected = 0.3 * cross_entropy(wanted, [softmax([v / 0.3 for v in row]) for row in s.tolist()])
         assert float(loss(s, t)) == pytest.approx(expected, abs=1e-6)
         loss.observe((s, t))
         mean = [math.fsum(column) / 12 for column in zip(*s.tolist(), *t.tolist(), strict=True)]

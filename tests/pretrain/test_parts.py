@@ -26,7 +26,8 @@ HEADINGS = {"base loss": "Base losses", "distillation loss": "Distillation losse
 ALL = [(part, name) for part in PARTS for name in part.names if name not in part.special]
 # What a part needs of a config, besides its name.
 NEEDS = {"seed": ["objective.seed_loss=mse", "objective.seed_teacher=nowhere", "objective.distill_loss=none"],
-         "kl": ["objective.base_loss=infonce"], "frozen": ["objective.seed_teacher=nowhere"]}
+         "kl": ["objective.base_loss=infonce"], "mae": ["model.arch=vit_micro", "objective.distill_loss=none"],
+         "frozen": ["objective.seed_teacher=nowhere"]}
 
 
 def of(part, names=None):

@@ -21,8 +21,9 @@ Temperature = Annotated[float, Number(0, strictly=True)]
 class Dino(LossModule):
     """Cross-entropy of softmax((t - centre) / teacher_temperature) and softmax(s / student_temperature) (arXiv 2104.14294, eq. 1).
 
-    Rows (B, K) are cosines with prototypes (``model.prototypes``). The centre is the moving average of the mean target of each base
-    pass, over all processes (eq. 4); before the first it is 0.
+    It is multiplied by the student's temperature, as InfoNCE is in MoCo v3 (arXiv 2104.02057). Rows (B, K) are cosines with
+    prototypes (``model.prototypes``). The centre is the moving average of the mean target of each base pass, over all processes
+    (eq. 4); before the first it is 0.
     """
 
     def __init__(self, setting: LossSetting, *, student_temperature: Temperature = 0.1, teacher_temperature: Temperature = 0.04,
@@ -35,7 +36,8 @@ class Dino(LossModule):
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(student.device.type, enabled=False):
             wanted = F.softmax((wide(target.detach()) - self.centre) / self.teacher_temperature, dim=1)
-            return -(wanted * F.log_softmax(wide(student) / self.student_temperature, dim=1)).sum(1).mean()
+            given = F.log_softmax(wide(student) / self.student_temperature, dim=1)
+            return -self.student_temperature * (wanted * given).sum(1).mean()
 
     @torch.no_grad()
     def observe(self, targets: Sequence[Tensor]) -> None:

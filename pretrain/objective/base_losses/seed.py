@@ -7,6 +7,7 @@ from pretrain.objective.losses.module import LossModule, LossSetting
 from pretrain.objective.losses.similarity import seed
 
 DISTANCE = "relative"
+OWN_VIEW = True
 
 
 class Seed(LossModule):
