@@ -25,7 +25,6 @@ from rundir.errors import UserError, check_choice
 from rundir.records import ANALYSIS, identity
 from transfer.analysis import measures
 from transfer.analysis.options import Options
-from transfer.classification.features import extract_features
 from transfer.classification.options import Options as TaskOptions
 from transfer.classification.task import Task
 
@@ -161,8 +160,11 @@ class Subject:
     def plain(self, widths: Sequence[float]) -> dict[float, Tensor]:
         """By width the features (N, D) of the images as they are, float32."""
         self.task.prepare(list(widths))
-        networks = {width: self.task.frozen(width) for width in widths}
-        return extract_features(networks, self.task.batches(self.task.train, self.indices))[0]
+        found: dict[float, list[Tensor]] = {width: [] for width in widths}
+        for images, _ in self.task.batches(self.task.train, self.indices):
+            for width, parts in found.items():
+                parts.append(self.task.frozen(width)(images).float())
+        return {width: torch.cat(parts) for width, parts in found.items()}
 
     def views(self, widths: Sequence[float]) -> dict[float, Tensor]:
         """By width the features (N, 2 pairs, D) of augmented views, drawn from a fixed seed as pretraining draws them."""
