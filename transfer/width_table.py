@@ -19,7 +19,8 @@ def show(records: Sequence[dict], column: Callable[[dict], str], corner: str = "
     scale, unit = (1e9, "GFLOPs") if max(record["flops"] for record in records) >= 1e9 else (1e6, "MFLOPs")
     timed = any("latency_ms" in record for record in records)
     table = Table()
-    for heading in (corner, *columns, unit, "parameters", *["ms per image"][:timed]):
+    table.add_column(corner, justify="right", no_wrap=True)
+    for heading in (*columns, unit, "parameters", *["ms per image"][:timed]):
         table.add_column(heading, justify="right")
     for width in dict.fromkeys(record["width"] for record in records):
         mine = {column(record): record for record in records if record["width"] == width}
