@@ -37,7 +37,7 @@ def prediction(found: pd.DataFrame, judged: pd.DataFrame, made: Sequence[Predict
             interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
             axis.set_title(f"ρ = {rho:.2f}{interval}".replace("-", "−"))
             axis.set_xlabel(one.name.replace(" the individually", "\nthe individually"))
-        figure.supylabel(score_label(judged).replace("\n", " "), fontsize="medium")
+        figure.supylabel(score_label(judged), fontsize="medium")
         seeds = found["seed"].nunique()
         figure.suptitle("one point per cell and width" + (f", mean over up to {seeds} seeds; ρ: mean over seeds of Spearman's rank "
                                                           "correlation, 95 % interval over seeds" if seeds > 1 else ", one seed"),
