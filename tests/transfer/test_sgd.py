@@ -12,6 +12,7 @@ from pretrain.checkpoints import open_checkpoint
 from pretrain.data import crop_batches, evaluation_batches, load
 from transfer.classification.features import extract_features
 from transfer.classification.options import finetune_recipe, linear_recipe
+from transfer.classification.rows import Storage
 from transfer.classification.sgd import Classifier, accuracies, train
 
 CPU = torch.device("cpu")
@@ -113,7 +114,7 @@ def test_published_schedules(recipe, rates):
 def test_features_of_all_widths_in_one_pass(trained, images):
     backbone = open_checkpoint(trained)
     networks = {w: backbone.at(w) for w in (1.0, 0.25)}
-    features, labels = extract_features(networks, evaluation_batches(images, 16, 64, CPU))
+    features, labels = extract_features(networks, evaluation_batches(images, 16, 64, CPU), len(images), Storage())
     x, y = next(evaluation_batches(images, 16, len(images), CPU))
     assert torch.equal(labels, y)
     for width, network in networks.items():

@@ -73,9 +73,9 @@ def test_every_set_gets_its_recipe_score_and_splits(name, score, images, run_dir
 def test_features_are_computed_once_for_all_protocols(run_directory, pets, monkeypatch):
     calls, extract = [], task.extract_features
 
-    def counting(networks, batches):
+    def counting(networks, *rest):
         calls.append(list(networks))
-        return extract(networks, batches)
+        return extract(networks, *rest)
 
     monkeypatch.setattr(task, "extract_features", counting)
     evaluate(run_directory, "pets", pets, [1.0, 0.5], ["knn", "linear_fast"])
