@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from rundir.schema import File
 
 MISSING = "–"
 
@@ -42,3 +45,9 @@ def percent(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A latency with three digits; a dash where it was not measured."""
     return MISSING if value is None else f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def show_place(checkpoint: str, out: str | None) -> None:
+    """Print where the scores of ``checkpoint`` are: in ``out``, else in its run directory."""
+    place = Path(checkpoint)
+    print(f"scores: {Path(out or (place if place.is_dir() else place.parent)) / File.RESULT}")

@@ -9,15 +9,14 @@ import pytest
 import torch
 import yaml
 
-from ablations import launching
 from ablations.jobs import graph
-from ablations.run import main, parser, prepared
+from ablations.run import main
 from ablations.transfers import analysis_job
 from pretrain import config
 from pretrain.models import build
 from rundir.errors import UserError
 from slurm.arrays import plan
-from tests.ablations.test_transfers import SETTINGS, short
+from tests.ablations.test_transfers import SETTINGS, short, work_of
 from transfer import run
 
 WORDS = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-online", "individual-mse-online-w*",
@@ -33,16 +32,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def work_of(*more: str):
-    words, overrides = config.split_overrides(launching.joined([*WORDS, *more, *SETTINGS]))
-    arguments = parser().parse_args(words)
-    launching.choose(arguments)
-    arguments.folder = arguments.runs / "guidelines"
-    return prepared(arguments, overrides, ("ablations/run.py",))[0]
-
-
 def test_an_analysis_waits_for_its_training_and_for_the_networks_of_one_width_of_its_seed(folder):
-    work = work_of("--seeds", "2")
+    work = work_of("--seeds", "2", first=WORDS)
     jobs = graph(work.missing, work.runs, Path("runs/guidelines"), work.transfers)
     after = {short(job.name): [short(name) for name in job.after] for job in jobs if job.kind == "analysis"}
     against = {"mse-infonce-online": [f"{ALONE}1.0", f"{ALONE}0.5"], f"{ALONE}1.0": [], f"{ALONE}0.5": []}
@@ -60,9 +51,9 @@ def test_a_grid_with_analysis_is_finished_once(folder, capsys):
     [path] = Path("runs").glob(f"guidelines/{SLIM}-*/result.json")
     found = {(r["metric"], r["width"]): r["value"] for r in json.loads(path.read_text())["records"] if r["task"] == "analysis"}
     assert 0 <= found["cka_individual", 0.5] <= 1 and 0 <= found["cka_individual", 1.0] <= 1 and 0 <= found["cka_full", 0.5] <= 1
-    assert [one.finished for one in work_of().transfers] == [True] * 3
+    assert [one.finished for one in work_of(first=WORDS).transfers] == [True] * 3
     Path("all.yaml").write_text(yaml.safe_dump([ENTRY | {"pairs": 2}]))
-    assert [one.finished for one in work_of().transfers] == [False] * 3  # other views, other numbers
+    assert [one.finished for one in work_of(first=WORDS).transfers] == [False] * 3  # other views, other numbers
 
 
 def test_checkpoints_from_anywhere_are_analysed_as_jobs(folder, capsys):
@@ -89,6 +80,6 @@ def test_mistakes_name_entry_and_key(folder):
                            ({"protocol": ["knn"]}, "protocol")):
         Path("all.yaml").write_text(yaml.safe_dump([ENTRY | wrong]))
         with pytest.raises(UserError, match=rf"all\.yaml, entry 1 \(analysis\): .*{message}"):
-            work_of()
+            work_of(first=WORDS)
     with pytest.raises(UserError, match="another version of the project wrote this job"):
         analysis_job({"task": "analysis"})

@@ -48,8 +48,9 @@ def folder(tmp_path, scenes, monkeypatch):
     return tmp_path
 
 
-def work_of(*more: str):
-    words, overrides = config.split_overrides(launching.joined([*WORDS, *more, *SETTINGS]))
+def work_of(*more: str, first=WORDS):
+    """What a launch with the words ``first`` and ``more`` has to do."""
+    words, overrides = config.split_overrides(launching.joined([*first, *more, *SETTINGS]))
     arguments = parser().parse_args(words)
     launching.choose(arguments)
     arguments.folder = arguments.runs / "guidelines"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,10 +11,9 @@ from rich.table import Table
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
 from rundir.arguments import MOST_BATCH, MOST_PIXELS, MOST_WORKERS, whole, width_or_spread, word
-from rundir.schema import File
+from transfer import width_table
 from transfer.analysis.evaluation import MEASURES, analyse
 from transfer.analysis.options import MOST_PAIRS, Options
-from transfer.width_table import MISSING
 
 HELP = "what the features of a checkpoint are like at every width, without labels"
 
@@ -57,9 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                       device=arguments.device, options=options, out=arguments.out, force=arguments.force, branch=arguments.branch,
                       arch=arguments.arch)
     show(records)
-    checkpoint = Path(arguments.checkpoint)
-    directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
-    print(f"scores: {directory / File.RESULT}")
+    width_table.show_place(arguments.checkpoint, arguments.out)
     return 0
 
 
@@ -83,7 +79,7 @@ def show(records: Sequence[dict]) -> None:
 def number(value: float | None) -> str:
     """A value with as many digits as it has room for; a dash where it is undefined."""
     if value is None:
-        return MISSING
+        return width_table.MISSING
     if value.is_integer():
         return f"{value:,.0f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"

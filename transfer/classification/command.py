@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
 from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, width_or_spread, word
 from rundir.records import entry
-from rundir.schema import File
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
 from transfer.classification.options import LINEAR_RECIPES, parse_overrides
@@ -68,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
                        device=arguments.device, options=options, out=arguments.out, force=arguments.force,
                        branch=arguments.branch, arch=arguments.arch, extrapolate=arguments.extrapolate)
     show(records)
-    checkpoint = Path(arguments.checkpoint)
-    directory = Path(arguments.out or (checkpoint if checkpoint.is_dir() else checkpoint.parent))
-    print(f"scores: {directory / File.RESULT}")
+    width_table.show_place(arguments.checkpoint, arguments.out)
     return 0
 
 
