@@ -15,13 +15,24 @@ from pretrain.config import Config, check_widths, config_hash, from_dict, switch
 from pretrain.data.sources import normalisation
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import Cost, calibrate, calibrated_widths, channel_signature, cost, cut_statistics, extract, is_calibrated
+from pretrain.slimmable import (
+    Cost,
+    calibrate,
+    calibrated_widths,
+    canonical,
+    channel_signature,
+    cost,
+    cut_statistics,
+    extract,
+    is_calibrated,
+)
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.updates import channel_updates
 from rundir.arguments import Spread
 from rundir.directory import RunDirectory
 from rundir.errors import Setting, UserError
 from rundir.schema import File
+from rundir.subnet import Subnet, Width, narrowest
 
 NARROWEST = 1e-6  # of widths that are extrapolated to
 Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
@@ -88,11 +99,11 @@ class Checkpoint:
         return self.config.seed
 
     @property
-    def calibrated(self) -> list[float]:
+    def calibrated(self) -> list[Width]:
         """Widths with BatchNorm statistics, widest first."""
         return calibrated_widths(self.encoder)
 
-    def is_calibrated(self, width: float) -> bool:
+    def is_calibrated(self, width: Width) -> bool:
         """Whether ``width`` can be used as it is: its BatchNorm statistics are there, or there is no BatchNorm."""
         return is_calibrated(self.encoder, width)
 
@@ -124,13 +135,30 @@ class Checkpoint:
                             f"{self.config.optimizer.epochs}); finish it, or set --out DIR to score it as it is")
         return self.run_dir
 
-    def default_widths(self) -> list[float]:
+    def default_widths(self) -> list[Width]:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
         return self.calibrated or usable_widths(self.config, [*self.config.calibration.widths, self.low, self.high])
 
-    def chosen_widths(self, asked: Sequence[float | Spread]) -> list[float]:
-        """The widths that are ``asked``; of a spread without those that give the channels of a wider one, which is said."""
-        alone = [float(width) for width in asked if not isinstance(width, Spread)]
+    def canonical(self, width: Width, what: str = "--widths") -> Width:
+        """``width``, a sub-network without what it names but keeps whole.
+
+        Raises:
+            UserError: the encoder has no such sub-network.
+        """
+        if not isinstance(width, Subnet):
+            return float(width)
+        try:
+            return canonical(self.encoder, width)
+        except ValueError as error:
+            raise UserError(f"{what}: {width} is no sub-network of {self.arch}: {error}") from None
+
+    def chosen_widths(self, asked: Sequence[Width | Spread]) -> list[Width]:
+        """The widths that are ``asked``; of a spread without those that give the channels of a wider one, which is said.
+
+        Raises:
+            UserError: one is a sub-network that the encoder does not have.
+        """
+        alone = [self.canonical(width) for width in asked if not isinstance(width, Spread)]
         found = {channel_signature(self.encoder, width): width for width in alone}
         for spread in (each for each in asked if isinstance(each, Spread)):
             before = len(found)
@@ -141,11 +169,11 @@ class Checkpoint:
                       flush=True)
         return [*alone, *sorted(set(found.values()) - set(alone), reverse=True)]
 
-    def is_extrapolated(self, width: float) -> bool:
-        """Whether ``width`` is narrower than the widths of pretraining."""
-        return width < self.low
+    def is_extrapolated(self, width: Width) -> bool:
+        """Whether ``width`` is narrower than the widths of pretraining, in some stage."""
+        return narrowest(width) < self.low
 
-    def check_widths(self, widths: Sequence[float], what: str = "--widths") -> None:
+    def check_widths(self, widths: Sequence[Width], what: str = "--widths") -> None:
         """Raise :class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:
             raise UserError(f"{what} names no width; set for example {what} 1.0 0.5")
@@ -170,7 +198,7 @@ class Checkpoint:
             raise UserError(Setting("data.size", size), f" does not suit {self.path}, a {self.arch} of {made} pixels; set ",
                             Setting("data.size", made), whole)
 
-    def calibrate(self, widths: Sequence[float], batches: Batches) -> None:
+    def calibrate(self, widths: Sequence[Width], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there.
 
         Those of the control that is sliced without calibration (``derived.calibrate=false``) are the full width's, cut.
@@ -181,9 +209,9 @@ class Checkpoint:
         calibrate(self.encoder, [self.high] if cut else widths, (x.to(device) for x in stream),
                   running=self.config.calibration.average == "running")
         if cut:
-            cut_statistics(batch_norms(self.encoder).values(), widths, self.high)
+            cut_statistics(batch_norms(self.encoder).values(), map(self.canonical, widths), self.high)
 
-    def at(self, width: float, batches: Batches | None = None) -> nn.Module:
+    def at(self, width: Width, batches: Batches | None = None) -> nn.Module:
         """The dense network of ``width`` in evaluation mode; weights are copies, so it can be changed freely.
 
         Its BatchNorm statistics are those the checkpoint holds for ``width``; where it holds none they are calibrated
@@ -201,7 +229,7 @@ class Checkpoint:
             self.calibrate([width], batches)
         return extract(self.encoder, width)
 
-    def random_at(self, width: float, seed: int) -> nn.Module:
+    def random_at(self, width: Width, seed: int) -> nn.Module:
         """The dense network of ``width`` with weights freshly drawn from ``seed``: the reference of pretraining."""
         self.check_widths([width], "width")
         return redrawn(extract(self.encoder, width).cpu(), seed).to(next(self.encoder.parameters()).device)
@@ -210,11 +238,11 @@ class Checkpoint:
         """Mean and standard deviation by RGB channel, in [0, 1], that images must be normalised with: those of pretraining."""
         return normalisation(self.config.data)
 
-    def feature_dim(self, width: float) -> int:
+    def feature_dim(self, width: Width) -> int:
         """Number of features D at ``width``."""
         return self.encoder.feature_dim(width)
 
-    def cost(self, width: float, size: int | None = None) -> Cost:
+    def cost(self, width: Width, size: int | None = None) -> Cost:
         """FLOPs of one image of ``size`` pixels (default: the size of pretraining) and parameters at ``width``."""
         return cost(self.encoder, width, size or self.config.data.size)
 

@@ -16,6 +16,7 @@ from pretrain.config.width_grid import trained_widths
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.setting import OWN_IMAGES
+from rundir.subnet import Width, narrowest, widest, width_key
 from rundir.typed import check_values, shown
 
 if TYPE_CHECKING:
@@ -119,26 +120,28 @@ def switchable_widths(cfg: Config) -> list[float]:
 
 def usable_widths(cfg: Config, asked: Iterable[float]) -> list[float]:
     """Those of ``asked`` that the trained network can be used at, widest first."""
-    from pretrain.slimmable import width_key  # imports torch
-
     only = {width_key(w) for w in switchable_widths(cfg)}
     return sorted((w for w in set(asked) if cfg.widths.min <= w <= cfg.widths.max and (not only or width_key(w) in only)),
                   reverse=True)
 
 
-def check_widths(arch: str, widths: Sequence[float], low: float, high: float, what: str = "widths",
+def check_widths(arch: str, widths: Sequence[Width], low: float, high: float, what: str = "widths",
                  only: Sequence[float] = ()) -> None:
     """Raise :class:`UserError` if a width is outside [low, high], not one of ``only`` (unless empty), given twice, or the same
     network as another one.
     """
-    from pretrain.slimmable import channel_signature, width_key  # imports torch
+    from pretrain.slimmable import canonical, channel_signature  # imports torch
 
+    model, seen = skeleton(arch), {}
     for width in widths:
+        try:
+            canonical(model, width)
+        except ValueError as error:
+            raise UserError(f"{what}: {width} is no sub-network of {arch}: {error}") from None
         if only and width_key(width) not in map(width_key, only):
             raise UserError(f"{what}: {width} has no BatchNorm of its own in this network; set widths of {list(only)}")
-        if not low <= width <= high:
+        if not low <= narrowest(width) <= widest(width) <= high:
             raise UserError(f"{what}: {width} is outside the trained range [{low}, {high}]; set widths within it")
-    model, seen = skeleton(arch), {}
     for width in widths:
         signature = channel_signature(model, width)
         if signature in seen:

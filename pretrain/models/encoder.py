@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from pretrain.slimmable import ChannelRule, Channels, ParametersAtWidth
+from pretrain.slimmable import ChannelRule, Channels, ParametersAtWidth, Width
 
 
 class Encoder(ParametersAtWidth):
@@ -56,11 +56,11 @@ class Encoder(ParametersAtWidth):
         """The number of pixels of which an image's sides must be multiples."""
         return max(1, self.patch_size)
 
-    def feature_dim(self, width: float = 1.0) -> int:
+    def feature_dim(self, width: Width = 1.0) -> int:
         """D(w), the number of features at ``width``."""
         return self.feature_rule(width)
 
-    def stage_dims(self, width: float = 1.0) -> list[int]:
+    def stage_dims(self, width: Width = 1.0) -> list[int]:
         """C_i(w), the channels of each of the four feature maps at ``width``."""
         return [rule(width) for rule in self.stage_rules]
 

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import ChannelRule, Channels, SlimmableBatchNorm2d, SlimmableConv2d
+from pretrain.slimmable import ChannelRule, Channels, Resize, Skippable, SlimmableBatchNorm2d, SlimmableConv2d
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Skippable):
     """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
-    def __init__(self, inputs: int, planes: int, stride: int):
+    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int):
         super().__init__()
         self.conv1 = SlimmableConv2d(inputs, planes, 3, stride, 1)
         self.bn1 = SlimmableBatchNorm2d(planes)
@@ -31,20 +31,22 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.skipped:
+            return x
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         y += x if self.downsample is None else self.downsample(x)
         return F.relu(y, inplace=True)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Skippable):
     """1x1, 3x3 (with the stride, as torchvision has it), 1x1 to four times the planes, and a shortcut."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int):
+    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int):
         super().__init__()
-        outputs = planes * self.expansion
+        outputs = ChannelRule(planes.channels * self.expansion, sliced=True, stage=planes.stage)
         self.conv1 = SlimmableConv2d(inputs, planes, 1)
         self.bn1 = SlimmableBatchNorm2d(planes)
         self.conv2 = SlimmableConv2d(planes, planes, 3, stride, 1)
@@ -54,6 +56,8 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.skipped:
+            return x
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
@@ -61,9 +65,9 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
-def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def shortcut(inputs: ChannelRule, outputs: ChannelRule, stride: int) -> nn.Sequential | None:
     """1x1 projection where the shape changes, else None (the identity)."""
-    if stride == 1 and inputs == outputs:
+    if stride == 1 and inputs.channels == outputs.channels:
         return None
     return nn.Sequential(SlimmableConv2d(inputs, outputs, 1, stride), SlimmableBatchNorm2d(outputs))
 
@@ -82,20 +86,24 @@ class ResNet(Encoder):
                  stem: str = "cifar"):
         super().__init__()
         self.stem = stem
-        self.conv1 = (SlimmableConv2d(3, base_channels, 3, 1, 1, slice_in=False) if stem == "cifar"
-                      else SlimmableConv2d(3, base_channels, 7, 2, 3, slice_in=False))
-        self.bn1 = SlimmableBatchNorm2d(base_channels)
-        channels, self.stage_rules = base_channels, []
+        stream = ChannelRule(base_channels, sliced=True, stage=0)
+        self.resize = Resize()
+        self.conv1 = (SlimmableConv2d(3, stream, 3, 1, 1, slice_in=False) if stem == "cifar"
+                      else SlimmableConv2d(3, stream, 7, 2, 3, slice_in=False))
+        self.bn1 = SlimmableBatchNorm2d(stream)
+        self.stage_rules = []
         last_norm = "bn3" if block is Bottleneck else "bn2"
         self.stage_norms = [f"layer{stage + 1}.{depth - 1}.{last_norm}" for stage, depth in enumerate(depths)]
         self.stage_layers = [f"layer{stage + 1}" for stage in range(len(depths))]
         for stage, depth in enumerate(depths):
-            planes, blocks = base_channels * 2**stage, []
+            planes, blocks = ChannelRule(base_channels * 2**stage, sliced=True, stage=stage), []
             for index in range(depth):
-                blocks.append(block(channels, planes, 2 if stage > 0 and index == 0 else 1))
-                channels = planes * block.expansion
+                made = block(stream, planes, 2 if stage > 0 and index == 0 else 1)
+                made.stage, made.place, made.optional = stage, index, index > 0
+                blocks.append(made)
+                stream = ChannelRule(planes.channels * block.expansion, sliced=True, stage=stage)
             self.add_module(self.stage_layers[stage], nn.Sequential(*blocks))
-            self.stage_rules.append(ChannelRule(channels, sliced=True))
+            self.stage_rules.append(stream)
         self.feature_rule = self.stage_rules[-1]
 
     def channel_groups(self, after: Sequence[nn.Module]) -> list[Channels]:
@@ -121,7 +129,7 @@ class ResNet(Encoder):
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Feature maps after each of the four stages, (B, C_i(w), H_i, W_i)."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn1(self.conv1(self.resize(x))), inplace=True)
         if self.stem == "imagenet":
             x = F.max_pool2d(x, 3, 2, 1)
         maps = []

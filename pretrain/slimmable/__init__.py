@@ -1,5 +1,15 @@
 """Networks that work at any width: layers, the width context, calibration, extraction and cost (METHOD section 3)."""
 
+from pretrain.slimmable.base import (
+    BlockRule,
+    ChannelRule,
+    ParametersAtWidth,
+    Resize,
+    Skippable,
+    channels_at,
+    make_divisible,
+    slimmable_layers,
+)
 from pretrain.slimmable.calibrate import (
     calibrate,
     calibrated_widths,
@@ -11,7 +21,6 @@ from pretrain.slimmable.channels import Channels, cut_statistics, reorder
 from pretrain.slimmable.cost import Cost, cost, dense_cost
 from pretrain.slimmable.extract import extract
 from pretrain.slimmable.layers import (
-    ChannelRule,
     NotCalibrated,
     PrefixLinear,
     SlimmableBatchNorm1d,
@@ -23,20 +32,16 @@ from pretrain.slimmable.layers import (
     make_switchable,
 )
 from pretrain.slimmable.slices import sliced_once
-from pretrain.slimmable.width import (
-    ParametersAtWidth,
-    at_width,
-    channel_signature,
-    channels_at,
-    make_divisible,
-    slimmable_layers,
-    width_key,
-)
+from pretrain.slimmable.space import Space, space_of
+from pretrain.slimmable.structure import canonical
+from pretrain.slimmable.width import at_width, channel_signature
+from rundir.subnet import Subnet, Width, parse_width, width_key
 
 __all__ = [
-    "ChannelRule", "Channels", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "SlimmableBatchNorm1d",
-    "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear", "at_width", "calibrate",
-    "calibrated_widths", "calibration_state", "channel_signature", "channels_at", "cost", "cut_statistics", "dense_cost", "extract",
-    "has_batch_norm", "is_calibrated", "load_calibration_state", "make_divisible", "make_switchable", "reorder", "sliced_once",
-    "slimmable_layers", "width_key",
+    "BlockRule", "ChannelRule", "Channels", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "Resize", "Skippable",
+    "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear", "Space",
+    "Subnet", "Width", "at_width", "calibrate", "calibrated_widths", "calibration_state", "canonical", "channel_signature",
+    "channels_at", "cost", "cut_statistics", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
+    "load_calibration_state", "make_divisible", "make_switchable", "parse_width", "reorder", "sliced_once", "slimmable_layers",
+    "space_of", "width_key",
 ]

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pretrain.slimmable.layers import ChannelRule, SlimmableConv2d, SlimmableLinear, _SlimmableBatchNorm
-from pretrain.slimmable.width import width_key
+from pretrain.slimmable.base import ChannelRule
+from pretrain.slimmable.layers import SlimmableConv2d, SlimmableLinear, _SlimmableBatchNorm
+from rundir.subnet import Width, width_key
 
 
 @dataclass
@@ -70,7 +71,7 @@ def _reorder_outputs(layer: nn.Module, order: Tensor) -> None:
         parameter.copy_(parameter.unflatten(0, (layer.parts, -1))[:, order].flatten(0, 1))
 
 
-def cut_statistics(norms: Iterable[_SlimmableBatchNorm], widths: Iterable[float], full: float) -> None:
+def cut_statistics(norms: Iterable[_SlimmableBatchNorm], widths: Iterable[Width], full: Width) -> None:
     """Give ``norms`` at each of ``widths`` the first of the statistics of width ``full``: slicing without calibration."""
     for norm in norms:
         mean, variance = norm.statistics_at(full)

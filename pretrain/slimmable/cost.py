@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.slimmable.extract import extract
+from rundir.subnet import Width
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,6 @@ def dense_cost(network: nn.Module, size: int | tuple[int, int]) -> Cost:
     return Cost(counter.get_total_flops(), parameters)
 
 
-def cost(model: nn.Module, width: float, size: int) -> Cost:
+def cost(model: nn.Module, width: Width, size: int) -> Cost:
     """Cost of ``model`` at ``width`` on one image (3, ``size``, ``size``); ``model`` itself is left alone."""
     return dense_cost(extract(model, width), size)

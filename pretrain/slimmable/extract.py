@@ -6,18 +6,31 @@ import copy
 
 from torch import nn
 
-from pretrain.slimmable.width import ParametersAtWidth, slimmable_layers
+from pretrain.slimmable.base import ParametersAtWidth, Resize, Resized, Skippable, slimmable_layers
+from pretrain.slimmable.structure import canonical
+from rundir.subnet import Subnet, Width
 
 
-def extract(model: nn.Module, width: float) -> nn.Module:
+def extract(model: nn.Module, width: Width) -> nn.Module:
     """A dense copy of ``model`` at ``width``: plain ``torch.nn`` layers, weights sliced and copied, nothing shared.
 
     BatchNorms take the statistics calibrated for ``width``; where there are none they use those of each batch. The result is in
     evaluation mode. A module that is neither slimmable nor contains a slimmable layer is copied as it is. Parameters outside of
-    layers follow the width where their module is a :class:`ParametersAtWidth`.
+    layers follow the width where their module is a :class:`ParametersAtWidth`. Blocks that a sub-network skips become
+    ``nn.Identity``, so that the others keep their names.
+
+    Raises:
+        ValueError: ``width`` is a sub-network that ``model`` does not have.
     """
+    width = canonical(model, width) if isinstance(width, Subnet) else width
     # A deep copy in which each slimmable layer is known already: as its dense counterpart.
-    replaced = {id(layer): layer.extract_at(width) for layer in slimmable_layers(model)}
+    replaced: dict[int, object] = {id(layer): layer.extract_at(width) for layer in slimmable_layers(model)}
+    for module in model.modules():
+        if isinstance(module, Skippable) and module.skipped_at(width):
+            replaced[id(module)] = nn.Identity()
+        elif isinstance(module, Resize):
+            side = width.resolution if isinstance(width, Subnet) else None
+            replaced[id(module)] = nn.Identity() if side is None else Resized(side)
     for module in (m for m in model.modules() if isinstance(m, ParametersAtWidth)):
         for name, active in module.parameters_at(width).items():
             own = module.get_parameter(name)

@@ -15,27 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.distributed import several, sum_over_processes
+from pretrain.slimmable.base import ChannelRule, Slimmable
 from pretrain.slimmable.slices import cut
 from pretrain.slimmable.small_maps import small_map_conv2d, suits
-from pretrain.slimmable.width import Slimmable, channels_at, width_key
-
-
-class ChannelRule:
-    """Channels kept at a width: none sliced, or ``expansion`` times the rounded unexpanded count.
-
-    MobileNetV2 rounds the channel count before its expansion, so that the expanded and the narrow layers of a block always
-    agree (METHOD section 3).
-    """
-
-    def __init__(self, channels: int, sliced: bool, expansion: int = 1):
-        if channels % expansion:
-            raise ValueError(f"{channels} channels are not a multiple of the expansion {expansion}")
-        self.channels, self.sliced, self.expansion = channels, sliced, expansion
-
-    def __call__(self, width: float) -> int:
-        if not self.sliced:
-            return self.channels
-        return channels_at(self.channels // self.expansion, width) * self.expansion
+from rundir.subnet import Width, width_key
 
 
 def _rule(channels: int | ChannelRule, sliced: bool, expansion: int = 1) -> ChannelRule:
@@ -69,7 +52,7 @@ class SlimmableConv2d(Slimmable):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
-    def active(self, width: float) -> tuple[Tensor, Tensor | None]:
+    def active(self, width: Width) -> tuple[Tensor, Tensor | None]:
         """Weight (C_out(w), C_in(w) or 1, k, k) and bias (C_out(w),) at ``width``."""
         out = self.channels_out(width)
         inputs = 1 if self.depthwise else self.channels_in(width)
@@ -82,7 +65,7 @@ class SlimmableConv2d(Slimmable):
             return small_map_conv2d(x, weight, self.stride, self.padding)
         return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
 
-    def extract_at(self, width: float) -> nn.Conv2d:
+    def extract_at(self, width: Width) -> nn.Conv2d:
         weight, bias = map(_copied, self.active(width))
         groups = weight.shape[0] if self.depthwise else 1
         dense = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], self.kernel_size, self.stride, self.padding,
@@ -115,7 +98,7 @@ class SlimmableLinear(Slimmable):
         plain = nn.Linear(self.channels_in.channels, parts * self.channels_out.channels, bias=bias)
         self.weight, self.bias = plain.weight, plain.bias
 
-    def active(self, width: float) -> tuple[Tensor, Tensor | None]:
+    def active(self, width: Width) -> tuple[Tensor, Tensor | None]:
         """Weight (parts * C_out(w), C_in(w)) and bias (parts * C_out(w),) at ``width``."""
         out, inputs = self.channels_out(width), self.channels_in(width)
         if self.parts == 1:
@@ -127,7 +110,7 @@ class SlimmableLinear(Slimmable):
         weight, bias = self.sliced()
         return F.linear(x[..., :weight.shape[1]] if self.prefix else x, weight, bias)
 
-    def extract_at(self, width: float) -> nn.Linear:
+    def extract_at(self, width: Width) -> nn.Linear:
         weight, bias = map(_copied, self.active(width))
         kind = PrefixLinear if self.prefix else nn.Linear
         dense = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -152,7 +135,7 @@ class SlimmableLayerNorm(Slimmable):
         self.weight = nn.Parameter(torch.ones(self.channels_out.channels))
         self.bias = nn.Parameter(torch.zeros(self.channels_out.channels))
 
-    def active(self, width: float) -> tuple[Tensor, Tensor]:
+    def active(self, width: Width) -> tuple[Tensor, Tensor]:
         """Scale and shift (C(w),) at ``width``."""
         channels = self.channels_out(width)
         return cut(self.weight, channels), cut(self.bias, channels)
@@ -161,7 +144,7 @@ class SlimmableLayerNorm(Slimmable):
         weight, bias = self.sliced()
         return F.layer_norm(x, weight.shape, weight, bias, self.eps)
 
-    def extract_at(self, width: float) -> nn.LayerNorm:
+    def extract_at(self, width: Width) -> nn.LayerNorm:
         weight, bias = map(_copied, self.active(width))
         dense = nn.LayerNorm(len(weight), self.eps, device="meta")
         dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -181,18 +164,18 @@ class _SlimmableBatchNorm(Slimmable):
     With ``synchronized`` set and torch.distributed initialised, batch statistics are those of all ranks.
     """
 
-    def __init__(self, channels: int, *, slice_channels: bool = True, expansion: int = 1, affine: bool = True,
+    def __init__(self, channels: int | ChannelRule, *, slice_channels: bool = True, expansion: int = 1, affine: bool = True,
                  eps: float = 1e-5):
         super().__init__()
-        self.channels_out = ChannelRule(channels, slice_channels, expansion)
-        self.eps = eps
+        self.channels_out = _rule(channels, slice_channels, expansion)
+        self.eps, channels = eps, self.channels_out.channels
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-        self.switch: dict[float, int] = {}  # width -> index in weights and biases
+        self.switch: dict[Width, int] = {}  # width -> index in weights and biases
         self.synchronized = False
-        self.statistics: dict[float, tuple[Tensor, Tensor]] = {}
+        self.statistics: dict[Width, tuple[Tensor, Tensor]] = {}
 
-    def make_switchable(self, widths: Sequence[float]) -> None:
+    def make_switchable(self, widths: Sequence[Width]) -> None:
         """Give each of ``widths`` a scale and a shift (C(w),) of its own, started as the present ones; no other width works then.
 
         Switchable BatchNorm (Slimmable networks, arXiv 1812.08928, section 3).
@@ -205,7 +188,7 @@ class _SlimmableBatchNorm(Slimmable):
         self.weight = self.bias = None
         self.switch = {width_key(width): index for index, width in enumerate(widths)}
 
-    def active(self, width: float) -> tuple[Tensor | None, Tensor | None]:
+    def active(self, width: Width) -> tuple[Tensor | None, Tensor | None]:
         """Scale and shift (C(w),) at ``width``.
 
         Raises:
@@ -233,7 +216,7 @@ class _SlimmableBatchNorm(Slimmable):
             return _synchronized_batch_norm(x, weight, bias, self.eps)
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
 
-    def statistics_at(self, width: float) -> tuple[Tensor, Tensor]:
+    def statistics_at(self, width: Width) -> tuple[Tensor, Tensor]:
         """Calibrated (mean, variance) at ``width``; :class:`NotCalibrated` where there are none."""
         try:
             return self.statistics[width_key(width)]
@@ -247,7 +230,7 @@ class _SlimmableBatchNorm(Slimmable):
         self.statistics = {w: (fn(mean), fn(variance)) for w, (mean, variance) in self.statistics.items()}
         return self
 
-    def extract_at(self, width: float) -> nn.Module:
+    def extract_at(self, width: Width) -> nn.Module:
         """A torch BatchNorm with the statistics of ``width``; one that uses batch statistics if there are none."""
         weight, bias = map(_copied, self.active(width))
         dense = self.dense_type(self.channels_out(width), eps=self.eps, affine=weight is not None, device=self.device,
@@ -276,7 +259,7 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _SlimmableBatchNorm) for module in model.modules())
 
 
-def make_switchable(model: nn.Module, widths: Sequence[float]) -> None:
+def make_switchable(model: nn.Module, widths: Sequence[Width]) -> None:
     """Give every BatchNorm of ``model`` a scale and a shift for each of ``widths``."""
     for module in list(model.modules()):
         if isinstance(module, _SlimmableBatchNorm):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pretrain.slimmable.width import slimmable_layers
+from pretrain.slimmable.base import slimmable_layers
 
 
 class _Cut(torch.autograd.Function):

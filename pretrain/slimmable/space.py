@@ -1,0 +1,187 @@
+"""The sub-networks of a network as a set to draw from, to walk in and to search (once-for-all, arXiv 1908.09791, section 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pretrain.slimmable.structure import Structure, structure_of
+from rundir.subnet import DIGITS, Subnet, Width
+
+DIMENSIONS = ("width", "depth", "kernel", "heads", "mlp", "resolution")
+RATIOS = (4.0, 3.5, 3.0, 2.0)  # MLP ratios of a ViT; AutoFormer's (arXiv 2107.00651, table 1) and a smaller one
+Genes = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What can vary, and the values of each: every choice is a list, largest first, for each stage or block.
+
+    A dimension that does not vary has one choice everywhere, or none where the network has not got it. Sub-networks are returned in
+    canonical form: a plain width where nothing else is named.
+
+    Attributes:
+        structure: of the network.
+        width: for each stage, or once where all follow one width.
+        depth, kernel: for each stage. heads, mlp: for each block of a ViT. resolution: one list.
+    """
+
+    structure: Structure
+    width: tuple[tuple[float, ...], ...]
+    depth: tuple[tuple[int, ...], ...] = ()
+    kernel: tuple[tuple[int, ...], ...] = ()
+    heads: tuple[tuple[int, ...], ...] = ()
+    mlp: tuple[tuple[float, ...], ...] = ()
+    resolution: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def largest(self) -> Width:
+        """The largest value everywhere."""
+        return self._made({name: [choices[0] for choices in self._choices(name)] for name in DIMENSIONS})
+
+    @property
+    def smallest(self) -> Width:
+        """The smallest value everywhere."""
+        return self._made({name: [choices[-1] for choices in self._choices(name)] for name in DIMENSIONS})
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that vary."""
+        return tuple(name for name in DIMENSIONS if any(len(choices) > 1 for choices in self._choices(name)))
+
+    def __len__(self) -> int:
+        """How many combinations of choices there are; some may be the same network, where channels are rounded."""
+        return math.prod(len(choices) for name in DIMENSIONS for choices in self._choices(name))
+
+    def __contains__(self, width: Width) -> bool:
+        try:
+            genes = self._genes(width)
+        except ValueError:
+            return False
+        return all(value in choices for name in DIMENSIONS for value, choices in zip(genes[name], self._choices(name), strict=True))
+
+    def canonical(self, width: Width) -> Width:
+        """``width`` as it is looked up; :class:`ValueError` if the network has no such sub-network."""
+        return self.structure.canonical(width if isinstance(width, Subnet) else Subnet(width))
+
+    def random(self, generator: random.Random) -> Width:
+        """Every value drawn uniformly and independently."""
+        return self._made({name: [generator.choice(choices) for choices in self._choices(name)] for name in DIMENSIONS})
+
+    def mutate(self, width: Width, generator: random.Random, p: float = 0.1) -> Width:
+        """Every value drawn anew with probability ``p``."""
+        genes = self._genes(width)
+        return self._made({name: [generator.choice(choices) if generator.random() < p else value
+                                  for value, choices in zip(genes[name], self._choices(name), strict=True)] for name in DIMENSIONS})
+
+    def crossover(self, a: Width, b: Width, generator: random.Random) -> Width:
+        """Every value from one of the two, each with probability one half."""
+        first, second = self._genes(a), self._genes(b)
+        return self._made({name: [generator.choice(pair) for pair in zip(first[name], second[name], strict=True)]
+                           for name in DIMENSIONS})
+
+    def smaller(self, width: Width) -> list[Width]:
+        """Those that differ by the next smaller value at one place: the steps of greedy slimming."""
+        genes, found = self._genes(width), []
+        for name in DIMENSIONS:
+            for place, choices in enumerate(self._choices(name)):
+                below = [value for value in choices if value < genes[name][place]]
+                if below:
+                    found.append(self._made(genes | {name: [*genes[name][:place], below[0], *genes[name][place + 1:]]}))
+        return found
+
+    def uniform(self) -> list[Width]:
+        """One width for all stages, all else at its largest, widest first."""
+        genes = self._genes(self.largest)
+        shared = [w for w in self.width[0] if all(w in choices for choices in self.width)]
+        return [self._made(genes | {"width": [w] * len(self.width)}) for w in shared]
+
+    def along(self, dimension: str) -> Space:
+        """The part in which ``dimension`` alone varies, all else being at its largest."""
+        fixed = {name: tuple(choices[:1] for choices in self._choices(name)) for name in DIMENSIONS if name != dimension}
+        return dataclasses.replace(self, **fixed)
+
+    def _choices(self, name: str) -> tuple[tuple, ...]:
+        return getattr(self, name)
+
+    def _genes(self, width: Width) -> Genes:
+        """A value for every choice, those of ``width`` or the largest; :class:`ValueError` if it is not of this network."""
+        subnet = width if isinstance(width, Subnet) else Subnet(width)
+        self.structure.check(subnet)
+        genes: Genes = {name: [choices[0] for choices in self._choices(name)] for name in DIMENSIONS}
+        genes["width"] = [subnet.width_of(stage) for stage in range(len(self.width))]
+        for name in ("depth", "kernel", "heads", "mlp"):
+            if getattr(subnet, name) is not None:
+                genes[name] = list(getattr(subnet, name))
+        if subnet.resolution is not None:
+            genes["resolution"] = [subnet.resolution]
+        return genes
+
+    def _made(self, genes: Genes) -> Width:
+        named = {name: tuple(genes[name]) or None for name in ("depth", "kernel", "mlp")}
+        # Without a choice the heads follow the width, and images are as large as they come.
+        heads = tuple(genes["heads"]) if any(len(choices) > 1 for choices in self.heads) else None
+        sides = self.resolution[0] if self.resolution else ()
+        side = genes["resolution"][0] if genes["resolution"] and (genes["resolution"][0] != max(sides)) else None
+        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, heads=heads, resolution=side))
+
+
+def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: Iterable[str] | None = None, widths: int = 13,
+             shortest: Sequence[int] | None = None, kernels: Sequence[int] | None = None, resolutions: Sequence[int] = ()) -> Space:
+    """The sub-networks of ``model``.
+
+    Args:
+        low, high: narrowest and widest width of a stage.
+        vary: dimensions of :data:`DIMENSIONS` that vary; None: all that the network has (the resolution where some are named).
+        widths: how many widths a stage has, evenly spread, ends included.
+        shortest: least number of blocks in each stage; None: those that cannot be skipped.
+        kernels: sides that kernels are limited to; None: all that the network has.
+        resolutions: sides of images in pixels; the largest is that of images as they come.
+
+    Raises:
+        ValueError: a dimension is not known or the network has not got it, or a limit is impossible.
+    """
+    structure = structure_of(model)
+    found: dict[str, list[tuple]] = {
+        "width": [_spread(low, high, widths)] * structure.stages,
+        "depth": [tuple(range(full, least - 1, -1)) for full, least in
+                  zip(structure.depths, _shortest(structure, shortest), strict=True)],
+        "kernel": [tuple(side for side in sides if kernels is None or side in kernels) for sides in structure.kernels],
+        "heads": [tuple(range(int(rule.most), 0, -1)) for rule in structure.heads],
+        "mlp": [RATIOS] * len(structure.mlp),
+        "resolution": [tuple(sorted(resolutions, reverse=True))] if resolutions else [],
+    }
+    if not all(found["kernel"]):
+        raise ValueError(f"kernels={list(kernels or ())} leaves a stage without one; set some of {structure.kernels[0]}")
+    if resolutions and not structure.resizes:
+        raise ValueError("this network takes images as they are; leave out resolutions")
+    for name in vary or ():
+        if name not in DIMENSIONS:
+            raise ValueError(f"{name!r} is no dimension of a network; set some of {', '.join(DIMENSIONS)}")
+        if not any(len(choices) > 1 for choices in found[name]):
+            raise ValueError(f"this network has no elastic {name}; leave {name} out")
+    fixed = [] if vary is None else [name for name in DIMENSIONS if name not in tuple(vary)]
+    return Space(structure, **{name: tuple(choices[:1] if name in fixed else choices for choices in found[name])
+                               for name in DIMENSIONS})
+
+
+def _spread(low: float, high: float, count: int) -> tuple[float, ...]:
+    if not 0 < low <= high <= 1 or count < 1:
+        raise ValueError(f"{count} widths from {low} to {high}; set at least one, and 0 < low <= high <= 1")
+    return tuple(dict.fromkeys(round(high - i * (high - low) / max(1, count - 1), DIGITS) for i in range(count)))
+
+
+def _shortest(structure: Structure, asked: Sequence[int] | None) -> Sequence[int]:
+    if asked is None:
+        return structure.shortest
+    if len(asked) != len(structure.depths) or not all(
+            least <= wanted <= full for least, wanted, full in zip(structure.shortest, asked, structure.depths, strict=True)):
+        raise ValueError(f"shortest={list(asked)} is not within {list(structure.shortest)} and {list(structure.depths)}; set one "
+                         "for each stage")
+    return asked
