@@ -23,6 +23,10 @@ ARCHITECTURES: dict[str, Callable[[], Encoder]] = {
     "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3), stem="imagenet"),
     "mobilenetv2": MobileNetV2,
     "mobilenetv2_cifar": partial(MobileNetV2, cifar=True),
+    # with kernels that a sub-network names
+    "resnet_small_elastic": partial(ResNet, BasicBlock, (2, 2, 2, 2), base_channels=16, kernels=(5, 3)),
+    "mobilenetv2_elastic": partial(MobileNetV2, kernels=(7, 5, 3)),
+    "mobilenetv2_cifar_elastic": partial(MobileNetV2, cifar=True, kernels=(7, 5, 3)),
     **vit.architectures(),
 }
 

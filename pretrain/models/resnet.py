@@ -18,15 +18,16 @@ from pretrain.slimmable import ChannelRule, Channels, Resize, Skippable, Slimmab
 
 
 class BasicBlock(Skippable):
-    """Two 3x3 convolutions and a shortcut."""
+    """Two convolutions, 3x3 unless ``kernels`` names other sides, and a shortcut."""
 
     expansion = 1
 
-    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int):
+    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int, kernels: tuple[int, ...] = (3,)):
         super().__init__()
-        self.conv1 = SlimmableConv2d(inputs, planes, 3, stride, 1)
+        elastic = {"kernels": kernels, "kernel_stage": planes.stage}
+        self.conv1 = SlimmableConv2d(inputs, planes, kernels[0], stride, kernels[0] // 2, **elastic)
         self.bn1 = SlimmableBatchNorm2d(planes)
-        self.conv2 = SlimmableConv2d(planes, planes, 3, 1, 1)
+        self.conv2 = SlimmableConv2d(planes, planes, kernels[0], 1, kernels[0] // 2, **elastic)
         self.bn2 = SlimmableBatchNorm2d(planes)
         self.downsample = shortcut(inputs, planes, stride)
 
@@ -44,12 +45,13 @@ class Bottleneck(Skippable):
 
     expansion = 4
 
-    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int):
+    def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int, kernels: tuple[int, ...] = (3,)):
         super().__init__()
         outputs = ChannelRule(planes.channels * self.expansion, sliced=True, stage=planes.stage)
         self.conv1 = SlimmableConv2d(inputs, planes, 1)
         self.bn1 = SlimmableBatchNorm2d(planes)
-        self.conv2 = SlimmableConv2d(planes, planes, 3, stride, 1)
+        self.conv2 = SlimmableConv2d(planes, planes, kernels[0], stride, kernels[0] // 2, kernels=kernels,
+                                     kernel_stage=planes.stage)
         self.bn2 = SlimmableBatchNorm2d(planes)
         self.conv3 = SlimmableConv2d(planes, outputs, 1)
         self.bn3 = SlimmableBatchNorm2d(outputs)
@@ -80,10 +82,11 @@ class ResNet(Encoder):
         depths: blocks in each of the four stages.
         base_channels: planes of the first stage; they double with every stage.
         stem: ``cifar`` or ``imagenet`` (7x7 stride 2 and max-pool).
+        kernels: sides of the kernels in blocks that are not 1x1, largest first; several: a sub-network names one for each stage.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], base_channels: int = 64,
-                 stem: str = "cifar"):
+                 stem: str = "cifar", kernels: tuple[int, ...] = (3,)):
         super().__init__()
         self.stem = stem
         stream = ChannelRule(base_channels, sliced=True, stage=0)
@@ -98,7 +101,7 @@ class ResNet(Encoder):
         for stage, depth in enumerate(depths):
             planes, blocks = ChannelRule(base_channels * 2**stage, sliced=True, stage=stage), []
             for index in range(depth):
-                made = block(stream, planes, 2 if stage > 0 and index == 0 else 1)
+                made = block(stream, planes, 2 if stage > 0 and index == 0 else 1, kernels)
                 made.stage, made.place, made.optional = stage, index, index > 0
                 blocks.append(made)
                 stream = ChannelRule(planes.channels * block.expansion, sliced=True, stage=stage)

@@ -8,13 +8,15 @@ Two slimmings (METHOD section 3):
 - ``heads``: attention heads, embedding and MLP hidden layer are slimmed together, as in AutoFormer (arXiv 2107.00651): the
   nearest number of heads to w * heads, at least one, of constant size; the embedding is as wide as they are; the MLP's hidden
   layer keeps the first make_divisible(w * C, 8). LayerNorms follow. A width is a smaller ViT.
+
+A sub-network can also skip the last blocks of each quarter, and name the heads and the MLP ratio of each block.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,11 +26,16 @@ from torch.utils.checkpoint import checkpoint
 
 from pretrain.models.encoder import Encoder
 from pretrain.slimmable import (
+    BlockRule,
     ChannelRule,
     Channels,
+    Resize,
+    Skippable,
     SlimmableConv2d,
     SlimmableLayerNorm,
     SlimmableLinear,
+    Subnet,
+    Width,
     at_width,
     slimmable_layers,
 )
@@ -44,8 +51,9 @@ class NearestHeads(ChannelRule):
         super().__init__(heads * head_dim, sliced=True)
         self.heads, self.head_dim = heads, head_dim
 
-    def __call__(self, width: float) -> int:
-        return self.head_dim * max(1, math.floor(width * self.heads + 0.5))
+    def __call__(self, width: Width) -> int:
+        share = width.width_of(None) if isinstance(width, Subnet) else width
+        return self.head_dim * max(1, math.floor(share * self.heads + 0.5))
 
 
 class CoveringHeads(ChannelRule):
@@ -55,17 +63,20 @@ class CoveringHeads(ChannelRule):
         super().__init__(heads * head_dim, sliced=True)
         self.head_dim = head_dim
 
-    def __call__(self, width: float) -> int:
+    def __call__(self, width: Width) -> int:
         return self.head_dim * math.ceil(super().__call__(width) / self.head_dim)
 
 
 @dataclass(frozen=True)
 class Slimming:
-    """What a width keeps: of the residual stream, of what linear layers read of it, of each of q, k and v, of the hidden layer."""
+    """What a width keeps: of the residual stream, of what linear layers read of it, of each of q, k and v, of what is read of the
+    heads' outputs, of the hidden layer.
+    """
 
     stream: ChannelRule
     read: ChannelRule
     attention: ChannelRule
+    joined: ChannelRule
     hidden: ChannelRule
 
     @classmethod
@@ -73,11 +84,21 @@ class Slimming:
         """``input`` or ``heads``, for ``heads`` heads in ``dim`` channels."""
         hidden = ChannelRule(MLP_RATIO * dim, sliced=True)
         if name == "input":
-            return cls(ChannelRule(dim, sliced=False), ChannelRule(dim, sliced=True), CoveringHeads(heads, dim // heads), hidden)
+            read = ChannelRule(dim, sliced=True)
+            return cls(ChannelRule(dim, sliced=False), read, CoveringHeads(heads, dim // heads), read, hidden)
         if name == "heads":
             kept = NearestHeads(heads, dim // heads)
-            return cls(kept, kept, kept, hidden)
+            return cls(kept, kept, kept, kept, hidden)
         raise ValueError(f"slimming {name!r} is not known; set input or heads")
+
+    def of_block(self, block: int, heads: int) -> Slimming:
+        """That of one block, whose heads and MLP ratio a sub-network can name. Slimmed by ``input`` it can only keep less of them
+        than the width does, since what nothing reads need not be computed.
+        """
+        capped = self.read is not self.stream
+        attention = BlockRule(self.attention, "heads", block, heads, capped)
+        joined = BlockRule(self.joined, "heads", block, heads, capped) if capped else attention
+        return replace(self, attention=attention, joined=joined, hidden=BlockRule(self.hidden, "mlp", block, float(MLP_RATIO)))
 
 
 class Attention(nn.Module):
@@ -88,7 +109,7 @@ class Attention(nn.Module):
         self.head_dim = head_dim
         prefix = slimming.read is not slimming.stream
         self.qkv = SlimmableLinear(slimming.read, slimming.attention, parts=3, prefix=prefix)
-        self.proj = SlimmableLinear(slimming.read, slimming.stream, prefix=prefix)
+        self.proj = SlimmableLinear(slimming.joined, slimming.stream, prefix=prefix)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, heads(w), N, head_dim)
@@ -107,7 +128,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class Block(nn.Module):
+class Block(Skippable):
     """Pre-norm transformer block over tokens (B, N, C(w))."""
 
     def __init__(self, slimming: Slimming, head_dim: int):
@@ -118,6 +139,8 @@ class Block(nn.Module):
         self.mlp = Mlp(slimming)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.skipped:
+            return x
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -172,7 +195,10 @@ class VisionTransformer(Encoder):
         self.feature_rule, self.stage_rules = rules.stream, [rules.stream] * 4
         side = self.grid_size
         self.pos_embed = nn.Parameter(self.positions(side, side, self.cls_token.device), requires_grad=False)
-        self.blocks = nn.Sequential(*(Block(rules, dim // heads) for _ in range(depth)))
+        self.resize = Resize(patch_size)
+        self.blocks = nn.Sequential(*(Block(rules.of_block(index, heads), dim // heads) for index in range(depth)))
+        for index, block in enumerate(self.blocks):
+            block.stage, block.place, block.optional = 4 * index // depth, index % (depth // 4), index > 0
         self.norm = SlimmableLayerNorm(rules.stream)
         for layer in slimmable_layers(self):
             if isinstance(layer, SlimmableLinear):
@@ -193,7 +219,7 @@ class VisionTransformer(Encoder):
     def freeze_patch_projection(self) -> None:
         self.patch_embed.proj.requires_grad_(False)
 
-    def parameters_at(self, width: float) -> dict[str, Tensor]:
+    def parameters_at(self, width: Width) -> dict[str, Tensor]:
         channels = self.feature_rule(width)
         return {"cls_token": self.cls_token[..., :channels], "pos_embed": self.pos_embed[..., :channels]}
 
@@ -205,6 +231,7 @@ class VisionTransformer(Encoder):
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Embedded tokens (B, 1 + N, C(w)), the class token first, and the grid of the N patches."""
+        x = self.resize(x)
         height, width = x.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"an image of {height} x {width} pixels is not a whole number of patches of {self.patch_size}")
@@ -245,7 +272,8 @@ class VisionTransformer(Encoder):
     def _through(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C(w)) behind all blocks."""
         for block in self.blocks:
-            tokens = recomputed(block, tokens) if self.recompute and torch.is_grad_enabled() else block(tokens)
+            again = self.recompute and torch.is_grad_enabled() and isinstance(block, Block)
+            tokens = recomputed(block, tokens) if again else block(tokens)
         return tokens
 
 
@@ -253,7 +281,7 @@ def recomputed(block: Block, tokens: Tensor) -> Tensor:
     """``block`` of tokens (B, N, C(w)), whose activations are not kept but computed again in the backward pass, at the same width
     (activation checkpointing, arXiv 1604.06174).
     """
-    width = block.norm1.width
+    width = block.width
 
     def run(x: Tensor) -> Tensor:
         with at_width(block, width):  # the backward pass comes when the network is at another one

@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         self.patch_size, self.seed, self.mask, self.dim, self.normalised = encoder.patch_size, seed, mask, dim, normalised
         self.passes = 0
         full = ChannelRule(dim, sliced=False)
-        rules = Slimming(full, full, full, ChannelRule(MLP_RATIO * dim, sliced=False))
+        rules = Slimming(full, full, full, full, ChannelRule(MLP_RATIO * dim, sliced=False))
         self.embed = SlimmableLinear(encoder.feature_rule, dim, slice_out=False)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.blocks = nn.Sequential(*(Block(rules, HEAD_DIM) for _ in range(depth)))

@@ -86,12 +86,13 @@ class Skippable(AtWidth):
     """Base of blocks of which a sub-network may skip the last ones of a stage. Skipped, a block hands on what it gets.
 
     Attributes:
-        stage: number of the stage it is in, from 0.
+        stage: number of the stage it is in, from 0; None: it always runs.
         place: its number within the stage, from 0.
         optional: whether it can be skipped: its output has the shape of its input at every width.
     """
 
-    stage = place = 0
+    stage: int | None = None
+    place: int = 0
     optional = False
 
     @property
@@ -102,11 +103,18 @@ class Skippable(AtWidth):
     def skipped_at(self, width: Width) -> bool:
         """Whether ``width`` leaves it out."""
         depth = width.depth if isinstance(width, Subnet) else None
-        return depth is not None and self.place >= depth[self.stage]
+        return depth is not None and self.stage is not None and self.place >= depth[self.stage]
 
 
 class Resize(AtWidth):
-    """Images (B, 3, S, S) to those of the sub-network's resolution (B, 3, r, r), antialiased; as they are where it names none."""
+    """Images (B, 3, S, S) to those of the sub-network's resolution (B, 3, r, r), antialiased; as they are where it names none.
+
+    ``multiple``: of which a resolution must be one.
+    """
+
+    def __init__(self, multiple: int = 1):
+        super().__init__()
+        self.multiple = multiple
 
     def forward(self, x: Tensor) -> Tensor:
         return resized(x, self.width.resolution if isinstance(self.width, Subnet) else None)

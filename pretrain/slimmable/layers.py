@@ -18,7 +18,7 @@ from pretrain.distributed import several, sum_over_processes
 from pretrain.slimmable.base import ChannelRule, Slimmable
 from pretrain.slimmable.slices import cut
 from pretrain.slimmable.small_maps import small_map_conv2d, suits
-from rundir.subnet import Width, width_key
+from rundir.subnet import Subnet, Width, width_key
 
 
 def _rule(channels: int | ChannelRule, sliced: bool, expansion: int = 1) -> ChannelRule:
@@ -36,11 +36,15 @@ class SlimmableConv2d(Slimmable):
         in_channels, out_channels: a count, or a rule of its own for what a width keeps of them.
         slice_in, slice_out: whether that side follows the width.
         expansion_in, expansion_out: see :class:`ChannelRule`.
+        kernels: where a sub-network can name the kernel of ``kernel_stage``: its sides, all odd, ``kernel_size`` the first, largest
+            first. Padding is then half of it. A smaller kernel is the centre of the next larger one, times a learned square matrix
+            over its places that all channels share, at first the identity (once-for-all, arXiv 1908.09791, section 3.3).
     """
 
     def __init__(self, in_channels: int | ChannelRule, out_channels: int | ChannelRule, kernel_size: int, stride: int = 1,
                  padding: int = 0, *, bias: bool = False, depthwise: bool = False, slice_in: bool = True,
-                 slice_out: bool = True, expansion_in: int = 1, expansion_out: int = 1):
+                 slice_out: bool = True, expansion_in: int = 1, expansion_out: int = 1, kernels: Sequence[int] = (),
+                 kernel_stage: int = 0):
         super().__init__()
         self.channels_in = _rule(in_channels, slice_in, expansion_in)
         self.channels_out = _rule(out_channels, slice_out, expansion_out)
@@ -51,24 +55,49 @@ class SlimmableConv2d(Slimmable):
         self.weight = nn.Parameter(torch.empty(out_channels, 1 if depthwise else in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if len(kernels) > 1:
+            if list(kernels) != sorted(kernels, reverse=True) or kernels[0] != kernel_size or padding != kernel_size // 2:
+                raise ValueError(f"kernels {list(kernels)} must go down from {kernel_size}, with half of that as padding")
+            self.kernels, self.kernel_stage = tuple(kernels), kernel_stage
+            self.transforms = nn.ParameterList(nn.Parameter(torch.eye(side**2)) for side in self.kernels[1:])
+
+    def kernel_at(self, width: Width) -> int:
+        """Side of the kernel at ``width``."""
+        named = width.kernel if isinstance(width, Subnet) and self.kernels else None
+        return self.kernel_size if named is None else named[self.kernel_stage]
 
     def active(self, width: Width) -> tuple[Tensor, Tensor | None]:
         """Weight (C_out(w), C_in(w) or 1, k, k) and bias (C_out(w),) at ``width``."""
         out = self.channels_out(width)
         inputs = 1 if self.depthwise else self.channels_in(width)
-        return cut(self.weight, out, inputs), None if self.bias is None else cut(self.bias, out)
+        weight = cut(self.weight, out, inputs)
+        if self.kernels:
+            weight = self._smaller(weight, self.kernel_at(width))
+        return weight, None if self.bias is None else cut(self.bias, out)
+
+    def _smaller(self, weight: Tensor, side: int) -> Tensor:
+        """The kernel (O, I, side, side) made of the full one, step by step."""
+        for size, transform in zip(self.kernels[1:], self.transforms, strict=True):
+            if size < side:
+                break
+            rim = (weight.shape[-1] - size) // 2
+            centre = weight[..., rim:rim + size, rim:rim + size]
+            weight = F.linear(centre.flatten(2), transform).view(*weight.shape[:2], size, size)
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.sliced()
         groups = weight.shape[0] if self.depthwise else 1
-        if groups == 1 and bias is None and suits(x, weight, self.stride, self.padding):
-            return small_map_conv2d(x, weight, self.stride, self.padding)
-        return F.conv2d(x, weight, bias, self.stride, self.padding, groups=groups)
+        padding = weight.shape[-1] // 2 if self.kernels else self.padding
+        if groups == 1 and bias is None and suits(x, weight, self.stride, padding):
+            return small_map_conv2d(x, weight, self.stride, padding)
+        return F.conv2d(x, weight, bias, self.stride, padding, groups=groups)
 
     def extract_at(self, width: Width) -> nn.Conv2d:
         weight, bias = map(_copied, self.active(width))
         groups = weight.shape[0] if self.depthwise else 1
-        dense = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], self.kernel_size, self.stride, self.padding,
+        side = weight.shape[-1]
+        dense = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], side, self.stride, side // 2 if self.kernels else self.padding,
                           groups=groups, bias=bias is not None, device="meta")
         dense.weight = nn.Parameter(weight)
         dense.bias = None if bias is None else nn.Parameter(bias)

@@ -29,7 +29,8 @@ class Space:
     Attributes:
         structure: of the network.
         width: for each stage, or once where all follow one width.
-        depth, kernel: for each stage. heads, mlp: for each block of a ViT. resolution: one list.
+        depth, kernel: for each stage. mlp: for each block of a ViT. resolution: one list.
+        heads: for each block of a ViT; empty where they follow the width.
     """
 
     structure: Structure
@@ -100,12 +101,11 @@ class Space:
         """One width for all stages, all else at its largest, widest first."""
         genes = self._genes(self.largest)
         shared = [w for w in self.width[0] if all(w in choices for choices in self.width)]
-        return [self._made(genes | {"width": [w] * len(self.width)}) for w in shared]
+        return [self._made(genes | {"width": [w] * len(self.width), "heads": []}) for w in shared]
 
     def along(self, dimension: str) -> Space:
         """The part in which ``dimension`` alone varies, all else being at its largest."""
-        fixed = {name: tuple(choices[:1] for choices in self._choices(name)) for name in DIMENSIONS if name != dimension}
-        return dataclasses.replace(self, **fixed)
+        return dataclasses.replace(self, **{name: _fixed(name, self._choices(name)) for name in DIMENSIONS if name != dimension})
 
     def _choices(self, name: str) -> tuple[tuple, ...]:
         return getattr(self, name)
@@ -116,7 +116,11 @@ class Space:
         self.structure.check(subnet)
         genes: Genes = {name: [choices[0] for choices in self._choices(name)] for name in DIMENSIONS}
         genes["width"] = [subnet.width_of(stage) for stage in range(len(self.width))]
-        for name in ("depth", "kernel", "heads", "mlp"):
+        if self.heads:
+            genes["heads"] = list(self.structure.heads_at(subnet))
+        elif subnet.heads is not None:
+            raise ValueError(f"{subnet} names heads, which follow the width here; leave them out")
+        for name in ("depth", "kernel", "mlp"):
             if getattr(subnet, name) is not None:
                 genes[name] = list(getattr(subnet, name))
         if subnet.resolution is not None:
@@ -124,12 +128,10 @@ class Space:
         return genes
 
     def _made(self, genes: Genes) -> Width:
-        named = {name: tuple(genes[name]) or None for name in ("depth", "kernel", "mlp")}
-        # Without a choice the heads follow the width, and images are as large as they come.
-        heads = tuple(genes["heads"]) if any(len(choices) > 1 for choices in self.heads) else None
-        sides = self.resolution[0] if self.resolution else ()
-        side = genes["resolution"][0] if genes["resolution"] and (genes["resolution"][0] != max(sides)) else None
-        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, heads=heads, resolution=side))
+        named = {name: tuple(genes[name]) or None for name in ("depth", "kernel", "heads", "mlp")}
+        side = genes["resolution"][0] if genes["resolution"] else None
+        as_it_comes = side is None or side == self.resolution[0][0]
+        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, resolution=None if as_it_comes else side))
 
 
 def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: Iterable[str] | None = None, widths: int = 13,
@@ -159,7 +161,7 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
     }
     if not all(found["kernel"]):
         raise ValueError(f"kernels={list(kernels or ())} leaves a stage without one; set some of {structure.kernels[0]}")
-    if resolutions and not structure.resizes:
+    if resolutions and not structure.multiple:
         raise ValueError("this network takes images as they are; leave out resolutions")
     for name in vary or ():
         if name not in DIMENSIONS:
@@ -167,8 +169,12 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
         if not any(len(choices) > 1 for choices in found[name]):
             raise ValueError(f"this network has no elastic {name}; leave {name} out")
     fixed = [] if vary is None else [name for name in DIMENSIONS if name not in tuple(vary)]
-    return Space(structure, **{name: tuple(choices[:1] if name in fixed else choices for choices in found[name])
-                               for name in DIMENSIONS})
+    return Space(structure, **{name: _fixed(name, found[name]) if name in fixed else tuple(found[name]) for name in DIMENSIONS})
+
+
+def _fixed(name: str, choices: Sequence[tuple]) -> tuple[tuple, ...]:
+    """The largest of each alone; of heads nothing, so that they follow the width."""
+    return () if name == "heads" else tuple(values[:1] for values in choices)
 
 
 def _spread(low: float, high: float, count: int) -> tuple[float, ...]:

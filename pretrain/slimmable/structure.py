@@ -21,8 +21,8 @@ class Structure:
         shortest: how many of these always run.
         kernels: sides that the elastic convolutions of each stage can have, largest first; () where there are none.
         heads, mlp: the rules for the attention heads and the hidden layer of each block of a ViT.
-        resizes: whether the network brings images to the resolution of a sub-network.
-        complete: whether it is a whole network; of a part, lists of a sub-network may be longer than what is found.
+        multiple: of which a resolution must be one; 0: the network takes images as they come.
+        complete: whether it is a whole network; a part cannot tell what the whole has, and takes everything.
     """
 
     stages: int = 1
@@ -31,11 +31,13 @@ class Structure:
     kernels: tuple[tuple[int, ...], ...] = ()
     heads: tuple[BlockRule, ...] = ()
     mlp: tuple[BlockRule, ...] = ()
-    resizes: bool = False
+    multiple: int = 0
     complete: bool = False
 
     def check(self, subnet: Subnet) -> None:
         """Raise :class:`ValueError` if the network has no such sub-network, in one line with what to set."""
+        if not self.complete:
+            return
         self._check_widths(subnet)
         allowed = {"d": [range(low, high + 1) for low, high in zip(self.shortest, self.depths, strict=True)],
                    "k": list(self.kernels), "h": [range(1, int(rule.most) + 1) for rule in self.heads],
@@ -44,29 +46,34 @@ class Structure:
                                      ("h", subnet.heads, "attention heads"), ("m", subnet.mlp, "MLP ratios")):
             if values is not None:
                 self._check_list(letter, values, allowed[letter], what)
-        if subnet.resolution is not None and not self.resizes:
+        if subnet.resolution is not None and not self.multiple:
             raise ValueError(f"r{subnet.resolution}: this network takes images as they are; leave out r{subnet.resolution}")
+        if subnet.resolution is not None and subnet.resolution % self.multiple:
+            raise ValueError(f"r{subnet.resolution} is not a whole number of patches of {self.multiple} pixels; set a multiple of "
+                             f"{self.multiple}, such as r{max(1, subnet.resolution // self.multiple) * self.multiple}")
 
     def _check_widths(self, subnet: Subnet) -> None:
         given = len(subnet.widths)
-        if given > 1 and self.stages == 1 and self.complete:
+        if given > 1 and self.stages == 1:
             raise ValueError(f"w with {given} widths: all layers of this network follow one width; set one, such as w0.5")
-        if given > 1 and (given < self.stages or (self.complete and given != self.stages)):
+        if given not in (1, self.stages):
             raise ValueError(f"w has {given} widths and the network {self.stages} stages; set one for each, or one for all such as "
                              "w0.5")
 
     def _check_list(self, letter: str, values: tuple, allowed: list, what: str) -> None:
         if not allowed:
-            if self.complete:
-                raise ValueError(f"{letter}[...]: this network has no {what}; leave it out")
-            return
-        if len(values) < len(allowed) or (self.complete and len(values) != len(allowed)):
+            raise ValueError(f"{letter}[...]: this network has no {what}; leave it out")
+        if len(values) != len(allowed):
             raise ValueError(f"{letter} has {len(values)} numbers and the network needs {len(allowed)}, one for each "
                              f"{'block' if letter in 'hm' else 'stage'}; set for example {_list(letter, allowed)}")
-        for number, (value, choices) in enumerate(zip(values, allowed, strict=False), start=1):
+        for number, (value, choices) in enumerate(zip(values, allowed, strict=True), start=1):
             if value > choices if letter == "m" else value not in choices:
                 raise ValueError(f"{letter} has {value:g} at place {number}, where the network has {_shown(choices)}; set one of "
                                  "these")
+
+    def heads_at(self, width: Width) -> tuple[int, ...]:
+        """Attention heads of each block of a ViT."""
+        return tuple(int(rule(width) * rule.most // rule.channels) for rule in self.heads)
 
     def canonical(self, subnet: Subnet) -> Width:
         """``subnet`` without what it names but keeps whole; a plain width where nothing else is left.
@@ -77,7 +84,9 @@ class Structure:
         self.check(subnet)
         if not self.complete:
             return subnet.canonical
-        named: dict[str, None] = {}
+        named: dict[str, tuple[int, ...] | None] = {}
+        if subnet.heads is not None:  # those that nothing would read are not computed
+            named["heads"] = self.heads_at(subnet)
         if subnet.depth == self.depths:
             named["depth"] = None
         if subnet.kernel == tuple(sides[0] for sides in self.kernels):
@@ -91,14 +100,14 @@ class Structure:
 
 def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, by its modules."""
-    stages, resizes, complete = 1, False, False
+    stages, multiple, complete = 1, 0, False
     places: dict[int, list[Skippable]] = {}
     kernels: dict[int, set[int]] = {}
     by_block: dict[str, dict[int, BlockRule]] = {"heads": {}, "mlp": {}}
     for module in model.modules():
-        resizes |= isinstance(module, Resize)
+        multiple = max(multiple, module.multiple if isinstance(module, Resize) else 0)
         complete |= isinstance(module, ParametersAtWidth)
-        if isinstance(module, Skippable):
+        if isinstance(module, Skippable) and module.stage is not None:
             places.setdefault(module.stage, []).append(module)
         if isinstance(module, Slimmable):
             for rule in filter(None, (module.channels_in, module.channels_out)):
@@ -113,7 +122,7 @@ def structure_of(model: nn.Module) -> Structure:
     return Structure(
         stages, tuple(map(len, blocks)), tuple(sum(not block.optional for block in stage) for stage in blocks),
         tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)),
-        *(tuple(found[block] for block in sorted(found)) for found in by_block.values()), resizes, complete)
+        *(tuple(found[block] for block in sorted(found)) for found in by_block.values()), multiple, complete)
 
 
 def canonical(model: nn.Module, width: Width) -> Width:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from pretrain.models import build
 from pretrain.slimmable import (
+    SlimmableConv2d,
     Subnet,
     at_width,
     calibrate,
@@ -30,7 +32,8 @@ from pretrain.slimmable import (
 )
 from pretrain.slimmable.calibrate import batch_norms, norms_at
 
-ARCHS = ("resnet_medium", "resnet50_cifar", "resnet18")
+ARCHS = ("resnet_medium", "resnet50_cifar", "resnet18", "resnet_small_elastic", "mobilenetv2_cifar", "mobilenetv2_cifar_elastic",
+         "vit_micro", "vit_micro_heads", "vit_tiny_cifar", "vit_tiny_cifar_heads")
 MADE = {}
 
 
@@ -75,7 +78,9 @@ def test_extraction_is_slicing(arch, seed):
 def test_whatever_is_whole_is_the_plain_width_to_the_bit(arch, width):
     model, x = network(arch), images()
     structure = space_of(model).structure
-    named = Subnet((width,) * structure.stages, depth=structure.depths or None)
+    kernels, ratios = tuple(sides[0] for sides in structure.kernels), (4,) * len(structure.mlp)
+    named = Subnet((width,) * structure.stages, depth=structure.depths or None, kernel=kernels or None, mlp=ratios or None,
+                   heads=structure.heads_at(width) or None)
     assert canonical(model, named) == width == canonical(model, Subnet(width))
     calibrate(model, [width], [images(seed=1)])
     assert is_calibrated(model, named) and channel_signature(model, named) == channel_signature(model, width)
@@ -115,7 +120,7 @@ def test_a_width_by_stage_slices_what_it_says(widths, depth):
         torch.testing.assert_close(model(x), by_hand(model, widths, depth, x))
 
 
-@pytest.mark.parametrize("arch", ARCHS[:2])
+@pytest.mark.parametrize("arch", ["resnet_medium", "resnet50_cifar", "resnet_small_elastic", "mobilenetv2_cifar_elastic"])
 def test_calibration_equals_a_slow_loop(arch):
     model = network(arch)
     subnet, batches = drawn(model, 3), [images(5, seed=1), images(3, seed=2)]
@@ -128,7 +133,7 @@ def test_calibration_equals_a_slow_loop(arch):
             model(x)
     for hook in hooks:
         hook.remove()
-    assert expected.keys() == used.keys() != batch_norms(model).keys()
+    assert expected.keys() == used.keys() and len(used) < len(batch_norms(model))
     for name, inputs in expected.items():
         flat = [x.transpose(0, 1).flatten(1) for x in inputs]
         mean = sum(len(x) * values.mean(1) for x, values in zip(batches, flat, strict=True)) / 8
@@ -233,3 +238,93 @@ def test_a_resolution_resizes_the_images_first():
     assert cost(model, Subnet(0.5, resolution=16), 32).flops == cost(model, 0.5, 16).flops
     space = space_of(model, vary=["resolution"], resolutions=[32, 16])
     assert (space.largest, space.smallest) == (1.0, Subnet(resolution=16)) and len(space) == 2
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("side", [7, 5, 3])
+def test_a_smaller_kernel_is_the_transformed_centre(depthwise, side):
+    torch.manual_seed(0)
+    layer = SlimmableConv2d(16, 16, 7, 2, 3, depthwise=depthwise, kernels=(7, 5, 3), kernel_stage=1).double()
+    x = torch.randn(2, 16, 11, 11, dtype=torch.float64)
+    with at_width(layer, Subnet(1.0, kernel=(7, side))):
+        rim = (7 - side) // 2
+        centre = layer.weight[..., rim:7 - rim, rim:7 - rim]
+        plain = nn.functional.conv2d(x, centre, stride=2, padding=side // 2, groups=16 if depthwise else 1)
+        torch.testing.assert_close(layer(x), plain)  # as it starts
+    for transform in layer.transforms:
+        transform.data += torch.randn_like(transform)
+    expected = layer.weight.detach().clone()
+    for size, transform in ((5, layer.transforms[0]), (3, layer.transforms[1])):
+        if size < side:
+            break
+        made = torch.zeros(*expected.shape[:2], size, size, dtype=torch.float64)
+        for place in range(size**2):
+            for other in range(size**2):
+                made[..., place // size, place % size] += (transform[place, other].detach()
+                                                           * expected[..., 1 + other // size, 1 + other % size])
+        expected = made
+    with at_width(layer, Subnet(1.0, kernel=(7, side))):
+        found = layer(x)
+        torch.testing.assert_close(layer.active(layer.width)[0], expected)
+        dense = layer.extract_at(layer.width)
+    assert dense.kernel_size == (side, side) and found.shape == (2, 16, 6, 6)
+    torch.testing.assert_close(dense(x), found)
+    found.sum().backward()
+    reached = [transform.grad is not None for transform in layer.transforms]
+    assert reached == [side <= 5, side <= 3]
+    assert bool((layer.weight.grad[..., 0, :] == 0).all()) == (side < 7)
+
+
+def test_kernels_that_cannot_be():
+    for kernels, padding in (((5, 7), 2), ((5, 3), 1), ((7, 3), 2)):
+        with pytest.raises(ValueError, match="must go down"):
+            SlimmableConv2d(8, 8, 5, 1, padding, kernels=kernels)
+
+
+def test_networks_without_elastic_kernels_have_the_parameters_they_had():
+    plain, elastic = network("mobilenetv2_cifar"), network("mobilenetv2_cifar_elastic")
+    added = set(elastic.state_dict()) - set(plain.state_dict())
+    assert set(plain.state_dict()) < set(elastic.state_dict())
+    assert all(".transforms." in name for name in added) and len(added) == 2 * 17
+
+
+@pytest.mark.parametrize(("arch", "text", "features", "hidden", "qkv"), [
+    ("vit_micro_heads", "w0.5h[4,2,1,3]m[4,2,1,3]", 32, (128, 64, 32, 96), (64, 32, 16, 48)),
+    ("vit_micro_heads", "w1m[2,2,2,2]", 64, (128,) * 4, (64,) * 4),
+    ("vit_micro", "w0.5h[4,2,1,3]m[4,2,1,3]", 64, (128, 64, 32, 96), (32, 32, 16, 32))])
+def test_heads_and_mlp_ratios_by_block(arch, text, features, hidden, qkv):
+    model, subnet = network(arch), Subnet.parse(text)
+    dense = extract(model, subnet)
+    assert model.feature_dim(subnet) == features
+    assert tuple(block.mlp.fc1.out_features for block in dense.blocks) == hidden
+    assert tuple(block.attn.qkv.out_features // 3 for block in dense.blocks) == qkv
+    assert tuple(min(block.attn.proj.in_features, rows) for block, rows in zip(dense.blocks, qkv, strict=True)) == qkv
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("w[1,.5]", "all layers of this network follow one width"), ("d[0,1,1,1]", "0 at place 1, where the network has from 1 to 1"),
+    ("h[5,1,1,1]", "5 at place 1"), ("m[4.5,1,1,1]", "4.5 at place 1, where the network has at most 4"), ("h[1]", "1 numbers"),
+    ("r18", "not a whole number of patches of 4 pixels; set a multiple of 4, such as r16"), ("k[3]", "no elastic kernels")])
+def test_sub_networks_that_a_vit_has_not(text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        extract(network("vit_micro"), Subnet.parse(text))
+
+
+def test_a_vit_recomputes_a_sub_network_in_its_backward_pass():
+    model, subnet = network("vit_tiny_cifar_heads"), Subnet(0.5, (3, 1, 0, 2), heads=(3,) * 12, mlp=(2,) * 12)
+    gradients = []
+    for again in (False, True):
+        model.recompute = again
+        model.zero_grad()
+        with at_width(model, subnet):
+            loss = model(images()).square().sum()
+        with at_width(model, 1.0):
+            loss.backward()
+        gradients.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert (plain is None) == (recomputed is None)
+        if plain is not None:
+            torch.testing.assert_close(plain, recomputed)
+    with torch.no_grad(), at_width(model.eval(), subnet):
+        maps = model.stages(images())
+    assert torch.equal(maps[1], maps[2]) and not torch.equal(maps[2], maps[3])
