@@ -63,7 +63,7 @@ def rows(quick: bool = False, device: str = "cpu") -> list[Row]:
     """The machine's rates, in float32 and, where it has them, bfloat16."""
     useful = bf16_is_useful(device)
     note = "" if useful else "emulated: no bfloat16 arithmetic here"
-    size, batch, megabytes, calls = (256, 2, 8, 2) if quick else (2048, 32, 256, 5)
+    size, batch, megabytes, calls = (256, 2, 8, 2) if quick else (2048, 32, 256, 5) if device == "cpu" else (8192, 1024, 4096, 10)
     part = f"Limits of this machine ({device_name(device)})"
     found = []
     for precision in ("fp32", "bf16"):

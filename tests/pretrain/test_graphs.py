@@ -199,7 +199,8 @@ def test_where_nothing_can_be_recorded(tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_cuda_graphs_train_like_plain_passes(tmp_path, precision):
-    more = ("train.device=cuda", f"train.precision={precision}", "objective.base_loss=infonce", "diagnostics.images=16")
+    more = ("train.device=cuda", f"train.precision={precision}", "objective.base_loss=infonce", "diagnostics.images=16",
+            *tiny.COMPARABLE)
     losses = []
     for directory, own in (("plain", ()), ("graphs", ("train.graphs=true",))):
         pretrain(tiny.tiny(*GRID, *more, *own), tmp_path / directory)

@@ -494,7 +494,8 @@ def test_cuda_trains_like_the_cpu(tmp_path, precision):
     losses = []
     for device in ("cpu", "cuda"):
         chosen = precision if device == "cuda" else "fp32"
-        pretrain(tiny.tiny(f"train.device={device}", f"train.precision={chosen}", "widths.sampling=sandwich"), tmp_path / device)
+        pretrain(tiny.tiny(f"train.device={device}", f"train.precision={chosen}", "widths.sampling=sandwich", *tiny.COMPARABLE),
+                 tmp_path / device)
         losses.append([r["value"] for r in tiny.metrics(tmp_path / device) if r["name"].startswith("loss") and r["epoch"] == 1])
         payload = checkpoint.load(tmp_path / device / "checkpoint.pt")
         assert all(v.isfinite().all() for v in payload["encoder"].values())

@@ -40,6 +40,8 @@ OVERRIDES = [
     "data.limit=64", "data.size=8", "diagnostics.images=16", "diagnostics.widths=[1.0,0.25]", "calibration.images=40",
     "calibration.widths=[1.0,0.25]", "train.device=cpu", "train.threads=1", "train.tensorboard=false",
 ]
+# For runs of two devices, whose sums are rounded differently: small steps, or the difference grows to the size of the losses.
+COMPARABLE = ["optimizer.lr=0.001", "train.tf32=none"]
 
 
 def overrides(*more: str) -> list[str]:

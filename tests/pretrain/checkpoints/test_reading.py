@@ -22,7 +22,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from mmengine.logging import HistoryBuffer
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
@@ -34,6 +33,7 @@ from pretrain.checkpoints.reading import read
 from rundir.cli import cli
 from rundir.errors import UserError
 
+HistoryBuffer = pytest.importorskip("mmengine.logging", reason="mmengine is not installed (make setup does it)").HistoryBuffer
 ONE_LINE = r"\A[^\n]+\Z"
 
 

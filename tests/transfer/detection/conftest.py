@@ -11,6 +11,7 @@ from pretrain.checkpoints import Checkpoint
 from tests.transfer.finetuning.networks import checkpoint
 from transfer.finetuning.scenes import SceneConfig, write_scenes
 
+pytest.importorskip("detectron2", reason="detectron2 is not installed (make setup does it)")
 transfer.detection.prepare()  # the tests import detectron2
 SCENES = SceneConfig(train=8, test=4, size=48, smallest=14, largest=20, fewest=1, most=3)
 

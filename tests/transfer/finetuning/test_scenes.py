@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 from pretrain.data import load
 from rundir.errors import UserError
 from transfer.finetuning.scenes import SceneConfig, compose, read_config, run_lengths, write_scenes
 from transfer.run import main
 
+coco_mask = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed (make setup does it)")
+COCO = pytest.importorskip("pycocotools.coco").COCO
 SMALL = SceneConfig(train=10, test=5, size=48, smallest=12, largest=20, fewest=1, most=4, seed=3)
 
 
