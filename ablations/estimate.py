@@ -18,6 +18,7 @@ from pretrain.distributed import choose_device
 from pretrain.training import build_training
 
 TIMED_BATCH = 64
+TIMED_STEPS = 3  # of which the fastest counts: other programs make any of them slow, on two threads a hundredfold
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Estimate:
 def estimates(runs: Sequence[Run], images: int) -> dict[str, Estimate]:
     """Cost of each of ``runs`` on ``images`` training images, by run name.
 
-    The rate in FLOP/s is what three real training steps on random images of a small batch reach here, measured once for each
-    range of widths, since narrow networks reach less; runs that differ in their seed only are counted once.
+    The rate in FLOP/s is what real training steps on random images of a small batch reach here, measured once for each range of
+    widths, since narrow networks reach less; runs that differ in their seed only are counted once.
     """
     rates: dict[tuple, float] = {}
     flops: dict[str, float] = {}
@@ -60,7 +61,7 @@ def _without_seed(cfg: Config) -> str:
 
 
 def measured_rate(cfg: Config) -> float:
-    """FLOP/s of training steps of ``cfg`` on this machine, from three steps after a warm-up one.
+    """FLOP/s of a training step of ``cfg`` on this machine, the fastest of three after a warm-up one.
 
     Measured without what is not there yet or has no weight in it: SEED's teacher, a queue, switchable BatchNorm, a slow start,
     parts of a batch.
@@ -72,16 +73,15 @@ def measured_rate(cfg: Config) -> float:
     x1, x2 = (torch.randn(batch, 3, cfg.data.size, cfg.data.size, device=device) for _ in range(2))
     widths = sorted({cfg.widths.max, (cfg.widths.min + cfg.widths.max) / 2, cfg.widths.min}, reverse=True)
 
-    def seconds(count: int) -> float:
+    def seconds() -> float:
         start = time.monotonic()
-        for _ in range(count):
-            training.step(x1, x2, widths, cfg.optimizer.lr, cfg.objective.ema_momentum)
+        training.step(x1, x2, widths, cfg.optimizer.lr, cfg.objective.ema_momentum)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.monotonic() - start
 
-    seconds(1)
-    return _flops_of_steps(cfg, widths, batch, 3) / seconds(3)
+    seconds()
+    return _flops_of_steps(cfg, widths, batch, 1) / min(seconds() for _ in range(TIMED_STEPS))
 
 
 def _without_extras(cfg: Config, device: torch.device) -> Config:
