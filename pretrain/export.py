@@ -31,16 +31,18 @@ from torch import Tensor, nn
 from pretrain.checkpoints import Checkpoint, add_checkpoint_arguments, open_checkpoint
 from pretrain.config import Config, DataConfig
 from pretrain.data import calibration_batches, sources
-from pretrain.models.mobilenetv2 import MobileNetV2
+from pretrain.models.mobilenetv2 import STAGES, InvertedResidual, MobileNetV2
 from pretrain.models.resnet import BasicBlock, ResNet
 from pretrain.models.vit import VisionTransformer
-from pretrain.slimmable import PrefixLinear, extract
+from pretrain.slimmable import PrefixLinear, Resized, extract
 from pretrain.slimmable.calibrate import batch_norms
-from rundir.arguments import MOST_PIXELS, Parser, place, real, whole, word
+from rundir.arguments import MOST_PIXELS, Parser, a_width, place, whole, word
 from rundir.atomic import make_folder
 from rundir.cli import cli
 from rundir.errors import UserError, settings_are_options
+from rundir.records import of_width
 from rundir.schema import EXPORT_FORMAT
+from rundir.subnet import Subnet, Width
 
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
 NEEDS = {"safetensors": ["safetensors"], "onnx": ["onnx", "onnxscript", "onnxruntime"], "program": []}
@@ -54,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     own = Parser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
     add_checkpoint_arguments(own)
-    own.add_argument("--width", type=real(), default=1.0, metavar="W", help="default 1.0")
+    own.add_argument("--width", type=a_width, default=1.0, metavar="W",
+                     help="a width, or a sub-network such as 'w[1,.75,.5,.5]d[2,1,2,2]'; default 1.0")
     own.add_argument("--out", required=True, type=place, metavar="DIR", help="where the files go")
     own.add_argument("--format", nargs="+", choices=list(NEEDS), default=list(DEFAULT_FORMATS), metavar="F",
                      help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = DEFAULT_FORMATS, *, branch: str = "student",
+def export(checkpoint: Path, width: Width, out: Path, formats: Sequence[str] = DEFAULT_FORMATS, *, branch: str = "student",
            arch: str | None = None, dataset: str | None = None, root: str | None = None, size: int | None = None) -> list[Path]:
     """Write ``width`` of ``checkpoint`` into the directory ``out``, with ``config.json``; returns the files.
 
@@ -89,6 +92,7 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
     """
     _check_packages(formats)
     found = open_checkpoint(checkpoint, branch=branch, arch=arch)
+    width = found.canonical(width, "--width")
     found.check_widths([width], "--width")
     config = _with_data(found.config, dataset, root, size)
     found.check_size(config.data.size)
@@ -96,12 +100,28 @@ def export(checkpoint: Path, width: float, out: Path, formats: Sequence[str] = D
     _calibrate(found, width, config)
     network = extract(found.encoder, width)
     network = network.body if found.dense else network  # by its library's own names
-    described = describe(found, network, width, config) | {"source": found.origin()}
+    size = made_for(network, config.data.size)
+    described = describe(found, network, width, config) | {"size": size, "source": found.origin()}
     if "safetensors" in formats and described["network"] is None:
         formats = list(dict.fromkeys([*formats, "program"]))
     written = [_write(out / CONFIG, lambda path: path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8"))]
     writers = {"safetensors": write_safetensors, "onnx": write_onnx, "program": write_program}
-    return written + [writers[name](network, out, config.data.size) for name in dict.fromkeys(formats)]
+    return written + [writers[name](network, out, size) for name in dict.fromkeys(formats)]
+
+
+def made_for(network: nn.Module, size: int) -> int:
+    """The side of the images that the extracted ``network`` gets: ``size``, or the resolution of a sub-network, to which it then
+    no longer brings images itself.
+    """
+    resize = getattr(network, "resize", None)
+    if not isinstance(resize, Resized):
+        return size
+    network.resize = nn.Identity()
+    if isinstance(network, VisionTransformer):
+        side, dim = resize.side // network.patch_size, network.pos_embed.shape[-1]
+        network.pos_embed = nn.Parameter(network.positions(side, side, network.pos_embed.device)[..., :dim], requires_grad=False)
+        network.grid_size = side
+    return resize.side
 
 
 def _check_packages(formats: Sequence[str]) -> None:
@@ -122,7 +142,7 @@ def _with_data(config: Config, dataset: str | None, root: str | None, size: int 
     return dataclasses.replace(config, data=dataclasses.replace(data, **changed))
 
 
-def _calibrate(found: Checkpoint, width: float, config: Config) -> None:
+def _calibrate(found: Checkpoint, width: Width, config: Config) -> None:
     """Calibrate ``width`` unless the checkpoint has its statistics and the images are those of pretraining."""
     if found.dense or not batch_norms(found.encoder):
         return
@@ -132,16 +152,16 @@ def _calibrate(found: Checkpoint, width: float, config: Config) -> None:
     if not data.name:
         raise UserError(f"{found.path} has no BatchNorm statistics; set --dataset NAME for images to calibrate them on")
     source = sources.load_for(data, "train")
-    print(f"calibrating width {width:g} on {data.name} at {data.size} pixels", flush=True)
+    print(f"calibrating {'' if isinstance(width, Subnet) else 'width '}{width:g} on {data.name} at {data.size} pixels", flush=True)
     found.calibrate([width], calibration_batches(source, config.calibration, config.augment, data.size, config.seed, "cpu"))
 
 
-def describe(found: Checkpoint, network: nn.Module, width: float, config: Config) -> dict:
+def describe(found: Checkpoint, network: nn.Module, width: Width, config: Config) -> dict:
     """What ``config.json`` holds: what the files compute, on which images, and which library's network they fit."""
     mean, std = sources.normalisation(config.data) if config.data.name else (None, None)
     counted = found.cost(width, config.data.size)
     return {
-        "format": EXPORT_FORMAT, "arch": found.arch, "width": width, "size": config.data.size, "mean": mean, "std": std,
+        "format": EXPORT_FORMAT, "arch": found.arch, **of_width(width), "size": config.data.size, "mean": mean, "std": std,
         "features": found.encoder.feature_dim(width), "channels": found.encoder.stage_dims(width),
         "flops": counted.flops, "parameters": counted.parameters, "network": library_network(network),
     }
@@ -151,14 +171,14 @@ def library_network(network: nn.Module) -> dict | None:
     """What to build in torchvision or timm so that :func:`library_weights` fit it; None where they have no such network."""
     if isinstance(network, ResNet):
         block = "BasicBlock" if isinstance(network.layer1[0], BasicBlock) else "Bottleneck"
-        depths = [len(network.get_submodule(f"layer{stage}")) for stage in range(1, len(network.stage_rules) + 1)]
+        depths = [len(_kept(network.get_submodule(f"layer{stage}"))) for stage in range(1, len(network.stage_rules) + 1)]
         cifar = network.stem == "cifar"
         return {"library": "torchvision", "name": "ResNet", "block": block, "depths": depths, "max_pool": not cifar,
                 "strides": {"conv1": 1} if cifar else {}}
     if isinstance(network, MobileNetV2):
         cifar = network.features[0][0].stride == (1, 1)
         return {"library": "torchvision", "name": "MobileNetV2",
-                "strides": {"features.0.0": 1, "features.2.conv.1.0": 1} if cifar else {}}
+                "strides": {"features.0.0": 1, "features.2.conv.1.0": 1} if cifar else {}, **_mobilenet_rows(network)}
     if isinstance(network, VisionTransformer):
         return _timm_vit(network)
     return None
@@ -166,22 +186,54 @@ def library_network(network: nn.Module) -> dict | None:
 
 def _timm_vit(network: VisionTransformer) -> dict | None:
     """timm's has layers that read all they get, and as many channels in its heads as in its residual stream."""
-    block, dim = network.blocks[0], network.cls_token.shape[-1]
+    blocks, dim = _kept(network.blocks), network.cls_token.shape[-1]
+    block, hidden = blocks[0], blocks[0].mlp.fc1.out_features
     cut = any(isinstance(layer, PrefixLinear) and layer.in_features != dim for layer in network.modules())
-    if cut or block.attn.qkv.out_features != 3 * dim:
+    if cut or any((each.attn.qkv.out_features, each.mlp.fc1.out_features) != (3 * dim, hidden) for each in blocks):
         return None
-    hidden = block.mlp.fc1.out_features
     return {"library": "timm", "name": "VisionTransformer", "arguments": {
         "img_size": network.patch_size * network.grid_size, "patch_size": network.patch_size, "embed_dim": dim,
-        "depth": len(network.blocks), "num_heads": dim // block.attn.head_dim, "mlp_ratio": (hidden + 0.5) / dim, "num_classes": 0}}
+        "depth": len(blocks), "num_heads": dim // block.attn.head_dim, "mlp_ratio": (hidden + 0.5) / dim, "num_classes": 0}}
+
+
+def _kept(blocks: nn.Sequential) -> list[nn.Module]:
+    """Those of ``blocks`` that a sub-network has not skipped."""
+    return [block for block in blocks if not isinstance(block, nn.Identity)]
+
+
+def _mobilenet_rows(network: MobileNetV2) -> dict[str, Any]:
+    """torchvision's arguments for a network with fewer blocks in some stages; nothing where all are there."""
+    kept = [isinstance(layer, InvertedResidual) for layer in network.features[1:-1]]
+    if all(kept):
+        return {}
+    counts, place = [], 0
+    for _, _, blocks, _ in STAGES:
+        counts.append(sum(kept[place:place + blocks]))
+        place += blocks
+    rows = [[expansion, channels, count, stride] for (expansion, channels, _, stride), count in zip(STAGES, counts, strict=True)]
+    return {"arguments": {"inverted_residual_setting": rows}}
 
 
 def library_weights(network: nn.Module) -> dict[str, Tensor]:
-    """The weights of a dense ``network`` by the names that torchvision and timm give them: only MobileNetV2's differ from ours."""
+    """The weights of a dense ``network`` by the names that torchvision and timm give them: MobileNetV2's differ from ours, and
+    blocks behind those that a sub-network skips have other numbers.
+    """
     state = network.state_dict()
     if isinstance(network, MobileNetV2):
         state = {_torchvision_name(name, network): tensor for name, tensor in state.items()}
+    for list_name in ("features", "blocks"):
+        blocks = getattr(network, list_name, None)
+        if isinstance(blocks, nn.Sequential):
+            state = {_renumbered(name, list_name, blocks): tensor for name, tensor in state.items()}
     return {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _renumbered(name: str, list_name: str, blocks: nn.Sequential) -> str:
+    """``name`` with the number that its block has without those that are skipped."""
+    parts = name.split(".")
+    if parts[0] != list_name:
+        return name
+    return ".".join([list_name, str(len(_kept(blocks[:int(parts[1])]))), *parts[2:]])
 
 
 def _torchvision_name(name: str, network: MobileNetV2) -> str:

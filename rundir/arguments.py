@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rundir import __version__
 from rundir.errors import UserError
+from rundir.subnet import LETTERS, Width, parse_width
 
 PROJECT, COMMANDS = "us3l-bench", "us3l-"  # how installed programs begin
 
@@ -80,10 +81,20 @@ class Spread(NamedTuple):
         return [round(self.high - i * step, 6) for i in range(self.count)]
 
 
-def width_or_spread(text: str) -> float | Spread:
-    """The type of an option that is a width, or ``LOW:HIGH:COUNT``, a :class:`Spread`."""
-    if ":" not in text:
+def a_width(text: str) -> Width:
+    """The type of an option that is a width, or a sub-network such as ``w[1,.75,.5,.5]d[2,1,2,2]``."""
+    if not any(letter in text for letter in (*LETTERS, "[")) or text.lower() in ("nan", "inf", "infinity"):
         return real()(text)
+    try:
+        return parse_width(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def width_or_spread(text: str) -> Width | Spread:
+    """The type of an option that is a width, a sub-network, or ``LOW:HIGH:COUNT``, a :class:`Spread`."""
+    if ":" not in text:
+        return a_width(text)
     parts = text.split(":")
     try:
         low, high, count = float(parts[0]), float(parts[1]), int(parts[2])

@@ -28,15 +28,16 @@ FILES = (File.CONFIG, File.STATUS, File.RESULT, File.PROVENANCE)
 MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 
 # Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
-PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "seed"]
+PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "subnet",
+         "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
                   "correct", "image_error", "flops", "parameters", "latency_ms", "latency_on", "model", "schedule",
-                  "initial", "variant", "extrapolated"]
+                  "initial", "variant", "extrapolated", "subnet"]
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "correct", "image_error",
                   "flops", "parameters", "latency_ms"]
-RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial"]
+RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial", "subnet"]
 RECORD_FLAGS = ["extrapolated"]  # 0 or 1
-EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial"]  # "" where a record has none
+EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial", "subnet"]  # "" where a record has none
 # What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
 APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
@@ -168,7 +169,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     row |= {name: "" for name in EMPTY_TEXTS if row[name] is None}
     row |= {name: record.number(name, meant.get(name)) for name in RECORD_NUMBERS}
     row |= {name: int(record.flag(name)) for name in RECORD_FLAGS}
-    if row["width"] is None:
+    if row["width"] is None and not row["subnet"]:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
     if task != ANALYSIS and not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
         raise Damaged(f"{record.source}: value {row['value']} is not between 0 and 1; scores are fractions, not per cent")

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rundir.subnet import Subnet, Width, parse_width
+
 # What a record means that does not say so: trained on all labels; of classification, top-1 accuracy; of a fine-tuned network, that
 # it began from the pretrained encoder. Records of the other kind of task have no such entry.
 OF_CLASSIFICATION = {"score": "top1"}
@@ -25,6 +27,18 @@ SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd"
 # what: a score of data that have changed since takes the place of the old one.
 MEASURED = ("data", "computed_on", "against", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on",
             "changed", "extrapolated", "correct", "image_error")
+
+
+def of_width(width: Width, like: float | None = None) -> dict[str, Any]:
+    """The entries of a record that say which network it is of: ``width``, and of a sub-network ``subnet``; its ``width`` is then
+    the plain width ``like`` that it stands for, or null.
+    """
+    return {"width": like, "subnet": str(width)} if isinstance(width, Subnet) else {"width": width}
+
+
+def width_of(record: Mapping[str, Any]) -> Width:
+    """The network that a record is of."""
+    return parse_width(record["subnet"]) if record.get("subnet") else record["width"]
 
 
 def entry(record: Mapping[str, Any], name: str) -> Any:

@@ -78,7 +78,8 @@ class Score(TypedDict, total=False):
     task: str
     dataset: str
     metric: str
-    width: float
+    width: float | None
+    subnet: str  # in place of a width, or with the width that it stands for
     seed: int
     value: float | None  # a fraction, None where undefined
     score: str

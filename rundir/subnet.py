@@ -152,6 +152,13 @@ def narrowest(width: Width) -> float:
     return min(width.widths) if isinstance(width, Subnet) else width
 
 
+def label(width: Width) -> str:
+    """A width in names of files and directories: ``w0.5``, ``w1-.75-.5-.5_d2-1-2-2``."""
+    if not isinstance(width, Subnet):
+        return f"w{width:g}"
+    return str(width).replace("[", "").replace("]", "_").replace(",", "-").strip("_")
+
+
 def _rank(width: Width) -> tuple[float, bool, str]:
     if not isinstance(width, Subnet):
         return round(float(width), DIGITS), True, ""

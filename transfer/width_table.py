@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rundir.records import width_of
 from rundir.schema import File
 
 MISSING = "–"
@@ -25,8 +26,8 @@ def show(records: Sequence[dict], column: Callable[[dict], str], corner: str = "
     table.add_column(corner, justify="right", no_wrap=True)
     for heading in (*columns, unit, "parameters", *["ms per image"][:timed]):
         table.add_column(heading, justify="right")
-    for width in dict.fromkeys(record["width"] for record in records):
-        mine = {column(record): record for record in records if record["width"] == width}
+    for width in dict.fromkeys(map(width_of, records)):
+        mine = {column(record): record for record in records if width_of(record) == width}
         cost = next(iter(mine.values()))
         latency = next((record["latency_ms"] for record in mine.values() if "latency_ms" in record), None)
         mark = "*" if cost.get("extrapolated") else ""

@@ -246,12 +246,13 @@ class Checkpoint:
         """FLOPs of one image of ``size`` pixels (default: the size of pretraining) and parameters at ``width``."""
         return cost(self.encoder, width, size or self.config.data.size)
 
-    def updates(self, widths: Sequence[float]) -> dict[float, int] | None:
-        """Optimizer steps of pretraining that reached the outermost channels of each width; None where that is not known."""
+    def updates(self, widths: Sequence[Width]) -> dict[float, int] | None:
+        """Optimizer steps of pretraining that reached the outermost channels of each plain width; None where that is not known."""
         if self.run_dir is None or not self.finished:
             return None
         steps = 0 if self.config.derived.network != "none" else RunDirectory(self.run_dir).status().get("steps")
-        return None if steps is None else channel_updates(self.config, steps, widths)
+        plain = [width for width in widths if not isinstance(width, Subnet)]
+        return None if steps is None else channel_updates(self.config, steps, plain)
 
     def origin(self) -> dict[str, object]:
         """Where its encoder comes from, for files that are made of it."""

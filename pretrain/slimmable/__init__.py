@@ -5,6 +5,7 @@ from pretrain.slimmable.base import (
     ChannelRule,
     ParametersAtWidth,
     Resize,
+    Resized,
     Skippable,
     channels_at,
     make_divisible,
@@ -38,10 +39,10 @@ from pretrain.slimmable.width import at_width, channel_signature
 from rundir.subnet import Subnet, Width, parse_width, width_key
 
 __all__ = [
-    "BlockRule", "ChannelRule", "Channels", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "Resize", "Skippable",
-    "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear", "Space",
-    "Subnet", "Width", "at_width", "calibrate", "calibrated_widths", "calibration_state", "canonical", "channel_signature",
-    "channels_at", "cost", "cut_statistics", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
+    "BlockRule", "ChannelRule", "Channels", "Cost", "NotCalibrated", "ParametersAtWidth", "PrefixLinear", "Resize", "Resized",
+    "Skippable", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear",
+    "Space", "Subnet", "Width", "at_width", "calibrate", "calibrated_widths", "calibration_state", "canonical",
+    "channel_signature", "channels_at", "cost", "cut_statistics", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
     "load_calibration_state", "make_divisible", "make_switchable", "parse_width", "reorder", "sliced_once", "slimmable_layers",
     "space_of", "width_key",
 ]

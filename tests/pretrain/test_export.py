@@ -15,12 +15,14 @@ from pretrain import config, export
 from pretrain.calibration import calibrate_on
 from pretrain.data import load
 from pretrain.models import build
-from pretrain.slimmable import calibrate, calibration_state, extract
+from pretrain.slimmable import Subnet, calibrate, calibration_state, extract
+from pretrain.slimmable.base import resized
 from rundir.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
-SIZES = {"resnet_small": 16, "resnet18": 32, "mobilenetv2_cifar": 32, "mobilenetv2": 32, "vit_micro": 16, "vit_micro_heads": 16}
+SIZES = {"resnet_medium": 16, "resnet_small_elastic": 16, "mobilenetv2_cifar_elastic": 32, "resnet_small": 16,
+         "resnet18": 32, "mobilenetv2_cifar": 32, "mobilenetv2": 32, "vit_micro": 16, "vit_micro_heads": 16}
 
 
 def checkpoint_of(arch, folder, widths):
@@ -88,6 +90,44 @@ def test_onnx_computes_the_same(tmp_path, arch, width):
         x = torch.randn(count, 3, SIZES[arch], SIZES[arch])
         assert np.allclose(session.run(["features"], {"images": x.numpy()})[0], dense(x).numpy(), atol=1e-4)
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize(("arch", "text", "loader", "size"), [
+    ("resnet_medium", "w[1,.75,.5,.5]d[2,1,2,1]", 0, 16), ("resnet_medium", "w0.5d[1,1,1,1]r12", 0, 12),
+    ("resnet_small_elastic", "w[.5,1,.5,1]d[1,2,1,2]k[3,5,3,5]", 0, 16),
+    ("mobilenetv2_cifar_elastic", "w[1,.5,.75,.5,1,.5,1]d[1,1,2,3,3,1,1]k[3,5,7,5,3,3,7]", 0, 32),
+    ("vit_micro_heads", "w0.5d[1,0,1,1]m[2,2,2,2]r8", 1, 8), ("vit_micro_heads", "w1h[4,2,4,4]", 2, 16),
+    ("vit_micro", "w0.5d[1,1,0,1]h[1,2,1,2]r12", 2, 12)])
+@torch.no_grad()
+def test_a_sub_network_is_an_ordinary_network(tmp_path, arch, text, loader, size):
+    subnet = Subnet.parse(text)
+    path, encoder = checkpoint_of(arch, tmp_path, [subnet])
+    export.export(path, subnet, tmp_path / "out", ["safetensors"])
+    described = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (described["width"], described["subnet"], described["size"]) == (None, str(subnet), size)
+    images = torch.randn(3, 3, SIZES[arch], SIZES[arch])
+    inputs = resized(images, size)
+    features = loaded(tmp_path / "out", loader)(inputs)
+    assert torch.allclose(features, extract(encoder, subnet)(images), atol=1e-5)
+    assert described["features"] == features.shape[1]
+    if loader == 0:
+        assert described["parameters"] == sum(p.numel() for p in loaded(tmp_path / "out", loader).parameters())
+
+
+@torch.no_grad()
+def test_a_sub_network_runs_in_onnxruntime(tmp_path):
+    import onnxruntime
+
+    path, encoder = checkpoint_of("resnet_small_elastic", tmp_path, [0.5])
+    arguments = ["--checkpoint", str(path), "--width", "w[1,.5,.5,1]d[1,2,1,2]k[3,5,3,3]r12", "--out", str(tmp_path / "out"),
+                 "--format", "onnx"]
+    assert export.main(arguments) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    cfg, subnet = config.load("digits", ["model.arch=resnet_small_elastic", "data.size=16"]), Subnet.parse(arguments[3])
+    calibrate_on(encoder, [subnet], load("digits", "train", None, 16), cfg)
+    x = torch.randn(2, 3, 16, 16)
+    found = session.run(["features"], {"images": resized(x, 12).numpy()})[0]
+    assert np.allclose(found, extract(encoder, subnet)(x).numpy(), atol=1e-4)
 
 
 @torch.no_grad()

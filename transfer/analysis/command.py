@@ -11,6 +11,7 @@ from rich.table import Table
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
 from rundir.arguments import MOST_BATCH, MOST_PIXELS, MOST_WORKERS, whole, width_or_spread, word
+from rundir.records import width_of
 from transfer import width_table
 from transfer.analysis.evaluation import MEASURES, analyse
 from transfer.analysis.options import MOST_PAIRS, Options
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=word, metavar="DIR",
                         help="where the data are stored; default: where pretraining found them")
     parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
-                        help="widths, or LOW:HIGH:COUNT for evenly spread ones; default: those the checkpoint is calibrated for")
+                        help="widths, LOW:HIGH:COUNT for evenly spread ones, or sub-networks such as 'w[1,.75,.5,.5]'; default: "
+                             "those the checkpoint is calibrated for")
     parser.add_argument("--against", type=word, nargs="+", default=[], metavar="RUN",
                         help="networks trained for one width each, to compare those of the same widths with")
     parser.add_argument("--images", type=whole(4), default=plain.images, metavar="N",
@@ -63,7 +65,7 @@ def show(records: Sequence[dict]) -> None:
     """Print ``records`` of one data set as a table: one row per measure, one column per width, and what each measure says."""
     first = records[0]
     print(f"{first['dataset']}: features of {first['count']} training images, no labels")
-    found = {(record["metric"], record["width"]): record["value"] for record in records}
+    found = {(record["metric"], width_of(record)): record["value"] for record in records}
     widths = list(dict.fromkeys(width for _, width in found))
     table = Table()
     table.add_column("measure")

@@ -22,7 +22,8 @@ from rundir.arguments import Spread
 from rundir.atomic import make_folder
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, check_choice
-from rundir.records import ANALYSIS, identity
+from rundir.records import ANALYSIS, identity, of_width, width_of
+from rundir.subnet import Width
 from transfer.analysis import measures
 from transfer.analysis.options import Options
 from transfer.classification.options import Options as TaskOptions
@@ -92,7 +93,7 @@ def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None
     return list(records.values())
 
 
-def asked(subject: Subject, widths: Sequence[float], alone: Iterable[float], updates: Iterable[float]) -> list[Key]:
+def asked(subject: Subject, widths: Sequence[Width], alone: Iterable[float], updates: Iterable[float]) -> list[Key]:
     """The measures that there are at ``widths``: what compares with the full width not of that itself, the order of the first
     channels where a width has fewer features, and the last ones of widths ``alone`` and with known ``updates``.
     """
@@ -119,7 +120,7 @@ class Subject:
         plain = TaskOptions(size=options.size, batch_size=options.batch_size, workers=options.workers)
         self.task = Task(backbone, dataset, root, plain, device)
 
-    def check(self, widths: Sequence[float]) -> None:
+    def check(self, widths: Sequence[Width]) -> None:
         """Raise :class:`UserError` where these widths, or the images, cannot be analysed."""
         self.backbone.check_widths(widths)
         self.backbone.check_size(self.task.size)
@@ -145,19 +146,19 @@ class Subject:
         chosen = self.options.choices | {"size": self.task.size, "branch": self.backbone.branch}
         return {name: value for name, value in chosen.items() if usual[name] != value}
 
-    def planned(self, name: str, width: float) -> dict[str, Any]:
+    def planned(self, name: str, width: Width) -> dict[str, Any]:
         """What a record says before there are weights, without what is measured."""
         settings = {"branch": self.backbone.branch, "size": self.task.size, "limit": self.task.limit, **self.options.choices,
                     **self.task.pixels}
-        return {"task": ANALYSIS, "dataset": self.task.dataset, "seed": self.backbone.seed, "metric": name, "width": width,
+        return {"task": ANALYSIS, "dataset": self.task.dataset, "seed": self.backbone.seed, "metric": name, **of_width(width),
                 "settings": settings}
 
-    def described(self, name: str, width: float) -> dict[str, Any]:
+    def described(self, name: str, width: Width) -> dict[str, Any]:
         """A record without what is measured: all that its value depends on."""
         planned = self.planned(name, width)
         return planned | {"settings": {"weights": self.task.weights, **planned["settings"]}}
 
-    def plain(self, widths: Sequence[float]) -> dict[float, Tensor]:
+    def plain(self, widths: Sequence[Width]) -> dict[float, Tensor]:
         """By width the features (N, D) of the images as they are, float32."""
         self.task.prepare(list(widths))
         found: dict[float, list[Tensor]] = {width: [] for width in widths}
@@ -166,7 +167,7 @@ class Subject:
                 parts.append(self.task.frozen(width)(images).float())
         return {width: torch.cat(parts) for width, parts in found.items()}
 
-    def views(self, widths: Sequence[float]) -> dict[float, Tensor]:
+    def views(self, widths: Sequence[Width]) -> dict[float, Tensor]:
         """By width the features (N, 2 pairs, D) of augmented views, drawn from a fixed seed as pretraining draws them."""
         networks: dict[float, nn.Module] = {width: self.task.frozen(width) for width in widths}
         found: dict[float, Tensor] = {}
@@ -189,7 +190,7 @@ class Subject:
                     yield 2 * pair + second, (index.to(self.device), view)
 
 
-def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[float]) -> dict[float, Subject]:
+def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[Width]) -> dict[float, Subject]:
     """The networks trained for one width each, by the width of ``widths`` that they are of.
 
     Raises:
@@ -217,7 +218,7 @@ def measured(subject: Subject, keys: Iterable[Key], alone: Mapping[float, Subjec
     features = subject.plain(sorted({*widths, full}, reverse=True))
     views, others = subject.views(widths), {width: other.plain([width])[width] for width, other in alone.items()}
 
-    def value(name: str, width: float) -> float | None:
+    def value(name: str, width: Width) -> float | None:
         own, seen, whole = features[width], views[width], features[full]
         against = others[width] if name in TO_INDIVIDUAL else whole
         if name == "alignment":
@@ -243,7 +244,7 @@ class Workload:
     data: str
 
 
-def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[float], options: Options) -> Workload:
+def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[Width], options: Options) -> Workload:
     """Check what :func:`analyse` would of ``checkpoint`` (its weights do not matter) and the data; what it will cost.
 
     Raises:
@@ -256,7 +257,7 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
     return Workload(passes * sum(subject.task.cost(width).flops for width in widths), subject.task.data or "")
 
 
-def is_analysed(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[float], options: Options,
+def is_analysed(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[Width], options: Options,
                 data: str, records: Sequence[Mapping[str, Any]], against: Sequence[float] = ()) -> bool:
     """Whether ``records`` hold an analysis of the (unloaded) ``checkpoint`` with these settings and ``data``; ``against``: the
     widths whose networks trained for one width it has to be compared with.
@@ -266,18 +267,19 @@ def is_analysed(checkpoint: Checkpoint, dataset: str | None, root: str | None, w
     for record in records:
         settings = {name: value for name, value in record.get("settings", {}).items() if name != "weights"}
         said = {**record, "settings": settings}
-        own = subject.planned(record.get("metric", ""), record.get("width", 0.0)) if record.get("task") == ANALYSIS else None
+        of_analysis = record.get("task") == ANALYSIS
+        own = subject.planned(record.get("metric", ""), width_of({"width": 0.0, **record})) if of_analysis else None
         if own is not None and identity(said) == identity(own) and record.get("data") == data:
-            have.add((record["metric"], record["width"]))
+            have.add((record["metric"], width_of(record)))
     return have >= {("rankme", width) for width in widths} | {("cka_individual", width) for width in against if width in widths}
 
 
-def _against(name: str, width: float, alone: Mapping[float, Subject]) -> dict[str, str]:
+def _against(name: str, width: Width, alone: Mapping[float, Subject]) -> dict[str, str]:
     """Names the weights that a measure compares with."""
     return {"against": alone[width].task.weights} if name in TO_INDIVIDUAL else {}
 
 
-def _cost(task: Task, width: float) -> dict[str, int]:
+def _cost(task: Task, width: Width) -> dict[str, int]:
     cost = task.cost(width)
     return {"flops": cost.flops, "parameters": cost.parameters}
 

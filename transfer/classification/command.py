@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=word, metavar="DIR",
                         help="where the data are stored; default: where pretraining found them")
     parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
-                        help="widths, or LOW:HIGH:COUNT for evenly spread ones, such as 0.25:1.0:16; default: those the checkpoint "
-                             "is calibrated for")
+                        help="widths, LOW:HIGH:COUNT for evenly spread ones, such as 0.25:1.0:16, or sub-networks such as "
+                             "'w[1,.75,.5,.5]d[2,1,2,2]'; default: those the checkpoint is calibrated for")
     parser.add_argument("--extrapolate", action="store_true",
                         help="allow widths narrower than those of pretraining; tables mark them with *")
     parser.add_argument("--protocol", nargs="+", metavar="P",

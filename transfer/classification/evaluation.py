@@ -19,8 +19,9 @@ from rundir.arguments import Spread
 from rundir.atomic import make_folder
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, check_choice
-from rundir.records import entry, identity
+from rundir.records import entry, identity, of_width
 from rundir.setting import OWN_IMAGES
+from rundir.subnet import Width
 from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
@@ -34,7 +35,7 @@ from transfer.latency import device_name
 TASK = "classification"
 
 
-def knn(task: Task, widths: list[float]) -> Scores:
+def knn(task: Task, widths: list[Width]) -> Scores:
     """Weighted k-NN accuracy by width."""
     def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         k = min(task.options.k or K, len(labels))
@@ -42,14 +43,14 @@ def knn(task: Task, widths: list[float]) -> Scores:
     return _on_features(task, widths, predict)
 
 
-def linear_fast(task: Task, widths: list[float]) -> Scores:
+def linear_fast(task: Task, widths: list[Width]) -> Scores:
     """Accuracy of logistic regression on cached features by width."""
     def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         return logistic.fit(train, labels, task.classes, task.options.C).predict(val)
     return _on_features(task, widths, predict)
 
 
-def _on_features(task: Task, widths: list[float], predict: Callable[[Rows, Tensor, Rows], Tensor]) -> Scores:
+def _on_features(task: Task, widths: list[Width], predict: Callable[[Rows, Tensor, Rows], Tensor]) -> Scores:
     scores: Scores = {}
     features, chosen = task.features, task.labelled_indices
     for width in widths:
@@ -68,11 +69,11 @@ PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
 EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
-Key = tuple[str, tuple[float, int | None], float]  # protocol, share of the labels and its seed, width
+Key = tuple[str, tuple[float, int | None], Width]  # protocol, share of the labels and its seed, width
 
 
 def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
-             widths: Sequence[float | Spread] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
+             widths: Sequence[Width | Spread] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
              device: str = "auto", options: Options | None = None, out: str | Path | None = None,
              force: bool = False, branch: str = "student", arch: str | None = None, extrapolate: bool = False) -> list[dict]:
     """Score a checkpoint on a data set at several widths.
@@ -81,7 +82,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         checkpoint: a checkpoint file or a run directory.
         dataset, root: a data set of ``pretrain.data`` and where it is stored; None: those of pretraining (not of others' files,
             which do not say it).
-        widths: within the trained range, or spreads of such; None: those the checkpoint was calibrated for.
+        widths: within the trained range, sub-networks, or spreads of widths; None: those the checkpoint was calibrated for.
         protocols: some of ``PROTOCOLS``.
         out: directory of ``result.json``; None: the checkpoint's run directory.
         force: score anew what is there already.
@@ -221,7 +222,7 @@ class Workload:
         return self.flops * (self.passes * self.train_images + self.test_images)
 
 
-def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[float], protocols: Sequence[str],
+def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[Width], protocols: Sequence[str],
           options: Options) -> list[Workload]:
     """Check what :func:`evaluate` would of ``checkpoint`` (its weights do not matter) and the data; what each width will cost.
 
@@ -286,12 +287,12 @@ def _changed(task: Task, protocol: str) -> dict:
     return recipe | {name: choice for name, choice in chosen.items() if usual[name] != choice}
 
 
-def _named(task: Task, protocol: str, width: float) -> dict:
+def _named(task: Task, protocol: str, width: Width) -> dict:
     """A record without what was measured: all that its score depends on."""
-    return {**_place(task), "metric": protocol, "width": width, "settings": _settings(task, protocol)}
+    return {**_place(task), "metric": protocol, **of_width(width), "settings": _settings(task, protocol)}
 
 
-def _record(task: Task, protocol: str, width: float, found: dict | None) -> dict:
+def _record(task: Task, protocol: str, width: Width, found: dict | None) -> dict:
     cost = task.cost(width)
     about = {**(found or {"value": None}), "chance": task.chance, "count": len(task.val), "flops": cost.flops,
              "parameters": cost.parameters,
@@ -301,5 +302,5 @@ def _record(task: Task, protocol: str, width: float, found: dict | None) -> dict
     return {**_named(task, protocol, width), **about, "changed": _changed(task, protocol)}
 
 
-def _latency(task: Task, width: float) -> dict:
+def _latency(task: Task, width: Width) -> dict:
     return {"latency_ms": round(task.latency(width), 4), "latency_on": device_name(task.device)}

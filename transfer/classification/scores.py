@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rundir.errors import UserError
 from rundir.records import image_error
+from rundir.subnet import Width
 
 # Table 1 of Kornblith et al. 2019 (arXiv 1805.08974): these are scored class by class, all others image by image.
 MEAN_PER_CLASS = ("flowers102", "pets", "aircraft", "caltech101")
-Scores = dict[float, dict[str, float | int] | None]  # by width, what :func:`measured` gives; None where outputs were not finite
+Scores = dict[Width, dict[str, float | int] | None]  # by width, what :func:`measured` gives; None where outputs were not finite
 
 
 def top1(predicted: Tensor, labels: Tensor) -> float:

@@ -17,6 +17,7 @@ from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from rundir.errors import UserError
 from rundir.setting import OWN_IMAGES
+from rundir.subnet import Width
 from transfer.classification.features import extract_features
 from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
@@ -33,9 +34,9 @@ AUTHORS_STD = (0.2023, 0.1994, 0.2010)  # METHOD section 7
 class Features:
     """For each width training features (N, D) and validation features (M, D), float32; labels (N,) and (M,) int64."""
 
-    train: dict[float, Rows]
+    train: dict[Width, Rows]
     train_labels: Tensor
-    val: dict[float, Rows]
+    val: dict[Width, Rows]
     val_labels: Tensor
 
 
@@ -53,11 +54,11 @@ class Task:
         self.workers = data.workers if options.workers is None else options.workers
         self.fraction = 1.0
         self.label_seed: int | None = None
-        self._widths: list[float] = []
+        self._widths: list[Width] = []
         self.storage = Storage()  # of features
-        self._costs: dict[float, Cost] = {}
-        self._frozen: dict[float, Frozen] = {}
-        self._latencies: dict[float, float] = {}
+        self._costs: dict[Width, Cost] = {}
+        self._frozen: dict[Width, Frozen] = {}
+        self._latencies: dict[Width, float] = {}
         self._features: list[Features] = []  # none before they are asked for; shared by the copies of with_labels
 
     @property
@@ -191,20 +192,20 @@ class Task:
         signs = self.name == "digits" or (self.name == pretraining.data.name and not pretraining.augment.flip)
         return dataclasses.replace(recipe, flip=0.0) if signs else recipe
 
-    def cost(self, width: float) -> Cost:
+    def cost(self, width: Width) -> Cost:
         """FLOPs of one image and parameters of the encoder at ``width``."""
         if width not in self._costs:
             self._costs[width] = self.backbone.cost(width, self.size)
         return self._costs[width]
 
-    def latency(self, width: float) -> float:
+    def latency(self, width: Width) -> float:
         """Milliseconds of one image through the network of ``width``; weights make no difference to it."""
         if width not in self._latencies:
             network = self._frozen.get(width) or Frozen(self.backbone.random_at(width, 0))
             self._latencies[width] = latency_ms(network, self.size, seconds=min(SECONDS, TIMING / max(1, len(self._widths))))
         return self._latencies[width]
 
-    def frozen(self, width: float) -> Frozen:
+    def frozen(self, width: Width) -> Frozen:
         """The network of ``width`` as it is served, for which ``prepare`` has been called."""
         if width not in self._frozen:
             self._frozen[width] = Frozen(self.backbone.at(width))
@@ -221,7 +222,7 @@ class Task:
         return evaluation_batches(source, self.size, batch_size or self.options.batch_size, self.device, indices,
                                   workers=self.workers)
 
-    def prepare(self, widths: list[float]) -> None:
+    def prepare(self, widths: list[Width]) -> None:
         """Make the networks of ``widths`` ready.
 
         On the images of pretraining the BatchNorm statistics in the checkpoint are used, and only widths without are
@@ -241,7 +242,7 @@ class Task:
         return calibration_batches(self.train.drafted(cfg.data.draft), cfg.calibration, cfg.augment, self.size, self.backbone.seed,
                                    self.device, self.workers)
 
-    def classifier(self, width: float, frozen: bool, start: str) -> Classifier:
+    def classifier(self, width: Width, frozen: bool, start: str) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
         encoder = self.frozen(width) if frozen else self.backbone.at(width).to(memory_format=torch.channels_last)
         return Classifier(encoder, self.backbone.feature_dim(width), self.classes, self.seed, frozen, start)

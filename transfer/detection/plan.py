@@ -21,6 +21,7 @@ from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.schema import FORMAT, File
+from rundir.subnet import Width
 from transfer.detection import data
 from transfer.detection.data import DetectionData
 from transfer.detection.data.faults import has_box, some
@@ -121,7 +122,7 @@ class Plan(plan.Plan):
             raise UserError(f"--set {' '.join(own.overrides)}: {error}; set KEY VALUE pairs of detectron2's config") from None
         return cfg
 
-    def encoder(self, width: float) -> nn.Module:
+    def encoder(self, width: Width) -> nn.Module:
         """The encoder at ``width``, whatever its weights."""
         return self.checkpoint.random_at(width, 0)
 
@@ -146,7 +147,7 @@ class Plan(plan.Plan):
         for name in ("detectron2", "fvcore"):  # their warnings are for their developers
             logging.getLogger(name).setLevel(logging.ERROR)
         cfg, own = self.config(group.device), self.finetuning
-        network = dense_network(self.checkpoint, resolved.width, own.initial, self.seed, self._calibration)
+        network = dense_network(self.checkpoint, resolved.network, own.initial, self.seed, self._calibration)
         detector, report = build(cfg, self.detector, network, own.norm, self.seed)
         if group.first:
             tell_weights(resolved, run, report)

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from pretrain.checkpoints import add_checkpoint_arguments
-from rundir.arguments import LARGEST_SEED, MOST_WORKERS, real, whole, word
+from rundir.arguments import LARGEST_SEED, MOST_WORKERS, a_width, real, whole, word
 from transfer.finetuning.description import Finetuning, room
 from transfer.finetuning.looking import EXIF
 
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument("--exif", choices=EXIF, help="pixels that annotations belong to where a picture's EXIF orientation leaves "
                         "that open: displayed or stored; default: found from sizes")
     parser.add_argument("--model", default=own.MODELS[0], metavar="M", help=f"{', '.join(own.MODELS)}; default {own.MODELS[0]}")
-    parser.add_argument("--widths", type=real(), nargs="+", metavar="W", help="default: those the checkpoint is calibrated for")
+    parser.add_argument("--widths", type=a_width, nargs="+", metavar="W",
+                        help="widths, or sub-networks such as 'w[1,.75,.5,.5]d[2,1,2,2]'; default: those the checkpoint is "
+                             "calibrated for")
     parser.add_argument("--schedule", default="quick", metavar="S", help=f"{', '.join(own.SCHEDULES)}; default quick")
     parser.add_argument("--iterations", type=whole(1), metavar="N", help="another length of the schedule")
     parser.add_argument("--batch-size", type=whole(1), metavar="N",

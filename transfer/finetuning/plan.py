@@ -12,6 +12,8 @@ from torch import nn
 from pretrain.checkpoints import Checkpoint, dense_cost
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
+from rundir.records import of_width
+from rundir.subnet import Width
 from transfer.finetuning.description import Finetuning
 from transfer.finetuning.runs import Resolved, Scores
 from transfer.finetuning.schedules import Schedule
@@ -51,7 +53,7 @@ class Plan(ABC):
         """Raise :class:`UserError` for what cannot be trained with this checkpoint on these data."""
 
     @abstractmethod
-    def encoder(self, width: float) -> nn.Module:
+    def encoder(self, width: Width) -> nn.Module:
         """The encoder at ``width`` as the model has it, whatever its weights: what FLOPs, parameters and latency are of."""
 
     @abstractmethod
@@ -103,16 +105,16 @@ class Plan(ABC):
         """Of the settings, which network was fine-tuned where that is not the student; runs of the student keep their names."""
         return {} if self.checkpoint.branch == "student" else {"branch": self.checkpoint.branch}
 
-    def resolved(self, width: float) -> Resolved:
+    def resolved(self, width: Width) -> Resolved:
         """The fine-tuning at ``width`` with all that its scores depend on."""
         cost, own = dense_cost(self.encoder(width), self.scored_size), self.finetuning
-        return Resolved(own.task, self.data.name, self.model, own.schedule, own.initial, width, self.seed, cost.flops,
-                        cost.parameters, self.settings, self.contents)
+        return Resolved(own.task, self.data.name, self.model, own.schedule, own.initial, seed=self.seed, flops=cost.flops,
+                        parameters=cost.parameters, settings=self.settings, data=self.contents, **of_width(width))
 
     def train_and_time(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
         """:meth:`train`, and then how long the encoder takes for one image on the device that it was scored on."""
         scores = self.train(resolved, run, group)
         if not group.first:
             return scores
-        encoder = self.encoder(resolved.width).to(group.device).eval()
+        encoder = self.encoder(resolved.network).to(group.device).eval()
         return replace(scores, latency_ms=round(latency_ms(encoder, self.scored_size), 4), latency_on=device_name(group.device))

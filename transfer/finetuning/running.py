@@ -15,11 +15,12 @@ from typing import Any
 from pretrain.checkpoints import Checkpoint, Config, open_checkpoint, untrained
 from pretrain.distributed import Processes, processes
 from rundir.errors import UserError
+from rundir.subnet import Width
 from transfer.finetuning.description import Finetuning, room
 from transfer.finetuning.plan import Plan
 from transfer.finetuning.runs import Resolved, run_all
 from transfer.finetuning.scenes import SceneConfig, read_config, write_scenes
-from transfer.finetuning.trunk import check_norm
+from transfer.finetuning.trunk import check_norm, check_subnets
 
 ENCODER_PASSES = 3  # a forward and a backward pass, of twice its cost
 
@@ -75,12 +76,13 @@ class Done:
     records: list[dict]
 
 
-def run_widths(finetuning: Finetuning, widths: Sequence[float] | None, group: Processes, wait: float = 0.0) -> Done:
+def run_widths(finetuning: Finetuning, widths: Sequence[Width] | None, group: Processes, wait: float = 0.0) -> Done:
     """As :func:`run`, at each of ``widths`` (None: those the checkpoint is calibrated for); checkpoint and data are read once."""
     _check(finetuning, group.world_size)
     check_norm(finetuning.norm, group.device)
     checkpoint = open_checkpoint(finetuning.checkpoint, group.device, branch=finetuning.branch, arch=finetuning.arch)
-    widths = [float(width) for width in (checkpoint.default_widths() if widths is None else widths)]
+    widths = checkpoint.default_widths() if widths is None else checkpoint.chosen_widths(widths)
+    check_subnets(widths)
     checkpoint.check_widths(widths)
     home = checkpoint.home(finetuning.out)
     kind = _plan_of(finetuning)

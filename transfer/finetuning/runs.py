@@ -26,20 +26,24 @@ from rundir.clock import now
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.progress import Reporter, reporting
-from rundir.records import content
+from rundir.records import content, of_width, width_of
 from rundir.schema import FINE_TUNINGS, FORMAT, File, State
 from rundir.stopping import Interrupted, stop_requested
+from rundir.subnet import Width, label
 from transfer.finetuning.weights import WeightsReport
 
 HEARTBEAT_SECONDS = 10.0
 LOG_EVERY = 20  # iterations
 AGREE_EVERY = 10  # iterations: how often several processes ask each other whether one is to stop
-UNKNOWN = ("data", "")  # left out of a name: earlier versions did not have it
+NO_SUBNET = ("subnet", "")
+UNSAID = (("data", ""), NO_SUBNET)  # left out of a name: earlier versions did not have it
 
 
 @dataclass(frozen=True)
 class Resolved:
     """One fine-tuning with all that its scores depend on: what its directory is named after, and its records say.
+
+    ``width`` is None where ``subnet``, a sub-network, stands in its place.
 
     ``settings``: what the other fields do not say, plain types (weights, schedule, sizes, ...).
 
@@ -52,30 +56,41 @@ class Resolved:
     model: str
     schedule: str
     initial: str
-    width: float
+    width: float | None
     seed: int
     flops: int
     parameters: int
     settings: dict[str, Any] = field(default_factory=dict)
     data: str = ""
+    subnet: str = ""
+
+    @property
+    def network(self) -> Width:
+        """The width, or the sub-network in its place."""
+        return width_of(asdict(self))
 
     @property
     def name(self) -> str:
         """The directory's name: what it is, and eight hex digits of everything its scores depend on."""
         content = {key: value for key, value in asdict(self).items() if key not in ("flops", "parameters")
-                   and (key, value) != UNKNOWN}
+                   and (key, value) not in UNSAID}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.what}-{digest}"
 
     @property
+    def said(self) -> dict[str, Any]:
+        """Its fields in plain types; ``subnet`` only where there is one."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != NO_SUBNET}
+
+    @property
     def what(self) -> str:
         """The readable beginning of the directory's name."""
-        return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-w{self.width:g}-s{self.seed}"
+        return f"{self.dataset}-{self.model}-{self.schedule}-{self.initial}-{label(self.network)}-s{self.seed}"
 
     @property
     def title(self) -> str:
         """Its description in messages: model, data set and width."""
-        return f"{self.model} on {self.dataset}, width {self.width:g}, {self.initial}"
+        return f"{self.model} on {self.dataset}, width {self.network:g}, {self.initial}"
 
     def directory(self, home: str | Path) -> Path:
         """Its run directory below ``home``, the pretraining run's directory or ``--out``.
@@ -102,8 +117,8 @@ class Resolved:
     def record(self, metric: str, value: float | None, count: int) -> dict:
         """One score record: ``value`` a fraction, None where it is undefined; ``count``: images scored."""
         return {"task": self.task, "dataset": self.dataset, "metric": metric, "model": self.model, "schedule": self.schedule,
-                "initial": self.initial, "width": self.width, "seed": self.seed, "value": value, "chance": None, "count": count,
-                "flops": self.flops, "parameters": self.parameters, "settings": self.settings,
+                "initial": self.initial, **of_width(self.network), "seed": self.seed, "value": value, "chance": None,
+                "count": count, "flops": self.flops, "parameters": self.parameters, "settings": self.settings,
                 **({"data": self.data} if self.data else {})}
 
 
@@ -184,7 +199,7 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
     if group.first:
         if force:
             _empty(run)
-        run.write_config(yaml.safe_dump({"format": FORMAT, **asdict(resolved)}, sort_keys=False))
+        run.write_config(yaml.safe_dump({"format": FORMAT, **resolved.said}, sort_keys=False))
         run.add_provenance(started=run.provenance().get("started") or now())
         kind = run.add_stretch("fine-tuning", execution, machines)
         run.set_status(State.RUNNING)

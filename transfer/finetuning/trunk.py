@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from pretrain.checkpoints import Batches, Checkpoint
 from pretrain.distributed import several
 from rundir.errors import UserError, check_choice
+from rundir.subnet import Subnet, Width
 
 MAPS = ("res2", "res3", "res4", "res5")
 NORMS = ("auto", "bn", "syncbn", "frozen")
@@ -97,7 +100,7 @@ class Pyramid(nn.Module):
         return dict(zip(MAPS, (self.up4(last), self.up2(last), last, F.max_pool2d(last, 2, 2)), strict=True))
 
 
-def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, batches: Batches | None = None) -> nn.Module:
+def dense_network(backbone: Checkpoint, width: Width, initial: str, seed: int, batches: Batches | None = None) -> nn.Module:
     """The dense network of ``width``: its pretrained weights, or (``initial`` random) freshly drawn ones as the reference.
 
     ``batches``: normalised images (B, 3, H, W) of the task's data, on which a pretrained width is calibrated if the checkpoint
@@ -106,6 +109,14 @@ def dense_network(backbone: Checkpoint, width: float, initial: str, seed: int, b
     if initial not in INITIALS:
         raise UserError(f"unknown --initial {initial!r}; set pretrained or random")
     return backbone.random_at(width, seed) if initial == "random" else backbone.at(width, batches)
+
+
+def check_subnets(widths: Sequence[Width]) -> None:
+    """Raise :class:`UserError` for a sub-network with a resolution: detectors and segmenters take images as they come."""
+    for width in widths:
+        if isinstance(width, Subnet) and width.resolution is not None:
+            raise UserError(f"--widths {width} names a resolution, and images here have sizes of their own; leave out "
+                            f"r{width.resolution}")
 
 
 def check_norm(norm: str, device: torch.device) -> None:

@@ -7,6 +7,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from pretrain.checkpoints import open_checkpoint
+from rundir.subnet import parse_width
 from transfer.finetuning.trunk import Pyramid, Trunk, dense_network, set_norm
 from transfer.segmentation.dilation import dilate
 
@@ -17,7 +18,7 @@ class SlimmableTrunk(BaseModule):
 
     Args:
         checkpoint, branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
-        width: the width whose dense network this is.
+        width: the width whose dense network this is; of a sub-network its string.
         initial, seed: ``pretrained``, or ``random`` weights drawn from ``seed``.
         norm: ``bn`` or ``frozen``, as :func:`~transfer.finetuning.trunk.set_norm` takes it (mmengine makes SyncBN of the former).
         reads: ``maps`` as they are, a ``pyramid`` made of a ViT's last one, or its ``patches`` after the last LayerNorm.
@@ -25,12 +26,12 @@ class SlimmableTrunk(BaseModule):
         network: the dense network of ``width`` where it is loaded already, instead of reading ``checkpoint``.
     """
 
-    def __init__(self, checkpoint: str, width: float, initial: str = "pretrained", seed: int = 0, norm: str = "bn",
+    def __init__(self, checkpoint: str, width: float | str, initial: str = "pretrained", seed: int = 0, norm: str = "bn",
                  reads: str = "maps", output_stride: int = 0, branch: str = "student", arch: str | None = None,
                  network: nn.Module | None = None):
         super().__init__()
         if network is None:
-            network = dense_network(open_checkpoint(checkpoint, branch=branch, arch=arch), width, initial, seed)
+            network = dense_network(open_checkpoint(checkpoint, branch=branch, arch=arch), parse_width(str(width)), initial, seed)
         if output_stride:
             dilate(network, output_stride)
         trunk = Trunk(set_norm(network, norm))

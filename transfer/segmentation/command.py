@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         done = run_widths(shared.described(TASK, arguments), arguments.widths, group)
         if group.first:
             show(done.records)
-            show_classes({each.width: each.directory(done.home) / File.CLASSES for each in done.every})
+            show_classes({each.network: each.directory(done.home) / File.CLASSES for each in done.every})
             print(f"scores: {done.home / File.RESULT}; by class, with pictures: {done.home / FINE_TUNINGS / TASK}")
     return 0
 

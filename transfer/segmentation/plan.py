@@ -15,6 +15,7 @@ from pretrain.data.images import STORED
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.subnet import Subnet, Width
 from transfer.finetuning import plan
 from transfer.finetuning.description import Finetuning
 from transfer.finetuning.runs import Resolved, Scores
@@ -90,7 +91,7 @@ class Plan(plan.Plan):
                 "train_images": self.images[0], "train_list": [Path(c.get("ann_file", "")).stem for c in layout.train],
                 **dataclasses.asdict(self.schedule), **self.branch, **({"exif": STORED} if layout.exif == STORED else {})}
 
-    def encoder(self, width: float) -> nn.Module:
+    def encoder(self, width: Width) -> nn.Module:
         """The dilated trunk at ``width``, whatever its weights; without a ViT's pyramid, which is no part of the encoder."""
         trunk = self._trunk(width).trunk
         return getattr(trunk, "trunk", trunk)
@@ -104,21 +105,22 @@ class Plan(plan.Plan):
         height, width = (-(-side // patch) * patch for side in size)
         return height, width
 
-    def model_config(self, width: float) -> dict:
+    def model_config(self, width: Width) -> dict:
         """Config of the whole network of ``width``."""
         trunk, layout = self._trunk(width), self.data.layout
         features = Features(trunk.channels, trunk.patch_size)
         return model_config(self.model, self._backbone_config(width), features, len(self.data.train.classes), layout,
                             *self.checkpoint.normalisation(), self.inference)
 
-    def _backbone_config(self, width: float) -> dict:
+    def _backbone_config(self, width: Width) -> dict:
         own = self.finetuning
         reads = "maps" if not self.is_vit else "patches" if self.model == "segmenter" else "pyramid"
-        return {"type": "SlimmableTrunk", "checkpoint": own.checkpoint, "width": width, "initial": own.initial, "seed": self.seed,
-                "norm": "frozen" if own.norm == "frozen" else "bn", "reads": reads, "branch": own.branch, "arch": own.arch,
+        return {"type": "SlimmableTrunk", "checkpoint": own.checkpoint, "initial": own.initial, "seed": self.seed,
+                "width": str(width) if isinstance(width, Subnet) else width, "norm": "frozen" if own.norm == "frozen" else "bn",
+                "reads": reads, "branch": own.branch, "arch": own.arch,
                 "output_stride": self.data.layout.output_stride if self.model in DILATED else 0}
 
-    def _trunk(self, width: float) -> SlimmableTrunk:
+    def _trunk(self, width: Width) -> SlimmableTrunk:
         """The backbone of ``width`` for its shapes, whatever its weights."""
         return MODELS.build({**self._backbone_config(width), "network": self.checkpoint.random_at(width, 0)})
 

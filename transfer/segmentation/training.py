@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pretrain.distributed import Processes, several
 from rundir.directory import RunDirectory
 from rundir.schema import FORMAT, File
+from rundir.subnet import Width
 from transfer.finetuning.runs import Resolved, Scores, journal, tell_weights, write_json
 from transfer.finetuning.schedules import Schedule
 from transfer.finetuning.trunk import dense_network
@@ -53,9 +54,9 @@ def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -
         used = {package.__name__: package.__version__ for package in (mmengine, mmcv, mmseg)}
         run.add_provenance(packages={**run.provenance()["packages"], **used})
     found = latest_checkpoint(folder)
-    source = pretrained_network(plan, resolved.width)
+    source = pretrained_network(plan, resolved.network)
     weights = {name: tensor.clone() for name, tensor in source.state_dict().items()}
-    config = Config({"model": plan.model_config(resolved.width), **runner_config(plan, folder, group, found and str(found[0]))})
+    config = Config({"model": plan.model_config(resolved.network), **runner_config(plan, folder, group, found and str(found[0]))})
     torch.manual_seed(plan.seed)
     model = MODELS.build({**config.model, "backbone": {**config.model.backbone, "network": source}})
 
@@ -75,7 +76,7 @@ def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -
     return _finish(plan, resolved, run, runner, pictures) if group.first else Scores({}, 0)
 
 
-def pretrained_network(plan: Plan, width: float) -> nn.Module:
+def pretrained_network(plan: Plan, width: Width) -> nn.Module:
     """The dense network of ``width`` that training starts from."""
     def batches() -> Iterator[Tensor]:
         return loaders.calibration_batches(plan.data.layout, plan.data.train, *plan.checkpoint.normalisation())

@@ -113,3 +113,18 @@ def test_batches_are_shared_by_processes(trained, scenes):
         check([finetuning], processes=3)
     with pytest.raises(UserError, match="set --batch-size 6"):
         run_widths(finetuning, None, Processes(0, 3, torch.device("cpu")))
+
+
+def test_a_detector_on_a_sub_network(run_directory, scenes, capsys):
+    text = "w[1,.5,.75,.5]"
+    words = ["--data-dir", str(scenes), "--widths", text, "0.5"]
+    assert detection(run_directory, *words) == 0
+    assert text in capsys.readouterr().out
+    records = RunDirectory(run_directory).records()
+    assert {(r["width"], r.get("subnet")) for r in records} == {(None, text), (0.5, None)}
+    runs = sorted(path.name for path in (run_directory / "transfer" / "detection").iterdir())
+    assert "-w0.5-" in runs[0] and "-w1-.5-.75-.5-" in runs[1]
+    detection(run_directory, *words)
+    assert capsys.readouterr().out.count("finished before") == 2
+    with pytest.raises(UserError, match="names a resolution, and images here have sizes of their own; leave out r8"):
+        detection(run_directory, "--data-dir", str(scenes), "--widths", "w0.5r8")

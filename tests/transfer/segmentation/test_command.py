@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.registry import PARAM_SCHEDULERS
 
+from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.transfer.segmentation.runs import segmentation, untrained_vit
 from transfer.finetuning.schedules import SEGMENTATION, Schedule
@@ -83,3 +84,13 @@ def test_mmengine_makes_the_rates_of_the_schedule(warmup):
         optimizer.step()
         for each in schedulers:
             each.step()
+
+
+def test_a_segmenter_on_a_sub_network(trained, scenes, tmp_path, capsys):
+    text = "w[1,.5,.75,.5]"
+    assert segmentation(trained, tmp_path, scenes, "--iterations", "2", "--widths", text) == 0
+    assert text in capsys.readouterr().out
+    records = RunDirectory(tmp_path).records()
+    assert records and {(r["width"], r["subnet"]) for r in records} == {(None, text)}
+    with pytest.raises(UserError, match="leave out r16"):
+        segmentation(trained, tmp_path, scenes, "--widths", "w0.5r16")
