@@ -22,6 +22,7 @@ from results.tables import analysis, cost, overall, tasks
 from results.tables.gains import MAIN, gains
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
+from results.tables.subnets import subnets
 
 # What one table or picture of scores has one value of; what tells several of them apart is in their file names.
 SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "preset", "setting",
@@ -69,7 +70,7 @@ def all_tables(frames: Frames) -> list[TableItem]:
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
     return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
-            *_serving_tables(frames), *_analysis_tables(frames), *_prediction_tables(frames)]
+            *_serving_tables(frames), *_subnet_tables(frames), *_analysis_tables(frames), *_prediction_tables(frames)]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -124,6 +125,14 @@ def _serving_tables(frames: Frames) -> list[TableItem]:
         if table is not None:
             found.append(TableItem(table, Facets(first["grid"], "", "", first["preset"])))
     return found
+
+
+def _subnet_tables(frames: Frames) -> list[TableItem]:
+    if frames.subnets.empty:
+        return []
+    scores = frames.subnets[frames.subnets["task"].ne("analysis") & frames.subnets["value"].notna()]
+    return [TableItem(subnets(part, _grid(frames, part.iloc[0]), join("table-subnets", name)), _facets(part.iloc[0]))
+            for name, part in parts(scores, DENSE, ["task", "dataset"])]
 
 
 def _analysis_tables(frames: Frames) -> list[TableItem]:

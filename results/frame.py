@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from rundir.reading import (
     FACTORS,
     FILES,
     METRIC_COLUMNS,
+    PLACE,
     RECORD_COLUMNS,
     RECORD_FLAGS,
     RECORD_NUMBERS,
@@ -63,13 +64,15 @@ Places = Path | str | Sequence[Path | str]
 @dataclass(frozen=True)
 class Frames:
     """Everything below some directories: the three frames, a line for each run (or file of one) that was left out of them, and
-    the grids by name."""
+    the grids by name. ``scores`` are of widths, and ``subnets`` of sub-networks that stand for none.
+    """
 
     scores: pd.DataFrame
     runs: pd.DataFrame
     metrics: pd.DataFrame
     left_out: tuple[str, ...]
     grids: Mapping[str, GridManifest]
+    subnets: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def load_all(runs: Places, keep: bool = True) -> Frames:
@@ -80,7 +83,10 @@ def load_all(runs: Places, keep: bool = True) -> Frames:
     known, records, left_out = _read(runs, keep)
     metrics, more = _read_metrics(runs, known, keep)
     grids, missing = read_grids(known)
-    return Frames(_scores(known, records), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more, *missing])), grids)
+    scores = _scores(known, records)
+    of_width = scores["width"].notna()
+    return Frames(_told(scores[of_width]), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more, *missing])), grids,
+                  scores[~of_width])
 
 
 def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
@@ -94,8 +100,20 @@ def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
         raise UserError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
                          "directory of a grid's runs, such as runs/guidelines")
     runs = current(frames.runs).reset_index(drop=True)
-    scores, metrics = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics))
-    return replace(frames, scores=scores, runs=runs, metrics=metrics, left_out=left_out)
+    scores, metrics, subnets = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics, frames.subnets))
+    return replace(frames, scores=scores, runs=runs, metrics=metrics, left_out=left_out, subnets=subnets)
+
+
+def _told(scores: pd.DataFrame) -> pd.DataFrame:
+    """``scores`` without those of a plain width where a run has a score of the sub-network that stands for that width there."""
+    stands_in = scores["subnet"].ne("")
+    if not stands_in.any():
+        return scores
+    place = ["run", "grid", *(name for name in PLACE if name not in ("subnet", "seed")), "variant"]
+    known = scores[place].astype(str)
+    taken = set(known[stands_in].itertuples(index=False, name=None))
+    plain = [key not in taken for key in known.itertuples(index=False, name=None)]
+    return scores[stands_in | pd.Series(plain, index=scores.index)]
 
 
 def seen_from(places: Sequence[Path], line: str) -> str:

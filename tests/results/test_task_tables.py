@@ -15,6 +15,7 @@ from results.plots.pareto import pareto_front
 from results.tables.cost import serving
 from results.tables.latex import latex
 from results.tables.render import comma_separated, markdown
+from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.results.synthetic import config, grid_of, record, write_run
 
@@ -202,3 +203,29 @@ def test_a_published_number_has_the_decimals_of_its_source_and_says_the_recipe(r
     assert shown["BYOL", "imagenet", "solo-learn, offline linear"] == "68.37"
     assert shown["BYOL", "imagenet", "lightly, batch 256"] == "62.5"  # the same method, six points apart
     assert {value for (method, *_), value in shown.items() if method == "US3L"} == {"—"}
+
+
+def test_sub_networks_have_a_table_of_their_own_and_do_not_reach_those_by_width(root, tmp_path):
+    before = [item.table for item in contents.all_tables(load_all(root))]
+    here = tmp_path / "comparison"
+    shutil.copytree(root, here, ignore=shutil.ignore_patterns(".frame"))
+    for run in here.glob("us3l-*"):
+        found = RunDirectory(run)
+        seed = found.records()[0]["seed"]
+        own = {"seed": seed, "width": None}
+        voc = record(1, 0.3, "box_AP", task="detection", dataset="voc", subnet="w[1,.5]", initial="pretrained", **DENSE)
+        found.add_records([record(1, 0.5 + seed / 1000, "linear", subnet="w[1,.5]", flops=2e6, parameters=70) | own,
+                           record(1, 0.4, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50) | own, voc | own,
+                           record(1, 0.5, "linear", dataset="pets", seed=seed, subnet="w1d[2,1]")])  # stands for width 1.0
+    frames = load_all(here)
+    assert len(load(here)) > len(frames.scores) and set(frames.subnets["subnet"]) == {"w[1,.5]", "w1d[1,1]"}
+    tables = {item.table.name: item.table for item in contents.all_tables(frames)}
+    assert {"table-subnets-classification-digits", "table-subnets-detection-voc"} < set(tables)
+    rows = [row.labels for row in tables["table-subnets-classification-digits"].rows]
+    assert rows == [("US3L", "w[1,.5]", "60.1 ± 0.1", "—", "2.0", "70"), ("US3L", "w1d[1,1]", "—", "40.0 ± 0.0", "1.0", "50")]
+    plain = {table.name: markdown(table) for table in before}
+    same = {name: markdown(table) for name, table in tables.items() if "subnets" not in name}
+    changed = {name for name in plain if plain[name] != same[name]}
+    assert same.keys() == plain.keys() and changed == {"table-pets-linear", "table-transfer"}
+    pets = next(row for row in tables["table-pets-linear"].rows if row.labels[0] == "US3L")
+    assert (pets.scores[0].mean, pets.scores[0].n) == (pytest.approx(0.5), 2)
