@@ -4,8 +4,8 @@
     python scripts/fill_tables.py --report report docs/tables.md README.md
 
 What stands between ``<!-- from FILE -->`` and ``<!-- end -->`` becomes the table in the report's FILE without rows that have no
-number. ``<!-- from claims.json -->`` has every claim that was judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has these,
-in this order.
+number. ``<!-- from claims.json -->`` has every claim that was judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has
+these, in this order.
 """
 
 from __future__ import annotations
