@@ -10,13 +10,14 @@ from pretrain.checkpoints import open_pretrained
 from pretrain.config import Config
 from pretrain.config.methods import TEACHER, find
 from pretrain.data import batch_sizes
+from pretrain.objective.elastic import sample_networks
 from pretrain.objective.features import with_stage_norms
 from pretrain.objective.frozen import SETTING
 from pretrain.objective.masked import Masked
 from pretrain.objective.networks import Student
-from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import channel_signature, dense_cost, extract
 from rundir.errors import UserError
+from rundir.subnet import Width
 
 SAMPLES = 48
 EPOCH_STEPS, MANY_SAMPLES = 100, 480  # of the training that two costs are compared on
@@ -40,7 +41,7 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
     frozen = _frozen_teacher_flops(cfg) if cfg.objective.seed_teacher else 0
     counted: dict[tuple, int] = {}
 
-    def forward(width: float, part: str) -> int:
+    def forward(width: Width, part: str) -> int:
         same = (part, channel_signature(student, width))  # many widths are one network
         if same not in counted:
             head = {"base": student.predictor, "distill": student.sub_head, "teacher": None}[part]
@@ -58,7 +59,7 @@ def training_flops(cfg: Config, images: int, samples: int = SAMPLES) -> float:
     spent = 0.0
     chosen = [int((i + 0.5) * total / samples) for i in range(samples)] if total > samples else list(range(total))
     for step in chosen:
-        widths = sample_widths(cfg.widths, cfg.seed, step, total, cfg.optimizer.epochs)
+        widths = sample_networks(cfg, step, total)
         parts = ["base" if w == widths[0] or naive else "distill" for w in widths]
         spent += sum((1 + BACKWARD) * forward(w, part) for w, part in zip(widths, parts, strict=True))
         spent += sum(forward(w, "teacher") for w in teacher.passes(cfg, widths))  # type: ignore[attr-defined, misc]

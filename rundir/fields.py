@@ -93,12 +93,15 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Wholes:
-    """A list of at least one whole number, all different, each in [0, high]."""
+    """A list of at least one whole number, or with ``empty`` of none, all different, each in [0, high]."""
 
     high: int
+    empty: bool = False
 
     def fault(self, value: Sequence) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        if not len(value) and self.empty:
+            return ""
         if not len(value) or any(type(each) is not int or not 0 <= each <= self.high for each in value):
             return f"must be whole numbers, at least one, each in [0, {self.high}]"
         return "names something twice; name it once" if len(set(value)) < len(value) else ""
@@ -163,9 +166,9 @@ def share_list(*default: float) -> Any:
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
 
 
-def whole_list(*default: int, high: int = LARGEST) -> Any:
-    """A field that is a list of different whole numbers in [0, high]."""
-    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Wholes(high)})
+def whole_list(*default: int, high: int = LARGEST, empty: bool = False) -> Any:
+    """A field that is a list of different whole numbers in [0, high]; ``empty``: or of none."""
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Wholes(high, empty)})
 
 
 def names(*default: str, allowed: tuple[str, ...]) -> Any:

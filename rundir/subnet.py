@@ -17,6 +17,7 @@ from typing import TypeAlias, Union
 DIGITS = 6  # of a width: 0.1 + 0.2 and 0.3 are one
 EXAMPLE = "w[1,.75,.5,.5]d[2,1,2,2]k[3,5,3,3]r128"
 LETTERS = {"w": "width", "d": "depth", "k": "kernel", "h": "heads", "m": "mlp", "r": "resolution"}
+DIMENSIONS = ("width", "depth", "kernel", "heads", "mlp", "resolution")  # of a sub-network, in which networks can vary
 PART = re.compile(r"([a-z])(?:\[([^\[\]]*)\]|([0-9.][0-9.]*(?:e-?[0-9]+)?))")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pretrain.checkpoints.redrawn import redrawn
 from pretrain.checkpoints.weights import fingerprint
 from pretrain.config import Config, check_widths, config_hash, from_dict, switchable_widths, to_dict, usable_widths, validate
+from pretrain.config.elastic import ALL, WIDTH, elastic_space
 from pretrain.data.sources import normalisation
 from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
@@ -25,6 +26,7 @@ from pretrain.slimmable import (
     cut_statistics,
     extract,
     is_calibrated,
+    of_equal_flops,
 )
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.updates import channel_updates
@@ -169,6 +171,17 @@ class Checkpoint:
                       flush=True)
         return [*alone, *sorted(set(found.values()) - set(alone), reverse=True)]
 
+    def stand_in(self, width: Width) -> Width:
+        """The network that is scored for ``width``: itself, or with ``evaluation.dimension`` the sub-network along that dimension
+        whose FLOPs are nearest to those of a plain ``width``.
+        """
+        dimension = self.config.evaluation.dimension
+        if dimension == WIDTH or isinstance(width, Subnet) or width == self.high:
+            return width
+        space = elastic_space(self.config)
+        return of_equal_flops(space if dimension == ALL else space.along(dimension), self.cost(width).flops,
+                              lambda network: self.cost(network).flops)
+
     def is_extrapolated(self, width: Width) -> bool:
         """Whether ``width`` is narrower than the widths of pretraining, in some stage."""
         return narrowest(width) < self.low
@@ -247,8 +260,10 @@ class Checkpoint:
         return cost(self.encoder, width, size or self.config.data.size)
 
     def updates(self, widths: Sequence[Width]) -> dict[float, int] | None:
-        """Optimizer steps of pretraining that reached the outermost channels of each plain width; None where that is not known."""
-        if self.run_dir is None or not self.finished:
+        """Optimizer steps of pretraining that reached the outermost channels of each plain width; None where that is not known, and
+        where sub-networks were trained.
+        """
+        if self.run_dir is None or not self.finished or self.config.elastic.vary:
             return None
         steps = 0 if self.config.derived.network != "none" else RunDirectory(self.run_dir).status().get("steps")
         plain = [width for width in widths if not isinstance(width, Subnet)]

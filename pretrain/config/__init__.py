@@ -13,6 +13,7 @@ from pretrain.config.schema import (
     DataConfig,
     DerivedConfig,
     DiagnosticsConfig,
+    ElasticConfig,
     EvaluationConfig,
     ExperimentConfig,
     ModelConfig,
@@ -37,8 +38,8 @@ from rundir.overrides import split_overrides
 
 __all__ = [
     "NOT_HASHED", "PRESETS", "RECIPES", "AugmentConfig", "CalibrationConfig", "Config", "DataConfig", "DerivedConfig",
-    "DiagnosticsConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig",
-    "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash", "from_dict", "has_predictor",
-    "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict", "to_yaml", "trained_widths",
-    "transfer_of", "usable_widths", "validate", "width_grid",
+    "DiagnosticsConfig", "ElasticConfig", "EvaluationConfig", "ExperimentConfig", "ModelConfig", "ObjectiveConfig",
+    "OptimizerConfig", "RegularizerConfig", "TrainConfig", "WidthsConfig", "changed", "check_widths", "config_hash",
+    "from_dict", "has_predictor", "load", "presets", "recipes", "skeleton", "split_overrides", "switchable_widths", "to_dict",
+    "to_yaml", "trained_widths", "transfer_of", "usable_widths", "validate", "width_grid",
 ]

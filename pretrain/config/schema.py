@@ -16,6 +16,7 @@ from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHE
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
 from rundir.fields import choice, named_options, names, number, number_list, pixel_list, share_list, whole_list, width_list
 from rundir.schema import FORMAT
+from rundir.subnet import DIMENSIONS
 
 DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101",
              "folder", "webdataset")
@@ -108,6 +109,16 @@ class WidthsConfig:
     fixed: list[float] = width_list(1.0, 0.75, 0.5, 0.25)
     slow_start_epochs: int = number(0, 0, MOST_EPOCHS)  # only the widest before
     grid: int = number(0, 0, 1000)  # widths are the nearest of so many equally spaced from min to max; 0: as they are drawn
+
+
+@dataclass
+class ElasticConfig:
+    """What varies in training besides one width for all stages: a step's sub-networks; nothing where ``vary`` is empty."""
+
+    vary: list[str] = names(allowed=DIMENSIONS)  # width too, where it is to vary along with the others
+    by_stage: bool = False  # a width for each stage
+    schedule: str = choice("together", "progressive")  # progressive: one dimension of vary after the other
+    resolutions: list[int] = whole_list(high=MOST_PIXELS, empty=True)  # sides of images; the largest is data.size
 
 
 @dataclass
@@ -215,6 +226,8 @@ class EvaluationConfig:
     label_fractions: list[float] = share_list(1.0)  # of the training labels, for each protocol
     label_seeds: list[int] = whole_list(0, high=LARGEST_SEED)  # which labels those of a share below 1 are; scores are averaged
     widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
+    # what is scored for a width: itself, or the sub-network along this dimension (all: all of elastic.vary) with as many FLOPs
+    dimension: str = choice("width", *(name for name in DIMENSIONS if name != "width"), "all")
 
 
 @dataclass
@@ -238,6 +251,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     widths: WidthsConfig = field(default_factory=WidthsConfig)
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)

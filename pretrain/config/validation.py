@@ -9,6 +9,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from pretrain.config.elastic import check_elastic
 from pretrain.config.methods import check as check_parts
 from pretrain.config.methods import is_own
 from pretrain.config.schema import Config, ObjectiveConfig, Predictor
@@ -43,6 +44,7 @@ def validate(cfg: Config) -> None:
     _validate_regularizer(cfg)
     _validate_execution(cfg)
     _validate_derived(cfg)
+    check_elastic(cfg)
     check_parts(cfg)
     if cfg.data.fingerprint and cfg.data.name not in OWN_IMAGES:
         raise UserError(f"data.fingerprint={shown(cfg.data.fingerprint)} applies to data.name={' or '.join(OWN_IMAGES)} only; "

@@ -5,12 +5,21 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pretrain.models.encoder import Encoder
-from pretrain.slimmable import SlimmableConv2d
+from pretrain.slimmable import Skippable, SlimmableConv2d
 
 
 def tapped(encoder: Encoder) -> list[nn.Module]:
-    """The last BatchNorm of stages 2, 3 and 4."""
-    return [encoder.get_submodule(name) for name in encoder.stage_norms[1:]]
+    """The last BatchNorm of stages 2, 3 and 4 at the present depth."""
+    return [_last(encoder, name.split(".")) for name in encoder.stage_norms[1:]]
+
+
+def _last(encoder: Encoder, parts: list[str]) -> nn.Module:
+    """The layer ``parts`` of ``encoder``; where its block is skipped, that of the block before."""
+    for place, part in enumerate(parts):
+        block = encoder.get_submodule(".".join(parts[:place + 1]))
+        if isinstance(block, nn.Identity) or (isinstance(block, Skippable) and block.skipped):
+            return _last(encoder, [*parts[:place], str(int(part) - 1), *parts[place + 1:]])
+    return encoder.get_submodule(".".join(parts))
 
 
 def feature_adapters(encoder: Encoder) -> nn.ModuleList:

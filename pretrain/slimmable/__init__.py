@@ -33,7 +33,7 @@ from pretrain.slimmable.layers import (
     make_switchable,
 )
 from pretrain.slimmable.slices import sliced_once
-from pretrain.slimmable.space import Space, space_of
+from pretrain.slimmable.space import Space, of_equal_flops, space_of
 from pretrain.slimmable.structure import canonical
 from pretrain.slimmable.width import at_width, channel_signature
 from rundir.subnet import Subnet, Width, parse_width, width_key
@@ -43,6 +43,6 @@ __all__ = [
     "Skippable", "SlimmableBatchNorm1d", "SlimmableBatchNorm2d", "SlimmableConv2d", "SlimmableLayerNorm", "SlimmableLinear",
     "Space", "Subnet", "Width", "at_width", "calibrate", "calibrated_widths", "calibration_state", "canonical",
     "channel_signature", "channels_at", "cost", "cut_statistics", "dense_cost", "extract", "has_batch_norm", "is_calibrated",
-    "load_calibration_state", "make_divisible", "make_switchable", "parse_width", "reorder", "sliced_once", "slimmable_layers",
-    "space_of", "width_key",
+    "load_calibration_state", "make_divisible", "make_switchable", "of_equal_flops", "parse_width", "reorder", "sliced_once",
+    "slimmable_layers", "space_of", "width_key",
 ]

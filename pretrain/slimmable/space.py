@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pretrain.slimmable.structure import Structure, structure_of
-from rundir.subnet import DIGITS, Subnet, Width
+from rundir.subnet import DIGITS, DIMENSIONS, Subnet, Width
 
-DIMENSIONS = ("width", "depth", "kernel", "heads", "mlp", "resolution")
 RATIOS = (4.0, 3.5, 3.0, 2.0)  # MLP ratios of a ViT; AutoFormer's (arXiv 2107.00651, table 1) and a smaller one
 Genes = dict[str, list[Any]]
 
@@ -107,6 +107,32 @@ class Space:
         """The part in which ``dimension`` alone varies, all else being at its largest."""
         return dataclasses.replace(self, **{name: _fixed(name, self._choices(name)) for name in DIMENSIONS if name != dimension})
 
+    def path(self, steps: int = 64) -> list[Width]:
+        """From the largest to the smallest network, all dimensions in step: after a share t of the way every stage or block has
+        made the share t of its own steps, the last ones first; its widths all at once.
+        """
+        found = []
+        for step in range(steps + 1):
+            genes: Genes = {}
+            for name in DIMENSIONS:
+                lists = self._choices(name)
+                early = [0.5 if name == "width" else (place + 0.5) / len(lists) for place in range(len(lists))]
+                genes[name] = [choices[min(len(choices) - 1, int(step / steps * (len(choices) - 1) + ahead * (step > 0) + 1e-9))]
+                               for choices, ahead in zip(lists, early, strict=True)]
+            found.append(self._made(genes))
+        return list(dict.fromkeys(found))
+
+    def members(self) -> list[Width]:
+        """All combinations of choices, each network once."""
+        places = [(name, choices) for name in DIMENSIONS for choices in self._choices(name)]
+        found = []
+        for values in itertools.product(*(choices for _, choices in places)):
+            genes: Genes = {name: [] for name in DIMENSIONS}
+            for (name, _), value in zip(places, values, strict=True):
+                genes[name].append(value)
+            found.append(self._made(genes))
+        return list(dict.fromkeys(found))
+
     def _choices(self, name: str) -> tuple[tuple, ...]:
         return getattr(self, name)
 
@@ -175,6 +201,17 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
 def _fixed(name: str, choices: Sequence[tuple]) -> tuple[tuple, ...]:
     """The largest of each alone; of heads nothing, so that they follow the width."""
     return () if name == "heads" else tuple(values[:1] for values in choices)
+
+
+MOST_MEMBERS = 256  # of a space that is looked at whole
+
+
+def of_equal_flops(space: Space, target: float, flops: Callable[[Width], float]) -> Width:
+    """The network of ``space`` whose FLOPs are nearest to ``target`` by their ratio, of equally near ones the first: of all its
+    members where these are few, else of its :meth:`Space.path`.
+    """
+    candidates = space.members() if len(space) <= MOST_MEMBERS else space.path()
+    return min(candidates, key=lambda network: abs(math.log(flops(network) / target)))
 
 
 def _spread(low: float, high: float, count: int) -> tuple[float, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from pretrain.slimmable.base import BlockRule, ParametersAtWidth, Resize, Skippable, Slimmable
 from rundir.subnet import Subnet, Width, width_key
+
+_FOUND: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,13 @@ class Structure:
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """The structure of ``model``, by its modules."""
+    """The structure of ``model``, by its modules; found once, since it never changes."""
+    if model not in _FOUND:
+        _FOUND[model] = _structure(model)
+    return _FOUND[model]
+
+
+def _structure(model: nn.Module) -> Structure:
     stages, multiple, complete = 1, 0, False
     places: dict[int, list[Skippable]] = {}
     kernels: dict[int, set[int]] = {}

@@ -20,6 +20,7 @@ from torch import Tensor
 from pretrain.calibration import calibrate_on
 from pretrain.checkpoints import files
 from pretrain.config import Config, to_dict, to_yaml, usable_widths
+from pretrain.config.elastic import width_varies
 from pretrain.config.methods import parts_provenance
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, fingerprint, load_for
@@ -28,8 +29,8 @@ from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.distributed import Processes, processes
 from pretrain.identity import check_checkpoint, check_directory, identified
 from pretrain.memory import keep_freed_memory
+from pretrain.objective.elastic import sample_networks
 from pretrain.objective.networks import Teacher
-from pretrain.objective.sampling import sample_widths
 from pretrain.schedule import ema_momentum, learning_rate
 from pretrain.training import state
 from pretrain.training.build import build_training
@@ -214,7 +215,7 @@ class Trainer:
         """The next step, on two views (B, 3, H, W) of a batch."""
         cfg, step = self.cfg, self.step_count
         rate = learning_rate(cfg.optimizer, step / self.batches.steps_per_epoch)
-        widths = sample_widths(cfg.widths, cfg.seed, step, self.total_steps, cfg.optimizer.epochs)
+        widths = sample_networks(cfg, step, self.total_steps)
         momentum = ema_momentum(cfg.objective, step, self.total_steps)
         self.step_count += 1
         losses = self.training.step(x1, x2, widths, rate, momentum, gather=self._pending(self.step_count))
@@ -284,7 +285,8 @@ class Trainer:
     def _finish(self, seconds: float) -> None:
         if not self.group.first:
             return
-        widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, self.cfg.widths.min, self.cfg.widths.max])
+        ends = [self.cfg.widths.max, *([self.cfg.widths.min] if width_varies(self.cfg) else [])]
+        widths = usable_widths(self.cfg, [*self.cfg.calibration.widths, *ends])
         calibrate_on(self.training.student.encoder, widths, self.source, self.cfg)
         self._save()
         self._add_train_seconds(seconds, finished=now())

@@ -37,6 +37,7 @@ VARIED = {
     "objectives": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max",
                    "model.prototypes", "model.projector_last_norm"},
     "teachers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.seed_teacher", "widths.min"},
+    "dimensions": {"elastic.vary", "evaluation.dimension"},
     "distillation": {"objective.base_loss", "objective.distill_loss"},
     "regularizers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "regularizer.kind", "widths.sampling"},
 }

@@ -112,9 +112,12 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     backbone.extrapolate = extrapolate
     widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
+    stands = stand_ins(backbone, widths)
+    widths = list(stands)
     backbone.check_widths(widths)
     where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
+    task.stands = stands
     backbone.check_size(task.size)
     asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in widths]
     records = {} if force else _known(task, where, asked)
@@ -142,6 +145,25 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     found = [records[key] for key in asked]
     if RunDirectory(where).records()[-len(found):] != found:  # the last evaluation of several counts
         RunDirectory(where).add_records(found)
+    return found
+
+
+def stand_ins(backbone: Checkpoint, widths: Sequence[Width]) -> dict[Width, Width]:
+    """The networks that are scored for ``widths``, each with the width that it stands for; says which they are, where they differ.
+
+    Raises:
+        UserError: one stands for two widths.
+    """
+    found: dict[Width, Width] = {}
+    for width in widths:
+        network = backbone.stand_in(width)
+        if network in found and network != width:
+            raise UserError(f"--widths: {network} is the sub-network of equal FLOPs for {found[network]} and {width} "
+                            f"(evaluation.dimension={backbone.config.evaluation.dimension}); leave one of them out")
+        found[network] = width
+        if network != width:
+            shares = [100 * backbone.cost(each).flops / backbone.cost(backbone.high).flops for each in (width, network)]
+            print(f"width {width:g} ({shares[0]:.1f} % of the FLOPs) is scored by {network} ({shares[1]:.1f} %)", flush=True)
     return found
 
 
@@ -289,7 +311,7 @@ def _changed(task: Task, protocol: str) -> dict:
 
 def _named(task: Task, protocol: str, width: Width) -> dict:
     """A record without what was measured: all that its score depends on."""
-    return {**_place(task), "metric": protocol, **of_width(width), "settings": _settings(task, protocol)}
+    return {**_place(task), "metric": protocol, **of_width(width, task.stands_for(width)), "settings": _settings(task, protocol)}
 
 
 def _record(task: Task, protocol: str, width: Width, found: dict | None) -> dict:

@@ -17,7 +17,7 @@ from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from rundir.errors import UserError
 from rundir.setting import OWN_IMAGES
-from rundir.subnet import Width
+from rundir.subnet import Subnet, Width
 from transfer.classification.features import extract_features
 from transfer.classification.frozen import Frozen
 from transfer.classification.options import Options, Recipe
@@ -54,6 +54,7 @@ class Task:
         self.workers = data.workers if options.workers is None else options.workers
         self.fraction = 1.0
         self.label_seed: int | None = None
+        self.stands: dict[Width, Width] = {}
         self._widths: list[Width] = []
         self.storage = Storage()  # of features
         self._costs: dict[Width, Cost] = {}
@@ -65,6 +66,11 @@ class Task:
     def dataset(self) -> str:
         """What the data set is called in records: its name, of a folder that of the folder."""
         return dataset_name(self.name, self.root)
+
+    def stands_for(self, width: Width) -> float | None:
+        """The plain width that a sub-network is scored for; None where it was asked for itself."""
+        like = self.stands.get(width)
+        return None if isinstance(like, Subnet) else like
 
     @property
     def as_pretrained(self) -> bool:
