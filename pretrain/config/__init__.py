@@ -25,10 +25,10 @@ from pretrain.config.schema import (
     to_dict,
     to_yaml,
 )
+from pretrain.config.skeleton import skeleton
 from pretrain.config.validation import (
     check_widths,
     has_predictor,
-    skeleton,
     switchable_widths,
     usable_widths,
     validate,

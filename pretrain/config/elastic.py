@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from pretrain.config.schema import Config
+from pretrain.config.skeleton import skeleton
 from rundir.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ def elastic_space(cfg: Config) -> Space:
 
 @functools.cache
 def _space(arch: str, low: float, high: float, vary: tuple[str, ...], resolutions: tuple[int, ...]) -> Space:
-    from pretrain.config.validation import skeleton
     from pretrain.slimmable import space_of  # imports torch
 
     return space_of(skeleton(arch), low, high, vary=vary, widths=WIDTHS, resolutions=resolutions)

@@ -5,23 +5,19 @@ Constraints on single values are in :mod:`pretrain.config.schema`; this module c
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from pretrain.config.elastic import check_elastic
 from pretrain.config.methods import check as check_parts
 from pretrain.config.methods import is_own
 from pretrain.config.schema import Config, ObjectiveConfig, Predictor
+from pretrain.config.skeleton import skeleton
 from pretrain.config.width_grid import trained_widths
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.setting import OWN_IMAGES
 from rundir.subnet import Width, narrowest, widest, width_key
 from rundir.typed import check_values, shown
-
-if TYPE_CHECKING:
-    from pretrain.models.encoder import Encoder
 
 STUDENTS_OWN = ("online", "chain", "ensemble")  # teachers whose targets are what the student makes of its views in the same step
 
@@ -149,17 +145,6 @@ def check_widths(arch: str, widths: Sequence[Width], low: float, high: float, wh
         if signature in seen:
             raise UserError(f"{what}: {seen[signature]} and {width} give the same channels in {arch}; leave one of them out")
         seen[signature] = width
-
-
-@functools.cache
-def skeleton(arch: str) -> Encoder:
-    """The architecture without weights: only its channel counts are asked for."""
-    import torch
-
-    from pretrain.models import build
-
-    with torch.device("meta"):
-        return build(arch)
 
 
 def _validate_objective(cfg: Config) -> None:
