@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,7 +28,22 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
     try:
         return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
-        raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}: {first_line(error)}") from None
+        raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}{_said(first_line(error))}") from None
+
+
+_KINDS = ((r"Value '(.*)' of type '\w+' could not be converted to Float", "={} must be a number"),
+          (r"Value '(.*)' of type '\w+' could not be converted to Integer", "={} must be a whole number"),
+          (r"Value '(.*)' is not a valid bool.*", "={} must be true or false"),
+          (r"Incompatible value '(None)' for field of type '\w+'", " is empty; set a value"))
+
+
+def _said(error: str) -> str:
+    """OmegaConf's message, to follow a key, in the words of a constraint."""
+    for pattern, words in _KINDS:
+        found = re.fullmatch(pattern, error)
+        if found:
+            return words.format(found[1])
+    return f": {error}"
 
 
 def check_values(content: object, prefix: str = "") -> None:
@@ -76,9 +92,14 @@ def _check_value(value: Any, kind: str, key: str) -> None:
     """Raise :class:`UserError` for what OmegaConf would take for something else than it says."""
     if isinstance(value, dict):
         for name, inner in value.items():
+            if inner is None and kind.startswith("dict"):
+                raise UserError(f"{key}.{name} is empty; set {key}.{name}=VALUE")
             _check_value(inner, "", f"{key}.{name}")
     if kind.startswith("list") and value is not None and not isinstance(value, list | tuple):
         raise UserError(f"{key}={shown(value)} must be a list, such as [{shown(value)}]")
+    if kind == "str" and isinstance(value, list | dict):
+        raise UserError(f"{key}={shown(value)} must be text; set it without brackets and without a colon at its end or before a "
+                        "space, or in quotes")
     if kind.startswith("dict") and not isinstance(value, dict):
         raise UserError(f"{key}={shown(value)} must be NAME: VALUE pairs; set {key}.NAME=VALUE")
     for part in value if isinstance(value, list) else [value]:

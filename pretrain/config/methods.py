@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +55,16 @@ class Part:
 
 LOSS = ("pretrain.objective.losses.module", "LossModule")
 BASE_LOSS = Part("objective.base_loss", "objective.base_options", "base_losses",
-                 Shape("base loss", ("student", "target"), extends=LOSS, made_with=("setting",)))
+                 Shape("base loss", ("student", "target"), extends=LOSS, made_with=("setting",), sets="training"))
 DISTILL_LOSS = Part("objective.distill_loss", "objective.distill_options", "distill_losses",
                     Shape("distillation loss", ("student", "target", "widest", "wider"), some=True, extends=LOSS,
-                          made_with=("setting",)), special=("none",))
+                          made_with=("setting",), sets="training"), special=("none",))
 TEACHER = Part("objective.teacher", "objective.teacher_options", "teachers",
-               Shape("teacher", extends=("pretrain.objective.teaching", "Guide"), made_with=("setting",)))
+               Shape("teacher", extends=("pretrain.objective.teaching", "Guide"), made_with=("setting",), sets="training"))
 WIDTH_RULE = Part("widths.sampling", "widths.options", "width_rules", Shape("width rule", ("widths", "draw", "progress")))
 REGULARIZER = Part("regularizer.kind", "regularizer.options", "regularizers",
-                   Shape("regularizer", extends=("pretrain.objective.regularization", "Regularizer"), made_with=("cfg", "model")),
+                   Shape("regularizer", extends=("pretrain.objective.regularization", "Regularizer"), made_with=("cfg", "model"),
+                     sets="parameters"),
                    special=("none",))
 PARTS = (BASE_LOSS, DISTILL_LOSS, TEACHER, WIDTH_RULE, REGULARIZER)
 
@@ -141,12 +143,49 @@ def find(part: Part, value: str) -> Callable:
 def make(part: Part, value: str, options: Mapping[str, Any], *arguments: Any) -> Any:
     """The part of the method that ``value`` names, with its options: a class is made with ``arguments``, a function is as it is.
 
-    Raises as :func:`find` does.
+    Raises as :func:`find` does, and :class:`UserError` where a class of the user's own cannot be made.
     """
     found = find(part, value)
-    if inspect.isclass(found):
+    if not inspect.isclass(found):
+        return functools.partial(found, **options) if options else found
+    if not is_own(value):
         return found(*arguments, **options)
-    return functools.partial(found, **options) if options else found
+    try:
+        made = found(*arguments, **options)
+    except Exception as error:
+        raise failure(part, value, error, " when it is made") from error
+    if part.shape.sets not in vars(made):
+        raise UserError(f"{part.key}={value}: its __init__ does not call that of {part.shape.extends[1]}; let it begin with "
+                        f"super().__init__({'cfg, model' if part is REGULARIZER else ''})")
+    return made
+
+
+def failure(part: Part, value: str, error: BaseException, when: str = "") -> UserError:
+    """An error in a part of the user's own as one line: what it is, and in which line of the file."""
+    lines = _lines_of(OWN.fullmatch(value)["file"], error)
+    where = f" (line {lines[-1]} of {Path(OWN.fullmatch(value)['file']).name})" if lines else ""
+    said = " ".join(str(error).split())
+    return UserError(f"{part.key}={value} fails{when}: {type(error).__name__}{': ' if said else ''}{said}{where}; correct it")
+
+
+def failure_of(cfg: object, error: BaseException) -> UserError | None:
+    """The same for the part of ``cfg`` whose file ``error`` came through; None where there is none, or for a UserError."""
+    if not isinstance(error, Exception) or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return None
+    for part in PARTS:
+        own = OWN.fullmatch(chosen(part, cfg))
+        if own and _lines_of(own["file"], error):
+            return failure(part, chosen(part, cfg), error)
+    return None
+
+
+def own_parts(cfg: object) -> list[str]:
+    """What a config names that is the user's own."""
+    return [chosen(part, cfg) for part in PARTS if is_own(chosen(part, cfg))]
+
+
+def _lines_of(file: str, error: BaseException) -> list[int | None]:
+    return [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
 
 
 def settle(cfg: object) -> None:
@@ -209,8 +248,8 @@ def _digest(part: Part, value: str, path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST]
     except OSError as error:
-        raise UserError(f"{part.key}={value}: {path} cannot be read ({error.strerror or error}); set the path of a Python file and "
-                        "the name of a function or class in it, FILE.py:NAME") from None
+        raise UserError(f"{part.key}={value}: {path.resolve()} cannot be read ({error.strerror or error}); set the path of a "
+                        "Python file and the name of a function or class in it, FILE.py:NAME") from None
 
 
 def _module(part: Part, name: str) -> ModuleType:
@@ -233,7 +272,7 @@ def _imported(part: Part, path: Path, digest: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{part.key}: {path} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}; "
                         f"run python {path.name} to see where") from None

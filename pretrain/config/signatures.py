@@ -21,8 +21,8 @@ OPTIONS = (float, int, bool, str)
 @dataclass(frozen=True)
 class Shape:
     """What one is called; the positional arguments of a function, or of a class's ``forward`` (all of them, or with ``some`` the
-    first and at least one other); the class that a class extends, as module and name; and what an object of it is made with.
-    Without ``positional`` it is a class, without ``extends`` a function.
+    first and at least one other); the class that a class extends, as module and name; what an object of it is made with; and an
+    attribute that the extended class's ``__init__`` sets. Without ``positional`` it is a class, without ``extends`` a function.
     """
 
     what: str
@@ -30,6 +30,7 @@ class Shape:
     some: bool = False
     extends: tuple[str, str] = ("", "")
     made_with: tuple[str, ...] = ()
+    sets: str = ""
 
 
 @functools.cache
@@ -63,9 +64,11 @@ def fault_of(shape: Shape, found: Any) -> str:
 def _positional_fault(what: str, name: str, function: Callable, wanted: tuple[str, ...], some: bool = False) -> str:
     arguments = inspect.signature(function).parameters.values()
     names = tuple(a.name for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) and a.name != "self")
-    fits = len(names) > 1 and names[0] == wanted[0] and {*names} <= {*wanted} if some else len(names) == len(wanted)
+    fits = (len(names) > 1 and names[0] == wanted[0] and {*names} <= {*wanted} if some else
+            len(names) == len(wanted) and (names == wanted or {*names} != {*wanted}))  # any names, but not these in another order
     said = f"({', '.join(wanted)}){' or some of them, student first' if some else ''}, and options after *"
-    return "" if fits else f"{name} takes ({', '.join(names)}), but a {what} takes {said}"
+    has = (*names, *(f"*{a.name}" for a in arguments if a.kind is a.VAR_POSITIONAL))
+    return "" if fits else f"{name} takes ({', '.join(has)}), but a {what} takes {said}"
 
 
 def _option_faults(function: Callable) -> Iterator[str]:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from pretrain.config import WidthsConfig, width_grid
-from pretrain.config.methods import WIDTH_RULE, is_own, make
+from pretrain.config.methods import WIDTH_RULE, failure, is_own, make
 from rundir.errors import UserError
 
 TRIED = 16  # steps that a rule of the user's own is tried on
@@ -51,8 +51,7 @@ def try_rule(cfg: WidthsConfig, seed: int) -> None:
         except UserError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"widths.sampling={cfg.sampling} fails: {type(error).__name__}: {said}; correct it") from None
+            raise failure(WIDTH_RULE, cfg.sampling, error) from error
 
 
 def _check(found: Any, cfg: WidthsConfig) -> None:

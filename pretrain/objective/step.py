@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
-from pretrain.config.methods import BASE_LOSS, said_of
+from pretrain.config.methods import BASE_LOSS, is_own, said_of
 from pretrain.objective import losses
 from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
-from pretrain.objective.teaching import Guide, Pass, Seen
+from pretrain.objective.teaching import Guide, Pass, Seen, check_targets
 from pretrain.slimmable import at_width
 
 Backward = Callable[[Tensor], None]
@@ -81,6 +81,8 @@ class Objective:
             seen = self.network(self.pairing.queries(x1, x2), not base)
             found = self.teacher.targets(Pass(self.student, self.pairing.keys(x1, x2), width, widths, base, base or self.every_pass,
                                               width if self.naive else self.teacher_width, seen, wider, guide))
+            if is_own(self.cfg.teacher):
+                check_targets(found, seen, self.cfg.teacher)
             if base:
                 loss = self.pairing(self.base_loss, seen.outputs, found.z)
                 top = [output.detach() for output in seen.outputs]

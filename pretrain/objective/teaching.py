@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor, nn
 
 from pretrain.config import Config
+from rundir.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.objective.networks import Student
@@ -51,6 +52,18 @@ class Pass(NamedTuple):
     seen: Seen
     wider: Seen | None
     guide: Seen | None
+
+
+def check_targets(found: object, seen: Seen, teacher: str) -> None:
+    """Raise :class:`UserError` unless ``found``, the targets of a user's own teacher, has one like each output of ``seen``."""
+    wanted = [tuple(output.shape) for output in seen.outputs]
+    if not isinstance(found, Seen):
+        raise UserError(f"objective.teacher={teacher} returns {type(found).__name__} from targets; let it return a Seen (of "
+                        "pretrain.objective.teaching)")
+    shapes = [tuple(getattr(z, "shape", ())) for z in found.z]
+    if shapes != wanted:
+        raise UserError(f"objective.teacher={teacher} returns z of shapes {shapes} from targets; let it return one target for each "
+                        f"view, of shapes {wanted}")
 
 
 class TeacherSetting(NamedTuple):

@@ -21,7 +21,7 @@ from pretrain.calibration import calibrate_on
 from pretrain.checkpoints import files
 from pretrain.config import Config, to_dict, to_yaml, usable_widths
 from pretrain.config.elastic import width_varies
-from pretrain.config.methods import parts_provenance
+from pretrain.config.methods import failure_of, own_parts, parts_provenance
 from pretrain.cost import training_flops
 from pretrain.data import TwoViewBatches, fingerprint, load_for
 from pretrain.derived import derive
@@ -73,8 +73,11 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
             except Interrupted:
                 raise
             except BaseException as error:
+                failed = failure_of(cfg, error)
                 if group.first:
-                    _record_end(run, error)
+                    _record_end(run, failed or error)
+                if failed:
+                    raise failed from error
                 raise
 
 
@@ -262,8 +265,10 @@ class Trainer:
     def _check_finite(self, means: dict[str, float], epoch: int) -> None:
         for name, value in means.items():
             if not math.isfinite(value):
+                own = own_parts(self.cfg)
                 raise UserError(f"training diverged: {name} is not finite in epoch {epoch + 1}; lower optimizer.lr "
-                                f"(now {self.cfg.optimizer.lr}) and train in another run directory")
+                                f"(now {self.cfg.optimizer.lr}){f' or correct {own[0]}' if own else ''} and train in another run "
+                                "directory")
 
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)

@@ -118,8 +118,23 @@ LOSS = "objective.base_loss"
 MISTAKES = [
     (LOSS, "def f(student, target): return 1", "f", r"returns 1; let it return a scalar tensor with a gradient"),
     (LOSS, "def f(student, target): return student - target", "f", r"returns a tensor of shape \(\d+, 16\)"),
-    (LOSS, "def f(student, target): return target.mean()", "f", r"gradient for the student's outputs"),
-    (LOSS, "def f(student, target): return student.nothing", "f", r"fails on outputs of shape .*AttributeError.*; correct it"),
+    (LOSS, "def f(student, target): return target.mean()", "f", r"gradient for the student's outputs; detach the targets only"),
+    (LOSS, "def f(target, student): return (student.detach() - target).mean()", "f", r"f takes \(target, student\), but"),
+    (LOSS, "def f(*rows): return rows[0].mean()", "f", r"f takes \(\*rows\), but a base loss takes"),
+    (LOSS, "def f(student, target): return student.mean() * float('nan')", "f", r"returns nan for .*; let it return a finite loss"),
+    (LOSS, "def f(student, target): return (student - target.zero_()).mean()", "f", r"changes its arguments in place"),
+    (LOSS, "import sys\nsys.exit(0)", "f", r"mine\.py cannot be imported: SystemExit: 0; run python mine\.py"),
+    (LOSS, "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
+           "    def __init__(self, setting): self.a = 1\n"
+           "    def forward(self, student, target): return student.mean()", "F",
+     r"does not call that of LossModule; let it begin with"),
+    ("objective.teacher", "from pretrain.objective.teaching import Guide\nclass F(Guide):\n"
+     "    def __init__(self, setting): 1 / 0", "F",
+     r"fails when it is made: ZeroDivisionError: division by zero \(line 3 of mine\.py\); correct it"),
+    ("regularizer.kind", "from pretrain.objective.regularization import Regularizer\nclass F(Regularizer):\n"
+     "    def __init__(self, cfg, model): self.cfg = cfg", "F", r"let it begin with super\(\)\.__init__\(cfg, model\)"),
+    (LOSS, "def f(student, target): return student.nothing", "f",
+     r"fails on outputs of shape .*AttributeError.*\(line 1 of mine\.py\); correct it"),
     (LOSS, "def f(student): return student.mean()", "f", r"f takes \(student\), but a base loss takes \(student, target\)"),
     (LOSS, "def f(student, target, scale=2): return student.mean()", "f", r"f takes \(student, target, scale\), but"),
     (LOSS, "def f(student, target, *, scale): return student.mean()", "f", r"the option scale has no default; give it one"),
@@ -156,14 +171,59 @@ def test_a_mistake_is_one_line_and_leaves_nothing(key, text, name, message, tmp_
     assert not (tmp_path / "run").exists()
 
 
+TEACHER = "from pretrain.objective.teaching import Guide\n\nclass Part(Guide):\n    def __init__(self, setting):\n" \
+          "        super().__init__()\n\n    def targets(self, now):\n        "
+LATE = [
+    ("objective.teacher", TEACHER + "return None", r"returns NoneType from targets; let it return a Seen"),
+    ("objective.teacher", TEACHER + "return now.seen.z[0]", r"returns Tensor from targets; let it return a Seen"),
+    ("objective.teacher", TEACHER + "return now.seen._replace(z=tuple(z[:, :4] for z in now.seen.z))",
+     r"let it return one target for"),
+    ("objective.teacher", TEACHER + "return now.seen._replace(z=now.seen.z[:1])",
+     r"returns z of shapes \[\(\d+, 16\)\] from targets"),
+    ("objective.teacher", TEACHER + "return now.nothing", r"fails: AttributeError: .*'nothing' \(line 8 of mine\.py\); correct it"),
+    ("regularizer.kind", "from pretrain.objective.regularization import Regularizer\nclass Part(Regularizer):\n"
+     "    def add_gradient(self, widest=False): raise ValueError", r"fails: ValueError \(line 3 of mine\.py\); correct it"),
+    ("objective.distill_loss", "calls = []\n\ndef part(student, target):\n    calls.append(1)\n"
+     "    assert len(calls) < 4, 'no more'\n    return (student - target).square().mean()",
+     r"fails: AssertionError: no more \(line 5 of mine\.py\); correct it"),
+    ("objective.base_loss", "calls = []\n\ndef part(student, target):\n    calls.append(1)\n    return (student - target.detach())"
+     ".square().mean() / (len(calls) < 2 or float('nan'))",
+     r"training diverged: .*or correct /.*mine\.py:part@.* and train in another"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "message"), LATE)
+def test_a_mistake_that_shows_in_training_is_one_line_too(key, text, message, tmp_path):
+    path = own(tmp_path, text)
+    with pytest.raises(UserError, match=message) as found:
+        pretrain(config.load("digits", [*QUICK, f"{key}={path}:{'Part' if 'class' in text else 'part'}"]), tmp_path / "run")
+    assert "\n" not in str(found.value)
+    status = RunDirectory(tmp_path / "run").status()
+    assert status["state"] == "failed" and str(found.value) in status["why"]
+
+
+def test_a_crash_of_the_project_is_no_fault_of_the_users_file(tmp_path, monkeypatch):
+    path = own(tmp_path, MINE)
+    monkeypatch.setattr("pretrain.training.loop.learning_rate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pretrain(config.load("digits", [*QUICK, f"objective.base_loss={path}:smooth_distance"]), tmp_path / "run")
+
+
 @pytest.mark.parametrize(("setting", "message"), [
+    ("objective.base_loss=mine.py:", r"must be text; set it without brackets and without a colon at its end"),
+    ("objective.base_loss=[mse]", r"objective\.base_loss=\['mse'\] must be text"),
+    ("HERE:smooth_distance objective.base_options.beta=", r"objective\.base_options\.beta is empty; set objective\.base_options"),
+    ("optimizer.lr=big", r"optimizer\.lr=big must be a number"),
+    ("optimizer.epochs=1.5", r"optimizer\.epochs=1\.5 must be a whole number"),
+    ("optimizer.epochs=", r"optimizer\.epochs is empty; set a value"),
+    ("train.compile=perhaps", r"train\.compile=perhaps must be true or false"),
     ("objective.base_loss=mine.py", r"names no function or class; set FILE\.py:NAME"),
-    ("objective.base_loss=nowhere.py:f", r"nowhere\.py cannot be read \(No such file or directory\); set the path"),
+    ("objective.base_loss=nowhere.py:f", r": /.*/nowhere\.py cannot be read \(No such file or directory\); set the path"),
     ("objective.base_loss=mine", r"is not known; set one of mse, .*, or FILE\.py:NAME for a base loss of your own"),
     ("objective.base_options.gamma=1", r"objective\.base_options: objective\.base_loss=mse has no options"),
     ("objective.base_options=3", r"objective\.base_options=3 must be NAME: VALUE pairs; set objective\.base_options\.NAME=VALUE"),
     ("HERE:smooth_distance objective.base_options.gamma=1", r"unknown key objective\.base_options\.gamma"),
-    ("HERE:smooth_distance objective.base_options.beta=wide", r"objective\.base_options\.beta: .*could not be converted"),
+    ("HERE:smooth_distance objective.base_options.beta=wide", r"objective\.base_options\.beta=wide must be a number"),
     ("HERE:smooth_distance objective.base_options.beta=nan", r"objective\.base_options\.beta=nan must be finite"),
 ])
 def test_a_setting_that_names_no_part_or_no_option_is_one_line(setting, message, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretrain.config import ObjectiveConfig
-from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, Part, is_own, make
+from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, Part, failure, is_own, make
 from pretrain.objective.losses.absolute import feature_distance, negative_cosine
 from pretrain.objective.losses.module import LossModule, LossSetting
 from pretrain.objective.losses.relative import infonce, infonce_keys, infonce_queue
@@ -71,23 +71,36 @@ def _tried(part: Part, value: str, loss: Loss, count: int, dim: int) -> Loss:
     """``loss`` of ``count`` tensors (B, dim); one of the user's own is tried on random ones first.
 
     Raises:
-        UserError: the user's own fails, or gives no scalar that depends on the student's outputs, or has parameters.
+        UserError: the user's own fails, changes what it is given, has parameters, or gives something else than a finite scalar that
+            depends on the student's outputs.
     """
     if not is_own(value):
         return loss
     if isinstance(loss, LossModule) and any(True for _ in loss.parameters()):
         raise UserError(f"{part.key}={value} has parameters, which nothing trains; keep what it remembers in buffers")
-    student, *others = torch.randn(count, min(2 * dim, 512), dim, generator=torch.Generator().manual_seed(0)).unbind()
+    drawn = torch.randn(count, min(2 * dim, 512), dim, generator=torch.Generator().manual_seed(0))
+    student, *others = drawn.clone().unbind()
     try:
-        found = loss(student.requires_grad_(), *others)
+        found = loss(student.clone().requires_grad_(), *others)
     except Exception as error:
-        raise UserError(f"{part.key}={value} fails on outputs of shape {tuple(student.shape)}: {type(error).__name__}: "
-                        f"{' '.join(str(error).split())}; correct it") from None
-    if not isinstance(found, Tensor) or found.ndim or not found.requires_grad:
-        shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) and found.ndim else repr(found)
-        raise UserError(f"{part.key}={value} returns {shown}; let it return a scalar tensor with a gradient for the student's "
-                        "outputs")
+        raise failure(part, value, error, f" on outputs of shape {tuple(student.shape)}") from error
+    if not torch.equal(torch.stack([student, *others]), drawn):
+        raise UserError(f"{part.key}={value} changes its arguments in place, which other losses use too; let it work on copies")
+    fault = _fault_of_value(found)
+    if fault:
+        raise UserError(f"{part.key}={value} returns {fault}")
     return loss
+
+
+def _fault_of_value(found: object) -> str:
+    """What keeps ``found`` from being a loss to train by, and what to return instead; "" if nothing does."""
+    if not isinstance(found, Tensor) or found.ndim:
+        shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        return f"{shown}; let it return a scalar tensor with a gradient for the student's outputs, such as a mean over the rows"
+    if not found.requires_grad:
+        return "a scalar without a gradient for the student's outputs; detach the targets only, not what depends on student"
+    finite = bool(torch.isfinite(found.detach()))
+    return "" if finite else f"{float(found.detach())} for outputs that are normally distributed; let it return a finite loss"
 
 
 def loss_function(name: str, temperature: float, gather: bool = False) -> Loss:
