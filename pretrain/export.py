@@ -90,7 +90,7 @@ def export(checkpoint: Path, width: Width, out: Path, formats: Sequence[str] = D
         UserError: the checkpoint, the width or the data cannot be used, a package is missing, or what was written computes
             something else than the network.
     """
-    _check_packages(formats)
+    check_packages(formats)
     found = open_checkpoint(checkpoint, branch=branch, arch=arch)
     width = found.canonical(width, "--width")
     found.check_widths([width], "--width")
@@ -124,7 +124,8 @@ def made_for(network: nn.Module, size: int) -> int:
     return resize.side
 
 
-def _check_packages(formats: Sequence[str]) -> None:
+def check_packages(formats: Sequence[str]) -> None:
+    """Raise :class:`UserError` where writing one of ``formats`` needs a package that is not installed."""
     for name in formats:
         missing = [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]
         if missing:

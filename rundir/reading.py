@@ -18,7 +18,7 @@ from typing import Any
 from rundir import setting
 from rundir.experiment import OTHER_RUNS, changes, file_name, listed, run_name
 from rundir.files import Damaged, parse_yaml, read_json, read_text
-from rundir.records import ANALYSIS, DEFAULTS, content, has, image_error
+from rundir.records import DEFAULTS, OWN_UNITS, content, has, image_error
 from rundir.schema import FORMAT, File, State, is_fine_tuning
 
 METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
@@ -29,15 +29,15 @@ MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 
 # Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
 PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "subnet",
-         "seed"]
+         "strategy", "budget", "seed"]
 RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
                   "correct", "image_error", "flops", "parameters", "latency_ms", "latency_on", "model", "schedule",
-                  "initial", "variant", "extrapolated", "subnet"]
+                  "initial", "variant", "extrapolated", "subnet", "strategy", "budget"]
 RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "correct", "image_error",
                   "flops", "parameters", "latency_ms"]
-RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial", "subnet"]
+RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial", "subnet", "strategy", "budget"]
 RECORD_FLAGS = ["extrapolated"]  # 0 or 1
-EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial", "subnet"]  # "" where a record has none
+EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial", "subnet", "strategy", "budget"]  # "" where a record has none
 # What decides which runs and scores may be averaged (results.apart); other columns name it, and are what the frames have.
 APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
@@ -171,7 +171,7 @@ def _record(record: Fields, seed: int) -> dict[str, Any]:
     row |= {name: int(record.flag(name)) for name in RECORD_FLAGS}
     if row["width"] is None and not row["subnet"]:
         raise Damaged(f"{record.source} has a record without a width; delete the file and evaluate the run again")
-    if task != ANALYSIS and not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
+    if task not in OWN_UNITS and not 0 <= (0 if row["value"] is None else row["value"]) <= 1:
         raise Damaged(f"{record.source}: value {row['value']} is not between 0 and 1; scores are fractions, not per cent")
     if row["score"] == "top1" and row["value"] is not None and row["count"]:  # of a version that did not say so
         row["correct"] = round(row["value"] * row["count"]) if row["correct"] is None else row["correct"]

@@ -19,7 +19,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
-INSTALLED_BY_MAKE = ("core", "dev", "export", "detection", "segmentation")
+INSTALLED_BY_MAKE = ("core", "dev", "export", "search", "detection", "segmentation")
 CONDA_NAMES = {"torch": "pytorch"}
 CONDA_ONLY = {"python", "pip", "detectron2"}  # detectron2 is not on PyPI under its own name
 PIP_ONLY_EXTRA = "segmentation"  # conda-forge lacks the forks
@@ -142,7 +142,7 @@ def test_same_package_has_one_range_in_all_extras():
     ],
 )
 def test_a_difference_in_requirements_would_be_found(pins, fault):
-    groups = {"core": [Requirement("numpy>=2.0")], "dev": [], "export": [], "detection": [], "segmentation": []}
+    groups = {"core": [Requirement("numpy>=2.0")], "dev": [], "export": [], "search": [], "detection": [], "segmentation": []}
     faults = pin_faults(groups, [Requirement(pin) for pin in pins.splitlines()], "3.11")
     assert any(fault in found for found in faults), faults
 

@@ -7,6 +7,7 @@
     python transfer/run.py detection --checkpoint runs/mine --dataset digits --widths 1.0 0.75 0.5 0.25
     python transfer/run.py segmentation --checkpoint runs/mine --dataset camvid --data-dir ~/camvid --model fcn --widths 1.0 0.5
     python transfer/run.py analysis --checkpoint runs/mine --widths 1.0 0.75 0.5 0.25
+    python transfer/run.py search --checkpoint runs/mine --budget flops=0.3 latency_ms=2
     python transfer/run.py scenes --out scenes
     python transfer/run.py detection --checkpoint A B C --executor slurm --dataset voc --data-dir VOCdevkit --out runs/others
     python transfer/run.py all --checkpoint A B C --transfer mine.yaml --out runs/others
@@ -36,11 +37,12 @@ from transfer.classification import command as classification
 from transfer.classification import label_lists
 from transfer.detection import command as detection
 from transfer.finetuning import scenes_command as scenes
+from transfer.search import command as search
 from transfer.segmentation import command as segmentation
 
 # A task adds its arguments and runs them.
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "analysis": analysis,
-         "label-lists": label_lists, "scenes": scenes}
+         "search": search, "label-lists": label_lists, "scenes": scenes}
 EVALUATED = ("classification", "detection", "segmentation", "analysis")
 EPILOG = "Several checkpoints, or --executor auto|slurm|local|inline: each is evaluated as jobs of its own, see docs/transfer.md."
 OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size",

@@ -18,7 +18,10 @@ from pretrain.models.dense import DenseEncoder
 from pretrain.models.encoder import Encoder
 from pretrain.slimmable import (
     Cost,
+    CostTable,
+    Space,
     calibrate,
+    calibrated_features,
     calibrated_widths,
     canonical,
     channel_signature,
@@ -27,6 +30,7 @@ from pretrain.slimmable import (
     extract,
     is_calibrated,
     of_equal_flops,
+    space_of,
 )
 from pretrain.slimmable.calibrate import batch_norms
 from pretrain.updates import channel_updates
@@ -268,6 +272,25 @@ class Checkpoint:
         steps = 0 if self.config.derived.network != "none" else RunDirectory(self.run_dir).status().get("steps")
         plain = [width for width in widths if not isinstance(width, Subnet)]
         return None if steps is None else channel_updates(self.config, steps, plain)
+
+    def calibrated_features(self, width: Width, batches: Iterable[Tensor]) -> Tensor:
+        """Features (N, D) of ``width`` for ``batches``, calibrated on the first of them in the same pass; nothing is kept."""
+        return calibrated_features(self.encoder, width, batches)
+
+    def costs(self, size: int | None = None) -> CostTable:
+        """A table of what all sub-networks cost on one image of ``size`` pixels (default: the size of pretraining)."""
+        return CostTable(self.encoder, size or self.config.data.size)
+
+    def space(self, vary: Sequence[str] = ("width",)) -> Space:
+        """The sub-networks within the widths of pretraining, of which these dimensions vary.
+
+        Raises:
+            UserError: the network has not got one of them.
+        """
+        try:
+            return space_of(self.encoder, self.low, self.high, vary=vary)
+        except ValueError as error:
+            raise UserError(f"{self.path} ({self.arch}): {error}") from None
 
     def origin(self) -> dict[str, object]:
         """Where its encoder comes from, for files that are made of it."""

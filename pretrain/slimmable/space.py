@@ -103,6 +103,23 @@ class Space:
         shared = [w for w in self.width[0] if all(w in choices for choices in self.width)]
         return [self._made(genes | {"width": [w] * len(self.width), "heads": []}) for w in shared]
 
+    @property
+    def axes(self) -> list[tuple[str, tuple]]:
+        """What varies, place by place: a name such as ``width0``, and its choices, largest first."""
+        return [(f"{name}{place}", choices) for name in DIMENSIONS for place, choices in enumerate(self._choices(name))
+                if len(choices) > 1]
+
+    def values(self, width: Width) -> list[float]:
+        """The value of ``width`` on each of the :attr:`axes`."""
+        genes = self._genes(width)
+        return [genes[name][place] for name in DIMENSIONS for place, choices in enumerate(self._choices(name)) if len(choices) > 1]
+
+    def of_values(self, values: Sequence[float]) -> Width:
+        """The sub-network with one of the choices on each of the :attr:`axes`."""
+        left = iter(values)
+        return self._made({name: [next(left) if len(choices) > 1 else choices[0] for choices in self._choices(name)]
+                           for name in DIMENSIONS})
+
     def along(self, dimension: str) -> Space:
         """The part in which ``dimension`` alone varies, all else being at its largest."""
         return dataclasses.replace(self, **{name: _fixed(name, self._choices(name)) for name in DIMENSIONS if name != dimension})

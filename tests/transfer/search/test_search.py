@@ -1,0 +1,191 @@
+"""From a real checkpoint to the sub-networks for a budget, and the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.neighbors import KNeighborsClassifier
+
+from pretrain import config
+from pretrain.checkpoints import open_checkpoint
+from pretrain.slimmable import at_width
+from pretrain.training import pretrain
+from rundir.errors import UserError
+from rundir.subnet import Subnet, parse_width
+from tests.transfer.conftest import TINY
+from transfer.classification.knn import K, knn_predict
+from transfer.run import main
+from transfer.search import Budget, Options, evaluation, search
+from transfer.search.scoring import Scorer
+
+QUICK = Options(images=64, calibration=32, evaluations=12, pool=30, checked=6)
+BUDGETS = [Budget.parse(["flops=0.3"]), Budget.parse(["flops=0.6", "memory_mb=0.6"])]
+WORDS = ["search", "--images", "64", "--calibration", "32", "--evaluations", "12", "--pool", "30", "--check", "6"]
+
+
+@pytest.fixture(scope="module")
+def found(trained, tmp_path_factory) -> evaluation.Found:
+    return search(trained, BUDGETS, options=QUICK, out=tmp_path_factory.mktemp("found"), formats=["safetensors", "onnx"])
+
+
+def scorer(trained) -> Scorer:
+    return Scorer(open_checkpoint(trained), None, None, QUICK, torch.device("cpu"))
+
+
+def test_the_report_names_the_best_of_what_was_scored(found):
+    report = json.loads((found.folder / "search.json").read_text())
+    assert report == found.report and found.fresh
+    table = pd.read_csv(found.folder / "subnets.csv")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(found.folder / "subnets.parquet"), check_dtype=False)
+    assert len(table) == report["scored"] == table["subnet"].nunique()
+    full = report["full"]["flops"]
+    for text, limit in (("flops=0.3", 0.3), ("flops=0.6 memory_mb=0.6", 0.6)):
+        inside = table[table["flops"].le(limit * full) & (table["memory_mb"].le(0.6) | (limit == 0.3))]
+        for strategy in ("uniform", "random", "greedy", "evolutionary", "predictor", "all"):
+            own = inside if strategy == "all" else inside[inside["strategies"].str.contains(strategy)]
+            picks = [pick for pick in report["picks"] if (pick["budget"], pick["strategy"]) == (text, strategy)]
+            assert len(picks) == (not own.empty)
+            if picks:
+                assert picks[0]["score"] == pytest.approx(own["score"].max()) and 0 <= picks[0]["knn"] <= 1
+    assert set(report["ranks"]) == {"overlap", "cka", "rankme", "views"} and report["ranked"] == 6
+    front = table[table["on_front"]]
+    assert front["flops"].is_monotonic_increasing and front["score"].is_monotonic_increasing
+
+
+def test_records_say_what_each_strategy_found(found):
+    records = json.loads((found.folder.parent / "result.json").read_text())["records"]
+    assert {record["task"] for record in records} == {"search"} and {record["width"] for record in records} == {1.0}
+    picks = {(record["budget"], record["strategy"], record["metric"]): record for record in records if record["strategy"]}
+    for pick in found.report["picks"]:
+        record = picks[pick["budget"], pick["strategy"], "knn"]
+        assert record["value"] == pick["knn"] and record["found"] == pick["subnet"] and record["flops"] == pick["flops"]
+        assert picks[pick["budget"], pick["strategy"], "overlap"]["value"] == pick["score"]
+    assert {record["metric"] for record in records if not record["strategy"]} <= {
+        "rank_overlap", "rank_cka", "rank_rankme", "rank_views", "rank_predictor"}
+
+
+def test_a_score_is_that_of_the_network_it_names(trained):
+    """By hand: the images through the slimmable network with the statistics of the first batch, neighbours by numpy."""
+    one, width = scorer(trained), Subnet((0.5, 0.75, 0.5, 0.25))
+    encoder = open_checkpoint(trained).encoder
+    first = one.checkpoint.calibrated_features(width, one.images)
+    with torch.no_grad(), at_width(encoder, width):
+        encoder.train()
+        trained_mode = encoder(one.images[0])  # but for the variance's factor n / (n - 1)
+    assert torch.allclose(first[:32], trained_mode, rtol=0.02, atol=0.02)
+    full = one.checkpoint.calibrated_features(1.0, one.images)
+
+    def near(features):
+        unit = features.double().numpy() / np.linalg.norm(features.double().numpy(), axis=1, keepdims=True)
+        similarity = unit @ unit.T
+        np.fill_diagonal(similarity, -np.inf)
+        return np.argsort(-similarity, axis=1)[:, :10]
+
+    expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near(first), near(full), strict=True)])
+    assert one.score(width) == pytest.approx(expected, abs=2e-3)
+    assert one.all_scores(width)["overlap"] == one.score(width)
+
+
+def test_the_accuracy_is_that_of_scikit_learn(trained):
+    one = scorer(trained)
+    images, labels = one.queries
+    index, asked = one._features(0.5, one.images, images)
+    votes = KNeighborsClassifier(K, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    votes.fit(index.numpy(), one.source.labels.numpy())
+    assert one.accuracy(0.5) == pytest.approx(votes.score(asked.numpy(), labels.numpy()), abs=1.01 / len(labels))
+    assert knn_predict(index, one.source.labels, asked, 10).shape == labels.shape
+
+
+def test_views_are_of_the_same_images(trained):
+    one = scorer(trained)
+    assert [sum(map(len, part)) for part in one.views] == [64, 64]
+    assert one.all_scores(1.0)["views"] > 2 / 64  # chance is 1 / 64
+
+
+def test_the_same_search_is_found_again(run_directory):
+    first = search(run_directory, BUDGETS, options=QUICK)
+    written = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    again = search(run_directory, BUDGETS, options=QUICK)
+    assert (first.fresh, again.fresh) == (True, False) and again.report == first.report
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == written
+    assert search(run_directory, BUDGETS[:1], options=QUICK).fresh
+    assert search(run_directory, BUDGETS[:1], options=QUICK, force=True).fresh
+    (first.folder / "search.json").write_text("{")
+    assert search(run_directory, BUDGETS[:1], options=QUICK).fresh
+
+
+def test_without_labels_none_are_looked_at(trained, tmp_path):
+    report = search(trained, BUDGETS[:1], options=Options(images=64, calibration=32, evaluations=6, strategies=["random"],
+                                                          checked=0), out=tmp_path).report
+    assert report["ranked"] == 0 and all(pick["knn"] is None for pick in report["picks"])
+
+
+# -- exported ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_exported_network_has_equal_features_in_onnxruntime(found, trained):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    checkpoint, one = open_checkpoint(trained), scorer(trained)
+    for budget, place in found.report["networks"].items():
+        best = next(pick for pick in found.report["picks"] if (pick["budget"], pick["strategy"]) == (budget, "all"))
+        folder = found.folder / place
+        described = json.loads((folder / "config.json").read_text())
+        network = checkpoint.at(parse_width(best["subnet"]), one.task._calibration_images).eval()
+        x = one.images[0]
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        features = session.run(None, {"images": x.contiguous().numpy()})[0]
+        with torch.no_grad():
+            assert torch.allclose(torch.from_numpy(features), network(x), rtol=1e-4, atol=1e-4)
+        weights = load_file(folder / "model.safetensors")
+        assert sum(tensor.numel() for name, tensor in weights.items() if "running" not in name and "tracked" not in name) == \
+            best["parameters"] == described["parameters"]
+        assert described["flops"] == best["flops"]
+
+
+# -- the command line ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_shows_what_was_found(run_directory, capsys):
+    words = [*WORDS, "--checkpoint", str(run_directory), "--format", "none"]
+    assert main([*words, "--budget", "flops=0.3", "--budget", "flops=0.6", "memory_mb=0.6"]) == 0
+    out = capsys.readouterr().out
+    assert "flops=0.6" in out and "Spearman's rho with k-NN accuracy" in out and str(run_directory / "search") in out
+    assert {path.name for path in (run_directory / "search").iterdir()} == {
+        "search.json", "subnets.csv", "subnets.parquet", "pareto.png", "pareto.svg"}
+    assert main([*words, "--budget", "flops=0.3", "--budget", "flops=0.6", "memory_mb=0.6"]) == 0
+    assert "as searched before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--budget", "flops=0.001"], "no sub-network is so small"),
+    (["--budget", "speed=2"], "unknown cost 'speed'"),
+    (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
+    (["--vary", "depth"], "no elastic depth"),
+    (["--strategies", "annealing"], "invalid choice: 'annealing'"),
+    (["--dataset", "mnist"], "mnist"),
+])
+def test_what_cannot_be_searched_is_said_and_leaves_nothing(trained, tmp_path, words, message):
+    with pytest.raises(UserError) as error:
+        main([*WORDS, "--checkpoint", str(trained), "--out", str(tmp_path / "out"), *words])
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "search" / "search.json").exists()
+
+
+def test_a_network_of_one_width_is_refused(tmp_path):
+    pretrain(config.load("digits", [*TINY, "widths.min=0.5", "widths.max=0.5", "objective.distill_loss=none",
+                                    "evaluation.widths=[0.5]", "calibration.widths=[0.5]"]), tmp_path / "alone")
+    with pytest.raises(UserError, match=r"works at width 0\.5 alone, so there is nothing to search"):
+        search(tmp_path / "alone", options=QUICK)
+
+
+def test_without_optuna_evolution_says_what_to_install(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(UserError, match=r"pip install 'us3l-bench\[search\]'"):
+        search(trained, BUDGETS, options=QUICK, out=tmp_path)
+    assert not list(Path(tmp_path).rglob("*.json"))
