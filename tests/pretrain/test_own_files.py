@@ -24,6 +24,8 @@ from tests.pretrain.tiny import OVERRIDES
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 MINE = re.search(r"```python\n(import torch.nn.functional as F\n\n\ndef smooth_distance.*?)```", GUIDE, re.S)[1]
 COMMAND = re.search(r"^python pretrain/run.py (--preset digits .*mine\.py:smooth_distance.*)$", GUIDE, re.M)[1]
+PARTS_FILE = re.search(r"```python\n(import torch\n\nfrom pretrain\.objective\.regularization.*?)```", GUIDE, re.S)[1]
+PARTS_COMMAND = re.search(r"^python pretrain/run.py (--preset digits .*parts\.py:.*)$", GUIDE, re.M)[1]
 QUICK = [*OVERRIDES, "optimizer.epochs=1", "widths.sampling=sandwich"]
 
 
@@ -47,6 +49,14 @@ def test_the_page_trains_its_loss_and_says_so(tmp_path, monkeypatch):
     assert provenance["own_files"] == {"objective.base_loss": expected}
     (tmp_path / "mine.py").unlink()  # a trained network needs it no more
     assert open_checkpoint(directory).config.objective.base_options == {"beta": 0.5}
+
+
+def test_the_page_trains_its_other_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own(tmp_path, PARTS_FILE, "parts.py")
+    assert run.main([*QUICK, "objective.ema_schedule=constant", "widths.options.count=1", *shlex.split(PARTS_COMMAND)]) == 0
+    provenance = json.loads((tmp_path / "runs" / "parts" / "provenance.json").read_text(encoding="utf-8"))
+    assert sorted(provenance["own_files"]) == ["objective.teacher", "regularizer.kind", "widths.sampling"]
 
 
 def test_the_loss_is_what_is_trained(tmp_path):
