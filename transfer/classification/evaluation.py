@@ -112,6 +112,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     backbone.extrapolate = extrapolate
     widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
+    backbone.check_widths(widths)
     stands = stand_ins(backbone, widths)
     widths = list(stands)
     backbone.check_widths(widths)
