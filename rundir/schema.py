@@ -97,6 +97,9 @@ class Score(TypedDict, total=False):
     settings: dict[str, Any]
     data: str
     computed_on: str
+    strategy: str  # of a search; "" of what is of no pick
+    budget: str
+    found: str  # the sub-network that a search has picked
     against: str  # of an analysis: weights of the network that is compared with
     changed: dict[str, Any]
     extrapolated: bool
