@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import augment, decoding, dynamic, evaluation, launches, limits, seeds, step, widths
+from benchmarks import augment, decoding, dynamic, evaluation, launches, limits, search, seeds, step, widths
 from benchmarks.measure import Row, markdown, options, table_csv
 from rundir.arguments import place, word
 from rundir.atomic import make_folder
@@ -37,6 +37,7 @@ ALL: dict[str, Callable[[int, bool], list[Row]]] = {
     "evaluation-digits": lambda rounds, quick: evaluation.rows("digits", rounds=rounds, quick=quick),
     "widths": lambda rounds, quick: widths.rows(rounds=rounds, quick=quick),
     "seeds": lambda rounds, quick: seeds.rows(rounds=rounds, quick=quick),
+    "search": lambda rounds, quick: search.rows(rounds=rounds, quick=quick),
     "dynamic": lambda rounds, quick: dynamic.rows(quick=quick),
 }
 
