@@ -52,6 +52,7 @@ def evaluation(words: list[str]) -> None:
 CHECKS: dict[str, Callable[[list[str]], object]] = {
     "pretrain/run.py": pretraining, "ablations/run.py": grid, "transfer/run.py": evaluation,
     "pretrain/export.py": export_parser().parse_args, "slurm/status.py": status_parser().parse_args}
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SHOWN = [(path.name, words) for path in sorted((ROOT / "docs").glob("*.md"))
          for words in commands(path.read_text(encoding="utf-8"))]
 
@@ -60,6 +61,7 @@ SHOWN = [(path.name, words) for path in sorted((ROOT / "docs").glob("*.md"))
 def test_a_command_is_one_that_there_is(page, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the file is that docs/extending.md has the reader write
     (tmp_path / "mine.py").write_text("def smooth_distance(student, target, *, beta: float = 1.0):\n    return student\n")
+    (tmp_path / "parts.py").write_text(re.search(r"```python\n(import torch\n\nfrom pretrain\.objective\.reg.*?)```", GUIDE, re.S)[1])
     script, *rest = words
     assert (ROOT / script).exists()
     if script in CHECKS:
