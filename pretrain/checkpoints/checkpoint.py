@@ -143,7 +143,8 @@ class Checkpoint:
 
     def default_widths(self) -> list[Width]:
         """The widths the checkpoint was calibrated for, or those its config asks for, widest first."""
-        return self.calibrated or usable_widths(self.config, [*self.config.calibration.widths, self.low, self.high])
+        asked = [*self.config.calibration.widths, self.low, self.high]
+        return self.calibrated or list(usable_widths(self.config, asked))
 
     def canonical(self, width: Width, what: str = "--widths") -> Width:
         """``width``, a sub-network without what it names but keeps whole.

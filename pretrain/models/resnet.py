@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class BasicBlock(Skippable):
 
     def __init__(self, inputs: ChannelRule, planes: ChannelRule, stride: int, kernels: tuple[int, ...] = (3,)):
         super().__init__()
-        elastic = {"kernels": kernels, "kernel_stage": planes.stage}
+        elastic: dict[str, Any] = {"kernels": kernels, "kernel_stage": planes.stage}
         self.conv1 = SlimmableConv2d(inputs, planes, kernels[0], stride, kernels[0] // 2, **elastic)
         self.bn1 = SlimmableBatchNorm2d(planes)
         self.conv2 = SlimmableConv2d(planes, planes, kernels[0], 1, kernels[0] // 2, **elastic)

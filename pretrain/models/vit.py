@@ -209,7 +209,7 @@ class VisionTransformer(Encoder):
         """MoCo v3's: Xavier-uniform weights, q, k and v each as a layer of its own, zero biases."""
         for layer in slimmable_layers(self):
             if isinstance(layer, SlimmableLinear):
-                bound = math.sqrt(6 / (layer.channels_in.channels + layer.channels_out.channels))  # type: ignore[attr-defined]
+                bound = math.sqrt(6 / (layer.channels_in.channels + layer.channels_out.channels))
                 nn.init.uniform_(layer.weight, -bound, bound)
                 nn.init.zeros_(layer.bias)
         nn.init.normal_(self.cls_token, std=1e-6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from random import Random
+from typing import Any
 
 from pretrain.config import Config, ElasticConfig
 from pretrain.config.elastic import elastic_space
@@ -30,7 +31,7 @@ def sample_networks(cfg: Config, step: int, total_steps: int) -> list[Width]:
     widths = sample_widths(cfg.widths, cfg.seed, step, total_steps, cfg.optimizer.epochs)
     names = varying(cfg.elastic, step / total_steps)
     if not cfg.elastic.vary or len(widths) == 1 or not names:
-        return widths if not cfg.elastic.vary else widths[:1]
+        return list(widths if not cfg.elastic.vary else widths[:1])
     share = (cfg.widths.max - min(widths)) / (cfg.widths.max - cfg.widths.min)
     own, draw = cfg.widths if "width" in names else None, Random(f"elastic/{cfg.seed}/{step}")
     part = limited(elastic_space(cfg), tuple(names), share)
@@ -63,7 +64,8 @@ def limited(space: Space, names: tuple[str, ...], share: float) -> Space:
         kept = share if name in names else 0.0
         if name not in ("width", *([] if kept else ["heads"])):
             choices = tuple(each[:1 + round(kept * (len(each) - 1))] for each in getattr(space, name))
-            part = dataclasses.replace(part, **{name: choices})
+            changed: dict[str, Any] = {name: choices}
+            part = dataclasses.replace(part, **changed)
     return part if "heads" in names else dataclasses.replace(part, heads=())
 
 

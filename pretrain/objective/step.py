@@ -15,7 +15,7 @@ from pretrain.objective import losses
 from pretrain.objective.networks import Student
 from pretrain.objective.queue import Queue
 from pretrain.objective.teaching import Guide, Pass, Seen, check_targets
-from pretrain.slimmable import at_width
+from pretrain.slimmable import Width, at_width
 
 Backward = Callable[[Tensor], None]
 Run = Callable[[Hashable, Callable[..., Any], Sequence], Any]
@@ -46,8 +46,8 @@ class Objective:
         self.base_loss = losses.in_chunks(base, chunks)
         self.distill_loss = None if self.naive else losses.in_chunks(losses.distill_loss(setting, base), chunks)
 
-    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], ema_momentum: float, backward: Backward,
-             update: Callable[[float], None]) -> list[Tensor]:
+    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[Width], ema_momentum: float, backward: Backward,
+             update: Callable[[Width], None]) -> list[Tensor]:
         """Train ``widths`` (the widest first) on views x1, x2 (B, 3, H, W).
 
         ``backward(loss)`` adds gradients, ``update(width)`` takes one optimizer step, of which the last pass was at ``width``, and
@@ -72,7 +72,7 @@ class Objective:
             self.queue.enqueue(*keys)
         return values
 
-    def _pass(self, width: float, weight: float, base: bool, widths: Sequence[float], backward: Backward, x1: Tensor, x2: Tensor,
+    def _pass(self, width: Width, weight: float, base: bool, widths: Sequence[Width], backward: Backward, x1: Tensor, x2: Tensor,
               wider: Seen | None, guide: Seen | None, top: Sequence[Tensor]) -> tuple[Tensor, Seen, Seen, Sequence[Tensor]]:
         """Forward and backward at ``width``: its loss, what the network made of the views, what that learned from, and the widest
         network's outputs, all without gradient.

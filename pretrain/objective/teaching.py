@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pretrain.config import Config
 from rundir.errors import UserError
+from rundir.subnet import Width
 
 if TYPE_CHECKING:
     from pretrain.objective.networks import Student
@@ -44,11 +45,11 @@ class Pass(NamedTuple):
 
     student: Student
     views: tuple[Tensor, ...]
-    width: float
-    widths: Sequence[float]
+    width: Width
+    widths: Sequence[Width]
     base: bool
     fresh: bool
-    at: float
+    at: Width
     seen: Seen
     wider: Seen | None
     guide: Seen | None

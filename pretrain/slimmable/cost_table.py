@@ -144,8 +144,8 @@ def _layer(layer: Slimmable, skippers: tuple[nn.Module, ...], read: torch.Size |
     if read is None or written is None:
         return _Layer(layer, skippers, 0, 0, 0)
     channels = 1 if isinstance(layer, SlimmableConv2d) else -1
-    positions = [shape.numel() // shape[channels] // 2 for shape in (read, written)]
-    return _Layer(layer, skippers, *positions, 2 * positions[1]**2 if layer.parts == 3 else 0)
+    before, after = (shape.numel() // shape[channels] // 2 for shape in (read, written))
+    return _Layer(layer, skippers, before, after, 2 * after**2 if layer.parts == 3 else 0)
 
 
 def _with_skippers(module: nn.Module, above: tuple[nn.Module, ...] = ()) -> Iterator[tuple[nn.Module, tuple[nn.Module, ...]]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from torch import nn
@@ -71,17 +71,17 @@ class Space:
         """``width`` as it is looked up; :class:`ValueError` if the network has no such sub-network."""
         return self.structure.canonical(width if isinstance(width, Subnet) else Subnet(width))
 
-    def random(self, generator: random.Random) -> Width:
+    def random(self, generator: Random) -> Width:
         """Every value drawn uniformly and independently."""
         return self._made({name: [generator.choice(choices) for choices in self._choices(name)] for name in DIMENSIONS})
 
-    def mutate(self, width: Width, generator: random.Random, p: float = 0.1) -> Width:
+    def mutate(self, width: Width, generator: Random, p: float = 0.1) -> Width:
         """Every value drawn anew with probability ``p``."""
         genes = self._genes(width)
         return self._made({name: [generator.choice(choices) if generator.random() < p else value
                                   for value, choices in zip(genes[name], self._choices(name), strict=True)] for name in DIMENSIONS})
 
-    def crossover(self, a: Width, b: Width, generator: random.Random) -> Width:
+    def crossover(self, a: Width, b: Width, generator: Random) -> Width:
         """Every value from one of the two, each with probability one half."""
         first, second = self._genes(a), self._genes(b)
         return self._made({name: [generator.choice(pair) for pair in zip(first[name], second[name], strict=True)]
@@ -122,7 +122,8 @@ class Space:
 
     def along(self, dimension: str) -> Space:
         """The part in which ``dimension`` alone varies, all else being at its largest."""
-        return dataclasses.replace(self, **{name: _fixed(name, self._choices(name)) for name in DIMENSIONS if name != dimension})
+        fixed: dict[str, Any] = {name: _fixed(name, self._choices(name)) for name in DIMENSIONS if name != dimension}
+        return dataclasses.replace(self, **fixed)
 
     def path(self, steps: int = 64) -> list[Width]:
         """From the largest to the smallest network, all dimensions in step: after a share t of the way every stage or block has

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -42,9 +43,10 @@ class Structure:
         if not self.complete:
             return
         self._check_widths(subnet)
-        allowed = {"d": [range(low, high + 1) for low, high in zip(self.shortest, self.depths, strict=True)],
-                   "k": list(self.kernels), "h": [range(1, int(rule.most) + 1) for rule in self.heads],
-                   "m": [rule.most for rule in self.mlp]}
+        allowed: dict[str, list[Any]] = {
+            "d": [range(low, high + 1) for low, high in zip(self.shortest, self.depths, strict=True)],
+            "k": list(self.kernels), "h": [range(1, int(rule.most) + 1) for rule in self.heads],
+            "m": [rule.most for rule in self.mlp]}
         for letter, values, what in (("d", subnet.depth, "blocks that can be skipped"), ("k", subnet.kernel, "elastic kernels"),
                                      ("h", subnet.heads, "attention heads"), ("m", subnet.mlp, "MLP ratios")):
             if values is not None:
@@ -87,7 +89,7 @@ class Structure:
         self.check(subnet)
         if not self.complete:
             return subnet.canonical
-        named: dict[str, tuple[int, ...] | None] = {}
+        named: dict[str, Any] = {}
         if subnet.heads is not None:  # those that nothing would read are not computed
             named["heads"] = self.heads_at(subnet)
         if subnet.depth == self.depths:
@@ -128,10 +130,10 @@ def _structure(model: nn.Module) -> Structure:
     blocks = [places[stage] for stage in sorted(places)]
     if not any(block.optional for stage in blocks for block in stage):
         blocks = []
+    heads, mlp = (tuple(found[block] for block in sorted(found)) for found in by_block.values())
     return Structure(
         stages, tuple(map(len, blocks)), tuple(sum(not block.optional for block in stage) for stage in blocks),
-        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)),
-        *(tuple(found[block] for block in sorted(found)) for found in by_block.values()), multiple, complete)
+        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)), heads, mlp, multiple, complete)
 
 
 def canonical(model: nn.Module, width: Width) -> Width:

@@ -24,6 +24,7 @@ from pretrain.objective.regularization import Regularizer
 from pretrain.objective.sampling import try_rule
 from pretrain.objective.step import Objective
 from pretrain.objective.teaching import Guide, TeacherSetting
+from pretrain.slimmable import Width
 from pretrain.slimmable.calibrate import batch_norms
 from rundir.errors import UserError
 
@@ -63,7 +64,7 @@ class Training:
         """The teacher, where it is a network of its own."""
         return self.teacher if self.teacher is not None and self.teacher.has_network else None
 
-    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[float], rate: float, momentum: float,
+    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[Width], rate: float, momentum: float,
              gather: bool = False) -> list[Tensor]:
         """One training step on two views (B, 3, H, W) at ``widths``, widest first; the loss at each, without gradient.
 
@@ -80,7 +81,7 @@ class Training:
         if self.averaging is not None and self.averaging.early:
             self.averaging.finish()
 
-    def update(self, width: float) -> None:
+    def update(self, width: Width) -> None:
         """One step of regularizer and optimizer by the gradients that are there, the last of them of a pass at ``width``."""
         if self.averaging is not None:
             self.averaging.finish()
@@ -99,7 +100,7 @@ class Training:
             self.gradients.clear()
 
 
-def _keep(width: float) -> None:
+def _keep(width: Width) -> None:
     """Keep the gradients for the next step."""
 
 

@@ -44,11 +44,11 @@ MEASURES = {
 }
 TO_INDIVIDUAL = ("cka_individual", "overlap_individual")
 EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
-Key = tuple[str, float]  # measure, width
+Key = tuple[str, Width]  # measure, width
 
 
 def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
-            widths: Sequence[float | Spread] | None = None, *, against: Sequence[str | Path] = (), device: str = "auto",
+            widths: Sequence[Width | Spread] | None = None, *, against: Sequence[str | Path] = (), device: str = "auto",
             options: Options | None = None, out: str | Path | None = None, force: bool = False, branch: str = "student",
             arch: str | None = None) -> list[dict]:
     """Measure the features of a checkpoint at several widths, without labels.
@@ -75,13 +75,13 @@ def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None
     options.check()
     chosen = choose_device(device)
     backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
-    widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
+    taken = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
     subject = Subject(backbone, dataset, root, options, chosen)
-    subject.check(widths)
+    subject.check(taken)
     where = backbone.home(out)
-    alone, updates = individual(against, subject, widths), backbone.updates(widths) or {}
+    alone, updates = individual(against, subject, taken), backbone.updates(taken) or {}
     wanted = {(name, width): subject.described(name, width) | _against(name, width, alone)
-              for name, width in asked(subject, widths, alone, updates)}
+              for name, width in asked(subject, taken, alone, updates)}
     records = {} if force else _known(where, wanted, subject.task.data)
     if len(records) < len(wanted):
         make_folder(where, "scores")
@@ -93,15 +93,15 @@ def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None
     return list(records.values())
 
 
-def asked(subject: Subject, widths: Sequence[Width], alone: Iterable[float], updates: Iterable[float]) -> list[Key]:
+def asked(subject: Subject, widths: Sequence[Width], alone: Iterable[Width], updates: Iterable[Width]) -> list[Key]:
     """The measures that there are at ``widths``: what compares with the full width not of that itself, the order of the first
     channels where a width has fewer features, and the last ones of widths ``alone`` and with known ``updates``.
     """
-    backbone, found = subject.backbone, []
+    backbone, found = subject.backbone, list[Key]()
     full = backbone.high
     fewer = [width for width in widths if backbone.feature_dim(width) < backbone.feature_dim(full)]
     narrower, alone = [width for width in widths if width != full], list(alone)
-    of = {"cka_full": narrower, "overlap_full": narrower, "order_first": fewer, "cka_individual": alone,
+    of: dict[str, Sequence[Width]] = {"cka_full": narrower, "overlap_full": narrower, "order_first": fewer, "cka_individual": alone,
           "overlap_individual": alone, "updates": list(updates)}
     for name in MEASURES:
         found += [(name, width) for width in widths if width in of.get(name, widths)]
@@ -158,19 +158,19 @@ class Subject:
         planned = self.planned(name, width)
         return planned | {"settings": {"weights": self.task.weights, **planned["settings"]}}
 
-    def plain(self, widths: Sequence[Width]) -> dict[float, Tensor]:
+    def plain(self, widths: Sequence[Width]) -> dict[Width, Tensor]:
         """By width the features (N, D) of the images as they are, float32."""
         self.task.prepare(list(widths))
-        found: dict[float, list[Tensor]] = {width: [] for width in widths}
+        found: dict[Width, list[Tensor]] = {width: [] for width in widths}
         for images, _ in self.task.batches(self.task.train, self.indices):
             for width, parts in found.items():
                 parts.append(self.task.frozen(width)(images).float())
         return {width: torch.cat(parts) for width, parts in found.items()}
 
-    def views(self, widths: Sequence[Width]) -> dict[float, Tensor]:
+    def views(self, widths: Sequence[Width]) -> dict[Width, Tensor]:
         """By width the features (N, 2 pairs, D) of augmented views, drawn from a fixed seed as pretraining draws them."""
-        networks: dict[float, nn.Module] = {width: self.task.frozen(width) for width in widths}
-        found: dict[float, Tensor] = {}
+        networks: dict[Width, nn.Module] = {width: self.task.frozen(width) for width in widths}
+        found: dict[Width, Tensor] = {}
         for column, (index, batch) in self._batches():
             for width, network in networks.items():
                 features = network(batch).float()
@@ -190,7 +190,7 @@ class Subject:
                     yield 2 * pair + second, (index.to(self.device), view)
 
 
-def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[Width]) -> dict[float, Subject]:
+def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[Width]) -> dict[Width, Subject]:
     """The networks trained for one width each, by the width of ``widths`` that they are of.
 
     Raises:
@@ -211,7 +211,7 @@ def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[W
     return {width: other for width, other in found.items() if width in widths}
 
 
-def measured(subject: Subject, keys: Iterable[Key], alone: Mapping[float, Subject]) -> dict[Key, float | None]:
+def measured(subject: Subject, keys: Iterable[Key], alone: Mapping[Width, Subject]) -> dict[Key, float | None]:
     """The values of those of ``keys`` that are measured on features; None where one is undefined."""
     keys, full, k = set(keys), subject.backbone.high, subject.options.neighbours
     widths = sorted({width for _, width in keys}, reverse=True)
@@ -274,7 +274,7 @@ def is_analysed(checkpoint: Checkpoint, dataset: str | None, root: str | None, w
     return have >= {("rankme", width) for width in widths} | {("cka_individual", width) for width in against if width in widths}
 
 
-def _against(name: str, width: Width, alone: Mapping[float, Subject]) -> dict[str, str]:
+def _against(name: str, width: Width, alone: Mapping[Width, Subject]) -> dict[str, str]:
     """Names the weights that a measure compares with."""
     return {"against": alone[width].task.weights} if name in TO_INDIVIDUAL else {}
 

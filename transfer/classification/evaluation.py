@@ -63,7 +63,7 @@ def _on_features(task: Task, widths: list[Width], predict: Callable[[Rows, Tenso
     return scores
 
 
-PROTOCOLS: dict[str, Callable[[Task, list[float]], Scores]] = {
+PROTOCOLS: dict[str, Callable[[Task, list[Width]], Scores]] = {
     "knn": knn, "linear_fast": linear_fast, "linear": linear, "finetune": finetune,
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
@@ -111,18 +111,18 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     if dataset is None and not backbone.config.data.name:
         raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     backbone.extrapolate = extrapolate
-    widths = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
-    backbone.check_widths(widths)
-    stands = stand_ins(backbone, widths)
-    widths = list(stands)
-    backbone.check_widths(widths)
+    named = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
+    backbone.check_widths(named)
+    stands = stand_ins(backbone, named)
+    taken = list(stands)
+    backbone.check_widths(taken)
     where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
     task.stands = stands
     backbone.check_size(task.size)
-    asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in widths]
+    asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in taken]
     records = {} if force else _known(task, where, asked)
-    missing: dict[tuple, list[float]] = {}
+    missing: dict[tuple, list[Width]] = {}
     for protocol, labels, width in dict.fromkeys(asked):
         if (protocol, labels, width) not in records:
             missing.setdefault((protocol, labels), []).append(width)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from rundir.subnet import Width
 from transfer.classification.scores import Scores, measured
 from transfer.classification.sgd import accuracies, train
 from transfer.classification.task import Task
 
 
-def finetune(task: Task, widths: list[float]) -> Scores:
+def finetune(task: Task, widths: list[Width]) -> Scores:
     """Validation accuracy by width.
 
     BatchNorms train on batch statistics, and their running averages start from the calibrated ones. The widths share

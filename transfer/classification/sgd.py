@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pretrain.data import ImageSource, crop_batches
 from rundir.progress import reporting
+from rundir.subnet import Width
 from transfer.classification.options import Recipe
 from transfer.classification.scores import top1
 
@@ -51,7 +52,7 @@ class Classifier(nn.Module):
         return self.head(features)
 
 
-def train(classifiers: Mapping[float, Classifier], recipe: Recipe, source: ImageSource, size: int, seed: int,
+def train(classifiers: Mapping[Width, Classifier], recipe: Recipe, source: ImageSource, size: int, seed: int,
           device: torch.device, title: str, workers: int = 0) -> None:
     """Train each of ``classifiers`` (by width) on ``source``; an image is decoded and cropped once for all of them.
 
@@ -93,10 +94,10 @@ def _step(classifier: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, y
 
 
 @torch.no_grad()
-def accuracies(classifiers: Mapping[float, Classifier], batches: Iterable[tuple[Tensor, Tensor]],
-               score: Callable[[Tensor, Tensor], Any] = top1) -> dict[float, Any]:
+def accuracies(classifiers: Mapping[Width, Classifier], batches: Iterable[tuple[Tensor, Tensor]],
+               score: Callable[[Tensor, Tensor], Any] = top1) -> dict[Width, Any]:
     """The ``score`` of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
-    predicted: dict[float, list[Tensor]] = {width: [] for width in classifiers}
+    predicted: dict[Width, list[Tensor]] = {width: [] for width in classifiers}
     finite = dict.fromkeys(classifiers, True)
     labels = []
     for classifier in classifiers.values():

@@ -26,7 +26,8 @@ from rundir.subnet import Width
 from transfer.latency import latency_ms
 from transfer.search import checking, output, strategies
 from transfer.search.budget import Budget
-from transfer.search.options import EVOLUTIONARY, PREDICTOR, STRATEGIES, Options
+from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options
+from transfer.search.predictor import Prediction
 from transfer.search.problem import Problem
 from transfer.search.scoring import Scorer
 
@@ -149,13 +150,13 @@ def problem_of(scorer: Scorer, budgets: Sequence[Budget]) -> Problem:
 
 def run(scorer: Scorer, problem: Problem) -> dict[str, Any]:
     """Let all strategies search; returns how good the predictor was."""
-    options, predicted = scorer.options, {}
+    options, predicted = scorer.options, dict[str, Any]()
     guess = len(options.strategies) * options.evaluations
     with reporting("sub-networks scored", guess) as reporter:
         problem.told = lambda done, text: reporter.update(min(done, guess), text)
         for name in (name for name in STRATEGIES if name in options.strategies):
             made = strategies.RUN[name](problem, options)
-            if name == PREDICTOR:
+            if isinstance(made, Prediction):
                 predicted = {"rho": output.finite(made.rho), "learned_from": made.count, "screened": made.screened}
     return predicted
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from pretrain.distributed import processes
 from rundir.arguments import MOST_PIXELS, whole
 from rundir.schema import FINE_TUNINGS, File
+from rundir.subnet import Width
 from transfer import width_table
 from transfer.finetuning import arguments as shared
 from transfer.finetuning.running import run_widths
@@ -55,7 +56,7 @@ def show(records: Sequence[dict]) -> None:
     width_table.show([record for record in records if record["metric"] in METRICS], lambda record: record["metric"])
 
 
-def show_classes(files: Mapping[float, Path]) -> None:
+def show_classes(files: Mapping[Width, Path]) -> None:
     """Print IoU by class, one row per class, one column per width, from the ``files`` of scores by class; not for many classes."""
     columns = {width: json.loads(path.read_text(encoding="utf-8"))["classes"] for width, path in files.items()}
     names = [entry["class"] for entry in next(iter(columns.values()))]

@@ -20,6 +20,7 @@ from pretrain.objective.losses.module import LossModule, LossSetting
 from pretrain.objective.losses.relative import infonce, infonce_keys, infonce_queue
 from pretrain.objective.losses.similarity import kl, seed
 from rundir.errors import UserError
+from rundir.subnet import Width, widest
 
 __all__ = ["LossModule", "LossSetting", "Pairing", "base_loss", "distill_loss", "feature_distance", "in_chunks", "infonce",
            "infonce_keys", "infonce_queue", "kl", "loss_function", "loss_weights", "negative_cosine", "seed"]
@@ -145,12 +146,12 @@ class Pairing:
         return self.scale * sum(loss(*each) for each in zip(outputs, facing, *more, strict=True))
 
 
-def loss_weights(cfg: ObjectiveConfig, widths: Sequence[float]) -> list[float]:
+def loss_weights(cfg: ObjectiveConfig, widths: Sequence[Width]) -> list[float]:
     """The factor of the loss at each of ``widths``, of which the first is the widest.
 
     Narrower widths have ``distill_weight``, unless they are trained by their own base losses (the naive baseline). ``slimclr``
     multiplies the widest's by 1 plus the sum of the other widths (loss re-weighting of SlimCLR, arXiv 2209.15525).
     """
     narrower = 1.0 if cfg.distill_loss == "none" else cfg.distill_weight
-    widest = 1.0 + (sum(w for w in widths if w < widths[0]) if cfg.width_weights == "slimclr" else 0.0)
-    return [widest if w == widths[0] else narrower for w in widths]
+    first = 1.0 + (sum(widest(w) for w in widths if w < widths[0]) if cfg.width_weights == "slimclr" else 0.0)
+    return [first if w == widths[0] else narrower for w in widths]
