@@ -24,13 +24,15 @@ from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOS
 from rundir.errors import UserError, check_choice, suggestion
 from rundir.fields import number, whole_list, width_list
 from rundir.files import Damaged, read_yaml
-from rundir.records import ANALYSIS
+from rundir.records import ANALYSIS, SEARCH
 from rundir.setting import OWN_IMAGES
 from rundir.typed import check_values, typed
 from transfer.analysis import Options as Analysis
 from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
 from transfer.classification.options import Options, parse_overrides
 from transfer.finetuning import TASKS, Finetuning
+from transfer.search import Budget
+from transfer.search import Options as Search
 
 EVALUATIONS = Path(__file__).parent / "evaluations"
 CLASSIFICATION = "classification"
@@ -157,7 +159,38 @@ class AnalysisEntry(Entry):
         self.options().check()
 
 
-KINDS: dict[str, type[Entry]] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry, ANALYSIS: AnalysisEntry}
+@dataclass
+class SearchEntry(Entry):
+    """Search for sub-networks; the keys are options of ``transfer/run.py search``, each budget one text. Nothing is exported."""
+
+    reference: bool = False  # there is nothing to find in random weights
+    budgets: list[str] = field(default_factory=list)
+    score: str = Search.score
+    vary: list[str] = field(default_factory=lambda: list(Search().vary))
+    strategies: list[str] = field(default_factory=lambda: list(Search().strategies))
+    evaluations: int = Search.evaluations
+    images: int = Search.images
+    calibration: int = Search.calibration
+    neighbours: int = Search.neighbours
+    pool: int = Search.pool
+    checked: int = Search.checked
+    size: int | None = None
+
+    def options(self) -> Search:
+        """The options of the search."""
+        names = ("score", "vary", "strategies", "evaluations", "images", "calibration", "neighbours", "pool", "checked", "size",
+                 "workers")
+        return Search(**{name: getattr(self, name) for name in names})
+
+    def check(self) -> None:
+        """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
+        self.options().check()
+        for text in self.budgets:
+            Budget.parse(text.split())
+
+
+KINDS: dict[str, type[Entry]] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry, ANALYSIS: AnalysisEntry,
+                                SEARCH: SearchEntry}
 
 
 @dataclass(frozen=True)

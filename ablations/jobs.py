@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.cell import LOCK_SECONDS, execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
-from ablations.transfers import Analysing, Scoring, Transfer, analysis_job, finetune_job, scoring_job
+from ablations.transfers import Analysing, Scoring, Searching, Transfer, analysis_job, finetune_job, scoring_job, search_job
 from ablations.transfers import to_plain as plain_work
 from results import report
 from rundir.stopping import request_stop
@@ -26,9 +26,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "finetune": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
     "classification": {"gpus": 1, "cpus": 8, "time": "12:00:00"},
     "analysis": {"gpus": 1, "cpus": 8, "time": "4:00:00"},
+    "search": {"gpus": 1, "cpus": 8, "time": "8:00:00"},
     "report": {"cpus": 2, "time": "0:30:00"},
 }
-TRANSFER_KINDS = ("detection", "segmentation", "finetune", "classification", "analysis")  # of --transfer
+TRANSFER_KINDS = ("detection", "segmentation", "finetune", "classification", "analysis", "search")  # of --transfer
 
 
 def graph(missing: Sequence[Run], every: Sequence[Run], folder: Path, transfers: Sequence[Transfer] = ()) -> list[Job]:
@@ -57,6 +58,8 @@ def _transfer(one: Transfer, training_of: Callable[[Path], str], wait: float) ->
     after = tuple(training_of(directory) for directory in (one.run.directory, *one.needs) if not trained(directory))
     if isinstance(one.work, Analysing):
         return Job(one.name, analysis_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
+    if isinstance(one.work, Searching):
+        return Job(one.name, search_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
     if isinstance(one.work, Scoring):
         return Job(one.name, scoring_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
     return Job(one.name, finetune_job, (plain_work(one.work), wait), one.kind, after, directory=one.run.directory, stop=stop_job)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cell import check_trained, trained
-from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed
+from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed, SearchEntry
 from ablations.grid import Run, base_config
 from pretrain import config
 from pretrain.checkpoints import Checkpoint, open_checkpoint, untrained
@@ -22,11 +22,11 @@ from pretrain.identity import own_directory
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.manifest import GridManifest
-from rundir.records import ANALYSIS
+from rundir.records import ANALYSIS, SEARCH
 from rundir.stopping import Interrupted
 from slurm.calls import from_ledger
 from slurm.jobs import Left, Unfinished
-from transfer import analysis, finetuning
+from transfer import analysis, finetuning, search
 from transfer.classification import Options, evaluation
 from transfer.finetuning import Finetuning
 
@@ -114,6 +114,25 @@ class Analysing:
 
 
 @dataclass(frozen=True)
+class Searching:
+    """Search of one checkpoint, in JSON's types but for the options; ``budgets``: each as it is written."""
+
+    checkpoint: str
+    dataset: str | None
+    root: str | None
+    budgets: tuple[str, ...]
+    options: search.Options = dataclasses.field(hash=False)
+    branch: str = "student"
+    arch: str | None = None
+    out: str | None = None
+
+    @property
+    def parsed(self) -> list[search.Budget]:
+        """The budgets."""
+        return [search.Budget.parse(text.split()) for text in self.budgets]
+
+
+@dataclass(frozen=True)
 class Transfer:
     """One job: what ``run`` is scored on, by which ``entry``. ``flops``: of the encoder in it; ``finished``: its scores are there;
     ``needs``: other run directories that must be trained before.
@@ -123,7 +142,7 @@ class Transfer:
     kind: str
     entry: str
     run: Run
-    work: Finetuning | Scoring | Analysing
+    work: Finetuning | Scoring | Analysing | Searching
     flops: float
     finished: bool
     needs: tuple[Path, ...] = ()
@@ -176,7 +195,7 @@ def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proce
              known: dict[Path, list[dict]]) -> list[Transfer]:
     """The jobs of one entry for these checkpoints at these widths, checked; see :func:`transfers`. ``known``: records already read.
     """
-    make = {FinetuningEntry: _finetunings, AnalysisEntry: _analyses}.get(type(placed.entry), _scorings)
+    make = {FinetuningEntry: _finetunings, AnalysisEntry: _analyses, SearchEntry: _searches}.get(type(placed.entry), _scorings)
     return make(placed, pairs, processes, folder, known)
 
 
@@ -267,6 +286,23 @@ def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proc
     return found
 
 
+def _searches(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+              known: dict[Path, list[dict]]) -> list[Transfer]:
+    """Those of networks with more than one width."""
+    entry, options, found = placed.entry, placed.entry.options(), []
+    for one, _ in pairs:
+        if one.planned and one.run.cfg.widths.min == one.run.cfg.widths.max:
+            continue
+        work = Searching(dataset=entry.dataset or None, root=entry.data_dir or None, budgets=tuple(entry.budgets), options=options,
+                         **one.where)
+        network = one.network()
+        load = search.evaluation.workload(network, work.dataset, work.root, work.parsed, options)
+        done = one.ready and search.evaluation.is_searched(network, work.dataset, work.root, work.parsed, options,
+                                                           one.run.directory)
+        found.append(Transfer(f"{one.run.directory.name}.{placed.name}", SEARCH, placed.name, one.run, work, load, done))
+    return found
+
+
 def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> bool:
     checkpoint = Checkpoint.unloaded(run.cfg)
     for protocol in work.protocols:
@@ -282,7 +318,7 @@ def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> b
 # -- what a job's process does --------------------------------------------------------------------------------------------
 
 
-def to_plain(work: Finetuning | Scoring | Analysing) -> dict:
+def to_plain(work: Finetuning | Scoring | Analysing | Searching) -> dict:
     """``work`` in JSON's types."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(work).items()}
 
@@ -334,6 +370,20 @@ def analysis_job(work: dict) -> None:
     for place in (arguments[0], *more["against"]):
         _check_ready(place)
     analysis.analyse(*arguments, options=options, **more)
+
+
+@from_ledger
+def search_job(work: dict) -> None:
+    """The job of this search."""
+    try:
+        options = search.Options(**work["options"])
+        budgets = [search.Budget.parse(text.split()) for text in work["budgets"]]
+        arguments, more = (work["checkpoint"], budgets, work["dataset"], work["root"]), {
+            name: work[name] for name in ("branch", "arch", "out")}
+    except (KeyError, TypeError):
+        raise UserError(OTHER_VERSION) from None
+    _check_ready(arguments[0])
+    search.search(*arguments, options=options, **more)
 
 
 def _check_ready(checkpoint: str) -> None:

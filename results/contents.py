@@ -18,7 +18,7 @@ from results.plots import prediction as predicting
 from results.plots import scores as pictures
 from results.plots import training
 from results.prediction import Prediction, points, predictions
-from results.tables import analysis, cost, overall, tasks
+from results.tables import analysis, cost, overall, search, tasks
 from results.tables.gains import MAIN, gains
 from results.tables.render import Table
 from results.tables.scores import METRICS, grid_table, metric_name
@@ -70,7 +70,8 @@ def all_tables(frames: Frames) -> list[TableItem]:
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
     return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
-            *_serving_tables(frames), *_subnet_tables(frames), *_analysis_tables(frames), *_prediction_tables(frames)]
+            *_serving_tables(frames), *_subnet_tables(frames), *_search_tables(frames), *_analysis_tables(frames),
+            *_prediction_tables(frames)]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -138,6 +139,12 @@ def _subnet_tables(frames: Frames) -> list[TableItem]:
 def _analysis_tables(frames: Frames) -> list[TableItem]:
     scores = frames.scores[frames.scores["task"].eq("analysis") & frames.scores["value"].notna()]
     return [TableItem(analysis.measures(part, _grid(frames, part.iloc[0]), join("table-analysis", name)), _facets(part.iloc[0]))
+            for name, part in parts(scores, ANALYSED, ["dataset"])]
+
+
+def _search_tables(frames: Frames) -> list[TableItem]:
+    scores = frames.scores[frames.scores["task"].eq("search") & frames.scores["metric"].eq("knn") & frames.scores["value"].notna()]
+    return [TableItem(search.strategies(part, _grid(frames, part.iloc[0]), join("table-search", name)), _facets(part.iloc[0]))
             for name, part in parts(scores, ANALYSED, ["dataset"])]
 
 

@@ -49,6 +49,8 @@ def effect(claim: Claim, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.D
         return _diagnostic(how, metrics)
     if measure == "correlation":
         return _correlation(how, scores, metrics)
+    if measure in ("search", "search_rank"):
+        return _search(measure, how, scores)
     return _cost(measure, how, runs)
 
 
@@ -144,6 +146,28 @@ def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     used = sorted({run for part in parts.values() for run in part.runs})
     first = parts[weakest]
     return Effect(dict(zip(seeds, each[weakest], strict=True)), tuple(used), first.dataset, first.metric, note, each)
+
+
+def _search(measure: str, how: dict[str, Any], scores: pd.DataFrame) -> Effect:
+    """Of each seed the mean gain over budgets of one strategy's sub-networks against another's, in points of k-NN accuracy; or the
+    rank correlation of a label-free score with it.
+    """
+    found = scores[scores["task"].eq("search") & scores["value"].notna() & scores["variant"].eq("")]
+    found = of_cells(found, how.get("cells", ["*"]))
+    found = found[found["dataset"].str.startswith(how.get("dataset", ""))]
+    if measure == "search_rank":
+        metric = f"rank_{how['name']}"
+        own = found[found["metric"].eq(metric)]
+        by_seed = own.groupby("seed")["value"].mean()
+    else:
+        metric = "knn"
+        own = found[found["metric"].eq(metric) & found["strategy"].isin([how["strategy"], how["against"]])]
+        sides = own.groupby(["seed", "budget", "strategy"])["value"].mean().unstack("strategy").reindex(
+            columns=[how["strategy"], how["against"]]).dropna()
+        by_seed = 100 * (sides[how["strategy"]] - sides[how["against"]]).groupby("seed").mean()
+    if by_seed.empty:
+        raise LookupError(f"no search with {metric}" + (f" of {how['strategy']} and {how['against']}" if "strategy" in how else ""))
+    return Effect({int(seed): float(value) for seed, value in by_seed.items()}, _names(own), own["dataset"].iloc[0], metric)
 
 
 def _collapse(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:

@@ -8,6 +8,10 @@ Each is a mapping with ``id``, ``statement``, ``measure`` and what that needs:
 - correlation, Spearman's rho over cells between a diagnostic and the score at the narrowest width, minus that where lower values
   are said to be better: ``name``, ``cells``; optional ``direction`` (lower, the default, or higher), ``width`` (the diagnostic of
   that width after the last epoch, in place of the widest network's mean over epochs), ``task``, ``dataset``, ``metric``
+- search, points of k-NN accuracy of the sub-networks that a strategy found, mean over budgets (docs/search.md): ``strategy``,
+  ``against``; optional ``cells``, ``dataset``
+- search_rank, Spearman's rho of a label-free score with k-NN accuracy over random sub-networks: ``name`` of the score; optional
+  ``cells``, ``dataset``
 - collapse, % of the seeds of ``cells`` whose narrowest width ends ``outcome``: collapsed, or not collapsed (docs/formats.md)
 
 ``better`` are the cells said to be ahead, ``than`` those compared with: names or patterns; several are averaged, each width for
@@ -34,15 +38,17 @@ OUTCOMES = ("collapsed", "not collapsed")
 DIRECTIONS = ("lower", "higher")
 SIDES = ("better", "than")
 _REQUIRED = {"score": ("better", "than", "at"), "train_flops": SIDES, "train_seconds": SIDES,
-             "diagnostic": (*SIDES, "better_name", "than_name"), "correlation": ("name", "cells"), "collapse": ("cells", "outcome")}
+             "diagnostic": (*SIDES, "better_name", "than_name"), "correlation": ("name", "cells"), "collapse": ("cells", "outcome"),
+             "search": ("strategy", "against"), "search_rank": ("name",)}
 _OPTIONAL = {"score": ("every", "widths", "task", "dataset", "metric"),
+             "search": ("cells", "dataset"), "search_rank": ("cells", "dataset"),
              "correlation": ("direction", "width", "task", "dataset", "metric")}
 _COMMON = ("id", "statement", "measure", "minimum", "margin", "exact", "command", "arch")
 _CELLS = (*SIDES, "cells")
-_TEXTS = ("task", "dataset", "metric", "arch", "name", "better_name", "than_name")
+_TEXTS = ("strategy", "against", "task", "dataset", "metric", "arch", "name", "better_name", "than_name")
 _CHOICES = {"at": AT, "outcome": OUTCOMES, "every": SIDES, "direction": DIRECTIONS}
 UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)",
-         "collapse": "% of seeds"}
+         "collapse": "% of seeds", "search": "points", "search_rank": "(rho)"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ class Claim:
     @property
     def about(self) -> str:
         """The cells that it is about, in words."""
-        if "cells" in self.how:
+        if "strategy" in self.how:
+            text = f"{self.how['strategy']} against {self.how['against']}"
+        elif self.measure == "search_rank":
+            text = f"{self.how['name']} against k-NN accuracy"
+        elif "cells" in self.how:
             text = ", ".join(self.how["cells"])
         else:
             better, than = (("each of " if self.how.get("every") == side else "") + ", ".join(self.how[side]) for side in SIDES)

@@ -39,6 +39,7 @@ VARIED = {
     "teachers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.seed_teacher", "widths.min"},
     "dimensions": {"elastic.vary", "evaluation.dimension"},
     "distillation": {"objective.base_loss", "objective.distill_loss"},
+    "search": {"objective.distill_loss"},
     "regularizers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "regularizer.kind", "widths.sampling"},
 }
 BY_BASE_LOSS = {"digits": set(), "cifar100": {"model.projector_out", "optimizer.lr", "regularizer.coefficient"}}

@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 from rundir.progress import reporting
-from transfer.latency import latency_ms
 from transfer.search import output
 from transfer.search.predictor import spearman
 from transfer.search.problem import Problem
@@ -52,8 +51,7 @@ def picked(scorer: Scorer, problem: Problem, accuracies: Accuracies) -> dict[str
             if scorer.labelled and key not in accuracies:
                 accuracies[key] = scorer.accuracy(best.width)
             if key not in latencies:
-                network = scorer.checkpoint.random_at(best.width, 0)
-                latencies[key] = latency_ms(network, scorer.task.size, seconds=SECONDS)
+                latencies[key] = scorer.latency(best.width, SECONDS)
             found.append({"budget": str(budget), "strategy": strategy or "all", **output.row(problem, best),
                           "latency_ms": latencies[key], "knn": accuracies.get(key)})
     evaluated = {name: len(problem.asked_by(name)) for name in scorer.options.strategies}

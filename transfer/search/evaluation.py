@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoints import open_checkpoint
+import torch
+
+from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.export import check_packages, export
@@ -23,7 +25,6 @@ from rundir.progress import reporting
 from rundir.records import SEARCH
 from rundir.schema import FORMAT
 from rundir.subnet import Width
-from transfer.latency import latency_ms
 from transfer.search import checking, output, strategies
 from transfer.search.budget import Budget
 from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options
@@ -69,7 +70,7 @@ def search(checkpoint: str | Path, budgets: Sequence[Budget] = (), dataset: str 
     Raises:
         UserError: anything about the input that makes this impossible, found before anything long is computed.
     """
-    options, budgets = options or Options(), list(budgets) or [Budget.parse([word]) for word in DEFAULT_BUDGETS]
+    options, budgets = options or Options(), list(budgets) or default_budgets()
     options.check()
     chosen = choose_device(device)
     backbone = open_checkpoint(checkpoint, chosen, branch=branch, arch=arch)
@@ -123,6 +124,32 @@ def described(scorer: Scorer, budgets: Sequence[Budget], formats: Sequence[str])
             "size": task.size, "budgets": [str(budget) for budget in budgets], "formats": list(formats), **scorer.options.choices}
 
 
+def workload(checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options) -> float:
+    """FLOPs of the encoder, about, in a search of ``checkpoint`` (its weights do not matter).
+
+    Raises:
+        UserError: whatever :func:`search` would raise before it scores anything.
+    """
+    options.check()
+    scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
+    check(scorer, dataset)
+    problem = problem_of(scorer, budgets or default_budgets())
+    return problem.full["flops"] * scorer.count * len(options.strategies) * options.evaluations
+
+
+def is_searched(checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options,
+                where: Path) -> bool:
+    """Whether a search with these settings of the checkpoint, whatever its weights, has left its report in ``where``."""
+    scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
+    told = described(scorer, budgets or default_budgets(), ())
+    return _known(where / FOLDER, {name: value for name, value in told.items() if name not in ("weights", "formats")}) is not None
+
+
+def default_budgets() -> list[Budget]:
+    """Those of :data:`DEFAULT_BUDGETS`."""
+    return [Budget.parse([word]) for word in DEFAULT_BUDGETS]
+
+
 def _known(folder: Path, told: dict[str, Any]) -> dict[str, Any] | None:
     """The report of the same search in ``folder``; None where there is none."""
     try:
@@ -143,7 +170,7 @@ def problem_of(scorer: Scorer, budgets: Sequence[Budget]) -> Problem:
         return {"flops": load.flops, "parameters": load.parameters, "memory": load.memory}
 
     def latency(width: Width) -> float:
-        return latency_ms(backbone.random_at(width, 0), size, seconds=QUICK)
+        return scorer.latency(width, QUICK)
 
     return Problem(backbone.space(scorer.options.vary), budgets, table.network, costs, latency, scorer.score)
 

@@ -6,15 +6,18 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.checkpoints import Checkpoint
 from pretrain.data import ImageSource, TwoViewBatches
 from rundir.errors import UserError
 from rundir.subnet import Width
+from transfer.classification.frozen import Frozen
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.options import Options as TaskOptions
 from transfer.classification.scores import measured
 from transfer.classification.task import Task
+from transfer.latency import latency_ms
 from transfer.search.options import Options
 from transfer.search.scores import SCORES, Features, Reference, score
 
@@ -109,6 +112,18 @@ class Scorer:
         known = own.labels.to(index.device)
         predicted = knn_predict(index, known, asked, self.task.classes, min(K, len(known)))
         return measured(self.task.score, predicted, labels)["value"]
+
+    def latency(self, width: Width, seconds: float) -> float:
+        """Milliseconds of one image through the network of ``width`` as it is served, BatchNorms folded; measured for so long.
+
+        Weights and statistics make no difference to it.
+        """
+        network = self.checkpoint.random_at(width, 0)
+        for norm in (module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is None):
+            norm.track_running_stats = True
+            norm.running_mean = torch.zeros(norm.num_features, device=self.device)
+            norm.running_var = torch.ones(norm.num_features, device=self.device)
+        return latency_ms(Frozen(network), self.task.size, seconds=seconds)
 
     def _of(self, width: Width, with_views: bool) -> Features:
         return Features(*self._features(width, self.images, *(self.views if with_views else ())))

@@ -189,3 +189,15 @@ def test_without_optuna_evolution_says_what_to_install(trained, tmp_path, monkey
     with pytest.raises(UserError, match=r"pip install 'us3l-bench\[search\]'"):
         search(trained, BUDGETS, options=QUICK, out=tmp_path)
     assert not list(Path(tmp_path).rglob("*.json"))
+
+
+def test_the_latency_is_of_the_network_as_it_is_served(trained):
+    """At 8 pixels the last maps are single pixels, of which a BatchNorm without statistics could make nothing."""
+    one = Scorer(open_checkpoint(trained), None, None, Options(images=64, calibration=32, size=8), torch.device("cpu"))
+    assert 0 < one.latency(Subnet((0.5, 0.75, 0.5, 0.25)), 0.02) < 1000
+
+
+def test_a_latency_can_be_limited(trained, tmp_path):
+    found = search(trained, [Budget.parse(["latency=1", "flops=0.5"])], out=tmp_path,
+                   options=Options(images=64, calibration=32, evaluations=6, strategies=["random"], checked=0))
+    assert all(pick["latency_ms"] > 0 for pick in found.report["picks"]) and found.report["full"]["latency"] > 0
