@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
@@ -87,8 +87,9 @@ def show(found: Found) -> None:
     report = found.report
     print(f"{report['dataset']}: {report['scored']} sub-networks scored by {report['score']} ({MEANINGS[report['score']]})"
           + ("" if found.fresh else ", as searched before"))
-    chosen = Table("budget", "chosen", report["score"], "k-NN", "FLOPs", "parameters", "MB", "ms per image", title="Best of all")
-    compared = Table("budget", *report["strategies"], title=f"Best {report['score']} of each strategy (k-NN accuracy, %)")
+    chosen = Table(_whole("budget"), _whole("chosen"), report["score"], "k-NN", "FLOPs", "weights", "MB", "ms", title="Best of all")
+    compared = Table(_whole("budget"), *map(_whole, report["strategies"]),
+                     title=f"Best {report['score']} of each strategy (k-NN accuracy, %)")
     for budget in report["budgets"]:
         picks = {pick["strategy"]: pick for pick in report["picks"] if pick["budget"] == budget}
         if "all" in picks:
@@ -101,15 +102,25 @@ def show(found: Found) -> None:
     print(f"front, picture and networks: {found.folder}")
 
 
+def _whole(heading: str) -> Column:
+    """A column whose texts are broken where a terminal is too narrow, and never cut."""
+    return Column(heading, overflow="fold")
+
+
 def _columns(pick: Mapping[str, Any]) -> list[str]:
     return [pick["subnet"], _number(pick["score"]), width_table.percent(pick["knn"]), f"{pick['flops_share']:.3f}",
-            f"{pick['parameters']:,}", f"{pick['memory_mb']:.2f}", width_table.milliseconds(pick["latency_ms"])]
+            _count(pick["parameters"]), f"{pick['memory_mb']:.2f}", width_table.milliseconds(pick["latency_ms"])]
 
 
 def _cell(pick: Mapping[str, Any] | None) -> str:
     if pick is None:
         return width_table.MISSING
     return _number(pick["score"]) + ("" if pick["knn"] is None else f" ({100 * pick['knn']:.1f})")
+
+
+def _count(value: float) -> str:
+    """``35.1k``, ``11.2M``."""
+    return f"{value / 1e6:.1f}M" if value >= 1e6 else f"{value / 1e3:.1f}k"
 
 
 def _number(value: float | None) -> str:

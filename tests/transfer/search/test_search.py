@@ -155,6 +155,9 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
     words = [*WORDS, "--checkpoint", str(run_directory), "--format", "none"]
     assert main([*words, "--budget", "flops=0.3", "--budget", "flops=0.6", "memory_mb=0.6"]) == 0
     out = capsys.readouterr().out
+    report = json.loads((run_directory / "search" / "search.json").read_text())
+    shown = "".join(character for character in out if character not in "│ \n")  # names are broken at a terminal's end, not cut
+    assert all(pick["subnet"][:8] in shown for pick in report["picks"] if pick["strategy"] == "all") and "…" not in out
     assert "flops=0.6" in out and "Spearman's rho with k-NN accuracy" in out and str(run_directory / "search") in out
     assert {path.name for path in (run_directory / "search").iterdir()} == {
         "search.json", "subnets.csv", "subnets.parquet", "pareto.png", "pareto.svg"}
