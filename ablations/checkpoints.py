@@ -29,10 +29,12 @@ from ablations.plan import Work, show_graph, show_transfers
 from ablations.transfers import UNTRAINED, Subject, of_entry
 from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.config import ExperimentConfig, to_yaml
+from pretrain.export import DEFAULT_FORMATS
 from results import report
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, settings_are_options
 from rundir.manifest import GridManifest, GridRow, read, write
+from rundir.records import SEARCH
 from rundir.schema import State
 from rundir.wording import counted
 from slurm.settings import Cluster
@@ -157,7 +159,7 @@ def _run(checkpoint: Checkpoint, name: str, directory: Path) -> Run:
 def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], arguments: argparse.Namespace
            ) -> list[tuple[Subject, list[float]]]:
     """The checkpoints with their widths of the entry; behind them one per network whose fine-tunings start from random weights."""
-    asked = entry.entry.widths or arguments.widths
+    asked = entry.entry.widths or getattr(arguments, "widths", None)
     pairs, references = [], {}
     for one, checkpoint in subjects:
         if not entry.matches(one.run.cell):
@@ -203,6 +205,11 @@ def _of_options(arguments: argparse.Namespace) -> Placed:
             raise UserError(f"--{name} is not for evaluation as jobs; leave it out, or evaluate one checkpoint without --executor")
     own = {each.name for each in dataclasses.fields(KINDS[arguments.task])} - {"widths", "task"}
     given = {name: getattr(arguments, name) for name in own if getattr(arguments, name, None) is not None}
+    if arguments.task == SEARCH:
+        if arguments.format != list(DEFAULT_FORMATS):
+            raise UserError("--format is not for searches as jobs, which export nothing; leave it out, or search one checkpoint "
+                            "without --executor")
+        given["budgets"] = [" ".join(words) for words in arguments.budget]
     if arguments.task == CLASSIFICATION:
         given["set"] = arguments.overrides
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}

@@ -43,7 +43,7 @@ from transfer.segmentation import command as segmentation
 # A task adds its arguments and runs them.
 TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "analysis": analysis,
          "search": search, "label-lists": label_lists, "scenes": scenes}
-EVALUATED = ("classification", "detection", "segmentation", "analysis")
+EVALUATED = ("classification", "detection", "segmentation", "analysis", "search")
 EPILOG = "Several checkpoints, or --executor auto|slurm|local|inline: each is evaluated as jobs of its own, see docs/transfer.md."
 OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size",
            "train.device": "--device"}

@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from ablations.jobs import graph
 from ablations.run import main
+from pretrain import config
+from pretrain.models import build
 from results.claims.effects import effect
 from results.claims.schema import read_claims
 from results.frame import load, load_all
 from rundir.errors import UserError
 from tests.ablations.test_transfers import SETTINGS, short, work_of
+from transfer import run
 
 ENTRY = {"task": "search", "budgets": ["flops=0.3", "flops=0.6 memory=0.9"], "images": 48, "calibration": 24, "neighbours": 5,
          "evaluations": 8, "pool": 20, "checked": 6}
@@ -50,6 +54,25 @@ def test_a_grid_with_searches_is_finished_once_and_reported(folder, capsys):
     tables = [path.read_text() for path in Path("runs/guidelines/report").glob("table-search*.md")]
     assert len(tables) == 1 and "greedy slimming" in tables[0] and "flops=0.6 memory=0.9" in tables[0]
     capsys.readouterr()
+
+
+def test_checkpoints_from_anywhere_are_searched_as_jobs(folder, capsys):
+    torch.manual_seed(0)
+    content = config.to_dict(config.load("digits", ["data.size=8"]))
+    for name in ("one", "two"):
+        torch.save({"format": 1, "config": content, "encoder": build("resnet_small").state_dict()}, f"{name}.pt")
+    ask = ["search", "--checkpoint", "one.pt", "two.pt", "--out", "others", "--budget", "flops=0.5", "memory_mb=0.9",
+           "--images", "48", "--calibration", "24", "--neighbours", "5", "--evaluations", "6", "--pool", "10", "--check", "0",
+           "--executor", "inline"]
+    with pytest.raises(UserError, match="--format is not for searches as jobs"):
+        run.main([*ask, "--format", "none"])
+    assert run.main(ask) == 0
+    assert "2 checkpoints, 2 jobs, 0 finished, 2 to do" in capsys.readouterr().out
+    for name in ("one", "two"):
+        report = json.loads(Path(f"others/{name}/search/search.json").read_text())
+        assert report["budgets"] == ["flops=0.5 memory_mb=0.9"] and report["ranked"] == 0
+    assert run.main(ask) == 0
+    assert "2 finished, 0 to do" in capsys.readouterr().out
 
 
 def claim(**how):

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"nearest images whose overlap is measured; default {plain.neighbours}")
     parser.add_argument("--pool", type=whole(10), default=plain.pool, metavar="N",
                         help=f"sub-networks that the predictor screens; default {plain.pool}")
-    parser.add_argument("--check", type=whole(0, LARGEST), default=plain.checked, metavar="N",
+    parser.add_argument("--check", dest="checked", type=whole(0, LARGEST), default=plain.checked, metavar="N",
                         help="random sub-networks whose k-NN accuracy tells whether the score ranks as labels do; 0: labels are "
                              f"not looked at; default {plain.checked}")
     parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=plain.seed, metavar="N", help="of what is drawn; default 0")
@@ -71,8 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, print what was found for each budget, and say where it is."""
-    names = ("score", "vary", "strategies", "evaluations", "images", "calibration", "neighbours", "pool", "seed", "size", "workers")
-    options = Options(checked=arguments.check, **{name: getattr(arguments, name) for name in names})
+    names = ("score", "vary", "strategies", "evaluations", "images", "calibration", "neighbours", "pool", "checked", "seed", "size",
+             "workers")
+    options = Options(**{name: getattr(arguments, name) for name in names})
     formats = [name for name in arguments.format if name != NO_FILES]
     found = search(arguments.checkpoint, [Budget.parse(words) for words in arguments.budget], arguments.dataset,
                    arguments.data_dir, options=options, formats=formats, device=arguments.device, out=arguments.out,
