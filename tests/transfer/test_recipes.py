@@ -83,7 +83,7 @@ def test_a_recipe_by_name():
 
 @pytest.mark.parametrize(("overrides", "values", "said"), [
     (["linear.epoch=3"], {}, "unknown key linear.epoch; did you mean linear.epochs"),
-    (["linear.lr=fast"], {}, "linear.lr: "),
+    (["linear.lr=fast"], {}, "linear.lr=fast must be a number"),
     (["linear.schedule=stairs"], {}, "linear.schedule=stairs is not known; set one of step, cosine"),
     (["finetune.batch_size=1"], {}, "finetune.batch_size=1 must be at least 2: BatchNorm"),
     (["linear.epochs=0"], {}, r"linear.epochs=0 must be in \[1, 1000000\]"),
