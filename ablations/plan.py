@@ -86,7 +86,7 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     table = Table("entry", "kind", "width", "jobs", "to do", "FLOPs of one", title="fine-tunings and evaluations on other data")
     groups: dict[tuple, list[Transfer]] = {}
     for one in work.transfers:
-        width = (one.work.width,) if isinstance(one.work, Finetuning) else getattr(one.work, "widths", ())  # a search has none
+        width = (one.work.width,) if isinstance(one.work, Finetuning) else one.work.widths
         reference = " from random weights" if getattr(one.work, 'initial', '') == 'random' else ""
         groups.setdefault((one.entry + reference, one.kind, " ".join(f"{w:g}" for w in width)), []).append(one)
     for (entry, kind, widths), own in groups.items():

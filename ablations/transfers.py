@@ -127,6 +127,11 @@ class Searching:
     out: str | None = None
 
     @property
+    def widths(self) -> tuple[float, ...]:
+        """None: it finds its own."""
+        return ()
+
+    @property
     def parsed(self) -> list[search.Budget]:
         """The budgets."""
         return [search.Budget.parse(text.split()) for text in self.budgets]

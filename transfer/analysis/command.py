@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pretrain.checkpoints import add_checkpoint_arguments
-from pretrain.data.sources import NAMES
-from rundir.arguments import MOST_BATCH, MOST_PIXELS, MOST_WORKERS, whole, width_or_spread, word
+from rundir.arguments import MOST_BATCH, whole, width_or_spread, word
 from rundir.records import width_of
 from transfer import width_table
 from transfer.analysis.evaluation import MEASURES, analyse
 from transfer.analysis.options import MOST_PAIRS, Options
+from transfer.image_arguments import add_image_arguments
 
 HELP = "what the features of a checkpoint are like at every width, without labels"
 
@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     plain = Options()
     add_checkpoint_arguments(parser)
-    parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
-    parser.add_argument("--data-dir", type=word, metavar="DIR",
-                        help="where the data are stored; default: where pretraining found them")
+    add_image_arguments(parser)
     parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
                         help="widths, LOW:HIGH:COUNT for evenly spread ones, or sub-networks such as 'w[1,.75,.5,.5]'; default: "
                              "those the checkpoint is calibrated for")
@@ -37,16 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"pairs of augmented views of each image; default {plain.pairs}")
     parser.add_argument("--neighbours", type=whole(1), default=plain.neighbours, metavar="N",
                         help=f"nearest images whose overlap is measured; default {plain.neighbours}")
-    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
-                        help="pixels of an image; default: the size of pretraining")
     parser.add_argument("--batch-size", type=whole(2, MOST_BATCH), default=plain.batch_size, metavar="N",
                         help=f"images per forward pass; default {plain.batch_size}")
-    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), metavar="N",
-                        help="processes that decode files; default: as pretraining")
     parser.add_argument("--out", type=word, metavar="DIR",
                         help="where result.json goes; default: the run directory of the checkpoint")
     parser.add_argument("--force", action="store_true", help="measure again what has been measured already")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pretrain.checkpoints import add_checkpoint_arguments
-from pretrain.data.sources import NAMES
 from pretrain.export import DEFAULT_FORMATS, NEEDS
-from rundir.arguments import LARGEST, LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, whole, word
+from rundir.arguments import LARGEST, LARGEST_SEED, whole, word
 from transfer import width_table
+from transfer.image_arguments import add_image_arguments
 from transfer.search.budget import Budget
 from transfer.search.evaluation import DEFAULT_BUDGETS, Found, search
 from transfer.search.options import STRATEGIES, VARIED, Options
@@ -56,17 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", nargs="+", choices=[*NEEDS, NO_FILES], default=list(DEFAULT_FORMATS), metavar="F",
                         help=f"files of the chosen networks: some of {', '.join(NEEDS)}, or {NO_FILES}; default "
                              f"{' '.join(DEFAULT_FORMATS)}")
-    parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
-    parser.add_argument("--data-dir", type=word, metavar="DIR",
-                        help="where the data are stored; default: where pretraining found them")
-    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
-                        help="pixels of an image; default: the size of pretraining")
-    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), metavar="N",
-                        help="processes that decode files; default: as pretraining")
+    add_image_arguments(parser)
     parser.add_argument("--out", type=word, metavar="DIR",
                         help="where result.json and the folder search go; default: the run directory of the checkpoint")
     parser.add_argument("--force", action="store_true", help="search again what has been searched already")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
 
 
 def run(arguments: argparse.Namespace) -> int:
