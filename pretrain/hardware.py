@@ -12,7 +12,8 @@ import torch
 # Variables that limit or choose what torch, oneDNN, MKL, OpenBLAS and CUDA compute with.
 LIMITS = re.compile(r"(ATEN_CPU|ONEDNN|DNNL|MKL|OPENBLAS|BLIS|OMP|KMP|CUBLAS|CUDNN|NVIDIA_TF32|TORCH_ALLOW_TF32|TORCH_CUDNN)_\w+")
 LIBRARIES = re.compile(r"(Intel\(R\) )?(oneAPI )?(Math Kernel Library|MKL|OpenBLAS|ACL|CuDNN)")
-NO_LIMITS = re.compile(r".*(VERBOSE|DISPLAY|WARNINGS|_LOG\w*)")
+# Not these: what is printed, and what scikit-learn sets when it is imported, so that it says only whether that was before or after.
+NO_LIMITS = re.compile(r".*(VERBOSE|DISPLAY|WARNINGS|_LOG\w*)|KMP_(DUPLICATE_LIB_OK|INIT_AT_FORK)")
 
 
 def hardware() -> dict:

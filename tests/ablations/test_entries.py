@@ -102,6 +102,14 @@ def test_names_and_short_forms():
         assert entries([f"{name}=DIR"], "digits")[0]
 
 
+def test_every_file_of_entries_that_comes_with_the_project_is_one():
+    files = sorted(module.EVALUATIONS.glob("*.yaml"))
+    assert {"digits-scenes", "search", "unseen-widths"} <= {file.stem for file in files}
+    for file in files:
+        by_path, by_name = ([placed.entry for placed in entries([word], "digits")[0]] for word in (str(file), file.stem))
+        assert by_path == by_name and by_path
+
+
 @pytest.mark.parametrize("profile", ["imagenet", "imagenet_r50", "imagenet_200", "imagenet_r50_200"])
 def test_the_presets_of_imagenet_carry_the_papers_evaluation(profile):
     """METHOD sections 6 and 7: detection on VOC and COCO; linear evaluation and fine-tuning on smaller sets. Data are asked for."""

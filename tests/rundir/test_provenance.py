@@ -51,6 +51,16 @@ def test_the_instruction_set_and_what_limits_it_are_recorded(variable, value):
         assert '"capability": "DEFAULT"' in found[1]
 
 
+def test_a_machine_is_of_one_kind_whatever_was_imported_before(monkeypatch):
+    """scikit-learn sets these when it is imported: records of an evaluation by hand and of a grid's worker had two kinds."""
+    for name in ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"):
+        monkeypatch.delenv(name, raising=False)
+    before = hardware()
+    monkeypatch.setenv("KMP_DUPLICATE_LIB_OK", "True")
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "FALSE")
+    assert hardware() == before
+
+
 def test_the_effective_number_of_threads_is_recorded(threads):
     torch.set_num_threads(3)
     machine = hardware()
