@@ -4,8 +4,8 @@
     python scripts/fill_tables.py --report report docs/tables.md README.md
 
 What stands between ``<!-- from FILE -->`` and ``<!-- end -->`` becomes the table in the report's FILE without rows that have no
-number. ``<!-- from claims.json -->`` has every claim that was judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has
-these, in this order.
+number. ``<!-- from claims.json: decided -->`` has every claim that is supported or contradicted, ``<!-- from claims.json: undecided -->``
+the other ones that were judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has these, in this order.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from results.statistics.sequential import MOST_SEEDS
 from rundir.arguments import Parser, place
 from rundir.atomic import write_atomically
 from rundir.cli import cli
@@ -55,23 +56,42 @@ def numbers(text: str) -> list[str]:
 
 
 def claims(verdicts: list[dict], chosen: str | None) -> list[str]:
-    """A row per verdict: all that rest on a run, or those of ``chosen`` alone, shorter."""
+    """A row per verdict that rests on a run: those that are ``decided`` or ``undecided``, or those named in ``chosen`` alone, shorter."""
     judged = {f"{v['claim']}@{v['profile']}": v for v in verdicts if v["n"] and TIMED not in v["claim"]}
-    if chosen is None:
+    if chosen == "decided":
         return [*head("claim", "profile", "verdict", "effect", "95 % interval", "n", "Holm p"),
-                *(f"| {v['statement']} (`{v['claim']}`) | {v['profile']} | {v['verdict']} | {effect(v, 2)} | {interval(v, 2)} | "
-                  f"{v['n']} | {corrected(v)} |" for v in judged.values())]
-    missing = [name for name in chosen.split() if name not in judged]
-    if missing:
-        raise UserError(f"no verdict on {missing[0]} in this report; it has {', '.join(sorted(judged))}")
+                *(f"| {named(v)} | {v['profile']} | {DECIDED[v['verdict']]} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | "
+                  f"{corrected(v)} |" for v in judged.values() if v["verdict"] in DECIDED)]
+    if chosen == "undecided":
+        return [*head("claim", "profile", "effect", "95 % interval", "n", "Holm p", "seeds needed", words=2),
+                *(f"| {named(v)} | {v['profile']} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | {corrected(v)} | {needed(v)} |"
+                  for v in judged.values() if v["verdict"] not in DECIDED)]
+    names = (chosen or "").split()
+    for name in names or [""]:
+        if name not in judged:
+            raise UserError(f"claims.json: {name!r} is not judged in this report; write <!-- from claims.json: decided -->, undecided, or "
+                            f"some of {', '.join(sorted(judged))}")
     return [*head("claim", "profile", "verdict", "effect", "95 % interval", "seeds"),
             *(f"| {v['statement']} | `{v['profile']}` | {DECIDED.get(v['verdict'], v['verdict'])} | {effect(v, 1)} | "
-              f"{interval(v, 1)} | {v['n']} |" for v in map(judged.__getitem__, chosen.split()))]
+              f"{interval(v, 1)} | {v['n']} |" for v in map(judged.__getitem__, names))]
 
 
-def head(*names: str) -> list[str]:
-    """The first two lines of a table whose first three columns are words."""
-    return ["| " + " | ".join(names) + " |", "| :-- | :-- | :-- |" + " --: |" * (len(names) - 3)]
+def named(verdict: dict) -> str:
+    """The statement and, behind it, the claim's name."""
+    return f"{verdict['statement']} (`{verdict['claim']}`)"
+
+
+def needed(verdict: dict) -> str:
+    """How many seeds would decide it, were they as these; against: in which case it would be contradicted."""
+    if not verdict["seeds_needed"]:
+        return ""
+    many = f"> {MOST_SEEDS}" if verdict["seeds_needed"] > MOST_SEEDS else f"≈ {verdict['seeds_needed']}"
+    return many if verdict["effect"] > verdict["minimum"] else f"{many} (against)"
+
+
+def head(*names: str, words: int = 3) -> list[str]:
+    """The first two lines of a table whose first columns, ``words`` of them, are words."""
+    return ["| " + " | ".join(names) + " |", "|" + " :-- |" * words + " --: |" * (len(names) - words)]
 
 
 def effect(verdict: dict, digits: int) -> str:
