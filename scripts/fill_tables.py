@@ -4,8 +4,8 @@
     python scripts/fill_tables.py --report report docs/tables.md README.md
 
 What stands between ``<!-- from FILE -->`` and ``<!-- end -->`` becomes the table in the report's FILE without rows that have no
-number. ``<!-- from claims.json: decided -->`` has every claim that is supported or contradicted, ``<!-- from claims.json: undecided -->``
-the other ones that were judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has these, in this order.
+number. ``<!-- from claims.json: decided -->`` has every claim that is supported or contradicted, with ``undecided`` the others that
+were judged, and ``<!-- from claims.json: CLAIM@PROFILE ... -->`` has these, in this order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def numbers(text: str) -> list[str]:
 
 
 def claims(verdicts: list[dict], chosen: str | None) -> list[str]:
-    """A row per verdict that rests on a run: those that are ``decided`` or ``undecided``, or those named in ``chosen`` alone, shorter."""
+    """A row per verdict that rests on a run: of those ``decided`` or ``undecided``, or of those named in ``chosen``, shorter."""
     judged = {f"{v['claim']}@{v['profile']}": v for v in verdicts if v["n"] and TIMED not in v["claim"]}
     if chosen == "decided":
         return [*head("claim", "profile", "verdict", "effect", "95 % interval", "n", "Holm p"),
@@ -69,8 +69,8 @@ def claims(verdicts: list[dict], chosen: str | None) -> list[str]:
     names = (chosen or "").split()
     for name in names or [""]:
         if name not in judged:
-            raise UserError(f"claims.json: {name!r} is not judged in this report; write <!-- from claims.json: decided -->, undecided, or "
-                            f"some of {', '.join(sorted(judged))}")
+            raise UserError(f"claims.json: {name!r} is not judged in this report; write <!-- from claims.json: decided -->, "
+                            f"undecided, or some of {', '.join(sorted(judged))}")
     return [*head("claim", "profile", "verdict", "effect", "95 % interval", "seeds"),
             *(f"| {v['statement']} | `{v['profile']}` | {DECIDED.get(v['verdict'], v['verdict'])} | {effect(v, 1)} | "
               f"{interval(v, 1)} | {v['n']} |" for v in map(judged.__getitem__, names))]

@@ -63,8 +63,8 @@ def test_what_stands_between_the_comments_is_the_reports(tmp_path, report, comme
 
 @pytest.mark.parametrize(("comment", "said"), [
     ("table-two.md", "has no table-two.md; set --report to a report of all the runs"),
-    ("claims.json: b@digits", "claims.json: 'b@digits' is not judged in this report; write <!-- from claims.json: decided -->, undecided, or "
-     "some of a-claim@digits, counted@digits"),
+    ("claims.json: b@digits", "claims.json: 'b@digits' is not judged in this report; write <!-- from claims.json: decided -->, "
+     "undecided, or some of a-claim@digits, counted@digits"),
     ("claims.json", "claims.json: '' is not judged in this report; write <!-- from claims.json: decided -->"),
 ])
 def test_what_a_report_lacks_is_said_and_the_page_stays(tmp_path, report, comment, said):
