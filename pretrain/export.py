@@ -95,7 +95,7 @@ def export(checkpoint: Path, width: Width, out: Path, formats: Sequence[str] = D
     width = found.canonical(width, "--width")
     found.check_widths([width], "--width")
     config = _with_data(found.config, dataset, root, size)
-    found.check_size(config.data.size)
+    found.check_size(config.data.size, [width], "--width")
     make_folder(out, "files")
     _calibrate(found, width, config)
     network = extract(found.encoder, width)
@@ -186,10 +186,13 @@ def library_network(network: nn.Module) -> dict | None:
 
 
 def _timm_vit(network: VisionTransformer) -> dict | None:
-    """timm's has layers that read all they get, and as many channels in its heads as in its residual stream."""
+    """timm's has layers that read all they get, computes on all patches, and has as many channels in its heads as in its residual
+    stream.
+    """
     blocks, dim = _kept(network.blocks), network.cls_token.shape[-1]
     block, hidden = blocks[0], blocks[0].mlp.fc1.out_features
     cut = any(isinstance(layer, PrefixLinear) and layer.in_features != dim for layer in network.modules())
+    cut |= network.keep.share is not None
     if cut or any((each.attn.qkv.out_features, each.mlp.fc1.out_features) != (3 * dim, hidden) for each in blocks):
         return None
     return {"library": "timm", "name": "VisionTransformer", "arguments": {

@@ -1,8 +1,9 @@
-"""A sub-network as a value: what it keeps of a network's widths, depths, kernels, attention heads and resolution.
+"""A sub-network as a value: what it keeps of a network's widths, depths, kernels, attention heads, resolution and patches.
 
     w0.5                                 half the channels of every stage
     w[1,.75,.5,.5]d[2,1,2,2]k[3,5,3,3]   a width, a number of blocks and a kernel for each stage
     w1d[3,2,2,3]h[6,6,4,4]m[4,4,3,3]r128 a ViT: blocks by quarter, heads and MLP ratio by block; images of 128 pixels
+    w0.5p0.5                             a ViT whose blocks compute on half of the patches
 
 What is not named is whole. Which values a network has: :class:`pretrain.slimmable.Space`.
 """
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from typing import TypeAlias, Union
 
 DIGITS = 6  # of a width: 0.1 + 0.2 and 0.3 are one
-EXAMPLE = "w[1,.75,.5,.5]d[2,1,2,2]k[3,5,3,3]r128"
-LETTERS = {"w": "width", "d": "depth", "k": "kernel", "h": "heads", "m": "mlp", "r": "resolution"}
-DIMENSIONS = ("width", "depth", "kernel", "heads", "mlp", "resolution")  # of a sub-network, in which networks can vary
+EXAMPLES = {"w": "w[1,.75,.5,.5]", "d": "d[2,1,2,2]", "k": "k[3,5,3,3]", "h": "h[4,2,4,4]", "m": "m[4,3,3,2]", "r": "r128",
+            "p": "p0.5"}
+EXAMPLE = "".join(EXAMPLES[letter] for letter in "wdkr")
+LETTERS = {"w": "width", "d": "depth", "k": "kernel", "h": "heads", "m": "mlp", "r": "resolution", "p": "patches"}
+DIMENSIONS = tuple(LETTERS.values())  # of a sub-network, in which networks can vary
 PART = re.compile(r"([a-z])(?:\[([^\[\]]*)\]|([0-9.][0-9.]*(?:e-?[0-9]+)?))")
 
 
@@ -35,6 +38,7 @@ class Subnet:
         kernel: side of the convolutions of each stage that are elastic.
         resolution: side in pixels of the images that the network computes on.
         heads, mlp: attention heads and MLP ratio (hidden over embedded channels) of each block of a ViT.
+        patches: share, in (0, 1], of the patches of an image that the blocks of a ViT compute on.
 
     Raises:
         ValueError: a number is not possible for any network.
@@ -46,6 +50,7 @@ class Subnet:
     resolution: int | None = None
     heads: tuple[int, ...] | None = None
     mlp: tuple[float, ...] | None = None
+    patches: float | None = None
 
     def __post_init__(self):
         widths = self.width if isinstance(self.width, tuple | list) else (self.width,)
@@ -60,6 +65,11 @@ class Subnet:
             raise ValueError(f"k{list(self.kernel or ())} has an even kernel, which has no centre; set odd ones such as k[3,5,3,3]")
         if self.resolution is not None:
             object.__setattr__(self, "resolution", _whole(self.resolution, "r", 0))
+        if self.patches is not None:
+            kept_patches = round(_number(self.patches, "p", "a number above 0 and at most 1", low=0, high=1), DIGITS)
+            if not kept_patches:
+                raise ValueError(f"p{_short(self.patches)} keeps no patch; set for example {EXAMPLES['p']}")
+            object.__setattr__(self, "patches", kept_patches)
 
     def _keep(self, letter: str, kept) -> None:
         values = getattr(self, LETTERS[letter])
@@ -67,7 +77,7 @@ class Subnet:
             return
         if not isinstance(values, tuple | list) or not values:
             raise ValueError(f"{letter} is {values!r}, not a list with one number for each stage or block; set for example "
-                             f"{letter}[2,1,2,2]")
+                             f"{EXAMPLES[letter]}")
         object.__setattr__(self, LETTERS[letter], tuple(map(kept, values)))
 
     @property
@@ -89,7 +99,8 @@ class Subnet:
         for letter in "dkhm":
             values = getattr(self, LETTERS[letter])
             written += [f"{letter}{_list(values)}"] if values is not None else []
-        return "".join(written) + (f"r{self.resolution}" if self.resolution is not None else "")
+        written += [f"r{self.resolution}"] if self.resolution is not None else []
+        return "".join(written) + (f"p{_short(self.patches)}" if self.patches is not None else "")
 
     def __format__(self, spec: str) -> str:
         """As a plain width is formatted: what asks for a number of digits gets the string."""
@@ -168,28 +179,30 @@ def _rank(width: Width) -> tuple[float, bool, str]:
 
 def _parsed(text: str, letter: str, several: str | None, one: str | None) -> object:
     """The value of one part of ``text``: a list's, or a single number's."""
-    kind = float if letter in "wm" else int
-    if several is not None and letter == "r":
-        raise ValueError(f"sub-network {text!r} has several resolutions; set one, such as r128")
+    kind = float if letter in "wmp" else int
+    if several is not None and letter in "rp":
+        raise ValueError(f"sub-network {text!r} has a list for {letter} ({LETTERS[letter]}), which is one for the whole network; "
+                         f"set one number, such as {EXAMPLES[letter]}")
     if several is None and letter in "dkhm":
         raise ValueError(f"sub-network {text!r} has one number for {letter}; set a list with one for each stage or block, such as "
-                         f"{letter}[2,1,2,2]")
+                         f"{EXAMPLES[letter]}")
     try:
         return kind(one) if one is not None else tuple(kind(value) for value in (several or "").split(","))
     except ValueError:
         raise ValueError(f"sub-network {text!r} has {one or several!r} for {letter}, which is not "
-                         f"{'numbers' if kind is float else 'whole numbers'}; set for example {EXAMPLE}") from None
+                         f"{'numbers' if kind is float else 'whole numbers'}; set for example {EXAMPLES[letter]}") from None
 
 
 def _number(value: object, letter: str, what: str, low: float, high: float = float("inf")) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high or value == float("inf"):
-        raise ValueError(f"{letter} has {value!r}, which is not {what}; set for example {EXAMPLE}")
+        raise ValueError(f"{letter} has {value!r}, which is not {what}; set for example {EXAMPLES[letter]}")
     return float(value)
 
 
 def _whole(value: object, letter: str, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low < value < 2**31:
-        raise ValueError(f"{letter} has {value!r}, which is not a whole number of at least {low + 1}; set for example {EXAMPLE}")
+        raise ValueError(f"{letter} has {value!r}, which is not a whole number of at least {low + 1}; set for example "
+                         f"{EXAMPLES[letter]}")
     return value
 
 

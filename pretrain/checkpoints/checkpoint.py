@@ -33,6 +33,7 @@ from pretrain.slimmable import (
     space_of,
 )
 from pretrain.slimmable.calibrate import batch_norms
+from pretrain.slimmable.structure import structure_of
 from pretrain.updates import channel_updates
 from rundir.arguments import Spread
 from rundir.directory import RunDirectory
@@ -201,12 +202,19 @@ class Checkpoint:
         elif any(width != 1.0 for width in widths) or len(widths) > 1:
             raise UserError(f"{self.path} is a dense {self.arch}, not a slimmable one; set {what} 1.0")
 
-    def check_size(self, size: int) -> None:
-        """Raise :class:`UserError` if images of ``size`` pixels cannot be used: a ViT needs whole patches."""
+    def check_size(self, size: int, widths: Sequence[Width] = (), what: str = "--widths") -> None:
+        """Raise :class:`UserError` if images of ``size`` pixels cannot be used, at all or at one of ``widths``: a ViT needs whole
+        patches, and at least one.
+        """
         if self.foreign:
             self._check_foreign_size(size)
-            return
-        validate(replace(self.config, data=replace(self.config.data, size=size)))
+        else:
+            validate(replace(self.config, data=replace(self.config.data, size=size)))
+        for width in widths:
+            try:
+                structure_of(self.encoder).check_size(width, size)
+            except ValueError as error:
+                raise UserError(f"{what}: {width} cannot be used with images of {size} pixels: {error}") from None
 
     def _check_foreign_size(self, size: int) -> None:
         made, patch = self.config.data.size, self.encoder.size_divisor

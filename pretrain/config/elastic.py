@@ -62,6 +62,7 @@ def check_elastic(cfg: Config) -> None:
     if cfg.evaluation.dimension not in (*own.vary, ALL, WIDTH):
         raise UserError(f"evaluation.dimension={cfg.evaluation.dimension} is not trained; set it to one of "
                         f"{', '.join(dict.fromkeys([*own.vary, ALL, WIDTH]))}")
+    _check_patches(cfg, space)
     _check_others(cfg)
 
 
@@ -90,6 +91,19 @@ def _check_resolutions(cfg: Config) -> None:
     if asked and cfg.objective.base_loss == "mae":
         raise UserError("elastic.vary=[resolution]: objective.base_loss=mae predicts the pixels of images as they come; leave "
                         "resolution out")
+
+
+def _check_patches(cfg: Config, space: Space) -> None:
+    if "patches" not in cfg.elastic.vary:
+        return
+    if cfg.objective.base_loss == "mae":
+        raise UserError("elastic.vary=[patches]: objective.base_loss=mae hides patches itself; leave patches out")
+    try:
+        space.structure.check_size(space.smallest, cfg.data.size)
+    except ValueError:
+        smallest = min(cfg.elastic.resolutions, default=cfg.data.size)
+        raise UserError(f"elastic.vary=[patches]: images of {smallest} pixels have too few patches of {space.structure.multiple} "
+                        f"pixels to keep a share of {space.patches[0][-1]:g}; set larger ones, or leave patches out") from None
 
 
 def _check_others(cfg: Config) -> None:

@@ -9,7 +9,8 @@ Two slimmings (METHOD section 3):
   nearest number of heads to w * heads, at least one, of constant size; the embedding is as wide as they are; the MLP's hidden
   layer keeps the first make_divisible(w * C, 8). LayerNorms follow. A width is a smaller ViT.
 
-A sub-network can also skip the last blocks of each quarter, and name the heads and the MLP ratio of each block.
+A sub-network can also skip the last blocks of each quarter, name the heads and the MLP ratio of each block, and compute on a share
+of the patches.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pretrain.slimmable import (
     BlockRule,
     ChannelRule,
     Channels,
+    KeepPatches,
     Resize,
     Skippable,
     SlimmableConv2d,
@@ -171,6 +173,8 @@ def position_embedding(rows: Tensor, columns: Tensor, dim: int, interleaved: boo
 class VisionTransformer(Encoder):
     """Images (B, 3, H, W), H and W multiples of the patch size, to the class token's features (B, D(w)).
 
+    Feature maps, and the pixels of hidden patches, need all patches: they are not of sub-networks that leave some out.
+
     The position embedding is that of ``size`` pixels; for other sizes it is computed anew, its coordinates stretched over
     the same range.
 
@@ -195,7 +199,7 @@ class VisionTransformer(Encoder):
         self.feature_rule, self.stage_rules = rules.stream, [rules.stream] * 4
         side = self.grid_size
         self.pos_embed = nn.Parameter(self.positions(side, side, self.cls_token.device), requires_grad=False)
-        self.resize = Resize(patch_size)
+        self.resize, self.keep = Resize(patch_size), KeepPatches()
         self.blocks = nn.Sequential(*(Block(rules.of_block(index, heads), dim // heads) for index in range(depth)))
         for index, block in enumerate(self.blocks):
             block.stage, block.place, block.optional = 4 * index // depth, index % (depth // 4), index > 0
@@ -244,7 +248,12 @@ class VisionTransformer(Encoder):
         return torch.cat([first, patches], dim=1), grid
 
     def visible_tokens(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Tokens (B, 1 + V, C(w)), the class token first, of images whose patches ``visible`` (B, V), int64, alone are seen."""
+        """Tokens (B, 1 + V, C(w)), the class token first, of images whose patches ``visible`` (B, V), int64, alone are seen.
+
+        Raises:
+            ValueError: the sub-network leaves patches out itself.
+        """
+        self._check_whole("masked images")
         tokens = self._tokens(x)[0]
         seen = tokens[:, 1:].gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
         return self.norm(self._through(torch.cat([tokens[:, :1], seen], dim=1)))
@@ -257,7 +266,12 @@ class VisionTransformer(Encoder):
             Channels([block.attn.qkv], [block.attn.proj], block.attn.head_dim), Channels([block.mlp.fc1], [block.mlp.fc2]))]
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Patch features after each quarter of the blocks, before the last LayerNorm: four maps (B, C(w), H/p, W/p)."""
+        """Patch features after each quarter of the blocks, before the last LayerNorm: four maps (B, C(w), H/p, W/p).
+
+        Raises:
+            ValueError: the sub-network leaves patches out.
+        """
+        self._check_whole("feature maps")
         tokens, grid = self._tokens(x)
         maps = []
         for index, block in enumerate(self.blocks, start=1):
@@ -267,7 +281,11 @@ class VisionTransformer(Encoder):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self._through(self._tokens(x)[0])[:, 0])
+        return self.norm(self._through(self.keep(*self._tokens(x)))[:, 0])
+
+    def _check_whole(self, what: str) -> None:
+        if self.keep.share is not None:
+            raise ValueError(f"{what} need all patches, and p{self.keep.share:g} leaves some out; leave out p{self.keep.share:g}")
 
     def _through(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, C(w)) behind all blocks."""

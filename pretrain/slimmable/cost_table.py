@@ -47,15 +47,15 @@ class CostTable:
     """What all sub-networks of ``model`` cost on one image (3, ``size``, ``size``), and which of them are one network.
 
     A multiplication by a weight happens once for each position of a layer's output, and no width, depth or kernel changes how many
-    positions there are, only the resolution does. So one pass of the full network tells the positions, and the shapes of the
-    weights that a sub-network uses tell the rest. Attention (a layer with three parts gives query, key and value) multiplies each
-    pair of tokens twice. Where this is not all that :func:`~pretrain.slimmable.cost` counts of the full network, that function is
-    asked each time: then it is not :attr:`complete`.
+    positions there are, only the resolution and the share of the patches do. So one pass of the full network tells the positions,
+    and the shapes of the weights that a sub-network uses tell the rest. Attention (a layer with three parts gives query, key and
+    value) multiplies each pair of tokens twice. Where this is not all that :func:`~pretrain.slimmable.cost` counts of the full
+    network, that function is asked each time: then it is not :attr:`complete`.
     """
 
     def __init__(self, model: nn.Module, size: int):
         self.model, self.size = copy.deepcopy(model).to("meta").eval(), size
-        self._layers: dict[int | None, list[_Layer]] = {}
+        self._layers: dict[Subnet, list[_Layer]] = {}
         self._others = self._other_parameters()
         self.complete = self._sum(1.0)[0] == cost(model, 1.0, size).flops
 
@@ -69,7 +69,7 @@ class CostTable:
     def network(self, width: Width) -> object:
         """What names the network of ``width``: equal for two that have the same layers of the same shapes."""
         resolution = width.resolution if isinstance(width, Subnet) else None
-        return resolution, tuple(self._shapes(each, width) for each in self._at(resolution))
+        return resolution, tuple((each.written, self._shapes(each, width)) for each in self._at(width))
 
     def _shapes(self, each: _Layer, width: Width) -> tuple[torch.Size, ...] | None:
         """Of the parts of the layer's parameters that ``width`` uses; None where it is skipped."""
@@ -77,10 +77,12 @@ class CostTable:
             return None
         return tuple(part.shape for part in each.layer.active(width) if part is not None)
 
-    def _at(self, resolution: int | None) -> list[_Layer]:
-        if resolution not in self._layers:
-            self._layers[resolution] = self._measure(resolution)
-        return self._layers[resolution]
+    def _at(self, width: Width) -> list[_Layer]:
+        """The table where there are as many positions as at ``width``."""
+        whole = Subnet(resolution=width.resolution, patches=width.patches) if isinstance(width, Subnet) else Subnet()
+        if whole not in self._layers:
+            self._layers[whole] = self._measure(whole)
+        return self._layers[whole]
 
     def _counted(self, width: Width) -> tuple[int, int]:
         found: Cost = cost(self.model, width, self.size)
@@ -89,7 +91,7 @@ class CostTable:
     def _sum(self, width: Width) -> tuple[int, int, int]:
         """FLOPs, parameters, and the most numbers that a layer reads and writes."""
         flops = parameters = peak = 0
-        for each in self._at(width.resolution if isinstance(width, Subnet) else None):
+        for each in self._at(width):
             shapes = self._shapes(each, width)
             if shapes is None:
                 continue
@@ -118,8 +120,8 @@ class CostTable:
                 found += [(module, own, skippers)] if own else []
         return found
 
-    def _measure(self, resolution: int | None) -> list[_Layer]:
-        """One pass of the full network at ``resolution``, and what each layer reads and writes in it."""
+    def _measure(self, whole: Subnet) -> list[_Layer]:
+        """One pass of ``whole``, whose layers are those of the full network, and what each reads and writes in it."""
         shapes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
 
         def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -128,9 +130,8 @@ class CostTable:
         found = [(module, skippers) for module, skippers in _with_skippers(self.model) if isinstance(module, Slimmable)]
         counted = [module for module, _ in found if isinstance(module, SlimmableConv2d | SlimmableLinear)]
         handles = [layer.register_forward_hook(note) for layer in counted]
-        full: Width = 1.0 if resolution is None else Subnet(resolution=resolution)
         try:
-            with at_width(self.model, full), torch.no_grad():  # two images: BatchNorm has batch statistics here
+            with at_width(self.model, whole), torch.no_grad():  # two images: BatchNorm has batch statistics here
                 self.model.train()(torch.empty(2, 3, self.size, self.size, device="meta"))
         finally:
             self.model.eval()

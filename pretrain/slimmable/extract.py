@@ -7,6 +7,7 @@ import copy
 from torch import nn
 
 from pretrain.slimmable.base import ParametersAtWidth, Resize, Resized, Skippable, slimmable_layers
+from pretrain.slimmable.patches import KeepPatches, KeptPatches, share_of
 from pretrain.slimmable.structure import canonical
 from rundir.subnet import Subnet, Width
 
@@ -31,6 +32,8 @@ def extract(model: nn.Module, width: Width) -> nn.Module:
         elif isinstance(module, Resize):
             side = width.resolution if isinstance(width, Subnet) else None
             replaced[id(module)] = nn.Identity() if side is None else Resized(side)
+        elif isinstance(module, KeepPatches):
+            replaced[id(module)] = KeptPatches(share_of(width))
     for module in (m for m in model.modules() if isinstance(m, ParametersAtWidth)):
         for name, active in module.parameters_at(width).items():
             own = module.get_parameter(name)

@@ -16,6 +16,7 @@ from pretrain.slimmable.structure import Structure, structure_of
 from rundir.subnet import DIGITS, DIMENSIONS, Subnet, Width
 
 RATIOS = (4.0, 3.5, 3.0, 2.0)  # MLP ratios of a ViT; AutoFormer's (arXiv 2107.00651, table 1) and a smaller one
+SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)  # of the patches of an image
 Genes = dict[str, list[Any]]
 
 
@@ -29,7 +30,7 @@ class Space:
     Attributes:
         structure: of the network.
         width: for each stage, or once where all follow one width.
-        depth, kernel: for each stage. mlp: for each block of a ViT. resolution: one list.
+        depth, kernel: for each stage. mlp: for each block of a ViT. resolution, patches: one list.
         heads: for each block of a ViT; empty where they follow the width.
     """
 
@@ -40,6 +41,7 @@ class Space:
     heads: tuple[tuple[int, ...], ...] = ()
     mlp: tuple[tuple[float, ...], ...] = ()
     resolution: tuple[tuple[int, ...], ...] = ()
+    patches: tuple[tuple[float, ...], ...] = ()
 
     @property
     def largest(self) -> Width:
@@ -167,15 +169,20 @@ class Space:
         for name in ("depth", "kernel", "mlp"):
             if getattr(subnet, name) is not None:
                 genes[name] = list(getattr(subnet, name))
-        if subnet.resolution is not None:
-            genes["resolution"] = [subnet.resolution]
+        for name in ("resolution", "patches"):
+            value = getattr(subnet, name)
+            if value is not None and not self._choices(name):
+                raise ValueError(f"{subnet} names {name}, which are all there anyway here; leave them out")
+            if value is not None:
+                genes[name] = [value]
         return genes
 
     def _made(self, genes: Genes) -> Width:
         named = {name: tuple(genes[name]) or None for name in ("depth", "kernel", "heads", "mlp")}
         side = genes["resolution"][0] if genes["resolution"] else None
         as_it_comes = side is None or side == self.resolution[0][0]
-        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, resolution=None if as_it_comes else side))
+        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, resolution=None if as_it_comes else side,
+                                               patches=genes["patches"][0] if genes["patches"] else None))
 
 
 def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: Iterable[str] | None = None, widths: int = 13,
@@ -202,6 +209,7 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
         "heads": [tuple(range(int(rule.most), 0, -1)) for rule in structure.heads],
         "mlp": [RATIOS] * len(structure.mlp),
         "resolution": [tuple(sorted(resolutions, reverse=True))] if resolutions else [],
+        "patches": [SHARES] if structure.patches else [],
     }
     if not all(found["kernel"]):
         raise ValueError(f"kernels={list(kernels or ())} leaves a stage without one; set some of {structure.kernels[0]}")
@@ -217,8 +225,8 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
 
 
 def _fixed(name: str, choices: Sequence[tuple]) -> tuple[tuple, ...]:
-    """The largest of each alone; of heads nothing, so that they follow the width."""
-    return () if name == "heads" else tuple(values[:1] for values in choices)
+    """The largest of each alone; of heads nothing, so that they follow the width, and of patches, which are all there anyway."""
+    return () if name in ("heads", "patches") else tuple(values[:1] for values in choices)
 
 
 MOST_MEMBERS = 256  # of a space that is looked at whole

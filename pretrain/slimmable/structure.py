@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from pretrain.slimmable.base import BlockRule, ParametersAtWidth, Resize, Skippable, Slimmable
+from pretrain.slimmable.patches import KeepPatches, patches_kept
 from rundir.subnet import Subnet, Width, width_key
 
 _FOUND: WeakKeyDictionary[nn.Module, Structure] = WeakKeyDictionary()
@@ -26,6 +27,7 @@ class Structure:
         kernels: sides that the elastic convolutions of each stage can have, largest first; () where there are none.
         heads, mlp: the rules for the attention heads and the hidden layer of each block of a ViT.
         multiple: of which a resolution must be one; 0: the network takes images as they come.
+        patches: whether it computes on patches, of which some can be left out.
         complete: whether it is a whole network; a part cannot tell what the whole has, and takes everything.
     """
 
@@ -36,6 +38,7 @@ class Structure:
     heads: tuple[BlockRule, ...] = ()
     mlp: tuple[BlockRule, ...] = ()
     multiple: int = 0
+    patches: bool = False
     complete: bool = False
 
     def check(self, subnet: Subnet) -> None:
@@ -56,6 +59,14 @@ class Structure:
         if subnet.resolution is not None and subnet.resolution % self.multiple:
             raise ValueError(f"r{subnet.resolution} is not a whole number of patches of {self.multiple} pixels; set a multiple of "
                              f"{self.multiple}, such as r{max(1, subnet.resolution // self.multiple) * self.multiple}")
+        if subnet.patches is not None and not self.patches:
+            raise ValueError(f"p{subnet.patches:g}: this network has no patches; leave out p{subnet.patches:g}")
+
+    def check_size(self, width: Width, size: int) -> None:
+        """Raise :class:`ValueError` if ``width`` keeps nothing of images of ``size`` pixels, in one line with what to set."""
+        if self.patches and isinstance(width, Subnet) and width.patches is not None:
+            side = (width.resolution or size) // self.multiple
+            patches_kept(side, side, width.patches)
 
     def _check_widths(self, subnet: Subnet) -> None:
         given = len(subnet.widths)
@@ -94,6 +105,8 @@ class Structure:
             named["heads"] = self.heads_at(subnet)
         if subnet.depth == self.depths:
             named["depth"] = None
+        if subnet.patches == 1:
+            named["patches"] = None
         if subnet.kernel == tuple(sides[0] for sides in self.kernels):
             named["kernel"] = None
         for name, rules in (("heads", self.heads), ("mlp", self.mlp)):
@@ -111,12 +124,13 @@ def structure_of(model: nn.Module) -> Structure:
 
 
 def _structure(model: nn.Module) -> Structure:
-    stages, multiple, complete = 1, 0, False
+    stages, multiple, patches, complete = 1, 0, False, False
     places: dict[int, list[Skippable]] = {}
     kernels: dict[int, set[int]] = {}
     by_block: dict[str, dict[int, BlockRule]] = {"heads": {}, "mlp": {}}
     for module in model.modules():
         multiple = max(multiple, module.multiple if isinstance(module, Resize) else 0)
+        patches |= isinstance(module, KeepPatches)
         complete |= isinstance(module, ParametersAtWidth)
         if isinstance(module, Skippable) and module.stage is not None:
             places.setdefault(module.stage, []).append(module)
@@ -133,7 +147,7 @@ def _structure(model: nn.Module) -> Structure:
     heads, mlp = (tuple(found[block] for block in sorted(found)) for found in by_block.values())
     return Structure(
         stages, tuple(map(len, blocks)), tuple(sum(not block.optional for block in stage) for stage in blocks),
-        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)), heads, mlp, multiple, complete)
+        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)), heads, mlp, multiple, patches, complete)
 
 
 def canonical(model: nn.Module, width: Width) -> Width:

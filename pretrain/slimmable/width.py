@@ -40,5 +40,5 @@ def channel_signature(model: nn.Module, width: Width) -> tuple[object, ...]:
     rules = (rule for layer in slimmable_layers(model) for rule in (layer.channels_in, layer.channels_out))
     channels = tuple(rule(width) for rule in rules if rule is not None)
     found = canonical(model, width)
-    more = (found.depth, found.kernel, found.resolution) if isinstance(found, Subnet) else (None, None, None)
+    more = (found.depth, found.kernel, found.resolution, found.patches) if isinstance(found, Subnet) else (None,) * 4
     return (*channels, *more)

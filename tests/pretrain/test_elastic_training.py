@@ -32,6 +32,7 @@ from tests.transfer.conftest import TINY
 from transfer.classification import Options, evaluate
 
 ELASTIC = ["model.arch=resnet_small_elastic", "widths.min=0.5"]
+VIT = ["model.arch=vit_micro", "data.size=16"]
 ALL = [*ELASTIC, "elastic.vary=[width,depth,kernel]"]
 TOTAL = 60
 
@@ -95,6 +96,27 @@ def test_dynamic_sampling_lowers_the_bound_of_every_dimension():
     assert {str(network) for network in smallest[15:30]} == {"w0.75k[5,5,5,5,5,5,5]"}
     assert {str(network) for network in smallest[30:45]} == {"w0.5k[5,5,5,5,5,5,5]"}
     assert {str(network) for network in smallest[45:]} == {"w0.25k[3,3,3,3,3,3,3]"}
+
+
+@pytest.mark.parametrize("rule", ["sandwich", "dynamic"])
+def test_the_patches_of_a_vit_are_a_dimension(rule):
+    found = steps(*VIT, "elastic.vary=[patches]", f"widths.sampling={rule}", "widths.per_step=4")
+    smallest = [str(networks[-1]) for networks in found]
+    if rule == "sandwich":
+        assert set(smallest) == {"w1p0.25"}
+    else:
+        assert [smallest[stage] for stage in (0, 15, 30, 45)] == ["1.0", "w1p0.75", "w1p0.5", "w1p0.25"]
+    assert {networks[0] for networks in found} == {1.0}
+    assert {network.patches for networks in found for network in networks[1:]} == {0.875, 0.75, 0.625, 0.5, 0.375, 0.25}
+    shrinking = steps(*VIT, "elastic.vary=[width,patches]", "elastic.schedule=progressive")
+    assert not any(isinstance(network, Subnet) for networks in shrinking[:40] for network in networks)
+    assert shrinking[-1][-1] == Subnet(0.25, patches=0.25)
+
+
+def test_without_patches_the_draws_of_a_vit_are_what_they_were():
+    """Fixed patches take no draw of their own."""
+    space = elastic_space(loaded(*VIT, "elastic.vary=[width,depth]"))
+    assert space.patches == () and "patches" not in dict.fromkeys(name for name, _ in space.axes)
 
 
 def test_a_step_trains_the_networks_it_says():
@@ -215,6 +237,10 @@ def test_training_costs_what_its_networks_cost():
     ([*ALL, "elastic.schedule=progressive", "widths.sampling=dynamic"], "both say which networks come when"),
     ([*ELASTIC, "elastic.vary=[resolution]"], "set both or neither"), ([*ALL, "elastic.resolutions=[12]"], "set both or neither"),
     ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[8]"], "must have data.size=12 as the largest"),
+    ([*ELASTIC, "elastic.vary=[patches]"], "does not suit model.arch=resnet_small_elastic: this network has no elastic patches"),
+    ([*VIT, "elastic.vary=[patches]", "data.size=4"], "images of 4 pixels have too few patches of 4 pixels"),
+    ([*VIT, "elastic.vary=[patches]", "objective.base_loss=mae", "objective.distill_loss=none", "objective.teacher=online"],
+     "objective.base_loss=mae hides patches itself; leave patches out"),
     ([*ELASTIC, "elastic.by_stage=true"], "has no effect where nothing varies"),
     ([*ELASTIC, "elastic.vary=[depth]", "elastic.by_stage=true"], "elastic.by_stage=true draws a width for each stage"),
     ([*ELASTIC, "evaluation.dimension=depth"], "scores sub-networks that were not trained"),
@@ -230,10 +256,10 @@ def test_impossible_configs_are_one_line(overrides, said):
 
 
 def test_a_vit_trains_its_depth_heads_and_mlp(tmp_path):
-    cfg = loaded(*TINY, "model.arch=vit_micro_heads", "elastic.vary=[width,depth,heads,mlp,resolution]",
+    cfg = loaded(*TINY, "model.arch=vit_micro_heads", "elastic.vary=[width,depth,heads,mlp,resolution,patches]",
                  "elastic.resolutions=[16,12]", "optimizer.lr=0.01", "train.recompute=true")
     networks = sample_networks(cfg, 0, TOTAL)
-    assert str(networks[-1]) == "w0.25d[1,0,0,0]m[2,2,2,2]r12"
+    assert str(networks[-1]) == "w0.25d[1,0,0,0]m[2,2,2,2]r12p0.25"
     pretrain(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, limit=128)), tmp_path / "run")
     (record,) = evaluate(tmp_path / "run", widths=[networks[1]], protocols=["knn"], options=Options(limit=100))
     assert record["subnet"] == str(networks[1]) and record["value"] is not None

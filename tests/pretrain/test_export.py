@@ -97,7 +97,7 @@ def test_onnx_computes_the_same(tmp_path, arch, width):
     ("resnet_small_elastic", "w[.5,1,.5,1]d[1,2,1,2]k[3,5,3,5]", 0, 16),
     ("mobilenetv2_cifar_elastic", "w[1,.5,.75,.5,1,.5,1]d[1,1,2,3,3,1,1]k[3,5,7,5,3,3,7]", 0, 32),
     ("vit_micro_heads", "w0.5d[1,0,1,1]m[2,2,2,2]r8", 1, 8), ("vit_micro_heads", "w1h[4,2,4,4]", 2, 16),
-    ("vit_micro", "w0.5d[1,1,0,1]h[1,2,1,2]r12", 2, 12)])
+    ("vit_micro", "w0.5d[1,1,0,1]h[1,2,1,2]r12", 2, 12), ("vit_micro_heads", "w0.5p0.5", 2, 16), ("vit_micro", "w1r8p0.5", 2, 8)])
 @torch.no_grad()
 def test_a_sub_network_is_an_ordinary_network(tmp_path, arch, text, loader, size):
     subnet = Subnet.parse(text)
@@ -114,16 +114,17 @@ def test_a_sub_network_is_an_ordinary_network(tmp_path, arch, text, loader, size
         assert described["parameters"] == sum(p.numel() for p in loaded(tmp_path / "out", loader).parameters())
 
 
+@pytest.mark.parametrize(("arch", "text"), [
+    ("resnet_small_elastic", "w[1,.5,.5,1]d[1,2,1,2]k[3,5,3,3]r12"), ("vit_micro_heads", "w0.5d[1,0,1,1]r12p0.4")])
 @torch.no_grad()
-def test_a_sub_network_runs_in_onnxruntime(tmp_path):
+def test_a_sub_network_runs_in_onnxruntime(tmp_path, arch, text):
     import onnxruntime
 
-    path, encoder = checkpoint_of("resnet_small_elastic", tmp_path, [0.5])
-    arguments = ["--checkpoint", str(path), "--width", "w[1,.5,.5,1]d[1,2,1,2]k[3,5,3,3]r12", "--out", str(tmp_path / "out"),
-                 "--format", "onnx"]
+    path, encoder = checkpoint_of(arch, tmp_path, [0.5])
+    arguments = ["--checkpoint", str(path), "--width", text, "--out", str(tmp_path / "out"), "--format", "onnx"]
     assert export.main(arguments) == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
-    cfg, subnet = config.load("digits", ["model.arch=resnet_small_elastic", "data.size=16"]), Subnet.parse(arguments[3])
+    cfg, subnet = config.load("digits", [f"model.arch={arch}", "data.size=16"]), Subnet.parse(text)
     calibrate_on(encoder, [subnet], load("digits", "train", None, 16), cfg)
     x = torch.randn(2, 3, 16, 16)
     found = session.run(["features"], {"images": resized(x, 12).numpy()})[0]

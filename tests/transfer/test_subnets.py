@@ -15,6 +15,8 @@ from rundir.subnet import Subnet
 from tests.transfer.conftest import TINY
 from transfer.classification import Options, evaluate
 from transfer.run import main
+from transfer.search import Budget, search
+from transfer.search import Options as SearchOptions
 
 QUICK = Options(limit=200)
 TEXT = "w[1,.75,.5,.5]d[2,1,2,2]"
@@ -83,3 +85,35 @@ def test_entries_of_a_record():
     subnet = Subnet.parse(TEXT)
     assert of_width(subnet) == {"width": None, "subnet": TEXT} and width_of(of_width(subnet)) == subnet
     assert width_of(of_width(subnet, 0.75)) == subnet and of_width(subnet, 0.75)["width"] == 0.75
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """A finished run directory of a ViT that has trained fewer patches."""
+    directory = tmp_path_factory.mktemp("pretrained") / "run"
+    pretrain(config.load("digits_vit", [*TINY, "model.arch=vit_micro", "optimizer.warmup_epochs=0",
+                                        "elastic.vary=[width,patches]", "evaluation.dimension=patches",
+                                        "evaluation.widths=[1.0,0.5]"]), directory)
+    return directory
+
+
+def test_scores_of_a_vit_on_some_of_the_patches(vit, tmp_path, capsys):
+    arguments = ["classification", "--checkpoint", str(vit), "--limit", "200", "--out", str(tmp_path)]
+    assert main([*arguments, "--widths", "1.0", "0.5", "w0.5p.5"]) == 0
+    records = [record for record in RunDirectory(tmp_path).records() if record["metric"] == "knn"]
+    assert [(r["width"], r.get("subnet")) for r in records] == [(1.0, None), (0.5, "w1p0.375"), (None, "w0.5p0.5")]
+    flops = [record["flops"] for record in records]
+    assert 0.35 < flops[1] / flops[0] < 0.45 and flops[2] < flops[1] and all(record["value"] > 0.15 for record in records)
+    for width, said in (("p0.01", "p0.01 keeps none of the 16 patches of an image; set p0.0625 or more"), ("p[1]", "a list for p")):
+        with pytest.raises(UserError) as caught:
+            main([*arguments, "--widths", width])
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_vit_is_searched_for_patches_too(vit, tmp_path):
+    options = SearchOptions(images=64, calibration=32, evaluations=8, pool=20, checked=4,
+                            vary=["width", "depth", "heads", "mlp", "patches"])
+    found = search(vit, [Budget.parse(["flops=0.3"])], options=options, out=tmp_path, formats=["safetensors"])
+    named = [Subnet.parse(pick["subnet"]) for pick in found.report["picks"]]
+    assert any(subnet.patches for subnet in named) and any(subnet.depth for subnet in named)
+    assert (tmp_path / "search" / "networks" / "flops=0.3" / "model.pt2").exists()

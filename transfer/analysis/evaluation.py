@@ -123,7 +123,7 @@ class Subject:
     def check(self, widths: Sequence[Width]) -> None:
         """Raise :class:`UserError` where these widths, or the images, cannot be analysed."""
         self.backbone.check_widths(widths)
-        self.backbone.check_size(self.task.size)
+        self.backbone.check_size(self.task.size, widths)
         if self.count <= max(3, self.options.neighbours):
             raise UserError(f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
                             f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images")

@@ -119,7 +119,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     where = backbone.home(out)
     task = Task(backbone, dataset, root, options, chosen)
     task.stands = stands
-    backbone.check_size(task.size)
+    backbone.check_size(task.size, taken)
     asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in taken]
     records = {} if force else _known(task, where, asked)
     missing: dict[tuple, list[Width]] = {}
@@ -258,7 +258,7 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
         raise UserError(f"{checkpoint.path} does not say which data it was trained on; set --dataset NAME")
     checkpoint.check_widths(widths)
     task = Task(checkpoint, dataset, root, options, torch.device("cpu"))
-    checkpoint.check_size(task.size)
+    checkpoint.check_size(task.size, widths)
     check_data(task)
     passes = float(any(protocol not in TRAINING_PROTOCOLS for protocol in protocols))
     for protocol in (name for name in protocols if name in TRAINING_PROTOCOLS):

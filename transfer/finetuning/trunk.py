@@ -112,8 +112,13 @@ def dense_network(backbone: Checkpoint, width: Width, initial: str, seed: int, b
 
 
 def check_subnets(widths: Sequence[Width]) -> None:
-    """Raise :class:`UserError` for a sub-network with a resolution: detectors and segmenters take images as they come."""
+    """Raise :class:`UserError` for a sub-network with a resolution, or without some of the patches: detectors and segmenters take
+    images as they come, and need maps of the whole of them.
+    """
     for width in widths:
+        if isinstance(width, Subnet) and width.patches is not None:
+            raise UserError(f"--widths {width} leaves patches out, and feature maps here are of whole images; leave out "
+                            f"p{width.patches:g}")
         if isinstance(width, Subnet) and width.resolution is not None:
             raise UserError(f"--widths {width} names a resolution, and images here have sizes of their own; leave out "
                             f"r{width.resolution}")

@@ -112,8 +112,7 @@ def check(scorer: Scorer, dataset: str | None) -> None:
     if EVOLUTIONARY in scorer.options.strategies and importlib.util.find_spec("optuna") is None:
         raise UserError("evolutionary search needs optuna, which is not installed; pip install 'us3l-bench[search]', or set "
                         f"--strategies {' '.join(name for name in STRATEGIES if name != EVOLUTIONARY)}")
-    backbone.check_size(scorer.task.size)
-    backbone.space(scorer.options.vary)
+    backbone.check_size(scorer.task.size, [backbone.space(scorer.options.vary).smallest], "--vary")
     scorer.check()
 
 

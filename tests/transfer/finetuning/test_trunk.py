@@ -10,8 +10,9 @@ from torch import nn
 from pretrain.checkpoints import open_checkpoint
 from pretrain.slimmable import at_width
 from rundir.errors import UserError
+from rundir.subnet import Subnet
 from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
-from transfer.finetuning.trunk import MAPS, Pyramid, Trunk, check_trunk, dense_network, set_norm
+from transfer.finetuning.trunk import MAPS, Pyramid, Trunk, check_subnets, check_trunk, dense_network, set_norm
 from transfer.finetuning.weights import weights_report
 
 STRIDES = {"resnet_small": (1, 2, 4, 8), "resnet_tiny_of_tests": (4, 8, 16, 32), "mobilenetv2": (4, 8, 16, 32),
@@ -134,3 +135,11 @@ def test_a_stem_that_shifts_its_maps_is_no_trunk(tmp_path):
     check_trunk(open_checkpoint(tmp_path / "solo.pth").encoder)
     with pytest.raises(UserError, match=r"another padding than 1 .* use classification"):
         check_trunk(open_checkpoint(tmp_path / "solo.pth", arch="resnet,padding=2").encoder)
+
+
+def test_sub_networks_that_have_no_maps_of_whole_images(tmp_path):
+    check_subnets([0.5, Subnet((1, 0.5, 0.5, 0.5))])
+    with pytest.raises(UserError, match=r"w0\.5p0\.5 leaves patches out, and feature maps here are .*; leave out p0\.5"):
+        check_subnets([1.0, Subnet(0.5, patches=0.5)])
+    with pytest.raises(ValueError, match=r"feature maps need all patches"):
+        Trunk(checkpoint(tmp_path, "vit_micro").at(Subnet(0.5, patches=0.5)))
