@@ -114,3 +114,17 @@ def test_the_modules_of_the_api_page_exist():
 def test_roles_in_docstrings_become_code():
     html = "<p>See :func:<code>~a.b.c</code> and :class:<code>D</code>, <code>:x:</code>.</p>"
     assert on_page_content(html) == "<p>See <code>c</code> and <code>D</code>, <code>:x:</code>.</p>"
+
+
+ROOMS = "ablations|benchmarks|containers|examples|pretrain|results|rundir|scripts|slurm|tests|transfer"
+FILE = re.compile(rf"[`(]((?:{ROOMS})/[\w./-]+\.\w+)[`)]")
+NAMED = re.compile(rf"`(\w+)`(?: and `(\w+)`)? in \[?`?((?:{ROOMS})/[\w/]+\.py)")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_files_that_a_page_names_exist_and_hold_what_it_says(path):
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    assert [name for name in FILE.findall(text) if not (ROOT / name).exists()] == []
+    for *names, file in NAMED.findall(text):
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert [name for name in names if name and not re.search(rf"^\s*(def|class) {name}\b|^{name}\b", code, re.M)] == [], file
