@@ -61,8 +61,15 @@ class PictureItem:
     facets: Facets
 
 
-def all_tables(frames: Frames) -> list[TableItem]:
-    """The tables of scores, fullest first and linear evaluation before k-NN; then those across tasks, and of cost."""
+# Of each setting: a file name, a row per run and width, the scores that are predicted, and what each measure predicts.
+Predicted = list[tuple[str, pd.DataFrame, pd.DataFrame, list[Prediction]]]
+
+
+def all_tables(frames: Frames, predicted: Predicted | None = None) -> list[TableItem]:
+    """The tables of scores, fullest first and linear evaluation before k-NN; then those across tasks, and of cost.
+
+    predicted: :func:`predicted_of` these frames, where it is known already.
+    """
     scores, made = frames.scores, []
     for name, part in parts(scores[scores["task"].eq("classification")], SCORED, ["dataset", "metric"]):
         first = part.iloc[0]
@@ -71,7 +78,7 @@ def all_tables(frames: Frames) -> list[TableItem]:
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
     return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
             *_serving_tables(frames), *_subnet_tables(frames), *_search_tables(frames), *_analysis_tables(frames),
-            *_prediction_tables(frames)]
+            *_prediction_tables(predicted_of(frames) if predicted is None else predicted)]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -148,7 +155,7 @@ def _search_tables(frames: Frames) -> list[TableItem]:
             for name, part in parts(scores, ANALYSED, ["dataset"])]
 
 
-def _predicted(frames: Frames) -> list[tuple[str, pd.DataFrame, pd.DataFrame, list[Prediction]]]:
+def predicted_of(frames: Frames) -> Predicted:
     """Of each setting that has them: a file name, a row per run and width with its accuracy and measures, the scores this accuracy
     is of, and what each measure predicts.
     """
@@ -164,16 +171,19 @@ def _predicted(frames: Frames) -> list[tuple[str, pd.DataFrame, pd.DataFrame, li
     return found
 
 
-def _prediction_tables(frames: Frames) -> list[TableItem]:
+def _prediction_tables(predicted: Predicted) -> list[TableItem]:
     found = []
-    for name, together, judged, made in _predicted(frames):
+    for name, together, judged, made in predicted:
         first, ends = judged.iloc[0], (together["width"].max(), together["width"].min())
         found.append(TableItem(analysis.prediction(made, first, ends, join("table-prediction", name)), _facets(first)))
     return found
 
 
-def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
-    """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN)."""
+def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None = None) -> list[PictureItem]:
+    """Pictures of scores, then of training; ``few``: of each data set's first protocol only (linear evaluation before k-NN).
+
+    predicted: :func:`predicted_of` these frames, where it is known already.
+    """
     scores, metrics = frames.scores, frames.metrics
     classified = parts(scores[scores["task"].eq("classification")], SCORED, ["dataset", "metric"])
     classified.sort(key=lambda named: (-len(named[1]), _rank(named[1]["metric"].iloc[0])))
@@ -197,7 +207,7 @@ def all_pictures(frames: Frames, few: bool = False) -> list[PictureItem]:
         if len(overall.matrices(own, grid)) > 1:
             found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",
                                      partial(profiles.profiles, own, grid), Facets(grid.manifest.grid, "classification")))
-    for name, together, judged, made in _predicted(frames):
+    for name, together, judged, made in predicted_of(frames) if predicted is None else predicted:
         found.append(PictureItem(join("prediction", name), f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]})",
                                  partial(predicting.prediction, together, judged.head(1), made), _facets(judged.iloc[0])))
     return found + [item for name, part in parts(metrics, SETTING, []) for item in _of_training(name, part, frames)]

@@ -77,8 +77,9 @@ def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, inte
     claims, unread = sources.of_places(roots, grids)
     loaded = replace(loaded, left_out=tuple(dict.fromkeys([*loaded.left_out, *(frame.seen_from(roots, line) for line in unread)])))
     result = Report(Path(out) if out is not None else _default_out(places, roots), left_out=loaded.left_out)
-    items = contents.all_tables(loaded)
-    pictures = {item.name: item for item in contents.all_pictures(loaded, small)}
+    predicted = contents.predicted_of(loaded)
+    items = contents.all_tables(loaded, predicted)
+    pictures = {item.name: item for item in contents.all_pictures(loaded, small, predicted)}
     result.verdicts = judging.judge(claims, loaded.scores, loaded.runs, loaded.metrics)
     result.tables = [item.table for item in items]
     made = Made(command or f"python results/report.py --runs {' '.join(place.name for place in places)}", git_commit() or "")

@@ -57,6 +57,7 @@ def file_name(value: Any) -> Any:
     return re.split(r"[/\\]", value)[-1] if own else value
 
 
+@functools.lru_cache(10_000)
 def counts(key: str) -> bool:
     """Whether runs that differ in this key, dotted, differ in more than the seed and other runs' names."""
     return not any(key == name or key.startswith(f"{name}.") for name in (*NOT_HASHED, *OTHER_RUNS, "format", "seed"))

@@ -7,6 +7,7 @@ torch says of a machine comes from :mod:`pretrain.hardware`.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import platform
@@ -41,6 +42,7 @@ def _without_metadata(package: str) -> str:
     return "installed, version unknown" if importlib.util.find_spec(package.replace("-", "_")) else "not installed"
 
 
+@functools.cache
 def version(package: str) -> str | None:
     """The version that is installed; None where none is, by that name."""
     try:

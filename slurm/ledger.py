@@ -8,6 +8,7 @@ nothing. Written under a lock, read without.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,20 @@ from slurm.jobs import Job, JobState, file_name
 
 NAME = "ledger.jsonl"
 MOST_BYTES = 256 * 2**20  # ten thousand jobs take a tenth of it
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Without Python's search for cycles of garbage: data as read have none, and looking through them all again and again makes
+    reading a long file cost more per line than a short one.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class Ledger:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.path = self.folder / NAME
+        self._known: tuple[tuple, list[dict]] | None = None  # what was read last, and how the file looked then
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -96,7 +112,7 @@ class Ledger:
             return file.read(1) == b"\n"
 
     def lines(self, own: bool = False) -> list[dict]:
-        """Every whole line.
+        """Every whole line; read once as long as the file stays the same.
 
         Args:
             own: the ledger must be this user's, and nobody else may write it.
@@ -106,6 +122,10 @@ class Ledger:
         """
         try:
             before = check_own(self.path) if own else None
+            about = os.stat(self.path)
+            looks = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+            if self._known and self._known[0] == looks:
+                return self._known[1]
             text = read_text(self.path, MOST_BYTES)
             if own and check_own(self.path) != before:
                 raise NotOwn(f"{self.path} was replaced while it was read")
@@ -115,6 +135,12 @@ class Ledger:
             raise UserError(str(error)) from None
         except NotOwn as error:
             raise UserError(f"{error}; what it says is not run: start the grid again instead") from None
+        found = self._parsed(text)
+        self._known = looks, found
+        return found
+
+    @no_collections()
+    def _parsed(self, text: str) -> list[dict]:
         found = []
         for line in text.splitlines():
             try:
@@ -127,6 +153,7 @@ class Ledger:
                 found.append(content)
         return found
 
+    @no_collections()
     def entries(self, own: bool = False) -> dict[str, Entry]:
         """What was submitted last under each name. Raises :class:`UserError`; ``own`` as for :meth:`lines`."""
         found = {}

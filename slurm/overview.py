@@ -18,7 +18,7 @@ from rundir.schema import FINE_TUNINGS, File
 from slurm import squeue
 from slurm.files import read_json as _read
 from slurm.jobs import JobState, file_name
-from slurm.ledger import Entry, Ledger
+from slurm.ledger import Entry, Ledger, no_collections
 from slurm.squeue import Said
 
 # In the order in which they are shown. Those of the second list will not become done by themselves.
@@ -55,6 +55,7 @@ class JobRow:
     log: str = ""
 
 
+@no_collections()
 def overview(folder: Path, stalled_minutes: float | None = None) -> list[JobRow]:
     """Every job of the grid in ``folder`` (whose ledger is in ``slurm/``), and runs of which no ledger knows, in the order of
     their names.

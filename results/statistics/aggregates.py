@@ -34,17 +34,18 @@ def improvement(ours: Strata, others: Sequence[Strata]) -> float:
     """Probability that a run of ``ours`` scores higher than one of another's, ties counting half: mean over tasks and ``others``
     (of each pair the Mann-Whitney U statistic over the number of pairs of seeds).
     """
-    return float(np.mean([_task_mean([_wins(a, b).mean() for a, b in zip(ours, theirs, strict=True)], ours) for theirs in others]))
+    parts = [[_wins(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0] for a, b in zip(ours, theirs, strict=True)]
+             for theirs in others]
+    return float(np.mean([_task_mean(part, ours) for part in parts]))
 
 
 def improvement_interval(ours: Strata, others: Sequence[Strata]) -> tuple[float, float]:
     """95 % bootstrap interval of it over the seeds of all of them (1,000 of a fixed seed)."""
     random = np.random.default_rng(0)
-    picks = [random.integers(0, len(scores), (RESAMPLES, len(scores), 1)) for scores in ours]
+    picks = [_drawn(random, len(scores)) for scores in ours]
     found = np.zeros(RESAMPLES)
     for theirs in others:
-        parts = [_wins(a, b)[own, random.integers(0, len(b), (RESAMPLES, 1, len(b)))].mean(axis=(1, 2))
-                 for a, b, own in zip(ours, theirs, picks, strict=True)]
+        parts = [_wins(a, b, own, _drawn(random, len(b))) for a, b, own in zip(ours, theirs, picks, strict=True)]
         found += _task_mean(parts, ours) / len(others)
     return _ends(found)
 
@@ -55,14 +56,30 @@ def profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
     return (scores[None, :] > thresholds[:, None]).mean(axis=1)
 
 
-def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Seeds x seeds: mean over tasks of who scores higher."""
-    return (np.sign(ours[:, None, :] - theirs[None, :, :]) / 2 + 0.5).mean(axis=2)
+def _drawn(random: np.random.Generator, seeds: int) -> np.ndarray:
+    """Resamples x seeds: how often each seed is drawn, ``seeds`` draws with replacement in each."""
+    picks = random.integers(0, seeds, (RESAMPLES, seeds)) + seeds * np.arange(RESAMPLES)[:, None]
+    return np.bincount(picks.ravel(), minlength=RESAMPLES * seeds).reshape(RESAMPLES, seeds).astype(float)
 
 
-def _task_mean(parts: Sequence, ours: Strata) -> np.ndarray | float:
+def _wins(ours: np.ndarray, theirs: np.ndarray, our_counts: np.ndarray, their_counts: np.ndarray) -> np.ndarray:
+    """The share of pairs of runs in which ours scores higher, ties counting half, mean over tasks, for each row of the counts
+    (resamples x seeds), which say how often each seed is there.
+
+    The cost grows as the seeds do, not as their pairs: of each of our scores, theirs below it are read off sums along their order.
+    """
+    found = np.zeros(len(our_counts))
+    for own, other in zip(ours.T, theirs.T, strict=True):
+        order = np.argsort(other)
+        below = np.pad(np.cumsum(their_counts[:, order], axis=1), ((0, 0), (1, 0)))
+        beaten, not_lost = (below[:, np.searchsorted(other[order], own, side)] for side in ("left", "right"))
+        found += np.einsum("rs,rs->r", our_counts, beaten + not_lost)
+    return found / (2 * ours.shape[1] * our_counts.sum(axis=1) * their_counts.sum(axis=1))
+
+
+def _task_mean(parts: Sequence[np.ndarray], ours: Strata) -> np.ndarray:
     """Mean over tasks of values per stratum."""
-    return np.average(np.stack([np.asarray(part) for part in parts]), axis=0, weights=[scores.shape[1] for scores in ours])
+    return np.average(np.stack(parts), axis=0, weights=[scores.shape[1] for scores in ours])
 
 
 def _ends(values: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Configs: what is accepted, what is refused and how, round trips and hashes."""
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -128,6 +129,16 @@ def test_every_preset_loads_and_survives_a_round_trip():
         again = config.from_dict(yaml.safe_load(config.to_yaml(cfg)))
         assert again == cfg and config.config_hash(again) == config.config_hash(cfg)
         assert cfg.experiment.preset == name
+
+
+def test_a_config_as_dicts_is_what_dataclasses_say_in_their_order_and_shares_nothing():
+    cfg = config.load("digits", ["widths.sampling=fixed", "widths.fixed=[1.0,0.5]", "seed=7"])
+    cfg.objective.base_options = {"a": [1, {"b": 2}]}
+    found, said = config.to_dict(cfg), dataclasses.asdict(cfg)
+    assert found == said and json.dumps(found) == json.dumps(said)
+    found["widths"]["fixed"].append(9.0)
+    found["objective"]["base_options"]["a"][1]["b"] = 9
+    assert dataclasses.asdict(cfg) == said
 
 
 def test_names_agree_with_the_data_room():

@@ -41,6 +41,23 @@ def test_the_probability_of_improvement_is_mann_whitneys_over_tasks():
     assert improvement_interval([part + 9 for part in OURS], [THEIRS]) == (1.0, 1.0)
 
 
+def test_its_interval_is_that_of_every_pair_of_resampled_seeds():
+    """The definition, pair by pair, on scores with ties, for the same draws."""
+    random = np.random.default_rng(2)
+    ours, others = [random.integers(0, 4, (6, 2)) / 4, random.normal(0, 1, (4, 3))], []
+    others = [[random.integers(0, 4, (3, 2)) / 4, random.normal(0, 1, (5, 3))], [part[::-1] + 0.0 for part in ours]]
+    draws = np.random.default_rng(0)
+    own = [draws.integers(0, len(part), (1000, len(part))) for part in ours]
+    found = np.zeros(1000)
+    for theirs in others:
+        picks = [draws.integers(0, len(part), (1000, len(part))) for part in theirs]
+        for resample in range(1000):
+            won = [np.mean([(x > y) + (x == y) / 2 for x in a[i[resample], task] for y in b[j[resample], task]])
+                   for a, b, i, j in zip(ours, theirs, own, picks, strict=True) for task in range(a.shape[1])]
+            found[resample] += np.mean(won) / 2
+    assert improvement_interval(ours, others) == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=1e-12)
+
+
 def test_a_profile_is_the_share_above():
     found = profile([np.array([[0.1, 0.5], [0.5, 0.9]])], np.array([0.0, 0.1, 0.4, 0.5, 0.9]))
     assert found.tolist() == [1.0, 0.75, 0.75, 0.25, 0.0]

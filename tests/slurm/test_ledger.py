@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rundir.files import read_text
 from slurm import settings, status
 from slurm.calls import described, rebuilt
 from slurm.jobs import Job
@@ -154,6 +156,19 @@ def test_what_is_no_line_of_a_ledger_is_passed_over(line, tmp_path):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "ledger.jsonl").write_text(line + "\n")
     assert Ledger(tmp_path / "slurm").entries() == {} == Ledger(tmp_path / "slurm").open_intents()
+
+
+def test_a_ledger_is_read_once_until_somebody_writes_it(tmp_path, monkeypatch):
+    mine, theirs, reads = Ledger(tmp_path), Ledger(tmp_path), []
+    monkeypatch.setattr("slurm.ledger.read_text", lambda *where: reads.append(where) or read_text(*where))
+    with theirs.lock():
+        theirs.write([{"event": "intent", "token": "one"}])
+    assert list(mine.open_intents()) == ["one"] == [mine.last_intent()["token"]] and len(reads) == 1
+    theirs.write([{"event": "dropped", "token": "one"}, {"event": "intent", "token": "two"}])
+    assert list(mine.open_intents()) == ["two"] == [mine.last_intent()["token"]] and len(reads) == 2
+    mine.path.unlink()
+    assert mine.lines() == []
+    assert gc.isenabled()
 
 
 def test_a_pipe_for_a_ledger_is_not_waited_for(tmp_path, capsys):
