@@ -14,9 +14,10 @@ from pretrain.checkpoints import Checkpoint
 from pretrain.training import pretrain
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
-from rundir.records import entry
+from rundir.records import asked_of, entry
 from rundir.schema import State
 from rundir.stopping import Interrupted
+from rundir.subnet import Width
 from slurm.jobs import Left, Unfinished
 from transfer.classification import Options, evaluate
 from transfer.classification.evaluation import is_own, own_record
@@ -24,7 +25,7 @@ from transfer.classification.evaluation import is_own, own_record
 LOCK_SECONDS = 300.0  # a node that was lost may hold the run directory for a while after its job was queued again
 
 
-def missing_scores(run: Run) -> list[tuple[str, float, int | None, float]]:
+def missing_scores(run: Run) -> list[tuple[str, float, int | None, Width]]:
     """Protocol, share of the labels and its seed, width: what the run directory has no score of yet, on its own data and by the
     grid's own settings.
 
@@ -36,7 +37,7 @@ def missing_scores(run: Run) -> list[tuple[str, float, int | None, float]]:
     own = {(protocol, *labels): own_record(checkpoint, protocol, *labels)
            for protocol in run.cfg.evaluation.protocols for labels in _options(run, run.cfg.evaluation.label_fractions).labels()}
     places = [(r["metric"], entry(r, "label_fraction"), entry(r, "label_seed")) for r in records]
-    have = {(*place, r["width"]) for place, r in zip(places, records, strict=True) if place in own and is_own(r, own[place])
+    have = {(*place, asked_of(r)) for place, r in zip(places, records, strict=True) if place in own and is_own(r, own[place])
             and (not run.data or r.get("data") in (None, run.data))}
     return [(*place, w) for place in own for w in run.widths if (*place, w) not in have]
 

@@ -36,6 +36,7 @@ from rundir.errors import UserError, settings_are_options
 from rundir.manifest import GridManifest, GridRow, read, write
 from rundir.records import SEARCH
 from rundir.schema import State
+from rundir.subnet import Width, as_widths
 from rundir.wording import counted
 from slurm.settings import Cluster
 from transfer import ALL
@@ -157,9 +158,9 @@ def _run(checkpoint: Checkpoint, name: str, directory: Path) -> Run:
 
 
 def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], arguments: argparse.Namespace
-           ) -> list[tuple[Subject, list[float]]]:
+           ) -> list[tuple[Subject, list[Width]]]:
     """The checkpoints with their widths of the entry; behind them one per network whose fine-tunings start from random weights."""
-    asked = entry.entry.widths or getattr(arguments, "widths", None)
+    asked = as_widths(entry.entry.widths) or getattr(arguments, "widths", None)
     pairs, references = [], {}
     for one, checkpoint in subjects:
         if not entry.matches(one.run.cell):

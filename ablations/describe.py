@@ -12,15 +12,16 @@ from rundir.errors import UserError
 from rundir.files import Damaged
 from rundir.manifest import GridManifest, merged, read, write
 from rundir.schema import File
+from rundir.subnet import Width, plain_widths
 
 MOST_NAMED = 4  # cells in a message
 
 
-def manifest(grid: str, profile: str, widths: Sequence[float] | None, overrides: Sequence[str], command: str) -> GridManifest:
+def manifest(grid: str, profile: str, widths: Sequence[Width] | None, overrides: Sequence[str], command: str) -> GridManifest:
     """What the ``grid.json`` of a launch holds: all cells of the file, whichever are launched. Raises as :func:`expand`."""
-    base, widths = base_config(profile, widths, overrides)
+    base, every = base_config(profile, widths, overrides)
     file = load(grid)
-    return file.manifest(file.cells(widths, base.optimizer.epochs), base.experiment.preset, setting_of(base), command)
+    return file.manifest(file.cells(plain_widths(every), base.optimizer.epochs), base.experiment.preset, setting_of(base), command)
 
 
 def merge_into(folder: Path, new: GridManifest) -> tuple[GridManifest, str]:

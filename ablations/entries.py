@@ -22,10 +22,11 @@ from typing import Any
 from pretrain.config import transfer_of
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError, check_choice, suggestion
-from rundir.fields import number, whole_list, width_list
+from rundir.fields import network_list, number, whole_list
 from rundir.files import Damaged, read_yaml
 from rundir.records import ANALYSIS, SEARCH
 from rundir.setting import OWN_IMAGES
+from rundir.subnet import Width
 from rundir.typed import check_values, typed
 from transfer.analysis import Options as Analysis
 from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
@@ -61,7 +62,7 @@ class Entry:
     task: str = ""
     dataset: str = ""
     data_dir: str = ""
-    widths: list[float] = width_list()
+    widths: list[Any] = network_list()  # and sub-networks
     cells: list[str] = field(default_factory=list)
     seeds: int | None = number(None, 1, LARGEST)
     reference: bool = True
@@ -91,7 +92,7 @@ class FinetuningEntry(Entry):
     crop: list[int] | None = None
     output_stride: int | None = number(None, 1, LARGEST)
 
-    def finetuning(self, checkpoint: str, width: float, initial: str, scenes: str) -> Finetuning:
+    def finetuning(self, checkpoint: str, width: Width, initial: str, scenes: str) -> Finetuning:
         """The one of ``checkpoint`` at ``width``; ``scenes``: where those of digits go unless the entry says it."""
         own = {each.name: getattr(self, each.name) for each in dataclasses.fields(Finetuning) if hasattr(self, each.name)}
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items() if value is not None}

@@ -15,10 +15,11 @@ from pretrain import config
 from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
 from pretrain.identity import AUTO, identified, own_directory, tell_precision, with_precision
-from pretrain.slimmable import has_batch_norm
+from pretrain.slimmable import canonical, has_batch_norm
 from rundir import setting
 from rundir.errors import UserError, suggestion
 from rundir.experiment import counts, listed
+from rundir.subnet import Width, as_text, as_widths, plain_widths
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Run:
         return f"{self.cell} seed {self.cfg.seed}"
 
     @property
-    def widths(self) -> list[float]:
+    def widths(self) -> list[Width]:
         """Evaluation widths that this run was trained for, widest first."""
         return config.usable_widths(self.cfg, self.cfg.evaluation.widths)
 
@@ -90,7 +91,7 @@ def _check_free(overrides: Sequence[str], every: Sequence[Cell], grid: str) -> N
             raise UserError(f"override {text}: {key} is what the grid {grid} varies; use {instead}")
 
 
-def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], widths: Sequence[float] | None,
+def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], widths: Sequence[Width] | None,
            overrides: Sequence[str], runs: Path, elsewhere: bool = False) -> list[Run]:
     """Every run of ``grid``, a name or a user's file, under preset ``profile``; the user's ``overrides`` come last and win.
 
@@ -105,16 +106,14 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     _settled(asked, elsewhere)
     tell_precision(asked)
     base, widths = base_config(profile, widths, overrides)
-    listed = "[" + ",".join(map(str, widths)) + "]"
-    common = [f"evaluation.widths={listed}", f"calibration.widths={listed}", f"diagnostics.widths={listed}"]
-    found = []
-    every = file.cells(widths, base.optimizer.epochs)
+    common, found = width_settings(widths), []
+    every = file.cells(plain_widths(widths), base.optimizer.epochs)
     file.manifest(every)  # raises for rows that cannot be
     _check_free(overrides, every, file.name)
     said, otherwise = setting_of(base), _otherwise(base, overrides)
     directories: dict[tuple[str, int], Path] = {}
     network = config.skeleton(base.model.arch)
-    given = {"batch_norm": has_batch_norm(network), "patches": network.is_vit, "several_widths": len(widths) > 1}
+    given = {"batch_norm": has_batch_norm(network), "patches": network.is_vit, "several_widths": len(plain_widths(widths)) > 1}
     chosen = [cell for cell in select(every, only) if only or all(given[thing] for thing in cell.where)]
     of_first_seed: dict[str, Config] = {}
     for cell, seed in itertools.product(_needed_first(chosen), seeds):
@@ -138,12 +137,22 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
     return found
 
 
-def base_config(profile: str, widths: Sequence[float] | None, overrides: Sequence[str]) -> tuple[Config, list[float]]:
-    """What all cells start from, and the evaluation widths from wide to narrow."""
+def base_config(profile: str, widths: Sequence[Width] | None, overrides: Sequence[str]) -> tuple[Config, list[Width]]:
+    """What all cells start from, and the evaluation widths from wide to narrow; sub-networks are among them."""
     base = identified(config.load(profile, overrides))
-    widths = sorted(base.evaluation.widths if widths is None else widths, reverse=True)
-    config.check_widths(base.model.arch, widths, base.widths.min, base.widths.max, "--widths")
-    return base, widths
+    what = "evaluation.widths" if widths is None else "--widths"
+    asked = as_widths(base.evaluation.widths) if widths is None else list(widths)
+    config.check_widths(base.model.arch, asked, base.widths.min, base.widths.max, what)
+    own = [canonical(config.skeleton(base.model.arch), width) for width in asked]
+    if not plain_widths(own):
+        raise UserError(f"{what} names sub-networks alone, and tables are by width; add a width, such as {base.widths.max:g}")
+    return base, sorted(own, reverse=True)
+
+
+def width_settings(widths: Sequence[Width]) -> list[str]:
+    """The settings of a cell that is evaluated at ``widths``: it is calibrated for the plain ones, and sub-networks later."""
+    plain = as_text(plain_widths(widths))
+    return [f"evaluation.widths={as_text(widths)}", f"calibration.widths={plain}", f"diagnostics.widths={plain}"]
 
 
 def _settled(cfg: Config, elsewhere: bool) -> Config:

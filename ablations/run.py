@@ -31,7 +31,7 @@ from ablations.transfers import reference_runs, transfers
 from pretrain import config, data
 from pretrain.data import fingerprint
 from results import report
-from rundir.arguments import LARGEST_SEED, Parser, place, real, word
+from rundir.arguments import LARGEST_SEED, Parser, a_width, place, word
 from rundir.cli import cli
 from rundir.errors import UserError
 from rundir.manifest import GridManifest
@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--data-dir", type=word, help="folder of the data set (shorthand for data.root=DIR)")
     own.add_argument("--seeds", default="1", metavar="N|LIST",
                      help="how many seeds, from 100 on, or a list such as 100,107; default 1")
-    own.add_argument("--widths", type=real(), nargs="+", metavar="W", help="evaluation widths; default the profile's")
+    own.add_argument("--widths", type=a_width, nargs="+", metavar="W",
+                     help="evaluation widths, and sub-networks such as 'w[1,.75,.5,.5]'; default the profile's")
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
     own.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
     until.add_arguments(own)

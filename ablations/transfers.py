@@ -15,15 +15,16 @@ from typing import Any
 
 from ablations.cell import check_trained, trained
 from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed, SearchEntry
-from ablations.grid import Run, base_config
+from ablations.grid import Run, base_config, width_settings
 from pretrain import config
 from pretrain.checkpoints import Checkpoint, open_checkpoint, untrained
 from pretrain.identity import own_directory
 from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.manifest import GridManifest
-from rundir.records import ANALYSIS, SEARCH
+from rundir.records import ANALYSIS, SEARCH, asked_of
 from rundir.stopping import Interrupted
+from rundir.subnet import Subnet, Width, as_widths, label, narrowest
 from slurm.calls import from_ledger
 from slurm.jobs import Left, Unfinished
 from transfer import analysis, finetuning, search
@@ -87,7 +88,7 @@ class Scoring:
     checkpoint: str
     dataset: str | None
     root: str | None
-    widths: tuple[float, ...]
+    widths: tuple[Width, ...]
     protocols: tuple[str, ...]
     options: Options = dataclasses.field(hash=False)
     branch: str = "student"
@@ -105,7 +106,7 @@ class Analysing:
     checkpoint: str
     dataset: str | None
     root: str | None
-    widths: tuple[float, ...]
+    widths: tuple[Width, ...]
     options: analysis.Options
     against: tuple[str, ...] = ()
     branch: str = "student"
@@ -153,18 +154,16 @@ class Transfer:
     needs: tuple[Path, ...] = ()
 
 
-def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[float] | None, runs: Sequence[Run]) -> list[Run]:
+def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[Width] | None, runs: Sequence[Run]) -> list[Run]:
     """The runs whose fine-tunings are the references, one per seed: those of the grid's own cell ``untrained`` where it has one."""
     own = [run for run in runs if run.cell == UNTRAINED]
     if own:
         return own
-    first, (base, widths) = runs[0], base_config(profile, widths, overrides)
-    listed = "[" + ",".join(map(str, widths)) + "]"
-    found = []
+    first, (base, every), found = runs[0], base_config(profile, widths, overrides), []
     for seed in dict.fromkeys(run.cfg.seed for run in runs):
-        cfg = config.load(profile, [f"evaluation.widths={listed}", f"calibration.widths={listed}", f"diagnostics.widths={listed}",
-                                    "experiment.recipe=individual-momentum-simclr", "derived.network=untrained",
-                                    f"widths.min={widths[-1]}", f"widths.max={base.widths.max}", f"seed={seed}", *overrides])
+        cfg = config.load(profile, [*width_settings(every), "experiment.recipe=individual-momentum-simclr",
+                                    "derived.network=untrained", f"widths.min={min(map(narrowest, every))}",
+                                    f"widths.max={base.widths.max}", f"seed={seed}", *overrides])
         cfg.evaluation.protocols = []  # its own data are the grid controls' subject
         same = first.cfg.experiment
         cfg.experiment.grid, cfg.experiment.cell = same.grid, UNTRAINED
@@ -196,7 +195,7 @@ def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequen
     return list(found.values())
 
 
-def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
              known: dict[Path, list[dict]]) -> list[Transfer]:
     """The jobs of one entry for these checkpoints at these widths, checked; see :func:`transfers`. ``known``: records already read.
     """
@@ -211,15 +210,18 @@ def alone_of(run: Run, runs: Sequence[Run], described: GridManifest) -> dict[flo
     return {of_cell[one.cell]: one.directory for one in runs if one.cell in of_cell and one.cfg.seed == run.cfg.seed}
 
 
-def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[float]]]:
+def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[Width]]]:
     """The runs that are evaluated on an entry, each with the widths that it has of those asked for; the references last."""
     entry = placed.entry
     seeds = list(dict.fromkeys(run.cfg.seed for run in runs))[:entry.seeds]
     chosen = [run for run in runs if placed.matches(run.cell) and run.cfg.seed in seeds and run.cell != UNTRAINED]
     pairs = [(run, config.usable_widths(run.cfg, entry.widths or run.widths)) for run in chosen]
     every = sorted({width for _, own in pairs for width in own}, reverse=True)
-    for width in entry.widths:
-        if chosen and width not in every:
+    for width in as_widths(entry.widths):
+        if chosen and not any(config.usable_widths(run.cfg, [width]) for run in chosen):
+            if isinstance(width, Subnet):
+                first = chosen[0].cfg
+                config.check_widths(first.model.arch, [width], first.widths.min, first.widths.max)
             raise UserError(f"widths={entry.widths}: no network of this launch has {width:g}; set widths within those trained")
     if entry.reference:
         pairs += [(run, every) for run in references if run.cfg.seed in seeds]
@@ -233,7 +235,7 @@ def _records(run: Run, known: dict[Path, list[dict]]) -> list[dict]:
     return known[run.directory]
 
 
-def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
                  known: dict[Path, list[dict]]) -> list[Transfer]:
     entry = placed.entry
     works = [(one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(folder / SCENES)), **one.where))
@@ -244,13 +246,13 @@ def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], p
     for (one, work), load in zip(works, workloads, strict=True):
         run = one.run
         resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=run.cfg.seed)
-        name = f"{run.directory.name}.{placed.name}.w{work.width:g}"
+        name = f"{run.directory.name}.{placed.name}.{label(work.width)}"
         found.append(Transfer(name, entry.task, placed.name, run, work, load.encoder_flops,
                               one.ready and resolved.is_scored(_records(run, known))))
     return found
 
 
-def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
               known: dict[Path, list[dict]]) -> list[Transfer]:
     entry, options, found = placed.entry, placed.entry.options(), []
     frozen = tuple(name for name in entry.protocols if name != FINETUNE)
@@ -267,13 +269,13 @@ def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proc
             if key not in checked:
                 checked[key] = evaluation.check(one.network(), work.dataset, work.root, some, protocols, options)
             loads = checked[key]
-            name = f"{run.directory.name}.{placed.name}" + (f".w{some[0]:g}" if kind == FINETUNE else "")
+            name = f"{run.directory.name}.{placed.name}" + (f".{label(some[0])}" if kind == FINETUNE else "")
             done = one.ready and _is_scored(run, work, loads[0].data, _records(run, known))
             found.append(Transfer(name, kind, placed.name, run, work, sum(load.encoder_flops for load in loads), done))
     return found
 
 
-def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
               known: dict[Path, list[dict]]) -> list[Transfer]:
     entry, options, found = placed.entry, placed.entry.options(), []
     checked: dict[tuple, analysis.evaluation.Workload] = {}
@@ -291,7 +293,7 @@ def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], proc
     return found
 
 
-def _searches(placed: Placed, pairs: Sequence[tuple[Subject, list[float]]], processes: dict[str, int], folder: Path,
+def _searches(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
               known: dict[Path, list[dict]]) -> list[Transfer]:
     """Those of networks with more than one width."""
     entry, options, found = placed.entry, placed.entry.options(), []
@@ -313,7 +315,7 @@ def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> b
     for protocol in work.protocols:
         for labels in work.options.labels():
             own = evaluation.planned_record(checkpoint, work.dataset, work.root, protocol, work.options, *labels)
-            have = {record["width"] for record in records
+            have = {asked_of(record) for record in records
                     if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data}
             if not have.issuperset(work.widths):
                 return False
@@ -324,8 +326,17 @@ def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> b
 
 
 def to_plain(work: Finetuning | Scoring | Analysing | Searching) -> dict:
-    """``work`` in JSON's types."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(work).items()}
+    """``work`` in JSON's types, sub-networks as text."""
+    own = {each.name: getattr(work, each.name) for each in dataclasses.fields(work)}
+    return {name: _plain(value) for name, value in own.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Subnet):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 @from_ledger
@@ -338,8 +349,9 @@ def finetune_job(work: dict, wait: float = 0.0) -> None:
     """
     try:
         plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in work.items()}
+        (plain["width"],) = as_widths([plain["width"]])
         described = Finetuning(**plain)
-    except TypeError:
+    except (KeyError, TypeError):
         raise UserError(OTHER_VERSION) from None
     _check_ready(described.checkpoint)
     try:
@@ -355,7 +367,8 @@ def scoring_job(work: dict) -> None:
     """The job of this classification."""
     try:
         options = Options(**work["options"])
-        arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths", "protocols")]
+        place = [work[name] for name in ("checkpoint", "dataset", "root")]
+        arguments = [*place, as_widths(work["widths"]), work["protocols"]]
         more = {name: work[name] for name in ("branch", "arch", "out")} | {"extrapolate": work.get("extrapolate", False)}
     except (KeyError, TypeError):
         raise UserError(OTHER_VERSION) from None
@@ -368,7 +381,7 @@ def analysis_job(work: dict) -> None:
     """The job of this analysis."""
     try:
         options = analysis.Options(**work["options"])
-        arguments = [work[name] for name in ("checkpoint", "dataset", "root", "widths")]
+        arguments = [*(work[name] for name in ("checkpoint", "dataset", "root")), as_widths(work["widths"])]
         more = {name: work[name] for name in ("against", "branch", "arch", "out")}
     except (KeyError, TypeError):
         raise UserError(OTHER_VERSION) from None

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from pretrain.config import Config
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches
 from pretrain.slimmable import calibrate
+from rundir.subnet import Width
 
 
-def calibrate_on(encoder: nn.Module, widths: Sequence[float], source: ImageSource, cfg: Config) -> None:
+def calibrate_on(encoder: nn.Module, widths: Sequence[Width], source: ImageSource, cfg: Config) -> None:
     """Calibrate ``encoder`` at ``widths`` on images of ``source``, as ``cfg.calibration`` says."""
     device = next(encoder.parameters()).device
     images = calibration_batches(source, cfg.calibration, cfg.augment, cfg.data.size, cfg.seed, device)

@@ -19,6 +19,7 @@ from pretrain.data import ImageSource, evaluation_batches
 from pretrain.objective.networks import Student, Teacher
 from pretrain.slimmable import at_width
 from pretrain.slimmable.calibrate import local_statistics
+from rundir.subnet import plain_widths
 
 
 def feature_std(features: Tensor) -> float:
@@ -83,7 +84,7 @@ class Diagnostics:
     """
 
     def __init__(self, cfg: Config, images: Tensor):
-        widths = usable_widths(cfg, [*cfg.diagnostics.widths, cfg.widths.max])
+        widths = plain_widths(usable_widths(cfg, [*cfg.diagnostics.widths, cfg.widths.max]))
         self.images, self.widths = images, widths
         # The naive baseline's targets are each width's own; otherwise all widths share the widest network's.
         self.guided = widths if cfg.objective.distill_loss == "none" else [cfg.widths.max]

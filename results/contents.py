@@ -144,7 +144,8 @@ def _subnet_tables(frames: Frames) -> list[TableItem]:
 
 
 def _analysis_tables(frames: Frames) -> list[TableItem]:
-    scores = frames.scores[frames.scores["task"].eq("analysis") & frames.scores["value"].notna()]
+    scores = pd.concat([frames.scores, frames.subnets]) if len(frames.subnets) else frames.scores
+    scores = scores[scores["task"].eq("analysis") & scores["value"].notna()]
     return [TableItem(analysis.measures(part, _grid(frames, part.iloc[0]), join("table-analysis", name)), _facets(part.iloc[0]))
             for name, part in parts(scores, ANALYSED, ["dataset"])]
 

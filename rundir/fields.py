@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rundir.arguments import LARGEST
+from rundir.subnet import parse_width
 
 CONSTRAINT = "constraint"
 
@@ -91,6 +92,38 @@ class Numbers:
         return ""
 
 
+WIDTH = Number(0, 1, strictly=True)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A list of widths in (0, 1], and of sub-networks as text, such as ``w[1,.75,.5,.5]``."""
+
+    def settled(self, value: Sequence) -> list:
+        """``value`` with widths as numbers and sub-networks as they are printed; what is neither as it is."""
+        return [self._settled(each) for each in value]
+
+    def _settled(self, each: object) -> object:
+        if isinstance(each, str):
+            try:
+                found = parse_width(each)
+            except ValueError:
+                return each
+            return found if isinstance(found, float) else str(found)
+        return each if WIDTH.fault(each) else float(each)  # type: ignore[arg-type]
+
+    def fault(self, value: Sequence) -> str:
+        """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
+        for each in value:
+            if not isinstance(each, str) and WIDTH.fault(each):
+                return f"must be widths, each {WIDTH}, or sub-networks such as 'w[1,.75,.5,.5]'"
+            try:
+                _ = parse_width(each) if isinstance(each, str) else each
+            except ValueError as error:
+                return f"is not a list of widths: {error}"
+        return ""
+
+
 @dataclass(frozen=True)
 class Wholes:
     """A list of at least one whole number, or with ``empty`` of none, all different, each in [0, high]."""
@@ -158,6 +191,11 @@ def pixel_list(above: float | None = None) -> Any:
 def width_list(*default: float) -> Any:
     """A field that is a list of widths."""
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Numbers(Number(0, 1, strictly=True))})
+
+
+def network_list(*default: float) -> Any:
+    """A field that is a list of widths and sub-networks; :func:`rundir.subnet.as_widths` reads it."""
+    return field(default_factory=lambda: list(default), metadata={CONSTRAINT: Networks()})
 
 
 def share_list(*default: float) -> Any:

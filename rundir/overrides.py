@@ -37,7 +37,10 @@ def read_overrides(texts: Sequence[str], example: str = "optimizer.epochs=20") -
         try:
             parsed = parse_yaml(value, f"the value of {dotted}")
         except Damaged as error:
-            raise UserError(f"override {text[:200]!r}: {error}; quote it for the shell, or set another value") from None
+            instead = "quote it for the shell, or set another value"
+            if re.search(r"\w\[", value):
+                instead = "put text with brackets in quotes of its own, as in '[1.0,\"w[1,.5,.5,.5]\"]'"
+            raise UserError(f"override {text[:200]!r}: {error}; {instead}") from None
         both = isinstance(parsed, dict) and isinstance(inside.get(last), dict)
         inside[last] = {**inside[last], **parsed} if both else parsed
     return found

@@ -41,6 +41,11 @@ def width_of(record: Mapping[str, Any]) -> Width:
     return parse_width(record["subnet"]) if record.get("subnet") else record["width"]
 
 
+def asked_of(record: Mapping[str, Any]) -> Width:
+    """The width or sub-network that a record answers for: of a sub-network that stands for a plain width that width."""
+    return record["width"] if record["width"] is not None else width_of(record)
+
+
 def entry(record: Mapping[str, Any], name: str) -> Any:
     """An entry of a record, or what its absence means. Raises KeyError where it must be there."""
     return record.get(name, DEFAULTS[name]) if name in DEFAULTS else record[name]

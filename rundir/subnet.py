@@ -11,7 +11,9 @@ What is not named is whole. Which values a network has: :class:`pretrain.slimmab
 from __future__ import annotations
 
 import functools
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
@@ -152,6 +154,21 @@ def width_key(width: Width) -> Width:
 def parse_width(text: str) -> Width:
     """A plain width where ``text`` is one, else a sub-network; ValueError as :meth:`Subnet.parse` has it."""
     return Subnet.parse(text).canonical
+
+
+def as_widths(values: Iterable[float | str]) -> list[Width]:
+    """Widths as a config holds them: numbers, and sub-networks as text."""
+    return [parse_width(value) if isinstance(value, str) else value for value in values]
+
+
+def as_text(widths: Iterable[Width]) -> str:
+    """Widths as YAML that a config reads: ``[1.0, "w[1,.75,.5,.5]"]``."""
+    return json.dumps([str(width) if isinstance(width, Subnet) else width for width in widths])
+
+
+def plain_widths(widths: Iterable[Width]) -> list[float]:
+    """Those that are no sub-networks."""
+    return [width for width in widths if not isinstance(width, Subnet)]
 
 
 def widest(width: Width) -> float:

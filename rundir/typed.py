@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rundir.errors import UserError, first_line, suggestion
-from rundir.fields import constraints, is_section, value_of
+from rundir.fields import Networks, constraints, is_section, value_of
 
 MOST_SHOWN = 200  # characters of a value in a message
 MOST = 2**1000  # of a number, which must fit into a float
@@ -26,9 +26,19 @@ def typed(kind: type[Content], raw: dict, prefix: str = "") -> Content:
     """
     worded = check_keys(kind, raw, prefix)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))  # type: ignore[arg-type]
+        content: Content = OmegaConf.to_object(OmegaConf.merge(_schema(kind), worded))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}{getattr(error, 'full_key', None) or 'config'}{_said(first_line(error))}") from None
+    for dotted, constraint in constraints(kind).items():  # type: ignore[arg-type]  # a class is hashable
+        if isinstance(constraint, Networks):
+            _settle(content, dotted, constraint)
+    return content
+
+
+def _settle(content: object, dotted: str, constraint: Networks) -> None:
+    *sections, last = dotted.split(".")
+    section = value_of(content, ".".join(sections)) if sections else content
+    setattr(section, last, constraint.settled(getattr(section, last)))
 
 
 _KINDS = ((r"Value '(.*)' of type '\w+' could not be converted to Float", "={} must be a number"),

@@ -28,7 +28,7 @@ if __name__ == "__main__":  # run as a script: make the other rooms importable
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pretrain.checkpoints import add_checkpoint_arguments
-from rundir.arguments import Parser, real, word
+from rundir.arguments import Parser, width_or_spread, word
 from rundir.cli import cli
 from rundir.errors import settings_are_options
 from transfer import ALL
@@ -63,7 +63,8 @@ def parser(more: Callable[[argparse.ArgumentParser], object] | None = None) -> a
     if more is not None:
         made = tasks.add_parser(ALL, help="whatever --transfer says", description="Evaluate checkpoints on what --transfer says.")
         add_checkpoint_arguments(made)
-        made.add_argument("--widths", type=real(), nargs="+", metavar="W", help="default: those a checkpoint is calibrated for")
+        made.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
+                          help="widths and sub-networks; default: those a checkpoint is calibrated for")
         made.add_argument("--out", type=word, metavar="DIR", help="where scores and runs go; default runs/checkpoints")
         more(made)
     return own

@@ -15,7 +15,18 @@ import yaml
 
 from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHER, WIDTH_RULE, method
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
-from rundir.fields import choice, named_options, names, number, number_list, pixel_list, share_list, whole_list, width_list
+from rundir.fields import (
+    choice,
+    named_options,
+    names,
+    network_list,
+    number,
+    number_list,
+    pixel_list,
+    share_list,
+    whole_list,
+    width_list,
+)
 from rundir.schema import FORMAT
 from rundir.subnet import DIMENSIONS
 
@@ -212,7 +223,7 @@ class DiagnosticsConfig:
 class CalibrationConfig:
     """BatchNorm statistics stored in the checkpoint at the end; other widths can be calibrated later."""
 
-    widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
+    widths: list[Any] = network_list(1.0, 0.75, 0.5, 0.25)  # and sub-networks; those in range are used
     images: int = number(8192, 2, 2**31)  # at most
     average: str = choice("cumulative", "running")  # of the batches' statistics: all alike, or moved by 0.1 a batch (the authors')
     views: str = choice("plain", "crops", "pretraining")  # without augmentation, random crops of evaluation, as in pretraining
@@ -227,7 +238,7 @@ class EvaluationConfig:
     protocols: list[str] = names("knn", "linear", allowed=PROTOCOLS)
     label_fractions: list[float] = share_list(1.0)  # of the training labels, for each protocol
     label_seeds: list[int] = whole_list(0, high=LARGEST_SEED)  # which labels those of a share below 1 are; scores are averaged
-    widths: list[float] = width_list(1.0, 0.75, 0.5, 0.25)  # those in range are used
+    widths: list[Any] = network_list(1.0, 0.75, 0.5, 0.25)  # and sub-networks; those in range are used
     # what is scored for a width: itself, or the sub-network along this dimension (all: all of elastic.vary) with as many FLOPs
     dimension: str = choice("width", *(name for name in DIMENSIONS if name != "width"), "all")
 

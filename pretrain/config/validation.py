@@ -16,7 +16,7 @@ from pretrain.config.width_grid import trained_widths
 from rundir.errors import Setting, UserError
 from rundir.schema import FORMAT
 from rundir.setting import OWN_IMAGES
-from rundir.subnet import Width, narrowest, widest, width_key
+from rundir.subnet import Subnet, Width, narrowest, parse_width, widest, width_key
 from rundir.typed import check_values, shown
 
 STUDENTS_OWN = ("online", "chain", "ensemble")  # teachers whose targets are what the student makes of its views in the same step
@@ -116,11 +116,24 @@ def switchable_widths(cfg: Config) -> list[float]:
     return sorted(cfg.widths.fixed, reverse=True) if cfg.model.switchable_bn else []
 
 
-def usable_widths(cfg: Config, asked: Iterable[float]) -> list[float]:
-    """Those of ``asked`` that the trained network can be used at, widest first."""
+def usable_widths(cfg: Config, asked: Iterable[float | str | Subnet]) -> list[Width]:
+    """Those of ``asked``, as a config holds them, that the trained network can be used at, widest first."""
     only = {width_key(w) for w in switchable_widths(cfg)}
-    return sorted((w for w in set(asked) if cfg.widths.min <= w <= cfg.widths.max and (not only or width_key(w) in only)),
-                  reverse=True)
+    found = {own for own in (_own(cfg.model.arch, w) for w in asked) if own is not None}
+    return sorted((w for w in found if cfg.widths.min <= narrowest(w) <= widest(w) <= cfg.widths.max
+                   and (not only or width_key(w) in only)), reverse=True)
+
+
+def _own(arch: str, width: float | str | Subnet) -> Width | None:
+    """A width; a sub-network as ``arch`` names it, or None where it has no such one."""
+    if isinstance(width, float | int):
+        return width
+    from pretrain.slimmable import canonical  # imports torch
+
+    try:
+        return canonical(skeleton(arch), parse_width(width) if isinstance(width, str) else width)
+    except ValueError:
+        return None
 
 
 def check_widths(arch: str, widths: Sequence[Width], low: float, high: float, what: str = "widths",

@@ -14,22 +14,30 @@ from results.tables.scores import METRICS, width_name
 
 
 def measures(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
-    """Networks and widths x measures: mean and sample standard deviation over seeds. ``scores``: of analyses of one data set."""
+    """Networks and widths x measures: mean and sample standard deviation over seeds; of each network sub-networks behind widths.
+    ``scores``: of analyses of one data set.
+    """
     scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
     found = [measure for measure in MEASURES if scores["metric"].eq(measure).any()]
     columns = (Column("Network"), Column("Width", "right"), *(Column(MEASURES[measure], "right") for measure in found))
     rows = []
     for line in whole(grid.lines):
         own = line.select(scores)
-        for width in sorted(set(own["width"]), reverse=True):
-            part = own[own["width"].eq(width)]
+        networks = own[["width", "subnet"]].drop_duplicates().itertuples(index=False, name=None)
+        for width, subnet in sorted(networks, key=_place):
+            part = own[own["subnet"].eq(subnet) & (own["width"].eq(width) | math.isnan(width))]
             texts = [_mean(part.loc[part["metric"].eq(measure)].groupby("seed")["value"].mean()) for measure in found]
-            rows.append(TableRow(line.name, (line.name, width_name(width), *texts), (), width))
+            rows.append(TableRow(line.name, (line.name, subnet or width_name(width), *texts), (), None if subnet else width))
     first, seeds = scores.iloc[0], scores["seed"].nunique()
     spread = f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
     caption = f"Encoder features of {_counts(scores)} training images, no labels. {spread}"
     title = f"Features on {first['dataset']}" + (f" ({first['variant']})" if first["variant"] else "")
     return Table(name, title, caption, columns, "", (), tuple(rows), 0)
+
+
+def _place(network: tuple[float, str]) -> tuple[bool, float, str]:
+    width, subnet = network
+    return subnet != "", -width if subnet == "" else 0.0, subnet
 
 
 def prediction(found: Sequence[Prediction], judged: pd.Series, ends: Sequence[float], name: str) -> Table:

@@ -51,12 +51,12 @@ def dense(scores: pd.DataFrame, grid: Grid, name: str = "dense") -> Table:
 
 
 def _columns(scores: pd.DataFrame) -> list[Column]:
-    initial = [Column("Weights", detail=True)] if _initials(scores) else []
+    initial = [Column("Weights", detail=True)] if initials(scores) else []
     return [Column("Network"), *initial, Column("Width", "right")]
 
 
-def _initials(scores: pd.DataFrame) -> list[str]:
-    """The kinds of initial weights, where they are worth a column."""
+def initials(scores: pd.DataFrame) -> list[str]:
+    """The kinds of initial weights of ``scores``, where they are worth a column."""
     kinds = sorted(set(scores["initial"]) - {""})
     return kinds if kinds and kinds != ["pretrained"] else []
 
@@ -66,9 +66,9 @@ def _by_width(scores: pd.DataFrame, grid: Grid) -> list[GridLine]:
     lines = []
     for line in whole(grid.lines):
         own = line.select(scores)
-        for initial in _initials(own) or [None]:
+        for initial in initials(own) or [None]:
             part = own if initial is None else own[own["initial"].eq(initial)]
-            said = [INITIAL.get(initial or "pretrained", initial)] if _initials(scores) else []
+            said = [INITIAL.get(initial or "pretrained", initial)] if initials(scores) else []
             lines += [replace(line, section=line.name, labels=(line.name, *said, width_name(width)), initial=initial, width=width)
                       for width in sorted(set(part["width"].round(6)), reverse=True)]
     return lines

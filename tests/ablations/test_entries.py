@@ -57,7 +57,7 @@ WRONG = {
     "[{task: classification, protocol: [lin]}]": "unknown protocol 'lin'; did you mean protocol linear?",
     "[{task: classification, set: [linear.epoch=3]}]": "unknown key linear.epoch; did you mean linear.epochs?",
     "[{task: classification, label_fraction: [2]}]": "entry 1 (classification):",
-    "[{task: detection, widths: [2]}]": "widths=[2.0] must be numbers, each in (0, 1]",
+    "[{task: detection, widths: [2]}]": "widths=[2] must be widths, each in (0, 1]",
     "[{task: detection, iterations: 0}]": "iterations=0 must be in [1,", "[{task: detection, lr: .inf}]": "lr=inf must be finite",
     "[{task: detection, cells: us3l}]": "cells=us3l must be a list, such as [us3l]",
     "[{task: segmentation, crop: [3]}]": "crop=[3] must be two numbers",

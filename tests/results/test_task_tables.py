@@ -213,18 +213,29 @@ def test_sub_networks_have_a_table_of_their_own_and_do_not_reach_those_by_width(
         found = RunDirectory(run)
         seed = found.records()[0]["seed"]
         own = {"seed": seed, "width": None}
-        voc = record(1, 0.3, "box_AP", task="detection", dataset="voc", subnet="w[1,.5]", initial="pretrained", **DENSE)
         found.add_records([record(1, 0.5 + seed / 1000, "linear", subnet="w[1,.5]", flops=2e6, parameters=70) | own,
-                           record(1, 0.4, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50) | own, voc | own,
+                           record(1, 0.4, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50) | own,
+                           record(1, 0.1, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50, label_fraction=0.1) | own,
+                           record(1, 1.5, "rankme", task="analysis", subnet="w[1,.5]", count=9) | own,
                            record(1, 0.5, "linear", dataset="pets", seed=seed, subnet="w1d[2,1]")])  # stands for width 1.0
+        voc = [record(1, value, "box_AP", task="detection", dataset="voc", subnet="w[1,.5]", initial=initial, **DENSE) | own
+               for value, initial in ((0.3, "pretrained"), (0.1, "random"))]
+        found.add_records(voc)
     frames = load_all(here)
     assert len(load(here)) > len(frames.scores) and set(frames.subnets["subnet"]) == {"w[1,.5]", "w1d[1,1]"}
     tables = {item.table.name: item.table for item in contents.all_tables(frames)}
     assert {"table-subnets-classification-digits", "table-subnets-detection-voc"} < set(tables)
     rows = [row.labels for row in tables["table-subnets-classification-digits"].rows]
-    assert rows == [("US3L", "w[1,.5]", "60.1 ± 0.1", "—", "2.0", "70"), ("US3L", "w1d[1,1]", "—", "40.0 ± 0.0", "1.0", "50")]
+    assert rows == [("US3L", "w[1,.5]", "60.1 ± 0.1", "—", "—", "2.0", "70"),
+                    ("US3L", "w1d[1,1]", "—", "40.0 ± 0.0", "10.0 ± 0.0", "1.0", "50")]
+    heads = [column.name for column in tables["table-subnets-classification-digits"].columns]
+    assert heads[2:5] == ["linear evaluation (%)", "k-NN (%)", "k-NN with 10 % of the labels (%)"]
+    rows = [row.labels[:4] for row in tables["table-subnets-detection-voc"].rows]
+    assert rows == [("US3L", "pretrained", "w[1,.5]", "30.0 ± 0.0"), ("US3L", "random weights", "w[1,.5]", "10.0 ± 0.0")]
+    rows = [row.labels for row in tables["table-analysis-digits"].rows]
+    assert rows == [("US3L", "w[1,.5]", "1.50 ± 0.00")]
     plain = {table.name: markdown(table) for table in before}
-    same = {name: markdown(table) for name, table in tables.items() if "subnets" not in name}
+    same = {name: markdown(table) for name, table in tables.items() if not name.startswith(("table-subnets", "table-analysis"))}
     changed = {name for name in plain if plain[name] != same[name]}
     assert same.keys() == plain.keys() and changed == {"table-pets-linear", "table-transfer"}
     pets = next(row for row in tables["table-pets-linear"].rows if row.labels[0] == "US3L")

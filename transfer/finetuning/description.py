@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 
 from rundir.errors import UserError, check_choice
+from rundir.subnet import Width
 from transfer.finetuning.looking import EXIF
 from transfer.finetuning.schedules import Schedule, named
 from transfer.finetuning.trunk import INITIALS, NORMS
@@ -44,7 +45,7 @@ class Finetuning:
 
     task: str
     checkpoint: str
-    width: float = 1.0
+    width: Width = 1.0
     dataset: str = "digits"
     data_dir: str | None = None
     model: str = ""

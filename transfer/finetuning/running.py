@@ -145,6 +145,7 @@ class _Checker:
         checkpoint = self.checkpoint(finetuning)
         if finetuning.checkpoint not in self.planned:
             checkpoint.home(finetuning.out)
+        check_subnets([finetuning.width])
         checkpoint.check_widths([finetuning.width], "width")
         same = replace(finetuning, checkpoint="", seed=0, out=None, force=False, initial="", pictures=0, device="", workers=0)
         key = self._network(finetuning), same
