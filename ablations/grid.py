@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ablations.gridfile import NEEDS, Cell, load
 from pretrain import config
+from pretrain.checkpoints import Checkpoint
 from pretrain.config import Config
 from pretrain.cost import epochs_of_equal_flops
 from pretrain.identity import AUTO, identified, own_directory, tell_precision, with_precision
@@ -122,6 +123,8 @@ def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], w
         alike = None if cell.needs else of_first_seed.get(cell.name)
         try:
             cfg = _loaded(profile, [*common, *own, f"seed={seed}", *overrides], seed, alike)
+            if alike is None:
+                _check_stand_ins(cfg)
         except UserError as error:
             raise UserError(f"{file.path}, cell {cell.name}: {error}") from None
         if cell.flops_of and cell.name not in of_first_seed:
@@ -153,6 +156,12 @@ def width_settings(widths: Sequence[Width]) -> list[str]:
     """The settings of a cell that is evaluated at ``widths``: it is calibrated for the plain ones, and sub-networks later."""
     plain = as_text(plain_widths(widths))
     return [f"evaluation.widths={as_text(widths)}", f"calibration.widths={plain}", f"diagnostics.widths={plain}"]
+
+
+def _check_stand_ins(cfg: Config) -> None:
+    """Raise :class:`UserError` where ``evaluation.dimension`` has one sub-network for two of the widths."""
+    network = Checkpoint(config.skeleton(cfg.model.arch), cfg, Path())
+    network.stand_ins(config.usable_widths(cfg, cfg.evaluation.widths), "evaluation.widths")
 
 
 def _settled(cfg: Config, elsewhere: bool) -> Config:

@@ -177,16 +177,32 @@ class Checkpoint:
                       flush=True)
         return [*alone, *sorted(set(found.values()) - set(alone), reverse=True)]
 
-    def stand_in(self, width: Width) -> Width:
-        """The network that is scored for ``width``: itself, or with ``evaluation.dimension`` the sub-network along that dimension
-        whose FLOPs are nearest to those of a plain ``width``.
+    def stand_ins(self, widths: Sequence[Width], what: str = "--widths", skip: bool = False) -> dict[Width, Width]:
+        """The networks that are scored for ``widths``, each with the width that it stands for: itself, or with
+        ``evaluation.dimension`` the sub-network along that dimension whose FLOPs are nearest to those of a plain width.
+
+        Where one stands for two widths, the second is left out with ``skip``, which is said.
+
+        Raises:
+            UserError: one stands for two widths, and nothing is to be left out.
         """
         dimension = self.config.evaluation.dimension
-        if dimension == WIDTH or isinstance(width, Subnet) or width == self.high:
-            return width
-        space = elastic_space(self.config)
-        return of_equal_flops(space if dimension == ALL else space.along(dimension), self.cost(width).flops,
-                              lambda network: self.cost(network).flops)
+        if dimension == WIDTH:
+            return {width: width for width in widths}
+        space, table, found = elastic_space(self.config), self.costs(), dict[Width, Width]()
+        space = space if dimension == ALL else space.along(dimension)
+        for width in widths:
+            network = width if isinstance(width, Subnet) or width == self.high else of_equal_flops(
+                space, table.load(width).flops, lambda each: table.load(each).flops)
+            if network not in found:
+                found[network] = width
+            elif skip:
+                print(f"width {width} is left out: its sub-network of equal FLOPs, {network}, is that of {found[network]}",
+                      flush=True)
+            else:
+                raise UserError(f"{what}: {network} is the sub-network of equal FLOPs for {found[network]} and {width} "
+                                f"(evaluation.dimension={dimension}); leave one of them out")
+        return found
 
     def is_extrapolated(self, width: Width) -> bool:
         """Whether ``width`` is narrower than the widths of pretraining, in some stage."""

@@ -77,6 +77,12 @@ def test_mistakes_are_one_line(folder, words, said):
     assert said in str(caught.value) and "\n" not in str(caught.value) and not list(folder.iterdir())
 
 
+def test_a_sub_network_that_would_stand_for_two_widths_is_said_before_training(folder):
+    with pytest.raises(UserError) as caught:
+        main(["--grid", "dimensions", "--profile", "digits", "--only", "depth", "--dry-run", "evaluation.widths=[1.0,0.55,0.5]"])
+    assert "cell depth: evaluation.widths: w1d[1,1,1,1] is the sub-network of equal FLOPs for 0.55 and 0.5" in str(caught.value)
+
+
 @pytest.mark.parametrize(("entry", "said"), [
     ({"task": "classification", "widths": ["w[1,.5"]}, "widths=['w[1,.5'] is not a list of widths"),
     ({"task": "detection", "widths": ["w0.5r8"]}, "widths w0.5r8 names a resolution"),

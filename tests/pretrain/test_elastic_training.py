@@ -193,6 +193,9 @@ def test_scores_of_a_width_are_of_the_sub_network_of_equal_flops(trained, capsys
         assert min(others, key=lambda flops: abs(flops / target - 1)) == found[width]["flops"]
     with pytest.raises(UserError, match=r"sub-network of equal FLOPs for 0\.6 and 0\.5625"):
         evaluate(directory, widths=[0.6, 0.5625], protocols=["knn"])
+    capsys.readouterr()
+    assert list(checkpoint.stand_ins([1.0, 0.75, 0.6, 0.5625], skip=True).values()) == [1.0, 0.75, 0.6]  # as without --widths
+    assert capsys.readouterr().out.startswith("width 0.5625 is left out: its sub-network of equal FLOPs, ")
     plain = evaluate(directory, widths=[Subnet(1.0, (1, 1, 1, 1))], protocols=["knn"], options=Options())
     assert (plain[0]["width"], plain[0]["subnet"]) == (None, "w1d[1,1,1,1]")
 

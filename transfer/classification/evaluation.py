@@ -113,7 +113,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     backbone.extrapolate = extrapolate
     named = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
     backbone.check_widths(named)
-    stands = stand_ins(backbone, named)
+    stands = _stand_ins(backbone, named, widths is None)
     taken = list(stands)
     backbone.check_widths(taken)
     where = backbone.home(out)
@@ -149,19 +149,10 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
     return found
 
 
-def stand_ins(backbone: Checkpoint, widths: Sequence[Width]) -> dict[Width, Width]:
-    """The networks that are scored for ``widths``, each with the width that it stands for; says which they are, where they differ.
-
-    Raises:
-        UserError: one stands for two widths.
-    """
-    found: dict[Width, Width] = {}
-    for width in widths:
-        network = backbone.stand_in(width)
-        if network in found and network != width:
-            raise UserError(f"--widths: {network} is the sub-network of equal FLOPs for {found[network]} and {width} "
-                            f"(evaluation.dimension={backbone.config.evaluation.dimension}); leave one of them out")
-        found[network] = width
+def _stand_ins(backbone: Checkpoint, widths: Sequence[Width], skip: bool) -> dict[Width, Width]:
+    """As :meth:`Checkpoint.stand_ins`; says which they are, where they differ."""
+    found = backbone.stand_ins(widths, skip=skip)
+    for network, width in found.items():
         if network != width:
             shares = [100 * backbone.cost(each).flops / backbone.cost(backbone.high).flops for each in (width, network)]
             print(f"width {width:g} ({shares[0]:.1f} % of the FLOPs) is scored by {network} ({shares[1]:.1f} %)", flush=True)
