@@ -157,8 +157,8 @@ def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster
     for unit, each in (("GPU", lambda own: own.nodes * own.gpus), ("CPU", lambda own: own.processes * own.cpus)):
         hours = {kind: count * each(cluster.kinds[kind]) * cluster.kinds[kind].minutes / 60 for kind, count in tasks.items()}
         parts = ", ".join(f"{kind} {value:,.1f}" for kind, value in hours.items() if value)
-        lines.append(f"at most {sum(hours.values()):,.1f} {unit}-hours without requeues, by the time limits"
-                     + (f" ({parts})" if parts else ""))
+        lines.append(f"time limits of all jobs together: {sum(hours.values()):,.1f} {unit}-hours, the most that Slurm can charge "
+                     "without requeues" + (f" ({parts})" if parts else ""))
     flops = {}
     for run in missing:
         if run.cell not in flops:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, faster, interleaved, threads
 from pretrain.data.augment import Augment
+from rundir.cli import cli
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,13 +69,13 @@ def rows(rounds: int = 10, quick: bool = False) -> list[Row]:
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=32, help="side of images and views in pixels")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10, help="times that each of the two takes its turn")
     parser.add_argument("--blur", type=float, default=0.0, help="probability of a blur")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     ours, theirs = measure(args.size, args.batch, args.rounds, args.blur)
     scale = 1e6 / args.batch
     print(f"{args.size} pixels, batch {args.batch}, two views, one thread: batched {ours * scale:.0f} us an image, "
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

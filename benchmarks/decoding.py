@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from benchmarks.measure import Row, faster, interleaved, markdown, options, thre
 from pretrain.config import AugmentConfig
 from pretrain.data import Augment, FolderSource, batches
 from pretrain.data.images import read
+from rundir.cli import cli
 
 
 def write_images(root: Path, count: int, side: int) -> list[str]:
@@ -81,10 +82,10 @@ def rows(side: int = 256, rounds: int = 5, quick: bool = False) -> list[Row]:
                    "images/s", rates["cropped"], rates["decoded"], at_least=0.9)]
 
 
-def main() -> None:
-    args = options(__doc__, ("--side", {"type": int, "default": 256}))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, ("--side", {"type": int, "default": 256}), argv=argv)
     print(markdown(rows(args.side, args.rounds, args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

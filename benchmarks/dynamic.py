@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,6 +21,7 @@ from pretrain.cost import training_flops
 from pretrain.distributed import processes
 from pretrain.objective.width_rules.dynamic import STAGES, lower_bound
 from pretrain.training import Trainer
+from rundir.cli import cli
 from rundir.directory import RunDirectory
 from rundir.progress import reporting
 
@@ -84,10 +86,10 @@ def paper_flops(part: str) -> Row:
                    reference / 1e15)
 
 
-def main() -> None:
-    args = options(__doc__, ("--epochs", {"type": int, "default": 8, "help": "of each rule, a multiple of 4"}))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, ("--epochs", {"type": int, "default": 8, "help": "of each rule, a multiple of 4"}), argv=argv)
     print(markdown(rows(args.epochs, args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -27,6 +27,7 @@ from pretrain.checkpoints import open_checkpoint
 from pretrain.distributed import processes
 from pretrain.slimmable import calibrated_widths, extract
 from pretrain.training import Trainer
+from rundir.cli import cli
 from rundir.directory import RunDirectory
 from transfer.classification.evaluation import knn, linear_fast
 from transfer.classification.linear import linear
@@ -181,11 +182,11 @@ def rows(preset: str = "cifar", images: int = 384, rounds: int = 2, quick: bool 
                 *linear_rows(preset, run, images, rounds, epochs)]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = options(__doc__, ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}),
-                   ("--images", {"type": int, "default": 384}))
+                   ("--images", {"type": int, "default": 384}), argv=argv)
     print(markdown(rows(args.preset, args.images, args.rounds, args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # as a script, benchmarks/ is on the path, not the directory above it
@@ -19,6 +20,7 @@ if __name__ == "__main__":  # as a script, benchmarks/ is on the path, not the d
 
 from pretrain import config
 from results import frame
+from rundir.cli import cli
 from rundir.schema import FORMAT, File, State
 
 WIDTHS, METRICS = (1.0, 0.75, 0.5, 0.25), ("knn", "linear_fast")
@@ -58,11 +60,11 @@ def timed(text: str, runs: Path, **options: bool) -> int:
     return rows
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000, metavar="N")
-    count = parser.parse_args().runs
+    count = parser.parse_args(argv).runs
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         write_runs(runs / "many", count)
@@ -76,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main)

@@ -33,6 +33,7 @@ from pretrain.training import Trainer
 from pretrain.training.loop import tf32
 from rundir.arguments import Parser, place, real
 from rundir.atomic import make_folder
+from rundir.cli import cli
 from rundir.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,4 +287,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main)

@@ -28,6 +28,7 @@ from pretrain.config import Config, load
 from pretrain.data import TwoViewBatches
 from pretrain.data.sources import TensorSource
 from pretrain.training.build import Training, build_training
+from rundir.cli import cli
 
 GPU = torch.device("meta")
 WIDTHS = [1.0, 0.6, 0.25]
@@ -158,10 +159,10 @@ def rows(quick: bool = False) -> list[Row]:
     return found
 
 
-def main() -> None:
-    args = options(__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, argv=argv)
     print(markdown(rows(args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

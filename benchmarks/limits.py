@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, best, markdown, options
+from rundir.cli import cli
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 USEFUL = 0.5  # of float32's rate, below which bfloat16 is only emulated and its networks are not measured
@@ -87,10 +89,10 @@ def device_name(device: str) -> str:
     return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
-def main() -> None:
-    args = options(__doc__, ("--device", {"default": "cpu"}))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, ("--device", {"default": "cpu"}), argv=argv)
     print(markdown(rows(args.quick, args.device)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

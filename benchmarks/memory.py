@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, at_most, markdown, options, peak_bytes, seconds
 from rundir.arguments import whole
+from rundir.cli import cli
 from transfer.classification import linear_fast, rows
 from transfer.classification.knn import knn_predict
 
@@ -88,4 +89,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -38,6 +38,7 @@ from results.plots.drawing import style
 from rundir import provenance
 from rundir.arguments import Parser, place, whole
 from rundir.atomic import make_folder
+from rundir.cli import cli
 from rundir.directory import RunDirectory
 from rundir.schema import State
 from slurm import status
@@ -224,4 +225,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main)

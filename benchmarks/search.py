@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Row, at_most, faster, interleaved, markdown, options, seconds
 from pretrain.models import build
 from pretrain.slimmable import CostTable, Subnet, Width, calibrate, calibrated_features, cost, extract, space_of
+from rundir.cli import cli
 from transfer.search.scores import Features, Reference, score
 
 IMAGES, BATCH, NEIGHBOURS = 1024, 256, 10
@@ -85,10 +87,10 @@ def rows(rounds: int = 5, quick: bool = False) -> list[Row]:
     return scoring("resnet_small", 12, IMAGES, rounds) + scoring("resnet18_cifar", 32, IMAGES // 2, rounds) + many(1000, IMAGES)
 
 
-def main() -> None:
-    args = options(__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, argv=argv)
     print(markdown(rows(args.rounds, args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

@@ -12,7 +12,7 @@ import contextlib
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +33,7 @@ from pretrain.distributed import processes
 from pretrain.memory import keep_freed_memory
 from pretrain.objective.losses import negative_cosine
 from pretrain.training import Trainer
+from rundir.cli import cli
 from rundir.directory import RunDirectory
 from rundir.progress import reporting
 
@@ -264,11 +265,11 @@ def rows(preset: str = "cifar", rounds: int = 5, quick: bool = False, device: st
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = options(__doc__, ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}), ("--device", {"default": "cpu"}),
-                   ("--no-parts", {"action": "store_true", "help": "speed only"}))
+                   ("--no-parts", {"action": "store_true", "help": "speed only"}), argv=argv)
     print(markdown(rows(args.preset, args.rounds, args.quick, args.device, not args.no_parts)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

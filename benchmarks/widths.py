@@ -8,7 +8,7 @@ ResNet-18 with CIFAR's stem, 32 pixels, float32. Training time is a forward and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import Row, faster, interleaved, markdown, options
 from pretrain.models import build
 from pretrain.slimmable import at_width, calibrate, cost, extract
+from rundir.cli import cli
 
 WIDTHS = [1.0, 0.75, 0.5, 0.25]
 
@@ -76,10 +77,10 @@ def rows(batch: int = 64, rounds: int = 3, quick: bool = False) -> list[Row]:
     return found
 
 
-def main() -> None:
-    args = options(__doc__, ("--batch", {"type": int, "default": 64}))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = options(__doc__, ("--batch", {"type": int, "default": 64}), argv=argv)
     print(markdown(rows(args.batch, args.rounds, args.quick)))
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

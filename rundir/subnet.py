@@ -146,6 +146,7 @@ class Subnet:
 Width: TypeAlias = Union[float, Subnet]  # noqa: UP007  # evaluated at run time
 
 
+@functools.lru_cache(10_000)
 def width_key(width: Width) -> Width:
     """A width, plain or a sub-network, as it is used for look-ups: 0.1 + 0.2 and 0.3 are one, and so are 0.5 and w0.5."""
     return width.canonical if isinstance(width, Subnet) else round(float(width), DIGITS)

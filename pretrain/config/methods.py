@@ -206,13 +206,26 @@ def settle(cfg: object) -> None:
 
 
 def check(cfg: object) -> None:
-    """Run the checks of a config that the files of its parts have as ``check(cfg)``."""
+    """Run the checks of a config that the files of its parts have as ``check(cfg)``; of files of the user's own those that this
+    process has loaded, since a config of an earlier run, whose file may be another by now, was checked when it was made.
+
+    Raises:
+        UserError: one of them does, or the user's own fails otherwise.
+    """
     for part in PARTS:
         value = chosen(part, cfg)
-        if value not in part.special and not is_own(value):
-            of_file = vars(_module(part, value)).get("check")
-            if of_file is not None:
-                of_file(cfg)
+        own = OWN.fullmatch(value)
+        module = (None if value in part.special else sys.modules.get(_module_name(Path(own["file"]), own["digest"])) if own
+                  else _module(part, value))
+        of_file = vars(module).get("check") if module else None
+        if of_file is None:
+            continue
+        try:
+            of_file(cfg)
+        except Exception as error:
+            if own and not isinstance(error, UserError):
+                raise failure(part, value, error, " in check(cfg)") from error
+            raise
 
 
 def parts_provenance(cfg: object) -> dict[str, Any]:
@@ -262,9 +275,13 @@ def _named(module: ModuleType, name: str) -> Callable:
     return next(found for key, found in vars(module).items() if key in names and found.__module__ == module.__name__)
 
 
+def _module_name(path: Path, digest: str) -> str:
+    return f"own_method_{path.stem}_{digest}"
+
+
 def _imported(part: Part, path: Path, digest: str) -> ModuleType:
     """The user's file as a module, imported once for each digest."""
-    name = f"own_method_{path.stem}_{digest}"
+    name = _module_name(path, digest)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

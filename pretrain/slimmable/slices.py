@@ -49,8 +49,8 @@ def sliced_once(model: nn.Module) -> Iterator[None]:
     layers = list(slimmable_layers(model))
     try:
         for layer in layers:
-            layer.reuse = True
+            layer.__dict__.update(reuse=True, slices=None)
         yield
     finally:
         for layer in layers:
-            layer.reuse, layer.slices = False, None
+            layer.__dict__.update(reuse=False, slices=None)

@@ -24,13 +24,13 @@ def at_width(model: nn.Module, width: Width) -> Iterator[None]:
     elif not 0.0 < width <= 1.0:
         raise ValueError(f"width {width} is not in (0, 1]")
     layers = [(layer, layer.width) for layer in model.modules() if isinstance(layer, AtWidth)]
-    try:
+    try:  # __dict__: nn.Module looks a while at what is set on it
         for layer, _ in layers:
-            layer.width = width
+            layer.__dict__["width"] = width
         yield
     finally:
         for layer, before in layers:
-            layer.width = before
+            layer.__dict__["width"] = before
 
 
 def channel_signature(model: nn.Module, width: Width) -> tuple[object, ...]:

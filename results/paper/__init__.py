@@ -69,12 +69,16 @@ def read_numbers(path: Path = PUBLISHED) -> list[Number]:
 
 
 def beside(numbers: list[Number], scores: pd.DataFrame, grids: Mapping[str, GridManifest], name: str = "table-published") -> Table:
-    """The published numbers, and the mean of our runs of the same network, data set, metric and width where there are any."""
+    """The published numbers, and the mean of our runs of the same network, data set, metric and width where there are any; of what
+    has neither no row.
+    """
     scores = scores[scores["value"].notna()].assign(width=scores["width"].round(6))
     rows, ours, cells = [], [], cells_of_papers(grids)
     places = pd.Series(list(zip(scores["grid"], scores["cell"], strict=True)), index=scores.index, dtype=object)
     for number in numbers:
         own = _ours(number, scores[places.isin(list(cells.get(number.ours, ())))] if number.ours else scores[:0])
+        if own is None and number.value is None:
+            continue  # nothing to show, and nothing to compare
         ours.append(own)
         value = MISSING if number.value is None else _as_given(number.value) + (f" ± {number.std:.1f}" if number.std else "")
         where = ", ".join(filter(None, [number.source.url, number.place]))

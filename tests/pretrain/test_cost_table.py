@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.models import build
-from pretrain.slimmable import CostTable, Subnet, calibrate, calibrated_features, cost, extract, space_of
+from pretrain.slimmable import CostTable, Subnet, calibrate, calibrated_features, cost, extract, slimmable_layers, space_of
 from pretrain.slimmable.calibrate import batch_norms, norms_at
 from pretrain.slimmable.layers import moments
 
@@ -89,8 +89,9 @@ def test_what_the_table_does_not_know_is_counted():
 # -- one pass -------------------------------------------------------------------------------------------------------------
 
 
-def test_moments_are_those_of_float64():
-    x = 5 + 0.01 * torch.randn(64, 7, 3, 3, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("side", [3, 12])  # torch's own BatchNorm, and products
+def test_moments_are_those_of_float64(side):
+    x = 5 + 0.01 * torch.randn(64, 7, side, side, generator=torch.Generator().manual_seed(0))
     variance, mean = torch.var_mean(x.double(), (0, 2, 3))
     for layout in (torch.contiguous_format, torch.channels_last):
         own = moments(x.contiguous(memory_format=layout))
@@ -135,7 +136,11 @@ def test_nothing_is_left_behind():
     before = {name: norm.statistics[0.5][0].clone() for name, norm in batch_norms(model).items()}
     calibrated_features(model, 0.5, [images + 1])
     calibrated_features(model, Subnet((1.0, 0.5, 0.5, 0.5)), [images])
-    assert model.training and not any(norm.collecting for norm in batch_norms(model).values())
+    calibrated_features(model, 0.5, [images, images])
+    with pytest.raises(RuntimeError):
+        calibrated_features(model, 0.5, [images, images[:, :2]])
+    assert model.training and not any(norm.collecting or norm.passes for norm in batch_norms(model).values())
+    assert not any(layer.reuse or layer.slices is not None for layer in slimmable_layers(model))
     assert all(set(norm.statistics) == {0.5} and norm.statistics[0.5][0].equal(before[name])
                for name, norm in norms_at(model, 0.5).items())
 

@@ -259,3 +259,32 @@ def test_the_pages_loss_is_the_huber_distance_of_unit_vectors():
     difference = (F.normalize(s, dim=1) - F.normalize(t, dim=1)).abs()
     expected = torch.where(difference < 0.1, difference.square() / 0.2, difference - 0.05).mean()
     assert float(scope["smooth_distance"](s, t, beta=0.1)) == pytest.approx(float(expected))
+
+
+CHECKED = MINE + """
+
+def check(cfg):
+    from rundir.errors import UserError
+    if cfg.optimizer.batch_size < 100:
+        raise UserError(f"optimizer.batch_size={cfg.optimizer.batch_size} is too small for it; set at least 100")
+    assert cfg.seed != 13
+"""
+
+
+def test_a_file_checks_the_configs_that_name_it(tmp_path):
+    named = f"objective.base_loss={own(tmp_path, CHECKED)}:smooth_distance"
+    cfg = config.load("digits", [named, "optimizer.batch_size=100"])
+    with pytest.raises(UserError, match=r"^optimizer\.batch_size=64 is too small for it; set at least 100$"):
+        config.load("digits", [named, "optimizer.batch_size=64"])
+    with pytest.raises(UserError, match=r"fails in check\(cfg\): AssertionError \(line \d+ of mine.py\); correct it$"):
+        config.load("digits", [named, "optimizer.batch_size=100", "seed=13"])
+    (tmp_path / "mine.py").unlink()
+    assert config.from_dict(config.to_dict(cfg)) == cfg
+
+
+def test_a_run_of_an_earlier_process_is_read_without_its_file(tmp_path):
+    """Nothing of a user's file runs because a config of a finished run names it."""
+    text = CHECKED + "\nopen(__file__ + '.ran', 'a').close()\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    named = {"objective": {"base_loss": f"{own(tmp_path, text)}:smooth_distance@{digest}"}, "optimizer": {"batch_size": 64}}
+    assert config.from_dict(named).optimizer.batch_size == 64 and not (tmp_path / "mine.py.ran").exists()
