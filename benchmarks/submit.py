@@ -11,7 +11,6 @@ process of its own: the first submits everything, the second nothing. Prints sec
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import resource
@@ -19,10 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from rundir.arguments import Parser, whole
+from rundir.cli import cli
+from rundir.errors import UserError
 from tests.slurm.throwaway import ThrowAwayCluster, missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,15 +50,14 @@ def launch(runs: Path, seeds: int, more: list[str]) -> tuple[float, float, str]:
     return wall, cpu, next(line for line in done.stdout.splitlines() if "submitted" in line)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=int, default=1000, help="at least so many; default 1000")
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=whole(1), default=1000, help="at least so many; default 1000")
     parser.add_argument("--transfer", action="store_true", help="with detection and segmentation of every cell")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if need := missing(accounting=False):
-        print(f"error: Slurm is not installed: {need}", file=sys.stderr)
-        return 2
+        raise UserError(f"Slurm is not installed: {need}")
     seeds = math.ceil(arguments.cells / CELLS)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="submit-") as folder, ThrowAwayCluster(Path(folder) / "slurm") as cluster:
@@ -74,4 +76,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli(main)
