@@ -213,8 +213,8 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
     }
     if not all(found["kernel"]):
         raise ValueError(f"kernels={list(kernels or ())} leaves a stage without one; set some of {structure.kernels[0]}")
-    if resolutions and not structure.multiple:
-        raise ValueError("this network takes images as they are; leave out resolutions")
+    for side in resolutions:
+        structure.check(Subnet(resolution=side))
     for name in vary or ():
         if name not in DIMENSIONS:
             raise ValueError(f"{name!r} is no dimension of a network; set some of {', '.join(DIMENSIONS)}")

@@ -244,6 +244,8 @@ def test_training_costs_what_its_networks_cost():
     ([*VIT, "elastic.vary=[patches]", "data.size=4"], "images of 4 pixels have too few patches of 4 pixels"),
     ([*VIT, "elastic.vary=[patches]", "objective.base_loss=mae", "objective.distill_loss=none", "objective.teacher=online"],
      "objective.base_loss=mae hides patches itself; leave patches out"),
+    ([*VIT, "elastic.vary=[resolution]", "elastic.resolutions=[16,10]"], "r10 is not a whole number of patches of 4 pixels; set a"),
+    ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[12,0]"], "at least 1; set for example r128"),
     ([*ELASTIC, "elastic.by_stage=true"], "has no effect where nothing varies"),
     ([*ELASTIC, "elastic.vary=[depth]", "elastic.by_stage=true"], "elastic.by_stage=true draws a width for each stage"),
     ([*ELASTIC, "evaluation.dimension=depth"], "scores sub-networks that were not trained"),

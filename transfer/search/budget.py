@@ -30,6 +30,13 @@ class Limit:
         """How full ``costs`` make it: at most 1 is within."""
         return costs[self.kind] / (self.most * (full[self.kind] if self.share else 1))
 
+    def written(self, costs: Costs, full: Costs) -> str:
+        """What of ``costs`` it limits, as it is written in a budget."""
+        if self.share:
+            return f"{self.kind}={costs[self.kind] / full[self.kind]:.3f}"
+        name, unit = next(((name, unit) for name, (kind, unit) in UNITS.items() if kind == self.kind), (self.kind, 1.0))
+        return f"{name}={costs[self.kind] / unit:.3g}"
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -71,9 +71,8 @@ class Problem:
         smallest = self.costs(self.space.smallest)
         for budget in self.budgets:
             if not budget.holds(smallest, self.full):
-                least = ", ".join(f"{kind} {smallest[kind] / self.full[kind]:.3f}" for kind in budget.kinds)
-                raise UserError(f"--budget {budget}: no sub-network is so small; the smallest has these shares of the full "
-                                f"network: {least}; set a larger budget")
+                least = " ".join(limit.written(smallest, self.full) for limit in budget.limits)
+                raise UserError(f"--budget {budget}: no sub-network is so small; the smallest has {least}; set a larger budget")
 
     def key(self, width: Width) -> object:
         """What names the network of ``width``."""

@@ -166,7 +166,10 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--budget", "flops=0.001"], "no sub-network is so small"),
+    (["--budget", "flops=0.001"], "no sub-network is so small; the smallest has flops=0."),
+    (["--budget", "latency_ms=0.00001", "memory=0.9"], "no sub-network is so small; the smallest has latency_ms=0."),
+    (["--budget", "parameters=10"], "10 is no share of the full network"), (["--budget", "parameters=0.01k"], "has parameters="),
+    (["--vary", "patches"], "no elastic patches; leave patches out"),
     (["--budget", "speed=2"], "unknown cost 'speed'"),
     (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
     (["--vary", "depth"], "no elastic depth"),
