@@ -105,7 +105,7 @@ $(VENV)/.docs: $(STAMP)
 
 lint: setup
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check --quiet .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 clean:

@@ -34,11 +34,17 @@ def missing_scores(run: Run) -> list[tuple[str, float, int | None, Width]]:
     """
     records = RunDirectory(run.directory).records() if run.directory.exists() else []
     checkpoint = Checkpoint.unloaded(run.cfg)
-    own = {(protocol, *labels): own_record(checkpoint, protocol, *labels)
-           for protocol in run.cfg.evaluation.protocols for labels in _options(run, run.cfg.evaluation.label_fractions).labels()}
+    own = {
+        (protocol, *labels): own_record(checkpoint, protocol, *labels)
+        for protocol in run.cfg.evaluation.protocols
+        for labels in _options(run, run.cfg.evaluation.label_fractions).labels()
+    }
     places = [(r["metric"], entry(r, "label_fraction"), entry(r, "label_seed")) for r in records]
-    have = {(*place, asked_of(r)) for place, r in zip(places, records, strict=True) if place in own and is_own(r, own[place])
-            and (not run.data or r.get("data") in (None, run.data))}
+    have = {
+        (*place, asked_of(r))
+        for place, r in zip(places, records, strict=True)
+        if place in own and is_own(r, own[place]) and (not run.data or r.get("data") in (None, run.data))
+    }
     return [(*place, w) for place in own for w in run.widths if (*place, w) not in have]
 
 
@@ -106,8 +112,10 @@ def _options(run: Run, fractions: Sequence[float]) -> Options:
 def check_trained(directory: Path) -> None:
     """Raise :class:`UserError` where the run that a job needs is not trained."""
     if not trained(directory):
-        raise UserError(f"it needs {directory.name}, which is not trained: that run failed, or another launcher is at it; "
-                        "run the same command again when it is done")
+        raise UserError(
+            f"it needs {directory.name}, which is not trained: that run failed, or another launcher is at it; "
+            "run the same command again when it is done"
+        )
 
 
 def _record_command(run: Run, directory: RunDirectory) -> None:
@@ -119,8 +127,14 @@ def _evaluate(run: Run, directory: RunDirectory, protocols: Sequence[str]) -> No
     try:
         every = run.cfg.evaluation.label_fractions  # together, but for data.limit: it holds with all labels only
         for fractions in [[one] for one in every] if run.cfg.data.limit else [every]:
-            evaluate(directory.path, root=run.cfg.data.root or None, widths=run.widths, protocols=protocols,
-                     device=run.cfg.train.device, options=_options(run, fractions))
+            evaluate(
+                directory.path,
+                root=run.cfg.data.root or None,
+                widths=run.widths,
+                protocols=protocols,
+                device=run.cfg.train.device,
+                options=_options(run, fractions),
+            )
     except BaseException as error:
         if not isinstance(error, Unfinished):
             directory.set_ended(error, "evaluation: ")

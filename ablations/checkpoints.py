@@ -78,8 +78,13 @@ def _checkpoints(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of evaluation as jobs to those of a task."""
-    parser.add_argument("--name", nargs="+", default=[], metavar="N",
-                        help="what tables call the checkpoints, in order; default: the names of run directories or files")
+    parser.add_argument(
+        "--name",
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="what tables call the checkpoints, in order; default: the names of run directories or files",
+    )
     launching.add_arguments(parser)
 
 
@@ -104,8 +109,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
             transfers += of_entry(entry, _pairs(entry, subjects, arguments), processes, arguments.folder, records)
     work = Work([], [], transfers, 0)
     left = len(work.open_transfers)
-    print(f"{counted(len(subjects), 'checkpoint')}, {counted(len(transfers), 'job')}, {len(transfers) - left} finished, "
-          f"{left} to do", flush=True)
+    print(
+        f"{counted(len(subjects), 'checkpoint')}, {counted(len(transfers), 'job')}, {len(transfers) - left} finished, {left} to do",
+        flush=True,
+    )
     if arguments.dry_run:
         show_graph(work, cluster, arguments.folder) if cluster else show_transfers(work, {})
         return 0
@@ -157,8 +164,9 @@ def _run(checkpoint: Checkpoint, name: str, directory: Path) -> Run:
     return Run(name, cfg, directory)
 
 
-def _pairs(entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], arguments: argparse.Namespace
-           ) -> list[tuple[Subject, list[Width]]]:
+def _pairs(
+    entry: Placed, subjects: Sequence[tuple[Subject, Checkpoint]], arguments: argparse.Namespace
+) -> list[tuple[Subject, list[Width]]]:
     """The checkpoints with their widths of the entry; behind them one per network whose fine-tunings start from random weights."""
     asked = as_widths(entry.entry.widths) or getattr(arguments, "widths", None)
     pairs, references = [], {}
@@ -208,8 +216,10 @@ def _of_options(arguments: argparse.Namespace) -> Placed:
     given = {name: getattr(arguments, name) for name in own if getattr(arguments, name, None) is not None}
     if arguments.task == SEARCH:
         if arguments.format != list(DEFAULT_FORMATS):
-            raise UserError("--format is not for searches as jobs, which export nothing; leave it out, or search one checkpoint "
-                            "without --executor")
+            raise UserError(
+                "--format is not for searches as jobs, which export nothing; leave it out, or search one checkpoint "
+                "without --executor"
+            )
         given["budgets"] = [" ".join(words) for words in arguments.budget]
     if arguments.task == CLASSIFICATION:
         given["set"] = arguments.overrides

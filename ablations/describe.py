@@ -38,10 +38,14 @@ def merge_into(folder: Path, new: GridManifest) -> tuple[GridManifest, str]:
         return new, ""
     gone = [cell for row in old.rows for cell, width in row.cells.items() if width is None and cell not in new.cells]
     if not set(old.cells) & set(new.cells):
-        raise UserError(f"{folder / File.MANIFEST} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename "
-                        "the grid file, or set --runs to another directory")
-    note = (f"{folder / File.MANIFEST} had the cells {_named(gone)}, which are not in the grid file any more: their runs stand "
-            "last in tables")
+        raise UserError(
+            f"{folder / File.MANIFEST} is of another grid, {old.title!r} with the cells {_named(old.cells)}; rename "
+            "the grid file, or set --runs to another directory"
+        )
+    note = (
+        f"{folder / File.MANIFEST} had the cells {_named(gone)}, which are not in the grid file any more: their runs stand "
+        "last in tables"
+    )
     return merged(old, new), note if gone else ""
 
 

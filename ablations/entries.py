@@ -43,8 +43,10 @@ SHORT: dict[str, dict[str, Any]] = {
     "coco": {"task": "detection", "dataset": "coco", "model": "mask_rcnn_fpn", "schedule": "coco_1x"},
     "ade20k": {"task": "segmentation", "dataset": "ade20k", "model": "upernet", "schedule": "ade20k_80k"},
     "cityscapes": {"task": "segmentation", "dataset": "cityscapes", "model": "fcn", "schedule": "cityscapes_40k"},
-    **{name: {"task": CLASSIFICATION, "dataset": name, "protocol": ["linear"]}
-       for name in ("flowers102", "pets", "dtd", "aircraft", "caltech101", "food101")},
+    **{
+        name: {"task": CLASSIFICATION, "dataset": name, "protocol": ["linear"]}
+        for name in ("flowers102", "pets", "dtd", "aircraft", "caltech101", "food101")
+    },
 }
 EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, and that of pretraining
 OF_GRID = ("cells", "widths", "seeds", "reference", "data_dir", "workers", "pictures")  # which decide nothing about a score
@@ -96,8 +98,15 @@ class FinetuningEntry(Entry):
         """The one of ``checkpoint`` at ``width``; ``scenes``: where those of digits go unless the entry says it."""
         own = {each.name: getattr(self, each.name) for each in dataclasses.fields(Finetuning) if hasattr(self, each.name)}
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items() if value is not None}
-        return Finetuning(**own | {"checkpoint": checkpoint, "width": width, "initial": initial,
-                                   "data_dir": self.data_dir or (scenes if self.dataset == "digits" else None)})
+        return Finetuning(
+            **own
+            | {
+                "checkpoint": checkpoint,
+                "width": width,
+                "initial": initial,
+                "data_dir": self.data_dir or (scenes if self.dataset == "digits" else None),
+            }
+        )
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
@@ -131,8 +140,12 @@ class ScoringEntry(Entry):
     def options(self) -> Options:
         """The options of the evaluation. Raises :class:`UserError`."""
         same = ("recipe", "score", "size", "batch_size", "limit", "k", "workers")
-        return parse_overrides(self.set, label_fractions=self.label_fraction, label_seeds=self.label_seed,
-                               **{name: getattr(self, name) for name in same})
+        return parse_overrides(
+            self.set,
+            label_fractions=self.label_fraction,
+            label_seeds=self.label_seed,
+            **{name: getattr(self, name) for name in same},
+        )
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
@@ -179,8 +192,19 @@ class SearchEntry(Entry):
 
     def options(self) -> Search:
         """The options of the search."""
-        names = ("score", "vary", "strategies", "evaluations", "images", "calibration", "neighbours", "pool", "checked", "size",
-                 "workers")
+        names = (
+            "score",
+            "vary",
+            "strategies",
+            "evaluations",
+            "images",
+            "calibration",
+            "neighbours",
+            "pool",
+            "checked",
+            "size",
+            "workers",
+        )
         return Search(**{name: getattr(self, name) for name in names})
 
     def check(self) -> None:
@@ -190,8 +214,12 @@ class SearchEntry(Entry):
             Budget.parse(text.split())
 
 
-KINDS: dict[str, type[Entry]] = {**dict.fromkeys(TASKS, FinetuningEntry), CLASSIFICATION: ScoringEntry, ANALYSIS: AnalysisEntry,
-                                SEARCH: SearchEntry}
+KINDS: dict[str, type[Entry]] = {
+    **dict.fromkeys(TASKS, FinetuningEntry),
+    CLASSIFICATION: ScoringEntry,
+    ANALYSIS: AnalysisEntry,
+    SEARCH: SearchEntry,
+}
 
 
 @dataclass(frozen=True)
@@ -266,7 +294,8 @@ def _carried(profile: str) -> list[Placed]:
 
 def _named(name: str, folder: str, carried: Sequence[Placed]) -> list[Placed]:
     found = [placed for placed in carried if placed.entry.dataset == name] or [
-        _one(SHORT[name], f"--transfer {name}={folder}", False) for _ in range(name in SHORT)]
+        _one(SHORT[name], f"--transfer {name}={folder}", False) for _ in range(name in SHORT)
+    ]
     if not found:
         known = list(dict.fromkeys([*(placed.entry.dataset for placed in carried), *SHORT]))
         raise UserError(f"--transfer {name}={folder}: {name} is no short form; {suggestion(name, known)}")

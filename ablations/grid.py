@@ -47,16 +47,26 @@ class Run:
 
 def to_plain(run: Run) -> dict:
     """``run`` in JSON's types, from which :func:`from_plain` makes it again: its config by what differs from the defaults."""
-    return {"cell": run.cell, "config": config.changed(run.cfg), "directory": str(run.directory),
-            "needs": None if run.needs is None else str(run.needs), "command": list(run.command)}
+    return {
+        "cell": run.cell,
+        "config": config.changed(run.cfg),
+        "directory": str(run.directory),
+        "needs": None if run.needs is None else str(run.needs),
+        "command": list(run.command),
+    }
 
 
 def from_plain(plain: dict) -> Run:
     """The run of which :func:`to_plain` made this. Raises :class:`UserError` where the config is wrong."""
     try:
         needs = None if plain["needs"] is None else Path(plain["needs"])
-        return Run(str(plain["cell"]), config.from_dict(plain["config"]), Path(plain["directory"]), needs,
-                   tuple(map(str, plain["command"])))
+        return Run(
+            str(plain["cell"]),
+            config.from_dict(plain["config"]),
+            Path(plain["directory"]),
+            needs,
+            tuple(map(str, plain["command"])),
+        )
     except (AttributeError, KeyError, TypeError):
         raise UserError("another version of the project wrote this job; start the grid again") from None
 
@@ -92,8 +102,16 @@ def _check_free(overrides: Sequence[str], every: Sequence[Cell], grid: str) -> N
             raise UserError(f"override {text}: {key} is what the grid {grid} varies; use {instead}")
 
 
-def expand(grid: str, profile: str, only: Sequence[str], seeds: Sequence[int], widths: Sequence[Width] | None,
-           overrides: Sequence[str], runs: Path, elsewhere: bool = False) -> list[Run]:
+def expand(
+    grid: str,
+    profile: str,
+    only: Sequence[str],
+    seeds: Sequence[int],
+    widths: Sequence[Width] | None,
+    overrides: Sequence[str],
+    runs: Path,
+    elsewhere: bool = False,
+) -> list[Run]:
     """Every run of ``grid``, a name or a user's file, under preset ``profile``; the user's ``overrides`` come last and win.
 
     elsewhere: runs are trained on other machines than this one.
@@ -171,8 +189,10 @@ def _settled(cfg: Config, elsewhere: bool) -> Config:
         UserError: it asks for that, and is trained ``elsewhere``.
     """
     if elsewhere and cfg.train.precision == AUTO:
-        raise UserError("train.precision=auto depends on the machine that trains, and jobs go to Slurm's, which are unknown here; "
-                        "set train.precision=bf16 or fp32")
+        raise UserError(
+            "train.precision=auto depends on the machine that trains, and jobs go to Slurm's, which are unknown here; "
+            "set train.precision=bf16 or fp32"
+        )
     return with_precision(cfg)
 
 
@@ -188,8 +208,14 @@ def _loaded(profile: str, texts: Sequence[str], seed: int, alike: Config | None)
 
 def setting_of(base: Config) -> str:
     """The setting of a launch in words: its tables are headed by this, and its cells are compared with each other only."""
-    return setting.in_words(setting.data_name(base.data.name, base.data.root), base.data.limit, base.data.size, base.model.arch,
-                            base.optimizer.epochs, base.optimizer.batch_size)
+    return setting.in_words(
+        setting.data_name(base.data.name, base.data.root),
+        base.data.limit,
+        base.data.size,
+        base.model.arch,
+        base.optimizer.epochs,
+        base.optimizer.batch_size,
+    )
 
 
 def _otherwise(base: Config, overrides: Sequence[str]) -> str:

@@ -42,12 +42,35 @@ NEEDS = "{needs}"  # stays in a setting until the seed, and so the run directory
 CONDITIONS = ("batch_norm", "patches", "several_widths")
 MOST_CELLS = 10_000
 FILE_KEYS = {"title": str, "columns": list, "details": list, "cost": bool, "words": dict, "cells": list, "claims": list}
-ENTRY_KEYS = {"name": str, "factors": (dict, list), "recipe": str, "set": dict, "by": dict, "needs": str, "flops_of": str,
-              "where": list, "row": dict}
-ROW_KEYS = {"labels": list, "section": str, "name": str, "short": str, "panel": str, "width": (str, int, float), "paper": str,
-            "against": str}
-_KINDS = {str: "text", list: "a list", dict: "a mapping", bool: "true or false", (dict, list): "a mapping or a list",
-          (str, int, float): "a width"}
+ENTRY_KEYS = {
+    "name": str,
+    "factors": (dict, list),
+    "recipe": str,
+    "set": dict,
+    "by": dict,
+    "needs": str,
+    "flops_of": str,
+    "where": list,
+    "row": dict,
+}
+ROW_KEYS = {
+    "labels": list,
+    "section": str,
+    "name": str,
+    "short": str,
+    "panel": str,
+    "width": (str, int, float),
+    "paper": str,
+    "against": str,
+}
+_KINDS = {
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+    bool: "true or false",
+    (dict, list): "a mapping or a list",
+    (str, int, float): "a width",
+}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*", re.ASCII)
 
@@ -113,8 +136,18 @@ class GridFile:
             rows.setdefault((cell.row.section, cell.row.labels), []).append(cell)
         sections = list(dict.fromkeys(section for section, _ in rows))
         made = tuple(self._row(rows[key]) for section in sections for key in rows if key[0] == section)
-        return GridManifest(self.name, self.content["title"], tuple(self.columns), made, tuple(self.content.get("details", [])),
-                            self.content.get("cost", False), tuple(self.content.get("claims", [])), profile, setting, command)
+        return GridManifest(
+            self.name,
+            self.content["title"],
+            tuple(self.columns),
+            made,
+            tuple(self.content.get("details", [])),
+            self.content.get("cost", False),
+            tuple(self.content.get("claims", [])),
+            profile,
+            setting,
+            command,
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -130,8 +163,10 @@ class GridFile:
         row, widths = cells[0].row, {cell.name: cell.row.width for cell in cells}
         if len(cells) > 1 and (None in widths.values() or len(set(widths.values())) < len(cells)):
             first, second = list(widths)[:2]
-            raise self.fault(f"cells {first} and {second} have the same section and labels; give them different labels, or set "
-                             "row.width, a different one for each, where each serves one width of the row")
+            raise self.fault(
+                f"cells {first} and {second} have the same section and labels; give them different labels, or set "
+                "row.width, a different one for each, where each serves one width of the row"
+            )
         return GridRow(row.section, row.labels, row.short, widths, row.name, row.panel, row.paper, row.against)
 
     def _check_links(self, cells: Mapping[str, Cell]) -> None:
@@ -167,8 +202,10 @@ def load(grid: str) -> GridFile:
     except FileNotFoundError:
         raise UserError(f"no grid file {path}; set --grid to one that is there, or to one of {', '.join(grids())}") from None
     if not _NAME.fullmatch(path.stem):
-        raise UserError(f"{path}: the grid is named after its file, and runs go into a directory of that name; use letters, "
-                        "digits, '-', '_' and '.' only")
+        raise UserError(
+            f"{path}: the grid is named after its file, and runs go into a directory of that name; use letters, "
+            "digits, '-', '_' and '.' only"
+        )
     return _checked(GridFile(path.stem, path, content))
 
 
@@ -321,14 +358,20 @@ class _Entry:
         if not _NAME.fullmatch(name):
             raise self._fault(f"cell name {_shown(name)!r}: run directories are named so; use letters, digits, '-', '_', '.' only")
         overrides = tuple(f"{key}={self._setting(key, value, plain)}" for key, value in settings.items())
-        return Cell(name, overrides, self._row(name, plain), self._fill(content.get("needs", ""), plain, "needs"),
-                    tuple(content.get("where", ())), self._fill(content.get("flops_of", ""), plain, "flops_of"))
+        return Cell(
+            name,
+            overrides,
+            self._row(name, plain),
+            self._fill(content.get("needs", ""), plain, "needs"),
+            tuple(content.get("where", ())),
+            self._fill(content.get("flops_of", ""), plain, "flops_of"),
+        )
 
     def _setting(self, key: object, value: object, plain: Mapping[str, str]) -> object:
         if not isinstance(key, str):
             raise self._fault(f"set has the key {_shown(key)}; use a key of the config, such as optimizer.epochs")
         if isinstance(value, dict):
-            raise self._fault(f"{key} is a mapping; put a placeholder in quotes, as in {key}: \"{{factor}}\"")
+            raise self._fault(f'{key} is a mapping; put a placeholder in quotes, as in {key}: "{{factor}}"')
         if not isinstance(value, str):
             return value
         if value == "$widths":
@@ -347,8 +390,7 @@ class _Entry:
             if found[1] not in known:
                 names = [f"{{{name}}}" for name in known]
                 otherwise = "there are no factors here" if not names else ""
-                raise self._fault(f"{key}: nothing gives the placeholder {found[0]}; "
-                                  + (otherwise or suggestion(found[0], names)))
+                raise self._fault(f"{key}: nothing gives the placeholder {found[0]}; " + (otherwise or suggestion(found[0], names)))
             return known[found[1]]
 
         filled = _PLACEHOLDER.sub(text, template)
@@ -373,14 +415,24 @@ class _Entry:
         said = ", ".join(label for label in labels if label and not _PLACEHOLDER.search(label)) if columns else ""
         name = texts.get("name") or said or cell
         width = None if "width" not in row else self._width(self._fill(str(row["width"]), plain, "row.width"))
-        return CellRow(section, labels, name, texts.get("short", name), texts.get("panel", section), width, texts.get("paper", ""),
-                       texts.get("against", ""))
+        return CellRow(
+            section,
+            labels,
+            name,
+            texts.get("short", name),
+            texts.get("panel", section),
+            width,
+            texts.get("paper", ""),
+            texts.get("against", ""),
+        )
 
     def _labels(self, labels: Sequence[Any], known: Mapping[str, str]) -> tuple[str, ...]:
         columns = self.file.content["columns"]
         if len(labels) != len(columns):
-            raise self._fault(f"row.labels has {len(labels)} texts for {len(columns)} columns; set one for each of "
-                              f"{', '.join(columns)} (\"\" for none)")
+            raise self._fault(
+                f"row.labels has {len(labels)} texts for {len(columns)} columns; set one for each of "
+                f'{", ".join(columns)} ("" for none)'
+            )
         of_runs = {key: f"{{{key}}}" for key in defaults()}
         filled = []
         for label in labels:

@@ -46,8 +46,17 @@ def here(missing: Sequence[Run], transfers: Sequence[Transfer] = ()) -> list[Job
     because each process has to start first, and the run directory stays locked throughout.
     """
     names = {run.directory: run.directory.name for run in missing}
-    made = [Job(names[run.directory], execute, (run,), "pretrain", (names[run.needs],) if run.needs in names else (),
-                directory=run.directory) for run in missing]
+    made = [
+        Job(
+            names[run.directory],
+            execute,
+            (run,),
+            "pretrain",
+            (names[run.needs],) if run.needs in names else (),
+            directory=run.directory,
+        )
+        for run in missing
+    ]
     return made + [_transfer(one, lambda directory: directory.name, 0.0) for one in transfers if not one.finished]
 
 
@@ -70,8 +79,9 @@ def stages(run: Run) -> list[Job]:
     made, after = [], tuple[str, ...]()
     if not trained(run.directory):
         needs = () if run.needs is None or trained(run.needs) else (training(run.needs),)
-        made.append(Job(training(run.directory), train_job, (to_plain(run),), "pretrain", needs, directory=run.directory,
-                        stop=stop_job))
+        made.append(
+            Job(training(run.directory), train_job, (to_plain(run),), "pretrain", needs, directory=run.directory, stop=stop_job)
+        )
         after = (training(run.directory),)
     asked = {protocol for protocol, *_ in missing_scores(run)}
     protocols = [name for name in run.cfg.evaluation.protocols if name in asked]

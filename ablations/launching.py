@@ -38,25 +38,55 @@ LIBRARIES = ("torchvision",)  # slow to import, and imported by jobs where they 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where jobs run."""
-    parser.add_argument("--executor", choices=(AUTO, *EXECUTORS), default=AUTO,
-                        help="slurm: jobs in Slurm's queue, see docs/slurm.md; local: --parallel processes of this machine; "
-                             "inline: one job after another in this process; auto (default): slurm where sbatch is found and this "
-                             "is no Slurm job, local where there are several GPUs, else inline")
-    parser.add_argument("--parallel", type=whole(1, MOST_PARALLEL), metavar="N",
-                        help=f"processes of --executor local; default: one per GPU, at least {PARALLEL}")
-    parser.add_argument("--per-gpu", type=whole(1, MOST_PARALLEL), metavar="N",
-                        help="of --executor local: N processes share each GPU, for small networks; its memory is checked first")
-    parser.add_argument("--slurm-config", type=place, metavar="FILE",
-                        help=f"settings of the cluster: a filled in copy of slurm/example.yaml; default: {CLUSTER_FILE} of the "
-                             "working directory, if it is there")
-    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE",
-                        help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times")
-    parser.add_argument("--wait", action=argparse.BooleanOptionalAction, default=False,
-                        help="of --executor slurm: stay until all jobs have ended, then show the table; default: submit and leave")
-    parser.add_argument("--transfer", action="append", default=[], metavar="FILE|NAME=DIR",
-                        help="also evaluate every checkpoint on what these entries files say (docs/transfer.md), or on data by "
-                             "name, as in --transfer voc=VOCdevkit coco=coco; files that come with the project: "
-                             f"{', '.join(evaluations())}")
+    parser.add_argument(
+        "--executor",
+        choices=(AUTO, *EXECUTORS),
+        default=AUTO,
+        help="slurm: jobs in Slurm's queue, see docs/slurm.md; local: --parallel processes of this machine; "
+        "inline: one job after another in this process; auto (default): slurm where sbatch is found and this "
+        "is no Slurm job, local where there are several GPUs, else inline",
+    )
+    parser.add_argument(
+        "--parallel",
+        type=whole(1, MOST_PARALLEL),
+        metavar="N",
+        help=f"processes of --executor local; default: one per GPU, at least {PARALLEL}",
+    )
+    parser.add_argument(
+        "--per-gpu",
+        type=whole(1, MOST_PARALLEL),
+        metavar="N",
+        help="of --executor local: N processes share each GPU, for small networks; its memory is checked first",
+    )
+    parser.add_argument(
+        "--slurm-config",
+        type=place,
+        metavar="FILE",
+        help=f"settings of the cluster: a filled in copy of slurm/example.yaml; default: {CLUSTER_FILE} of the "
+        "working directory, if it is there",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the cluster, for example partition=gpu or pretrain.gpus=4; may be given several times",
+    )
+    parser.add_argument(
+        "--wait",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="of --executor slurm: stay until all jobs have ended, then show the table; default: submit and leave",
+    )
+    parser.add_argument(
+        "--transfer",
+        action="append",
+        default=[],
+        metavar="FILE|NAME=DIR",
+        help="also evaluate every checkpoint on what these entries files say (docs/transfer.md), or on data by "
+        "name, as in --transfer voc=VOCdevkit coco=coco; files that come with the project: "
+        f"{', '.join(evaluations())}",
+    )
     parser.add_argument("--yes", action="store_true", help="submit the first jobs of a folder without asking")
     parser.add_argument("--dry-run", action="store_true", help="show what is missing, the jobs and what they cost; run nothing")
 
@@ -102,16 +132,23 @@ def choose(arguments: argparse.Namespace) -> Cluster | None:
     arguments.parallel = arguments.parallel or (arguments.per_gpu * gpus if arguments.per_gpu else max(PARALLEL, gpus))
     what = f"local ({arguments.parallel} processes)" if arguments.executor == "local" else arguments.executor
     others = " or ".join(name for name in EXECUTORS if name != arguments.executor)
-    print(f"executor {what}, {why}; choose another with --executor {others}" if arguments.automatic else
-          f"executor {what} (from --executor)", flush=True)
+    print(
+        f"executor {what}, {why}; choose another with --executor {others}"
+        if arguments.automatic
+        else f"executor {what} (from --executor)",
+        flush=True,
+    )
     if arguments.executor != "slurm":
         return None
     if arguments.slurm_config is None and CLUSTER_FILE.exists():
         arguments.slurm_config = CLUSTER_FILE
         print(f"cluster {CLUSTER_FILE} of this folder; choose another file with --slurm-config", flush=True)
     elif arguments.slurm_config is None:
-        print(f"cluster: the settings of slurm/example.yaml, because there is no {CLUSTER_FILE} here; copy that file to "
-              f"{CLUSTER_FILE} and fill it in, or name one with --slurm-config", flush=True)
+        print(
+            f"cluster: the settings of slurm/example.yaml, because there is no {CLUSTER_FILE} here; copy that file to "
+            f"{CLUSTER_FILE} and fill it in, or name one with --slurm-config",
+            flush=True,
+        )
     else:
         print(f"cluster {arguments.slurm_config} (from --slurm-config)", flush=True)
     return settings.load(arguments.slurm_config, arguments.slurm, KINDS)
@@ -142,19 +179,25 @@ def _check_per_gpu(arguments: argparse.Namespace, gpus: int, why: str) -> None:
     if arguments.per_gpu is None:
         return
     if arguments.executor != "local":
-        raise UserError("--per-gpu is for --executor local; set that, or leave it out"
-                        + (f" (auto took {arguments.executor}, {why})" if why else ""))
+        raise UserError(
+            "--per-gpu is for --executor local; set that, or leave it out"
+            + (f" (auto took {arguments.executor}, {why})" if why else "")
+        )
     if not gpus:
         raise UserError(f"--per-gpu {arguments.per_gpu}: there is no GPU here; set --parallel N for processes that share the cores")
     if arguments.parallel is not None:
-        raise UserError(f"--per-gpu {arguments.per_gpu} and --parallel {arguments.parallel} both say how many processes there are; "
-                        "leave one of them out")
+        raise UserError(
+            f"--per-gpu {arguments.per_gpu} and --parallel {arguments.parallel} both say how many processes there are; "
+            "leave one of them out"
+        )
 
 
 def _refuse_slurm_options(arguments: argparse.Namespace, why: str) -> None:
     if arguments.slurm or arguments.slurm_config or arguments.wait:
-        raise UserError("--slurm, --slurm-config and --wait are for --executor slurm; set that, or leave them out"
-                        + (f" (auto took {arguments.executor}, {why})" if why else ""))
+        raise UserError(
+            "--slurm, --slurm-config and --wait are for --executor slurm; set that, or leave them out"
+            + (f" (auto took {arguments.executor}, {why})" if why else "")
+        )
 
 
 def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
@@ -174,11 +217,19 @@ def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
         ended += 1
         log = f" (log: {outcome.log})" if outcome.log else ""
         text = {JobState.DONE: JobState.DONE, JobState.LEFT: f"left to another launcher: {outcome.error}"}.get(
-            outcome.state, f"FAILED: {outcome.error}{log}")
+            outcome.state, f"FAILED: {outcome.error}{log}"
+        )
         print(f"[{ended}/{len(jobs)}] {outcome.name}: {text} ({duration(time.monotonic() - started)} since the start)", flush=True)
 
-    outcomes = run_all(jobs, arguments.executor, arguments.folder / "logs", arguments.parallel,
-                       torch.cuda.device_count(), tell, preload=[*{job.function.__module__: None for job in jobs}, *LIBRARIES])
+    outcomes = run_all(
+        jobs,
+        arguments.executor,
+        arguments.folder / "logs",
+        arguments.parallel,
+        torch.cuda.device_count(),
+        tell,
+        preload=[*{job.function.__module__: None for job in jobs}, *LIBRARIES],
+    )
     ended_by_now = {run.directory.name for run in work.missing if finished(run)}
     failed = [outcome for outcome in outcomes if outcome.state == JobState.FAILED]
     left = [outcome for outcome in outcomes if outcome.state == JobState.LEFT and outcome.name not in ended_by_now]
@@ -191,8 +242,10 @@ def launch(work: Work, arguments: argparse.Namespace) -> list[Outcome]:
         print("run the same command again to retry what failed", file=sys.stderr)
     if left:
         what = "jobs" if work.transfers else "runs"
-        print(f"left to another launcher: {len(left)} of {len(jobs)} {what}; run the same command again when it has ended",
-              file=sys.stderr)
+        print(
+            f"left to another launcher: {len(left)} of {len(jobs)} {what}; run the same command again when it has ended",
+            file=sys.stderr,
+        )
     return [*failed, *left]
 
 

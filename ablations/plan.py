@@ -67,17 +67,26 @@ def show_plan(work: Work) -> None:
     table = Table("run", "state", "steps", "FLOPs", "time here", "directory", title=f"plan on {work.images} training images")
     for run in work.runs:
         cost = costs[run.name]
-        table.add_row(run.name, "to do" if run.directory in missing else "finished", f"{cost.steps:,}", f"{cost.flops:.2e}",
-                      duration(cost.seconds), run.directory.name)
+        table.add_row(
+            run.name,
+            "to do" if run.directory in missing else "finished",
+            f"{cost.steps:,}",
+            f"{cost.flops:.2e}",
+            duration(cost.seconds),
+            run.directory.name,
+        )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     todo = [costs[run.name] for run in work.missing]
-    console.print(f"to do: {counted(len(todo), 'run')}, {counted(sum(c.steps for c in todo), 'step')}, "
-                  f"{sum(c.flops for c in todo):.2e} FLOPs, about {duration(sum(c.seconds for c in todo))} of training "
-                  "on this machine one after another, without evaluation")
+    console.print(
+        f"to do: {counted(len(todo), 'run')}, {counted(sum(c.steps for c in todo), 'step')}, "
+        f"{sum(c.flops for c in todo):.2e} FLOPs, about {duration(sum(c.seconds for c in todo))} of training "
+        "on this machine one after another, without evaluation"
+    )
     if work.transfers:
-        show_transfers(work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs
-                                        if costs[run.name].seconds})
+        show_transfers(
+            work, {run.directory: costs[run.name].flops / costs[run.name].seconds for run in work.runs if costs[run.name].seconds}
+        )
 
 
 def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
@@ -87,7 +96,7 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     groups: dict[tuple, list[Transfer]] = {}
     for one in work.transfers:
         width = (one.work.width,) if isinstance(one.work, Finetuning) else one.work.widths
-        reference = " from random weights" if getattr(one.work, 'initial', '') == 'random' else ""
+        reference = " from random weights" if getattr(one.work, "initial", "") == "random" else ""
         groups.setdefault((one.entry + reference, one.kind, " ".join(f"{w:g}" for w in width)), []).append(one)
     for (entry, kind, widths), own in groups.items():
         left = sum(not one.finished for one in own)
@@ -95,8 +104,11 @@ def show_transfers(work: Work, rates: Mapping[Path, float]) -> None:
     console.print(table)
     flops, rate = sum((one.flops for one in work.open_transfers), 0.0), min(rates.values(), default=0.0)
     about = f", about {duration(flops / rate)} here one after another" if rate and flops else ""
-    console.print(f"to do: {counted(len(work.open_transfers), 'job')}, {flops:.2e} FLOPs of the encoder{about}; detectors' and "
-                  "segmenters' own layers come on top", soft_wrap=True)
+    console.print(
+        f"to do: {counted(len(work.open_transfers), 'job')}, {flops:.2e} FLOPs of the encoder{about}; detectors' and "
+        "segmenters' own layers come on top",
+        soft_wrap=True,
+    )
 
 
 def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
@@ -109,12 +121,25 @@ def show_graph(work: Work, cluster: Cluster, folder: Path) -> None:
         console.print("nothing to submit" if nothing else "all of it is in the queue already; nothing to submit")
         return
     arrays = plan(new, queued, largest)
-    table = Table("array", "kind", "tasks", "at once", "waits for", "first task",
-                  title=f"{counted(len(new), 'job')} in {counted(len(arrays), 'array')}")
+    table = Table(
+        "array",
+        "kind",
+        "tasks",
+        "at once",
+        "waits for",
+        "first task",
+        title=f"{counted(len(new), 'job')} in {counted(len(arrays), 'array')}",
+    )
     for number, array in enumerate(arrays):
         first = next(iter(array.jobs.values()))
-        table.add_row(str(number), array.kind, spec(list(array.jobs)), str(cluster.kinds[array.kind].array_parallelism),
-                      _waits(array), first.name)
+        table.add_row(
+            str(number),
+            array.kind,
+            spec(list(array.jobs)),
+            str(cluster.kinds[array.kind].array_parallelism),
+            _waits(array),
+            first.name,
+        )
     console.print(table)
     for line in environment_lines(cluster, sorted({array.kind for array in arrays})):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -157,8 +182,10 @@ def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster
     for unit, each in (("GPU", lambda own: own.nodes * own.gpus), ("CPU", lambda own: own.processes * own.cpus)):
         hours = {kind: count * each(cluster.kinds[kind]) * cluster.kinds[kind].minutes / 60 for kind, count in tasks.items()}
         parts = ", ".join(f"{kind} {value:,.1f}" for kind, value in hours.items() if value)
-        lines.append(f"time limits of all jobs together: {sum(hours.values()):,.1f} {unit}-hours, the most that Slurm can charge "
-                     "without requeues" + (f" ({parts})" if parts else ""))
+        lines.append(
+            f"time limits of all jobs together: {sum(hours.values()):,.1f} {unit}-hours, the most that Slurm can charge "
+            "without requeues" + (f" ({parts})" if parts else "")
+        )
     flops = {}
     for run in missing:
         if run.cell not in flops:
@@ -168,8 +195,10 @@ def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster
     if rate:
         seconds = total / rate
         unit = "GPU-hours" if cluster.gpu_tflops else "hours"
-        lines.append(f"training itself: {total:.2e} FLOPs, about {seconds / 3600:,.2f} {unit} ({duration(seconds)}) at "
-                     f"{rate / 1e12:,.3g} TFLOP/s, {source}")
+        lines.append(
+            f"training itself: {total:.2e} FLOPs, about {seconds / 3600:,.2f} {unit} ({duration(seconds)}) at "
+            f"{rate / 1e12:,.3g} TFLOP/s, {source}"
+        )
     else:
         lines.append(f"training itself: {total:.2e} FLOPs; --slurm gpu_tflops=N, what a GPU reaches here, makes hours of them")
     return lines

@@ -1,8 +1,8 @@
 """Command line of the suite: expand a grid, run what is missing of it, report.
 
-    python ablations/run.py --grid guidelines
-    python ablations/run.py --grid guidelines --profile cifar100 --data-dir DATA --seeds 3 --dry-run
-    python ablations/run.py --grid guidelines --seeds 3 --slurm-config cluster.yaml
+python ablations/run.py --grid guidelines
+python ablations/run.py --grid guidelines --profile cifar100 --data-dir DATA --seeds 3 --dry-run
+python ablations/run.py --grid guidelines --seeds 3 --slurm-config cluster.yaml
 """
 
 from __future__ import annotations
@@ -44,19 +44,34 @@ MOST_SEEDS = 1000
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = Parser(prog="ablations/run.py",
-                 description="Run a grid of experiments and write its tables and plots. What is finished is not "
-                             "run again; what was interrupted resumes.")
-    own.add_argument("--grid", required=True, metavar="GRID",
-                     help=f"one of: {', '.join(gridfile.grids())}; or a YAML file of your own, such as mine.yaml")
-    own.add_argument("--profile", default="auto",
-                     help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
-                          "CUDA is found or jobs go to Slurm, else digits")
+    own = Parser(
+        prog="ablations/run.py",
+        description="Run a grid of experiments and write its tables and plots. What is finished is not "
+        "run again; what was interrupted resumes.",
+    )
+    own.add_argument(
+        "--grid",
+        required=True,
+        metavar="GRID",
+        help=f"one of: {', '.join(gridfile.grids())}; or a YAML file of your own, such as mine.yaml",
+    )
+    own.add_argument(
+        "--profile",
+        default="auto",
+        help=f"settings of every cell: {', '.join(config.presets())}, a YAML file, or auto (default): cifar100 where "
+        "CUDA is found or jobs go to Slurm, else digits",
+    )
     own.add_argument("--data-dir", type=word, help="folder of the data set (shorthand for data.root=DIR)")
-    own.add_argument("--seeds", default="1", metavar="N|LIST",
-                     help="how many seeds, from 100 on, or a list such as 100,107; default 1")
-    own.add_argument("--widths", type=a_width, nargs="+", metavar="W",
-                     help="evaluation widths, and sub-networks such as 'w[1,.75,.5,.5]'; default the profile's")
+    own.add_argument(
+        "--seeds", default="1", metavar="N|LIST", help="how many seeds, from 100 on, or a list such as 100,107; default 1"
+    )
+    own.add_argument(
+        "--widths",
+        type=a_width,
+        nargs="+",
+        metavar="W",
+        help="evaluation widths, and sub-networks such as 'w[1,.75,.5,.5]'; default the profile's",
+    )
     own.add_argument("--only", nargs="+", default=[], metavar="CELL", help="only these cells; wildcards as in 'naive-*'")
     own.add_argument("--runs", type=place, default=Path("runs"), metavar="DIR", help="where run directories go; default runs")
     until.add_arguments(own)
@@ -102,8 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return until.rounds(arguments.folder, limit, plan, launch)
 
 
-def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...], cluster: Cluster | None = None
-             ) -> tuple[Work, GridManifest]:
+def prepared(
+    arguments: argparse.Namespace, overrides: Sequence[str], command: tuple[str, ...], cluster: Cluster | None = None
+) -> tuple[Work, GridManifest]:
     """All that ``arguments`` ask for, checked, to be launched by ``command``; and the grid.json of its folder. Writes nothing.
 
     Raises:
@@ -112,15 +128,27 @@ def prepared(arguments: argparse.Namespace, overrides: Sequence[str], command: t
     profile = arguments.profile
     overrides = [*overrides, *([f"data.root={arguments.data_dir}"] if arguments.data_dir is not None else [])]
     entries, without = transfer_entries(arguments.transfer, profile)
-    runs = grids.expand(arguments.grid, profile, arguments.only, seeds(arguments.seeds), arguments.widths, overrides,
-                        arguments.runs, elsewhere=cluster is not None)
-    described, note = merge_into(arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides,
-                                                            shlex.join(["python", *command])))
+    runs = grids.expand(
+        arguments.grid,
+        profile,
+        arguments.only,
+        seeds(arguments.seeds),
+        arguments.widths,
+        overrides,
+        arguments.runs,
+        elsewhere=cluster is not None,
+    )
+    described, note = merge_into(
+        arguments.folder, manifest(arguments.grid, profile, arguments.widths, overrides, shlex.join(["python", *command]))
+    )
     if note:
         print(note, flush=True)
     if without:
-        print(f"not evaluated on {', '.join(without)}, which the profile {profile} is for; set --transfer "
-              f"{' '.join(f'{name}=DIR' for name in without)}, or some of them, to say where they are", flush=True)
+        print(
+            f"not evaluated on {', '.join(without)}, which the profile {profile} is for; set --transfer "
+            f"{' '.join(f'{name}=DIR' for name in without)}, or some of them, to say where they are",
+            flush=True,
+        )
     runs = [replace(run, command=command) for run in runs]
     processes = {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {}
     images = check_data(runs[0], processes.get("pretrain", 1))
@@ -174,8 +202,11 @@ def choose_profile(name: str, executor: str) -> str:
         found = "jobs go to Slurm" if executor == "slurm" else "CUDA is here"
         print(f"profile cifar100, the paper's setting, because {found}; choose another with --profile", flush=True)
         return "cifar100"
-    print("profile digits, the embedded data, because jobs run here and CUDA is not; choose another with --profile "
-          f"({', '.join(config.presets())})", flush=True)
+    print(
+        "profile digits, the embedded data, because jobs run here and CUDA is not; choose another with --profile "
+        f"({', '.join(config.presets())})",
+        flush=True,
+    )
     return "digits"
 
 
@@ -202,8 +233,7 @@ def check_data(run: Run, processes: int = 1) -> int:
     """
     cfg = run.cfg
     sources = [data.load_for(cfg.data, split) for split in ("train", "val")]
-    data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu",
-                        world_size=processes)
+    data.TwoViewBatches(sources[0], cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, "cpu", world_size=processes)
     return len(sources[0])
 
 

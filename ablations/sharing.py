@@ -42,10 +42,15 @@ def check_memory(runs: Sequence[Run], images: int, per_gpu: int) -> str:
         room = there // needed
         if room < per_gpu:
             instead = f"set --per-gpu {room}" if room else "set a smaller optimizer.batch_size, or leave --per-gpu out"
-            raise UserError(f"--per-gpu {per_gpu}: a run takes about {needed / GIB:.1f} GiB, and GPU {index} has "
-                            f"{there / GIB:.1f} GiB free; {instead}")
-    how = "MPS runs, so their kernels run side by side" if mps_runs() else \
-        "they take turns, since MPS does not run (nvidia-cuda-mps-control -d starts it)"
+            raise UserError(
+                f"--per-gpu {per_gpu}: a run takes about {needed / GIB:.1f} GiB, and GPU {index} has "
+                f"{there / GIB:.1f} GiB free; {instead}"
+            )
+    how = (
+        "MPS runs, so their kernels run side by side"
+        if mps_runs()
+        else "they take turns, since MPS does not run (nvidia-cuda-mps-control -d starts it)"
+    )
     return f"{per_gpu} runs share each GPU, about {needed / GIB:.1f} GiB each of {min(free) / GIB:.1f} GiB free; {how}"
 
 

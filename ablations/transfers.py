@@ -161,9 +161,18 @@ def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[Widt
         return own
     first, (base, every), found = runs[0], base_config(profile, widths, overrides), []
     for seed in dict.fromkeys(run.cfg.seed for run in runs):
-        cfg = config.load(profile, [*width_settings(every), "experiment.recipe=individual-momentum-simclr",
-                                    "derived.network=untrained", f"widths.min={min(map(narrowest, every))}",
-                                    f"widths.max={base.widths.max}", f"seed={seed}", *overrides])
+        cfg = config.load(
+            profile,
+            [
+                *width_settings(every),
+                "experiment.recipe=individual-momentum-simclr",
+                "derived.network=untrained",
+                f"widths.min={min(map(narrowest, every))}",
+                f"widths.max={base.widths.max}",
+                f"seed={seed}",
+                *overrides,
+            ],
+        )
         cfg.evaluation.protocols = []  # its own data are the grid controls' subject
         same = first.cfg.experiment
         cfg.experiment.grid, cfg.experiment.cell = same.grid, UNTRAINED
@@ -173,8 +182,14 @@ def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[Widt
     return found
 
 
-def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequence[Run], described: GridManifest,
-              processes: dict[str, int], folder: Path) -> list[Transfer]:
+def transfers(
+    entries: Sequence[Placed],
+    runs: Sequence[Run],
+    references: Sequence[Run],
+    described: GridManifest,
+    processes: dict[str, int],
+    folder: Path,
+) -> list[Transfer]:
     """The jobs of ``entries`` for ``runs`` and ``references`` of the grid in ``folder``, everything about them checked.
 
     Args:
@@ -195,10 +210,14 @@ def transfers(entries: Sequence[Placed], runs: Sequence[Run], references: Sequen
     return list(found.values())
 
 
-def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
-             known: dict[Path, list[dict]]) -> list[Transfer]:
-    """The jobs of one entry for these checkpoints at these widths, checked; see :func:`transfers`. ``known``: records already read.
-    """
+def of_entry(
+    placed: Placed,
+    pairs: Sequence[tuple[Subject, list[Width]]],
+    processes: dict[str, int],
+    folder: Path,
+    known: dict[Path, list[dict]],
+) -> list[Transfer]:
+    """The jobs of one entry for these checkpoints and widths, checked; see :func:`transfers`. ``known``: records already read."""
     make = {FinetuningEntry: _finetunings, AnalysisEntry: _analyses, SearchEntry: _searches}.get(type(placed.entry), _scorings)
     return make(placed, pairs, processes, folder, known)
 
@@ -213,7 +232,7 @@ def alone_of(run: Run, runs: Sequence[Run], described: GridManifest) -> dict[flo
 def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> list[tuple[Run, list[Width]]]:
     """The runs that are evaluated on an entry, each with the widths that it has of those asked for; the references last."""
     entry = placed.entry
-    seeds = list(dict.fromkeys(run.cfg.seed for run in runs))[:entry.seeds]
+    seeds = list(dict.fromkeys(run.cfg.seed for run in runs))[: entry.seeds]
     chosen = [run for run in runs if placed.matches(run.cell) and run.cfg.seed in seeds and run.cell != UNTRAINED]
     pairs = [(run, config.usable_widths(run.cfg, entry.widths or run.widths)) for run in chosen]
     every = sorted({width for _, own in pairs for width in own}, reverse=True)
@@ -235,11 +254,19 @@ def _records(run: Run, known: dict[Path, list[dict]]) -> list[dict]:
     return known[run.directory]
 
 
-def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
-                 known: dict[Path, list[dict]]) -> list[Transfer]:
+def _finetunings(
+    placed: Placed,
+    pairs: Sequence[tuple[Subject, list[Width]]],
+    processes: dict[str, int],
+    folder: Path,
+    known: dict[Path, list[dict]],
+) -> list[Transfer]:
     entry = placed.entry
-    works = [(one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(folder / SCENES)), **one.where))
-             for one, widths in pairs for width in widths]
+    works = [
+        (one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(folder / SCENES)), **one.where))
+        for one, widths in pairs
+        for width in widths
+    ]
     planned = {one.checkpoint: one.run.cfg for one, _ in pairs if one.planned}
     workloads = finetuning.check([work for _, work in works], planned, processes.get(entry.task, 1))
     found = []
@@ -247,13 +274,21 @@ def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], p
         run = one.run
         resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=run.cfg.seed)
         name = f"{run.directory.name}.{placed.name}.{label(work.width)}"
-        found.append(Transfer(name, entry.task, placed.name, run, work, load.encoder_flops,
-                              one.ready and resolved.is_scored(_records(run, known))))
+        found.append(
+            Transfer(
+                name, entry.task, placed.name, run, work, load.encoder_flops, one.ready and resolved.is_scored(_records(run, known))
+            )
+        )
     return found
 
 
-def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
-              known: dict[Path, list[dict]]) -> list[Transfer]:
+def _scorings(
+    placed: Placed,
+    pairs: Sequence[tuple[Subject, list[Width]]],
+    processes: dict[str, int],
+    folder: Path,
+    known: dict[Path, list[dict]],
+) -> list[Transfer]:
     entry, options, found = placed.entry, placed.entry.options(), []
     frozen = tuple(name for name in entry.protocols if name != FINETUNE)
     checked: dict[tuple, list[evaluation.Workload]] = {}
@@ -262,8 +297,15 @@ def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], proc
         parts = [(CLASSIFICATION, frozen, tuple(widths))] if frozen else []
         parts += [(FINETUNE, (FINETUNE,), (width,)) for width in widths if FINETUNE in entry.protocols]
         for kind, protocols, some in parts:
-            work = Scoring(dataset=entry.dataset or None, root=entry.data_dir or None, widths=some, protocols=protocols,
-                           options=options, extrapolate=one.extrapolate, **one.where)
+            work = Scoring(
+                dataset=entry.dataset or None,
+                root=entry.data_dir or None,
+                widths=some,
+                protocols=protocols,
+                options=options,
+                extrapolate=one.extrapolate,
+                **one.where,
+            )
             network = (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
             key = kind, some, network
             if key not in checked:
@@ -275,37 +317,73 @@ def _scorings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], proc
     return found
 
 
-def _analyses(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
-              known: dict[Path, list[dict]]) -> list[Transfer]:
+def _analyses(
+    placed: Placed,
+    pairs: Sequence[tuple[Subject, list[Width]]],
+    processes: dict[str, int],
+    folder: Path,
+    known: dict[Path, list[dict]],
+) -> list[Transfer]:
     entry, options, found = placed.entry, placed.entry.options(), []
     checked: dict[tuple, analysis.evaluation.Workload] = {}
     for one, widths in pairs:
         run, alone = one.run, {width: path for width, path in one.alone.items() if width in widths}
-        work = Analysing(dataset=entry.dataset or None, root=entry.data_dir or None, widths=tuple(widths), options=options,
-                         against=tuple(map(str, alone.values())), **one.where)
+        work = Analysing(
+            dataset=entry.dataset or None,
+            root=entry.data_dir or None,
+            widths=tuple(widths),
+            options=options,
+            against=tuple(map(str, alone.values())),
+            **one.where,
+        )
         key = work.widths, (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
         if key not in checked:
             checked[key] = analysis.evaluation.check(one.network(), work.dataset, work.root, widths, options)
-        done = one.ready and analysis.evaluation.is_analysed(Checkpoint.unloaded(run.cfg), work.dataset, work.root, widths, options,
-                                                             checked[key].data, _records(run, known), tuple(alone))
-        found.append(Transfer(f"{run.directory.name}.{placed.name}", ANALYSIS, placed.name, run, work, checked[key].encoder_flops,
-                              done, tuple(alone.values())))
+        done = one.ready and analysis.evaluation.is_analysed(
+            Checkpoint.unloaded(run.cfg),
+            work.dataset,
+            work.root,
+            widths,
+            options,
+            checked[key].data,
+            _records(run, known),
+            tuple(alone),
+        )
+        found.append(
+            Transfer(
+                f"{run.directory.name}.{placed.name}",
+                ANALYSIS,
+                placed.name,
+                run,
+                work,
+                checked[key].encoder_flops,
+                done,
+                tuple(alone.values()),
+            )
+        )
     return found
 
 
-def _searches(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], processes: dict[str, int], folder: Path,
-              known: dict[Path, list[dict]]) -> list[Transfer]:
+def _searches(
+    placed: Placed,
+    pairs: Sequence[tuple[Subject, list[Width]]],
+    processes: dict[str, int],
+    folder: Path,
+    known: dict[Path, list[dict]],
+) -> list[Transfer]:
     """Those of networks with more than one width."""
     entry, options, found = placed.entry, placed.entry.options(), []
     for one, _ in pairs:
         if one.planned and one.run.cfg.widths.min == one.run.cfg.widths.max:
             continue
-        work = Searching(dataset=entry.dataset or None, root=entry.data_dir or None, budgets=tuple(entry.budgets), options=options,
-                         **one.where)
+        work = Searching(
+            dataset=entry.dataset or None, root=entry.data_dir or None, budgets=tuple(entry.budgets), options=options, **one.where
+        )
         network = one.network()
         load = search.evaluation.workload(network, work.dataset, work.root, work.parsed, options)
-        done = one.ready and search.evaluation.is_searched(network, work.dataset, work.root, work.parsed, options,
-                                                           one.run.directory)
+        done = one.ready and search.evaluation.is_searched(
+            network, work.dataset, work.root, work.parsed, options, one.run.directory
+        )
         found.append(Transfer(f"{one.run.directory.name}.{placed.name}", SEARCH, placed.name, one.run, work, load, done))
     return found
 
@@ -315,8 +393,11 @@ def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> b
     for protocol in work.protocols:
         for labels in work.options.labels():
             own = evaluation.planned_record(checkpoint, work.dataset, work.root, protocol, work.options, *labels)
-            have = {asked_of(record) for record in records
-                    if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data}
+            have = {
+                asked_of(record)
+                for record in records
+                if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data
+            }
             if not have.issuperset(work.widths):
                 return False
     return True
@@ -396,8 +477,10 @@ def search_job(work: dict) -> None:
     try:
         options = search.Options(**work["options"])
         budgets = [search.Budget.parse(text.split()) for text in work["budgets"]]
-        arguments, more = (work["checkpoint"], budgets, work["dataset"], work["root"]), {
-            name: work[name] for name in ("branch", "arch", "out")}
+        arguments, more = (
+            (work["checkpoint"], budgets, work["dataset"], work["root"]),
+            {name: work[name] for name in ("branch", "arch", "out")},
+        )
     except (KeyError, TypeError):
         raise UserError(OTHER_VERSION) from None
     _check_ready(arguments[0])
@@ -407,4 +490,3 @@ def search_job(work: dict) -> None:
 def _check_ready(checkpoint: str) -> None:
     if not Path(checkpoint).is_file():  # the directory of a run
         check_trained(Path(checkpoint))
-

@@ -26,13 +26,21 @@ from rundir.wording import counted
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of rounds."""
-    parser.add_argument("--until", choices=["decided"],
-                        help="run in rounds, one more seed each, until every claim of the grid that seeds can decide is decided; "
-                             "--seeds says how many the first round has, at least 3; of --executor slurm with --wait")
-    parser.add_argument("--most-seeds", type=whole(FIRST_LOOK, MOST_SEEDS), metavar="N",
-                        help=f"of --until: no round has more; at most and by default {MOST_SEEDS}, all that the tests look at")
-    parser.add_argument("--budget", metavar="TIME", help="of --until: begin no round that would not end in this time, for example "
-                        "90min, 6h or 2d")
+    parser.add_argument(
+        "--until",
+        choices=["decided"],
+        help="run in rounds, one more seed each, until every claim of the grid that seeds can decide is decided; "
+        "--seeds says how many the first round has, at least 3; of --executor slurm with --wait",
+    )
+    parser.add_argument(
+        "--most-seeds",
+        type=whole(FIRST_LOOK, MOST_SEEDS),
+        metavar="N",
+        help=f"of --until: no round has more; at most and by default {MOST_SEEDS}, all that the tests look at",
+    )
+    parser.add_argument(
+        "--budget", metavar="TIME", help="of --until: begin no round that would not end in this time, for example 90min, 6h or 2d"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,12 @@ def limits(arguments: argparse.Namespace) -> Limits | None:
     return Limits(first, most, seconds(arguments.budget) if arguments.budget is not None else float("inf"))
 
 
-def rounds(folder: Path, limit: Limits, plan: Callable[[int], tuple[Sequence[Run], Sequence[Run]]],
-           launch: Callable[[Sequence[Run], Sequence[Run]], int]) -> int:
+def rounds(
+    folder: Path,
+    limit: Limits,
+    plan: Callable[[int], tuple[Sequence[Run], Sequence[Run]]],
+    launch: Callable[[Sequence[Run], Sequence[Run]], int],
+) -> int:
     """Launch rounds until one decides, fails, or is the last; the exit code. A line after each.
 
     plan: all runs of so many seeds, and those of them that are missing. launch: runs these, reports, and returns the exit code.
@@ -100,8 +112,11 @@ def own_verdicts(folder: Path, runs: Sequence[Run]) -> list[Verdict]:
 
 def open_claims(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Those that more seeds may decide: not where other grids, cells or data are needed, or cells are the sample."""
-    return [verdict for verdict in verdicts
-            if verdict.runs and not verdict.decided and verdict.claim.by_seeds and not verdict.claim.exact]
+    return [
+        verdict
+        for verdict in verdicts
+        if verdict.runs and not verdict.decided and verdict.claim.by_seeds and not verdict.claim.exact
+    ]
 
 
 def stop(verdicts: Sequence[Verdict], count: int, limit: Limits, spent: float, per_seed: float) -> str:

@@ -26,17 +26,34 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def recipe(blur: float) -> SimpleNamespace:
-    return SimpleNamespace(crop_scale=[0.2, 1.0], crop_ratio=[3 / 4, 4 / 3], interpolation="bilinear", flip=0.5,
-                           jitter=[0.4, 0.4, 0.4, 0.1], jitter_p=0.8, grayscale_p=0.2, blur_p=[blur, blur],
-                           blur_sigma=[0.1, 2.0], solarize_p=[0.0, 0.0])
+    return SimpleNamespace(
+        crop_scale=[0.2, 1.0],
+        crop_ratio=[3 / 4, 4 / 3],
+        interpolation="bilinear",
+        flip=0.5,
+        jitter=[0.4, 0.4, 0.4, 0.1],
+        jitter_p=0.8,
+        grayscale_p=0.2,
+        blur_p=[blur, blur],
+        blur_sigma=[0.1, 2.0],
+        solarize_p=[0.0, 0.0],
+    )
 
 
 def torchvision_pipeline(size: int, blur: float) -> Callable:
     kernel = max(3, 2 * round((size / 10 - 1) / 2) + 1)
-    return v2.Compose([
-        v2.RandomResizedCrop(size, (0.2, 1.0)), v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-        v2.RandomGrayscale(0.2), v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], blur), v2.RandomHorizontalFlip(),
-        v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (0.2, 1.0)),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], blur),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
 
 
 def measure(size: int, batch: int, rounds: int, blur: float) -> tuple[float, float]:
@@ -64,8 +81,16 @@ def rows(rounds: int = 10, quick: bool = False) -> list[Row]:
     for size, batch, blur, target in ((32, 256, 0.0, 5.0), (224, 16, 0.5, None)):
         count = 4 if quick else batch
         ours, theirs = measure(size, count, 1 if quick else rounds, blur)
-        found.append(faster("Augmentation, one thread", f"two views at {size} pixels{', blur' if blur else ''}, batched against "
-                            "torchvision on PIL images", "images/s", count / ours, count / theirs, target))
+        found.append(
+            faster(
+                "Augmentation, one thread",
+                f"two views at {size} pixels{', blur' if blur else ''}, batched against torchvision on PIL images",
+                "images/s",
+                count / ours,
+                count / theirs,
+                target,
+            )
+        )
     return found
 
 
@@ -78,8 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     ours, theirs = measure(args.size, args.batch, args.rounds, args.blur)
     scale = 1e6 / args.batch
-    print(f"{args.size} pixels, batch {args.batch}, two views, one thread: batched {ours * scale:.0f} us an image, "
-          f"torchvision on PIL {theirs * scale:.0f} us an image, ratio {theirs / ours:.1f}")
+    print(
+        f"{args.size} pixels, batch {args.batch}, two views, one thread: batched {ours * scale:.0f} us an image, "
+        f"torchvision on PIL {theirs * scale:.0f} us an image, ratio {theirs / ours:.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -72,14 +72,31 @@ def rows(side: int = 256, rounds: int = 5, quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as place, threads(1):
         paths, photographs = write_images(Path(place), count, side), write_photographs(Path(place), count)
         size = sum(os.path.getsize(path) for path in photographs) / count / 1000
-        works = {"torchvision": lambda: [read(p) for p in paths], "PIL": lambda: [with_pil(p) for p in paths],
-                 "decoded": lambda: [read(p) for p in photographs], "cropped": crops(photographs, 224)}
+        works = {
+            "torchvision": lambda: [read(p) for p in paths],
+            "PIL": lambda: [with_pil(p) for p in paths],
+            "decoded": lambda: [read(p) for p in photographs],
+            "cropped": crops(photographs, 224),
+        }
         spent = interleaved(works, rounds, "decoding")
     rates = {name: count / seconds for name, seconds in spent.items()}
-    return [faster("Data", f"JPEGs of {side} pixels decoded, torchvision against PIL, one thread", "images/s",
-                   rates["torchvision"], rates["PIL"]),
-            faster("Data", f"two crops at 224 pixels of each JPEG of 500 x 375 ({size:.0f} KB), against decoding alone, one thread",
-                   "images/s", rates["cropped"], rates["decoded"], at_least=0.9)]
+    return [
+        faster(
+            "Data",
+            f"JPEGs of {side} pixels decoded, torchvision against PIL, one thread",
+            "images/s",
+            rates["torchvision"],
+            rates["PIL"],
+        ),
+        faster(
+            "Data",
+            f"two crops at 224 pixels of each JPEG of 500 x 375 ({size:.0f} KB), against decoding alone, one thread",
+            "images/s",
+            rates["cropped"],
+            rates["decoded"],
+            at_least=0.9,
+        ),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -30,8 +30,18 @@ RULES = ("dynamic", "sandwich")
 
 def settings(rule: str, epochs: int, quick: bool, low: float = 0.25) -> Config:
     small = ["data.limit=64", "optimizer.batch_size=32", "diagnostics.images=0"] if quick else []
-    return config.load("digits", ["objective.base_loss=infonce", "objective.teacher=momentum", f"widths.sampling={rule}",
-                                  f"widths.min={low}", f"optimizer.epochs={epochs}", "train.device=cpu", *small])
+    return config.load(
+        "digits",
+        [
+            "objective.base_loss=infonce",
+            "objective.teacher=momentum",
+            f"widths.sampling={rule}",
+            f"widths.min={low}",
+            f"optimizer.epochs={epochs}",
+            "train.device=cpu",
+            *small,
+        ],
+    )
 
 
 def epoch(trainer: Trainer, number: int) -> None:
@@ -67,23 +77,42 @@ def rows(epochs: int = 8, quick: bool = False) -> list[Row]:
         low = lower_bound(0.25, 1.0, (stage + 0.5) / STAGES)
         flops = training_flops(settings("sandwich", epochs, quick, low), images)  # as if all epochs were of this stage
         spent += flops / STAGES
-        ours, reference = (sum(times[rule][stage * each:(stage + 1) * each]) / each for rule in RULES)
-        found.append(faster(part, f"stage {stage + 1}, widths {low:g} to 1", "epochs/s", 1 / ours, 1 / reference,
-                            note=f"FLOPs promise {whole / flops:.2f}×"))
+        ours, reference = (sum(times[rule][stage * each : (stage + 1) * each]) / each for rule in RULES)
+        found.append(
+            faster(
+                part,
+                f"stage {stage + 1}, widths {low:g} to 1",
+                "epochs/s",
+                1 / ours,
+                1 / reference,
+                note=f"FLOPs promise {whole / flops:.2f}×",
+            )
+        )
     ours, reference = (sum(times[rule]) for rule in RULES)
     promise = whole / spent
     # Fewer passes are claimed: one in the first stage instead of three. Narrow passes of later stages are wider than sandwich's.
-    found.append(faster(part, "the whole training", "epochs/s", epochs / ours, epochs / reference, 1.0,
-                        f"FLOPs promise {promise:.2f}×, the number of passes {3 * STAGES / (3 * STAGES - 2):.2f}×"))
+    found.append(
+        faster(
+            part,
+            "the whole training",
+            "epochs/s",
+            epochs / ours,
+            epochs / reference,
+            1.0,
+            f"FLOPs promise {promise:.2f}×, the number of passes {3 * STAGES / (3 * STAGES - 2):.2f}×",
+        )
+    )
     return found if quick else [*found, paper_flops(part)]
 
 
 def paper_flops(part: str) -> Row:
     """FLOPs of the paper's CIFAR training under both rules: counted, nothing is trained."""
-    ours, reference = (training_flops(config.load("cifar10", ["objective.teacher=momentum", f"widths.sampling={rule}"]), 50_000)
-                       for rule in RULES)
-    return at_most(part, "the paper's CIFAR training of ResNet-18, FLOPs of dynamic against sandwich", "PFLOP", ours / 1e15,
-                   reference / 1e15)
+    ours, reference = (
+        training_flops(config.load("cifar10", ["objective.teacher=momentum", f"widths.sampling={rule}"]), 50_000) for rule in RULES
+    )
+    return at_most(
+        part, "the paper's CIFAR training of ResNet-18, FLOPs of dynamic against sandwich", "PFLOP", ours / 1e15, reference / 1e15
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -47,8 +47,17 @@ BATCH = 256
 def checkpoint(preset: str, quick: bool) -> Iterator[Path]:
     """A run directory whose checkpoint holds an untrained network."""
     smaller = ["model.arch=resnet_small", "data.size=12"] if quick else []
-    cfg = config.load("digits", [*PRESETS[preset], *smaller, "train.device=cpu", "diagnostics.images=0",
-                                 "model.predictor_hidden=64", "model.projector_hidden=64"])
+    cfg = config.load(
+        "digits",
+        [
+            *PRESETS[preset],
+            *smaller,
+            "train.device=cpu",
+            "diagnostics.images=0",
+            "model.predictor_hidden=64",
+            "model.projector_hidden=64",
+        ],
+    )
     with tempfile.TemporaryDirectory() as place, processes("cpu") as group:
         trainer = Trainer(cfg, RunDirectory(Path(place) / "run"), group)
         trainer.run.write_config(config.to_yaml(cfg))
@@ -108,26 +117,45 @@ def against_forward_passes(preset: str, run: Path, images: int, rounds: int, wid
             task._widths = list(widths)
             for protocol in protocols:
                 protocol(task, list(widths))
+
         return work
 
-    works = {"plain calibration": plain.calibration, "plain features": plain.features, "calibration": calibration,
-             "k-NN": own(knn), "linear_fast": own(linear_fast), "k-NN and linear_fast": own(knn, linear_fast)}
+    works = {
+        "plain calibration": plain.calibration,
+        "plain features": plain.features,
+        "calibration": calibration,
+        "k-NN": own(knn),
+        "linear_fast": own(linear_fast),
+        "k-NN and linear_fast": own(knn, linear_fast),
+    }
     spent = interleaved(works, rounds, f"{preset} evaluation")
     part = f"Evaluation of {len(widths)} widths against plain forward passes, {preset}"
     found = [at_most(part, "calibration", "s", spent["calibration"], spent["plain calibration"], target)]
-    found += [at_most(part, name, "s", spent[name], spent["plain features"], target)
-              for name in ("k-NN", "linear_fast", "k-NN and linear_fast")]
+    found += [
+        at_most(part, name, "s", spent[name], spent["plain features"], target)
+        for name in ("k-NN", "linear_fast", "k-NN and linear_fast")
+    ]
     every = spent["calibration"] + spent["k-NN and linear_fast"]
-    return [*found, at_most(part, "calibration, k-NN and linear_fast", "s", every,
-                            spent["plain calibration"] + spent["plain features"], target)]
+    return [
+        *found,
+        at_most(
+            part, "calibration, k-NN and linear_fast", "s", every, spent["plain calibration"] + spent["plain features"], target
+        ),
+    ]
 
 
 def plain_linear(task: Task, width: float) -> None:
     """Linear evaluation of one width as torchvision's examples do it: each image augmented by itself, as a PIL image."""
     cfg = task.recipe("linear")
     encoder, size = task.backbone.at(width), task.size
-    each = v2.Compose([v2.RandomResizedCrop(size, tuple(cfg.crop_scale), interpolation=v2.InterpolationMode.BICUBIC),
-                       v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(task.train.mean, task.train.std)])
+    each = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, tuple(cfg.crop_scale), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(task.train.mean, task.train.std),
+        ]
+    )
     pictures = [v2.functional.to_pil_image(image) for image in task.train.images]
     head = nn.Linear(task.backbone.feature_dim(width), task.classes)
     optimizer = torch.optim.SGD(head.parameters(), cfg.lr, cfg.momentum)
@@ -160,13 +188,17 @@ def linear_rows(preset: str, run: Path, images: int, rounds: int, epochs: int) -
         for width in WIDTHS:
             plain_linear(ready, width)
 
-    spent = interleaved({"one pass": lambda: linear(ready, WIDTHS), "four runs": separate, "four plain runs": plain}, rounds,
-                        f"{preset} linear protocol")
+    spent = interleaved(
+        {"one pass": lambda: linear(ready, WIDTHS), "four runs": separate, "four plain runs": plain},
+        rounds,
+        f"{preset} linear protocol",
+    )
     part = f"The paper's linear protocol at 4 widths, {preset}, {epochs} epochs of {images} images"
     speed = {name: 1 / value for name, value in spent.items()}
-    return [faster(part, "one pass against four plain runs (PIL, NCHW)", "a second", speed["one pass"],
-                   speed["four plain runs"], 2.0),
-            faster(part, "one pass against four runs of this project", "a second", speed["one pass"], speed["four runs"])]
+    return [
+        faster(part, "one pass against four plain runs (PIL, NCHW)", "a second", speed["one pass"], speed["four plain runs"], 2.0),
+        faster(part, "one pass against four runs of this project", "a second", speed["one pass"], speed["four runs"]),
+    ]
 
 
 def rows(preset: str = "cifar", images: int = 384, rounds: int = 2, quick: bool = False) -> list[Row]:
@@ -177,14 +209,20 @@ def rows(preset: str = "cifar", images: int = 384, rounds: int = 2, quick: bool 
     if quick:
         images, rounds, epochs = 40, 1, 1
     with checkpoint(preset, quick) as run:
-        return [*against_forward_passes(preset, run, images, rounds, WIDTHS, 1.3),
-                *against_forward_passes(preset, run, images, rounds, MANY, 1.15),
-                *linear_rows(preset, run, images, rounds, epochs)]
+        return [
+            *against_forward_passes(preset, run, images, rounds, WIDTHS, 1.3),
+            *against_forward_passes(preset, run, images, rounds, MANY, 1.15),
+            *linear_rows(preset, run, images, rounds, epochs),
+        ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = options(__doc__, ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}),
-                   ("--images", {"type": int, "default": 384}), argv=argv)
+    args = options(
+        __doc__,
+        ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}),
+        ("--images", {"type": int, "default": 384}),
+        argv=argv,
+    )
     print(markdown(rows(args.preset, args.images, args.rounds, args.quick)))
 
 

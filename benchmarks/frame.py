@@ -25,8 +25,15 @@ from rundir.schema import FORMAT, File, State
 
 WIDTHS, METRICS = (1.0, 0.75, 0.5, 0.25), ("knn", "linear_fast")
 STATUS = {"format": FORMAT, "state": State.DONE, "why": "", "started": "2026-01-01T00:00:00", "finished": "2026-01-01T01:00:00"}
-PROVENANCE = {"format": FORMAT, "git_commit": "0" * 40, "packages": {"torch": "2"}, "hardware": {"machine": "x86_64", "cores": 2},
-              "command": ["ablations/run.py"], "train_seconds": 60.0, "train_flops": 1e12}
+PROVENANCE = {
+    "format": FORMAT,
+    "git_commit": "0" * 40,
+    "packages": {"torch": "2"},
+    "hardware": {"machine": "x86_64", "cores": 2},
+    "command": ["ablations/run.py"],
+    "train_seconds": 60.0,
+    "train_flops": 1e12,
+}
 
 
 def write_runs(grid: Path, count: int, seeds: int = 5) -> None:
@@ -45,9 +52,23 @@ def write_runs(grid: Path, count: int, seeds: int = 5) -> None:
 
 def write_scores(path: Path, seed: int, value: float) -> None:
     """A result.json of eight records."""
-    records = [{"task": "classification", "dataset": "digits", "metric": metric, "width": width, "seed": seed, "value": value,
-                "chance": 0.1, "count": 500, "flops": 5e6 * width**2, "parameters": 3e5 * width**2, "settings": {"size": 12}}
-               for metric in METRICS for width in WIDTHS]
+    records = [
+        {
+            "task": "classification",
+            "dataset": "digits",
+            "metric": metric,
+            "width": width,
+            "seed": seed,
+            "value": value,
+            "chance": 0.1,
+            "count": 500,
+            "flops": 5e6 * width**2,
+            "parameters": 3e5 * width**2,
+            "settings": {"size": 12},
+        }
+        for metric in METRICS
+        for width in WIDTHS
+    ]
     (path / File.RESULT).write_text(json.dumps({"format": FORMAT, "records": records}, indent=1), encoding="utf-8")
 
 
@@ -55,8 +76,10 @@ def timed(text: str, runs: Path, **options: bool) -> int:
     """Load, print how long it took, return the number of rows."""
     start, busy = time.perf_counter(), time.process_time()
     rows = len(frame.load(runs, **options))
-    print(f"{text:<28} {time.perf_counter() - start:6.2f} s, {time.process_time() - busy:6.2f} s of the processor, {rows:,} scores",
-          flush=True)
+    print(
+        f"{text:<28} {time.perf_counter() - start:6.2f} s, {time.process_time() - busy:6.2f} s of the processor, {rows:,} scores",
+        flush=True,
+    )
     return rows
 
 

@@ -50,8 +50,10 @@ WAYS = {
     "bf16, compiled, graphs": ["train.precision=bf16", "train.compile=true", "train.graphs=true"],
 }
 BATCHES = (128, 512)
-CELLS = [[f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}"]
-         for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])]
+CELLS = [
+    [f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}"]
+    for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])
+]
 # What is compared takes small steps in full float32: at the setting's own rate a change of one in 10^6 in the weights moves the
 # losses of six steps by up to 9 % (benchmarks/README.md), and a comparison says nothing.
 CAREFUL = ["optimizer.lr=1e-3", "train.tf32=none"]
@@ -153,8 +155,7 @@ def asked(device: str, quick: bool) -> list[Row]:
         }
     part = "What a step asks of the device (profiler)"
     for what in counts["fp32"]:
-        found.append(Row(part, f"{what}, with graphs against without", "", counts["fp32, graphs"][what],
-                         counts["fp32"][what]))
+        found.append(Row(part, f"{what}, with graphs against without", "", counts["fp32, graphs"][what], counts["fp32"][what]))
     return found
 
 
@@ -178,8 +179,17 @@ def never_waits(device: str, quick: bool) -> list[Row]:
             finally:
                 if device != "cpu":
                     torch.cuda.set_sync_debug_mode("default")
-        found.append(Row("Steps and views never wait for the device", name, "", None, target="no wait",
-                         met=met if device != "cpu" or not met else None, note=note if device != "cpu" else "not checked on a CPU"))
+        found.append(
+            Row(
+                "Steps and views never wait for the device",
+                name,
+                "",
+                None,
+                target="no wait",
+                met=met if device != "cpu" or not met else None,
+                note=note if device != "cpu" else "not checked on a CPU",
+            )
+        )
     return found
 
 
@@ -224,8 +234,13 @@ def gpu_tests(device: str, seconds: float) -> Row:
     if device == "cpu":
         return Row(part, what, "", None, note="needs a GPU")
     try:
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"], cwd=ROOT,
-                              capture_output=True, text=True, timeout=max(10.0, seconds))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=max(10.0, seconds),
+        )
     except subprocess.TimeoutExpired:
         return Row(part, what, "", None, target="all pass", met=False, note="not done in time")
     if done.returncode:

@@ -33,15 +33,29 @@ from rundir.cli import cli
 GPU = torch.device("meta")
 WIDTHS = [1.0, 0.6, 0.25]
 SETTINGS = {
-    "ResNet-18, group regularizer": ("cifar10", ["objective.base_loss=infonce", "objective.teacher=momentum",
-                                                 "regularizer.kind=group"]),
-    "ResNet-18, no regularizer": ("cifar10", ["objective.base_loss=infonce", "objective.teacher=momentum",
-                                              "regularizer.kind=none"]),
+    "ResNet-18, group regularizer": (
+        "cifar10",
+        ["objective.base_loss=infonce", "objective.teacher=momentum", "regularizer.kind=group"],
+    ),
+    "ResNet-18, no regularizer": (
+        "cifar10",
+        ["objective.base_loss=infonce", "objective.teacher=momentum", "regularizer.kind=none"],
+    ),
     "digits": ("digits", ["objective.teacher=momentum", "regularizer.kind=group"]),
     "ViT-tiny": ("vit_cifar10", ["data.size=32"]),
 }
-NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "_reshape_alias", "lift_fresh",
-           "set_", "is_pinned")
+NOTHING = (
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "_unsafe_view",
+    "_reshape_alias",
+    "lift_fresh",
+    "set_",
+    "is_pinned",
+)
 
 
 class Launches(TorchDispatchMode):
@@ -100,10 +114,12 @@ def as_a_gpu() -> Iterator[None]:
     def as_on_a_cpu(device: str, *args, **kwargs):
         return autocast("cpu" if device == GPU.type else device, *args, **kwargs)
 
-    with (mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", GPU.type]),
-          mock.patch("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True),
-          mock.patch("torch.autocast", as_on_a_cpu),
-          mock.patch("torch.is_autocast_enabled", lambda device="": False)):
+    with (
+        mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["cpu", "cuda", GPU.type]),
+        mock.patch("torch.nn.utils.clip_grad._device_has_foreach_support", lambda device: True),
+        mock.patch("torch.autocast", as_on_a_cpu),
+        mock.patch("torch.is_autocast_enabled", lambda device="": False),
+    ):
         yield
 
 
@@ -151,11 +167,21 @@ def rows(quick: bool = False) -> list[Row]:
             cfg, made = training(preset, more, quick)
             step, update, views = count_step(cfg, made), count_update(made), count_views(cfg)
         parameters = len(made.regularizer.parameters)
-        found += [Row(part, f"{name}: operators of a step", "started", step.total, note=f"{parameters} parameters"),
-                  Row(part, f"{name}: of these by an update, of which a step has {len(WIDTHS)}", "started", update.total),
-                  Row(part, f"{name}: operators of two views", "started", views.total),
-                  Row(part, f"{name}: waits of a step and its views", "", step.waits + views.waits, 0, None, "0",
-                      step.waits + views.waits == 0)]
+        found += [
+            Row(part, f"{name}: operators of a step", "started", step.total, note=f"{parameters} parameters"),
+            Row(part, f"{name}: of these by an update, of which a step has {len(WIDTHS)}", "started", update.total),
+            Row(part, f"{name}: operators of two views", "started", views.total),
+            Row(
+                part,
+                f"{name}: waits of a step and its views",
+                "",
+                step.waits + views.waits,
+                0,
+                None,
+                "0",
+                step.waits + views.waits == 0,
+            ),
+        ]
     return found
 
 

@@ -1,6 +1,6 @@
 """What this machine can do at all: matrix products, convolutions, memory.
 
-    python benchmarks/limits.py [--quick] [--threads N] [--device cuda]
+python benchmarks/limits.py [--quick] [--threads N] [--device cuda]
 """
 
 from __future__ import annotations
@@ -75,8 +75,14 @@ def rows(quick: bool = False, device: str = "cpu") -> list[Row]:
         found += [
             Row(part, f"matrix product, {precision}", "GFLOP/s", matrix_rate(precision, n, device, c), note=remark),
             Row(part, f"3×3 convolution forward, {precision}", "GFLOP/s", convolution_rate(precision, b, device, c), note=remark),
-            Row(part, f"3×3 convolution forward and backward, {precision}", "GFLOP/s",
-                convolution_rate(precision, b, device, c, backward=True), note=remark)]
+            Row(
+                part,
+                f"3×3 convolution forward and backward, {precision}",
+                "GFLOP/s",
+                convolution_rate(precision, b, device, c, backward=True),
+                note=remark,
+            ),
+        ]
     return [*found, Row(part, "memory, copy", "GB/s", bandwidth(megabytes, device, calls))]
 
 

@@ -44,8 +44,16 @@ def faster(part: str, what: str, unit: str, ours: float, reference: float, at_le
     return Row(part, what, unit, ours, reference, ratio, target, None if at_least is None else ratio >= at_least, note)
 
 
-def at_most(part: str, what: str, unit: str, ours: float, reference: float, limit: float | None = None, note: str = "",
-            percent: bool = False) -> Row:
+def at_most(
+    part: str,
+    what: str,
+    unit: str,
+    ours: float,
+    reference: float,
+    limit: float | None = None,
+    note: str = "",
+    percent: bool = False,
+) -> Row:
     """A row about costs (less is better): the ratio is ours / reference, and ``limit`` its largest wanted value."""
     ratio = ours / reference
     target = "" if limit is None else f"≤ {100 * limit:g} %" if percent else f"≤ {limit:g}×"
@@ -133,8 +141,9 @@ def options(description: str | None, *more: tuple[str, dict], argv: Sequence[str
     parser = Parser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny networks and single calls: does it run, not how fast")
     parser.add_argument("--threads", type=whole(0, 1024), default=0, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",
-                        help="cpu: the process's own time, for one thread on a busy machine")
+    parser.add_argument(
+        "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: the process's own time, for one thread on a busy machine"
+    )
     parser.add_argument("--rounds", type=whole(1, 10**6), default=5, help="times that everything measured takes its turn")
     for name, settings in more:
         parser.add_argument(name, **settings)

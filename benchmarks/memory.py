@@ -35,7 +35,7 @@ def features(count: int, dim: int, classes: int, seed: int, storage: rows.Storag
     labels = torch.randint(classes, (count,), generator=generator)
     [made] = storage.new(count, [dim], torch.device("cpu"))
     for start in range(0, count, BATCH):
-        block = centres[labels[start:start + BATCH]]
+        block = centres[labels[start : start + BATCH]]
         rows.fill(made, start, block + torch.randn(block.shape, generator=generator))
     return made, labels
 
@@ -73,16 +73,30 @@ def table(args) -> list[Row]:
     for work, name in (("knn", "k-NN"), ("linear_fast", "linear probe")):
         size = 4 * args.dim * (args.images + args.queries)
         used, spent = apart(work, 0, args)
-        made.append(at_most("Memory", f"{name}, {args.images:,} x {args.dim} features on the disk, against these in memory", "MiB",
-                            used / 2**20, size / 2**20, note=f"{spent:.0f} s"))
+        made.append(
+            at_most(
+                "Memory",
+                f"{name}, {args.images:,} x {args.dim} features on the disk, against these in memory",
+                "MiB",
+                used / 2**20,
+                size / 2**20,
+                note=f"{spent:.0f} s",
+            )
+        )
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    args = options(__doc__, *((f"--{name}", {"type": whole(2, 10**8), "default": default}) for name, default in (
-        ("images", 1_281_167), ("dim", 512), ("classes", 1000), ("queries", 50_000), ("evaluations", 3))),
-        ("--folder", {"default": None, "help": "of the features"}), argv=argv)
+    args = options(
+        __doc__,
+        *(
+            (f"--{name}", {"type": whole(2, 10**8), "default": default})
+            for name, default in (("images", 1_281_167), ("dim", 512), ("classes", 1000), ("queries", 50_000), ("evaluations", 3))
+        ),
+        ("--folder", {"default": None, "help": "of the features"}),
+        argv=argv,
+    )
     if args.quick:
         args.images, args.dim, args.classes, args.queries = 2000, 16, 10, 100
     print(markdown(table(args)))

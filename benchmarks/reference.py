@@ -31,7 +31,7 @@ class Conv(nn.Conv2d):
     width = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight[:kept(self.out_channels, self.width), :x.shape[1]]
+        weight = self.weight[: kept(self.out_channels, self.width), : x.shape[1]]
         return F.conv2d(x, weight, None, self.stride, self.padding)
 
 
@@ -39,7 +39,7 @@ class Linear(nn.Linear):
     """All outputs of a linear layer, as many inputs as arrive."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight[:, :x.shape[1]], self.bias)
+        return F.linear(x, self.weight[:, : x.shape[1]], self.bias)
 
 
 class _Norm:
@@ -116,8 +116,10 @@ class Network(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
         stages = max(int(k.split(".")[1].removeprefix("layer")) for k in weights if k.startswith("encoder.layer"))
-        depths = [sum(k.startswith(f"encoder.layer{stage}.") and k.endswith(".conv1.weight") for k in weights)
-                  for stage in range(1, stages + 1)]
+        depths = [
+            sum(k.startswith(f"encoder.layer{stage}.") and k.endswith(".conv1.weight") for k in weights)
+            for stage in range(1, stages + 1)
+        ]
         self.encoder = Encoder(len(weights["encoder.conv1.weight"]), depths)
         for name in ("projector", "predictor", "distill_head"):
             matrices = [v for k, v in weights.items() if k.startswith(name + ".") and v.ndim == 2]
@@ -156,9 +158,21 @@ class Reference:
         coefficient, alpha, groups: of the group regularizer; coefficient 0 leaves the penalty out.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module | None, *, base: str, distill: str, temperature: float = 0.5,
-                 lr: float = 0.5, momentum: float = 0.9, ema: float = 0.99, coefficient: float = 5e-5, alpha: float = 0.05,
-                 groups: int = 8):
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        *,
+        base: str,
+        distill: str,
+        temperature: float = 0.5,
+        lr: float = 0.5,
+        momentum: float = 0.9,
+        ema: float = 0.99,
+        coefficient: float = 5e-5,
+        alpha: float = 0.05,
+        groups: int = 8,
+    ):
         self.student = Network(student.state_dict())
         self.teacher = None if teacher is None else Network(teacher.state_dict()).requires_grad_(False)
         self.base, self.distill, self.temperature, self.ema = base, distill, temperature, ema

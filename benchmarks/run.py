@@ -46,8 +46,10 @@ def heading(args) -> str:
     """What the numbers were measured with."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     quick = " A quick run, to see that everything works: its numbers say nothing." if args.quick else ""
-    return (f"Measured {now}: {limits.device_name('cpu')}, torch {torch.__version__}, {args.clock} clock, the fastest of "
-            f"{args.rounds} turns.{quick}\n")
+    return (
+        f"Measured {now}: {limits.device_name('cpu')}, torch {torch.__version__}, {args.clock} clock, the fastest of "
+        f"{args.rounds} turns.{quick}\n"
+    )
 
 
 def write(where: Path, args, rows: Sequence[Row]) -> None:
@@ -59,11 +61,13 @@ def write(where: Path, args, rows: Sequence[Row]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = options(__doc__, ("--only", {"nargs": "+", "choices": list(ALL), "default": list(ALL), "metavar": "NAME",
-                                        "help": ", ".join(ALL)}),
-                   ("--name", {"default": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "type": word,
-                            "help": "of the results' folder"}),
-                   ("--out", {"type": place, "default": RESULTS, "help": "where that folder is made"}), argv=argv)
+    args = options(
+        __doc__,
+        ("--only", {"nargs": "+", "choices": list(ALL), "default": list(ALL), "metavar": "NAME", "help": ", ".join(ALL)}),
+        ("--name", {"default": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "type": word, "help": "of the results' folder"}),
+        ("--out", {"type": place, "default": RESULTS, "help": "where that folder is made"}),
+        argv=argv,
+    )
     make_folder(args.out / args.name, "the table")
     rows: list[Row] = []
     for number, name in enumerate(args.only, start=1):
@@ -75,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += fresh
         write(args.out / args.name, args, rows)
     missed = [row.what for row in rows if row.met is False]
-    print(f"table: {args.out / args.name}; {sum(row.met is True for row in rows)} targets met, {len(missed)} missed"
-          + "".join(f"\n  missed: {what}" for what in missed))
+    print(
+        f"table: {args.out / args.name}; {sum(row.met is True for row in rows)} targets met, {len(missed)} missed"
+        + "".join(f"\n  missed: {what}" for what in missed)
+    )
 
 
 if __name__ == "__main__":

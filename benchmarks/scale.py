@@ -103,11 +103,15 @@ def write_results(runs: Sequence[Run], epochs: int = 2) -> None:
         directory = RunDirectory(run.directory)
         directory.path.mkdir(parents=True, exist_ok=True)
         directory.write_config(to_yaml(run.cfg))
-        directory.add_provenance(method_version=1, train_seconds=60.0, train_flops=1e12, command=["ablations/run.py"],
-                                 data=run.data)
-        directory.append_metrics({"step": epoch, "epoch": epoch, "name": name, "width": width, "value": 0.5 + 0.01 * (place_ % 7)}
-                                 for epoch in range(1, epochs + 1) for name in ("loss/base", "feature_std", "effective_rank")
-                                 for width in ((None,) if name == "loss/base" else (1.0, 0.25)))
+        directory.add_provenance(
+            method_version=1, train_seconds=60.0, train_flops=1e12, command=["ablations/run.py"], data=run.data
+        )
+        directory.append_metrics(
+            {"step": epoch, "epoch": epoch, "name": name, "width": width, "value": 0.5 + 0.01 * (place_ % 7)}
+            for epoch in range(1, epochs + 1)
+            for name in ("loss/base", "feature_std", "effective_rank")
+            for width in ((None,) if name == "loss/base" else (1.0, 0.25))
+        )
         directory.add_records(scores(run, 0.5 + 0.001 * (place_ % 97)))
         directory.set_status(State.DONE, trained=True)
 
@@ -115,9 +119,20 @@ def write_results(runs: Sequence[Run], epochs: int = 2) -> None:
 def scores(run: Run, value: float) -> list[dict]:
     """A record of each protocol and width, as the run's own evaluation would have it."""
     checkpoint = Checkpoint.unloaded(run.cfg)
-    return [{**own_record(checkpoint, protocol, 1.0, None), "width": width, "value": value, "chance": 0.1, "count": 500,
-             "flops": 5e6 * width**2, "parameters": 3e5 * width**2, "data": run.data}
-            for protocol in run.cfg.evaluation.protocols for width in run.widths]
+    return [
+        {
+            **own_record(checkpoint, protocol, 1.0, None),
+            "width": width,
+            "value": value,
+            "chance": 0.1,
+            "count": 500,
+            "flops": 5e6 * width**2,
+            "parameters": 3e5 * width**2,
+            "data": run.data,
+        }
+        for protocol in run.cfg.evaluation.protocols
+        for width in run.widths
+    ]
 
 
 def processor_seconds() -> float:
@@ -144,9 +159,12 @@ def costs(cells: int, clock: str = "wall") -> dict[str, float]:
         words = ["--grid", "guidelines", "--profile", "digits", "--seeds", str(seeds), "--runs", str(runs)]
         slurm = ["--executor", "slurm", "--yes", *(f"--slurm={kind}.gpus=0" for kind in KINDS)]
         shown = ["--runs", str(runs / "guidelines"), "--once"]
-        found = {"cells": float(CELLS * seeds), "plan": seconds(lambda: front.main([*words, "--executor", "inline", "--dry-run"])),
-                 "submit": seconds(lambda: front.main([*words, *slurm])),
-                 "status, all waiting": seconds(lambda: status.main(shown))}
+        found = {
+            "cells": float(CELLS * seeds),
+            "plan": seconds(lambda: front.main([*words, "--executor", "inline", "--dry-run"])),
+            "submit": seconds(lambda: front.main([*words, *slurm])),
+            "status, all waiting": seconds(lambda: status.main(shown)),
+        }
         arguments = front.parser().parse_args([*words, "--executor", "inline"])
         arguments.folder = runs / "guidelines"
         with contextlib.redirect_stdout(io.StringIO()):
@@ -176,9 +194,19 @@ def rows(measured: Sequence[dict[str, float]]) -> list[Row]:
             each = (spent - small[name]) / (cells - small["cells"])
             ratio = None if before is None else each / max(before, 1e-6)
             linear = spent / small[name] / (cells / small["cells"])
-            found.append(Row(PART, f"{name}: {cells:,.0f} cells", "s", spent, small[name], linear, f"≤ {LIMIT:g}× linear",
-                             linear <= LIMIT, f"{figure(1e3 * each)} ms for each further cell"
-                             + ("" if ratio is None else f", {ratio:.2f}× of before")))
+            found.append(
+                Row(
+                    PART,
+                    f"{name}: {cells:,.0f} cells",
+                    "s",
+                    spent,
+                    small[name],
+                    linear,
+                    f"≤ {LIMIT:g}× linear",
+                    linear <= LIMIT,
+                    f"{figure(1e3 * each)} ms for each further cell" + ("" if ratio is None else f", {ratio:.2f}× of before"),
+                )
+            )
             before = each
     return found
 
@@ -207,8 +235,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=whole(CELLS), nargs="+", default=[100, 1000, 10_000], metavar="N", help="cells")
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall",
-                        help="cpu: processors' time, for a machine that does other things too")
+    parser.add_argument(
+        "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: processors' time, for a machine that does other things too"
+    )
     parser.add_argument("--quick", action="store_true", help="two small sizes: does it run, not how it grows")
     parser.add_argument("--out", type=place, default=Path("benchmarks/results/scale"), metavar="DIR")
     arguments = parser.parse_args(argv)

@@ -54,8 +54,17 @@ def scoring(arch: str, size: int, count: int, rounds: int) -> list[Row]:
         works[f"scoring {width}"] = lambda w=width: score("overlap", Features(calibrated_features(encoder, w, batches)), full)
     spent = interleaved(works, rounds, f"scoring, {arch}")
     part = f"Scoring a sub-network, {arch}, {size} pixels, {count} images"
-    return [at_most(part, f"{width}, calibration and score included", "ms", 1e3 * spent[f"scoring {width}"],
-                    1e3 * spent[f"passes {width}"], MOST) for width in WIDTHS]
+    return [
+        at_most(
+            part,
+            f"{width}, calibration and score included",
+            "ms",
+            1e3 * spent[f"scoring {width}"],
+            1e3 * spent[f"passes {width}"],
+            MOST,
+        )
+        for width in WIDTHS
+    ]
 
 
 def many(count: int, images: int) -> list[Row]:
@@ -76,8 +85,10 @@ def many(count: int, images: int) -> list[Row]:
     minutes, part = seconds(work) / 60, f"{count} sub-networks of resnet_small, {images} images"
     some = drawn[:50]
     times = [seconds(lambda: [table.load(width) for width in some]), seconds(lambda: [cost(encoder, width, 12) for width in some])]
-    return [Row(part, "costs and scores", "min", minutes, target="≤ 10", met=minutes <= 10),
-            faster(part, "costs: the table against counting", "networks/s", len(some) / times[0], len(some) / times[1])]
+    return [
+        Row(part, "costs and scores", "min", minutes, target="≤ 10", met=minutes <= 10),
+        faster(part, "costs: the table against counting", "networks/s", len(some) / times[0], len(some) / times[1]),
+    ]
 
 
 def rows(rounds: int = 5, quick: bool = False) -> list[Row]:

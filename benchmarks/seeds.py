@@ -62,6 +62,7 @@ class Batched:
 
     def gradients(self, images: Tensor) -> dict[str, Tensor]:
         """For each parameter (S, ...)."""
+
         def forward(parameters: dict, buffers: dict, x: Tensor) -> Tensor:
             return functional_call(self.model, (parameters, buffers), (x,)).square().mean()
 
@@ -79,14 +80,26 @@ def rows(seeds: int = 4, rounds: int = 5, device: str = "cpu", quick: bool = Fal
         works = {"batched": partial(batched.gradients, images), "alone": partial(alone, models, images)}
         times = interleaved(works, rounds, f"{seeds} seeds at width {width}")
         count = images.shape[0] * images.shape[1]
-        found.append(faster("several seeds at once", f"{seeds} seeds as one network, width {width}", "images/s",
-                            count / times["batched"], count / times["alone"], note="against one after the other"))
+        found.append(
+            faster(
+                "several seeds at once",
+                f"{seeds} seeds as one network, width {width}",
+                "images/s",
+                count / times["batched"],
+                count / times["alone"],
+                note="against one after the other",
+            )
+        )
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = options(__doc__, ("--seeds", {"type": whole(1, 256), "default": 4, "help": "networks at once; default 4"}),
-                   ("--device", {"type": word, "default": "cpu", "help": "cpu (default) or cuda"}), argv=argv)
+    args = options(
+        __doc__,
+        ("--seeds", {"type": whole(1, 256), "default": 4, "help": "networks at once; default 4"}),
+        ("--device", {"type": word, "default": "cpu", "help": "cpu (default) or cuda"}),
+        argv=argv,
+    )
     print(markdown(rows(args.seeds, args.rounds, args.device, args.quick)))
 
 

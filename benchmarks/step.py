@@ -38,14 +38,30 @@ from rundir.directory import RunDirectory
 from rundir.progress import reporting
 
 WIDTHS = [1.0, 0.6, 0.25]
-CELL = ["objective.base_loss=infonce", "objective.distill_loss=mse", "objective.teacher=momentum", "widths.sampling=fixed",
-        f"widths.fixed={WIDTHS}", "optimizer.lr=0.05", "optimizer.epochs=100", "train.tensorboard=false"]
+CELL = [
+    "objective.base_loss=infonce",
+    "objective.distill_loss=mse",
+    "objective.teacher=momentum",
+    "widths.sampling=fixed",
+    f"widths.fixed={WIDTHS}",
+    "optimizer.lr=0.05",
+    "optimizer.epochs=100",
+    "train.tensorboard=false",
+]
 PRESETS = {
     "cifar": ("cifar10", ["data.name=folder", "optimizer.batch_size=32"]),
     "digits": ("digits", []),
 }
-QUICK = ["model.arch=resnet_small", "model.projector_hidden=32", "model.projector_out=16", "model.predictor_hidden=16",
-         "optimizer.batch_size=16", "data.size=16", "data.limit=32", "diagnostics.images=16"]
+QUICK = [
+    "model.arch=resnet_small",
+    "model.projector_hidden=32",
+    "model.projector_out=16",
+    "model.predictor_hidden=16",
+    "optimizer.batch_size=16",
+    "data.size=16",
+    "data.limit=32",
+    "diagnostics.images=16",
+]
 EPOCH_IMAGES = {"cifar": 50_000, "digits": 1297}
 # Of the issue's step, with and without the regularizer, in float32; at least so many times faster than the reference.
 TARGETS = {("fp32", "group"): 1.8, ("fp32", "none"): 1.25, ("bf16", "group"): 4.0}
@@ -93,10 +109,19 @@ def reference(trainer: Trainer) -> Reference:
     """The plain step with the weights and settings of ``trainer``."""
     cfg, training = trainer.cfg, trainer.training
     coefficient = cfg.regularizer.coefficient if cfg.regularizer.kind == "group" else 0.0
-    return Reference(training.student, training.teacher, base=cfg.objective.base_loss, distill=cfg.objective.distill_loss,
-                     temperature=cfg.objective.temperature, lr=cfg.optimizer.lr, momentum=cfg.optimizer.momentum,
-                     ema=cfg.objective.ema_momentum, coefficient=coefficient, alpha=cfg.regularizer.alpha,
-                     groups=cfg.regularizer.groups)
+    return Reference(
+        training.student,
+        training.teacher,
+        base=cfg.objective.base_loss,
+        distill=cfg.objective.distill_loss,
+        temperature=cfg.objective.temperature,
+        lr=cfg.optimizer.lr,
+        momentum=cfg.optimizer.momentum,
+        ema=cfg.objective.ema_momentum,
+        coefficient=coefficient,
+        alpha=cfg.regularizer.alpha,
+        groups=cfg.regularizer.groups,
+    )
 
 
 # -- speed and memory --------------------------------------------------------------------------------------------------------
@@ -158,8 +183,10 @@ def speed(preset: str, precisions: list[str], rounds: int, device: str, quick: b
     names = [f"{who} {kind}" for who in (*precisions, "reference") for kind in kinds]
     spent: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack, reporting(f"{preset} step", (rounds + 1) * len(names)) as reporter:
-        ask = {name: stack.enter_context(contender(preset, quick, device, name, torch.get_num_threads(), clock_in_use()))
-               for name in names}
+        ask = {
+            name: stack.enter_context(contender(preset, quick, device, name, torch.get_num_threads(), clock_in_use()))
+            for name in names
+        }
         for turn in range(rounds + 1):
             for done, name in enumerate(names, start=1):
                 spent[name].append(ask[name]("step"))
@@ -168,20 +195,47 @@ def speed(preset: str, precisions: list[str], rounds: int, device: str, quick: b
         flops, batch = ask["reference none"]("work")
     fastest = {name: min(times[1:]) for name, times in spent.items()}  # the first warms up
     part, found = f"Training step, {preset}", []
-    for name in names[:-len(kinds)]:
+    for name in names[: -len(kinds)]:
         precision, kind = name.split()
         target = TARGETS.get((precision, kind)) if preset == "cifar" else None
-        found.append(faster(part, f"step, {precision}, {'with the regularizer' if kind == 'group' else 'without'}", "images/s",
-                            batch / fastest[name], batch / fastest[f"reference {kind}"], target))
-    found += [at_most(part, f"peak memory beyond the interpreter and its libraries, {name}", "MiB", peaks[name],
-                      peaks[f"reference {name.split()[1]}"], 1.0) for name in names[:-len(kinds)]]
+        found.append(
+            faster(
+                part,
+                f"step, {precision}, {'with the regularizer' if kind == 'group' else 'without'}",
+                "images/s",
+                batch / fastest[name],
+                batch / fastest[f"reference {kind}"],
+                target,
+            )
+        )
+    found += [
+        at_most(
+            part,
+            f"peak memory beyond the interpreter and its libraries, {name}",
+            "MiB",
+            peaks[name],
+            peaks[f"reference {name.split()[1]}"],
+            1.0,
+        )
+        for name in names[: -len(kinds)]
+    ]
     found.append(Row(part, "work of a step", "GFLOP", flops / 1e9))
     for precision in precisions:
         rate = flops / 1e9 / fastest[f"{precision} group"]
         limit = limits.convolution_rate(precision, 2 if quick else 32, device, backward=True)
         aimed = precision == "bf16" and preset == "cifar"
-        found.append(Row(part, f"{precision} step as a share of the machine's convolutions", "GFLOP/s", rate, limit,
-                         rate / limit, "≥ 40 %" if aimed else "", rate / limit >= 0.4 if aimed else None))
+        found.append(
+            Row(
+                part,
+                f"{precision} step as a share of the machine's convolutions",
+                "GFLOP/s",
+                rate,
+                limit,
+                rate / limit,
+                "≥ 40 %" if aimed else "",
+                rate / limit >= 0.4 if aimed else None,
+            )
+        )
     return found, fastest["fp32 group"]
 
 
@@ -214,14 +268,24 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
     rest = sum(value for name, value in spent.items() if not is_product(name))
     x1, _ = views(trainer)
     augmentation = best(lambda: views(trainer), 2 if quick else 5)
-    found = [at_most(part, "all but convolutions and products, with augmentation (profiler)", "ms", 1e3 * (rest + augmentation),
-                     1e3 * (total + augmentation), 0.25, percent=True)]
+    found = [
+        at_most(
+            part,
+            "all but convolutions and products, with augmentation (profiler)",
+            "ms",
+            1e3 * (rest + augmentation),
+            1e3 * (total + augmentation),
+            0.25,
+            percent=True,
+        )
+    ]
 
     def fill(one: Trainer) -> Callable[[], None]:
         return lambda: [setattr(p, "grad", torch.zeros_like(p)) for p in one.training.student.parameters()]
 
-    update, bare = (best(partial(one.training.update, WIDTHS[0]), calls, fill(one))
-                    for one in (made["fp32 group"], made["fp32 none"]))
+    update, bare = (
+        best(partial(one.training.update, WIDTHS[0]), calls, fill(one)) for one in (made["fp32 group"], made["fp32 none"])
+    )
     count = len(WIDTHS)
     ema = best(lambda: trainer.training.teacher.update(trainer.training.student, 0.99), calls)
     pair = torch.randn(2, len(x1), trainer.cfg.model.projector_out, device=x1.device)
@@ -232,11 +296,18 @@ def parts(preset: str, made: dict[str, Trainer], step_seconds: float, device: st
         for _ in WIDTHS[1:]:
             negative_cosine(student, pair[1]).backward()
 
-    for name, value, limit in [("group penalty", count * max(update - bare, 0.0), 0.02), ("optimizer", count * bare, None),
-                               ("EMA of the teacher", ema, 0.02), ("losses", 2 * best(losses, calls), None),
-                               ("augmentation of a batch", augmentation, None)]:
-        found.append(at_most(part, name, "ms", 1e3 * value, 1e3 * step_seconds, limit or 1.0, percent=True) if limit else
-                     Row(part, name, "ms", 1e3 * value, 1e3 * step_seconds, value / step_seconds, "%"))
+    for name, value, limit in [
+        ("group penalty", count * max(update - bare, 0.0), 0.02),
+        ("optimizer", count * bare, None),
+        ("EMA of the teacher", ema, 0.02),
+        ("losses", 2 * best(losses, calls), None),
+        ("augmentation of a batch", augmentation, None),
+    ]:
+        found.append(
+            at_most(part, name, "ms", 1e3 * value, 1e3 * step_seconds, limit or 1.0, percent=True)
+            if limit
+            else Row(part, name, "ms", 1e3 * value, 1e3 * step_seconds, value / step_seconds, "%")
+        )
     others = sorted(((v, k) for k, v in spent.items() if not is_product(k)), reverse=True)[:8]
     found += [Row(part, f"profiler: {name}", "ms", 1e3 * value, 1e3 * total, value / total, "%") for value, name in others]
     return found
@@ -266,8 +337,13 @@ def rows(preset: str = "cifar", rounds: int = 5, quick: bool = False, device: st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = options(__doc__, ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}), ("--device", {"default": "cpu"}),
-                   ("--no-parts", {"action": "store_true", "help": "speed only"}), argv=argv)
+    args = options(
+        __doc__,
+        ("--preset", {"choices": sorted(PRESETS), "default": "cifar"}),
+        ("--device", {"default": "cpu"}),
+        ("--no-parts", {"action": "store_true", "help": "speed only"}),
+        argv=argv,
+    )
     print(markdown(rows(args.preset, args.rounds, args.quick, args.device, not args.no_parts)))
 
 

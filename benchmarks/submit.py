@@ -40,8 +40,23 @@ ENTRIES = """
 
 def launch(runs: Path, seeds: int, more: list[str]) -> tuple[float, float, str]:
     """Seconds of wall time and CPU of one launch with ``more`` words, and what it said."""
-    command = [sys.executable, str(ROOT / "ablations" / "run.py"), "--grid", "guidelines", "--profile", "digits", "--seeds",
-               str(seeds), "--runs", str(runs), "--executor", "slurm", "--slurm", "extra.hold=true", *more]
+    command = [
+        sys.executable,
+        str(ROOT / "ablations" / "run.py"),
+        "--grid",
+        "guidelines",
+        "--profile",
+        "digits",
+        "--seeds",
+        str(seeds),
+        "--runs",
+        str(runs),
+        "--executor",
+        "slurm",
+        "--slurm",
+        "extra.hold=true",
+        *more,
+    ]
     command += [f"--slurm={kind}.{size}" for kind in KINDS for size in ("gpus=0", "cpus=1")]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -69,8 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: {CELLS * seeds} cells, {wall:.1f} s, {cpu:.1f} s of them CPU: {said}", flush=True)
         jobs = subprocess.run(["squeue", "-h", "-r"], capture_output=True, text=True, check=True).stdout.count("\n")
         start = time.monotonic()
-        subprocess.run([sys.executable, str(ROOT / "slurm" / "status.py"), "--runs", str(Path(folder) / "runs")], check=True,
-                       capture_output=True)
+        subprocess.run(
+            [sys.executable, str(ROOT / "slurm" / "status.py"), "--runs", str(Path(folder) / "runs")],
+            check=True,
+            capture_output=True,
+        )
         print(f"in the queue: {jobs} jobs; their table took {time.monotonic() - start:.1f} s")
     return 0
 

@@ -69,11 +69,28 @@ def rows(batch: int = 64, rounds: int = 3, quick: bool = False) -> list[Row]:
         for width in WIDTHS[1:]:
             times = [spent[f"{kind} extracted {w}"] for w in (1.0, width)]
             target = 6.0 if (kind, width) == ("inference", 0.25) else None
-            found.append(faster(part, f"{kind}, {width} against 1.0, extracted", "images/s", batch / times[1], batch / times[0],
-                                target, f"FLOPs promise {flops[1.0] / flops[width]:.1f}×"))
+            found.append(
+                faster(
+                    part,
+                    f"{kind}, {width} against 1.0, extracted",
+                    "images/s",
+                    batch / times[1],
+                    batch / times[0],
+                    target,
+                    f"FLOPs promise {flops[1.0] / flops[width]:.1f}×",
+                )
+            )
     for kind in ("inference", "training"):
-        found += [faster(part, f"{kind} at {w}, sliced against extracted", "images/s", batch / spent[f"{kind} sliced {w}"],
-                         batch / spent[f"{kind} extracted {w}"]) for w in WIDTHS]
+        found += [
+            faster(
+                part,
+                f"{kind} at {w}, sliced against extracted",
+                "images/s",
+                batch / spent[f"{kind} sliced {w}"],
+                batch / spent[f"{kind} extracted {w}"],
+            )
+            for w in WIDTHS
+        ]
     return found
 
 

@@ -69,8 +69,9 @@ def penalty(student: nn.Module, alpha: float) -> Tensor:
 def pretrain(images: Tensor, epochs: int) -> nn.Module:
     """One slimmable encoder for images (N, 3, H, W), trained without labels."""
     encoder = build("resnet_small")
-    student = nn.ModuleDict({"encoder": encoder, "projector": projector(encoder.feature_rule, 256, 128, 3),
-                             "head": predictor(128, 256)})
+    student = nn.ModuleDict(
+        {"encoder": encoder, "projector": projector(encoder.feature_rule, 256, 128, 3), "head": predictor(128, 256)}
+    )
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.SGD(student.parameters(), LR, momentum=0.9)
     for epoch in range(epochs):

@@ -44,8 +44,17 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     run.write_config(to_yaml(cfg))
     run.set_status(State.RUNNING)
     run.add_provenance(started=now(), train_flops=0.0, train_seconds=0.0, method_version=method.VERSION)
-    run.add_stretch("pretraining", {"device": str(device), "processes": 1, "precision": "fp32", "compile": False,
-                                    "memory_format": "channels_last" if cfg.train.channels_last else "contiguous"}, [hardware()])
+    run.add_stretch(
+        "pretraining",
+        {
+            "device": str(device),
+            "processes": 1,
+            "precision": "fp32",
+            "compile": False,
+            "memory_format": "channels_last" if cfg.train.channels_last else "contiguous",
+        },
+        [hardware()],
+    )
     full, widths = cfg.widths.max, usable_widths(cfg, [*cfg.calibration.widths, cfg.widths.min, cfg.widths.max])
     if cfg.derived.network == "pruned":
         calibrate_on(student.encoder, [full], source, cfg)
@@ -58,10 +67,19 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
     if cfg.diagnostics.images:
         measured = Diagnostics(cfg, fixed_images(source, cfg, device)).measure(student, None)
         run.append_metrics({"step": 0, "epoch": 0, "name": name, "width": width, "value": value} for name, width, value in measured)
-    files.save(run.path, {
-        "config": to_dict(cfg), "data": fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root), "step": 0, "epoch": 0,
-        "method_version": method.VERSION, "encoder": student.encoder.state_dict(), "projector": student.projector.state_dict(),
-        "calibration": calibration_state(student.encoder)})
+    files.save(
+        run.path,
+        {
+            "config": to_dict(cfg),
+            "data": fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root),
+            "step": 0,
+            "epoch": 0,
+            "method_version": method.VERSION,
+            "encoder": student.encoder.state_dict(),
+            "projector": student.projector.state_dict(),
+            "calibration": calibration_state(student.encoder),
+        },
+    )
     run.add_provenance(finished=now())
     run.set_status(State.DONE, trained=True)
 
@@ -76,8 +94,9 @@ def _source(cfg: Config) -> Checkpoint:
     if width_key(found.high) != width_key(cfg.widths.max):
         raise UserError(f"widths.max={cfg.widths.max} is not the full width of derived.source={path}; set widths.max={found.high}")
     if not found.finished:
-        raise UserError(f"derived.source={path} has trained {found.epoch} of {found.config.optimizer.epochs} epochs; finish it "
-                        "first")
+        raise UserError(
+            f"derived.source={path} has trained {found.epoch} of {found.config.optimizer.epochs} epochs; finish it first"
+        )
     return found
 
 

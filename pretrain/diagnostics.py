@@ -98,20 +98,26 @@ class Diagnostics:
         with local_statistics(student, *([] if teacher is None else [teacher])):
             features = {width: self._at(width, student, student.encoder) for width in self.widths}
             projections = {width: self._at(width, student, partial(_projected, student, features[width])) for width in self.widths}
-            targets = {str(width): (projections[width] if teacher is None else self._at(width, teacher, teacher)).float()
-                       for width in self.guided}
+            targets = {
+                str(width): (projections[width] if teacher is None else self._at(width, teacher, teacher)).float()
+                for width in self.guided
+            }
         rows: list[tuple[str, float, float | None]] = []
         for width in self.widths:
-            rows += [("feature_std", width, feature_std(features[width])),
-                     ("effective_rank", width, effective_rank(features[width])),
-                     ("projection_std", width, feature_std(projections[width])),
-                     ("projection_rank", width, effective_rank(projections[width]))]
+            rows += [
+                ("feature_std", width, feature_std(features[width])),
+                ("effective_rank", width, effective_rank(features[width])),
+                ("projection_std", width, feature_std(projections[width])),
+                ("projection_rank", width, effective_rank(projections[width])),
+            ]
         for key, now in targets.items():
             if key in self.guidance:
                 before = self.guidance[key].to(now.device)
-                rows += [("drift/absolute", float(key), absolute_drift(now, before)),
-                         ("drift/relative", float(key), relative_drift(now, before)),
-                         ("drift/cka", float(key), cka_drift(now, before))]
+                rows += [
+                    ("drift/absolute", float(key), absolute_drift(now, before)),
+                    ("drift/relative", float(key), relative_drift(now, before)),
+                    ("drift/cka", float(key), cka_drift(now, before)),
+                ]
         self.guidance = targets
         return [(name, width, None if value is None or not math.isfinite(value) else value) for name, width, value in rows]
 

@@ -61,8 +61,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(Setting("train.device", name), " is not supported; set auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(Setting("train.device", name), f": this machine has {torch.cuda.device_count()} usable GPUs; set ",
-                        Setting("train.device", "cpu"))
+        raise UserError(
+            Setting("train.device", name),
+            f": this machine has {torch.cuda.device_count()} usable GPUs; set ",
+            Setting("train.device", "cpu"),
+        )
     return device
 
 
@@ -106,7 +109,7 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         first = dist.get_rank() * ctx.rows
-        return _Sum.forward(ctx, gradient)[first:first + ctx.rows]
+        return _Sum.forward(ctx, gradient)[first : first + ctx.rows]
 
 
 def several() -> bool:

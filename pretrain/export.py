@@ -56,13 +56,28 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     own = Parser(prog="pretrain/export.py", description="Write one width of a checkpoint as an ordinary network.")
     add_checkpoint_arguments(own)
-    own.add_argument("--width", type=a_width, default=1.0, metavar="W",
-                     help="a width, or a sub-network such as 'w[1,.75,.5,.5]d[2,1,2,2]'; default 1.0")
+    own.add_argument(
+        "--width",
+        type=a_width,
+        default=1.0,
+        metavar="W",
+        help="a width, or a sub-network such as 'w[1,.75,.5,.5]d[2,1,2,2]'; default 1.0",
+    )
     own.add_argument("--out", required=True, type=place, metavar="DIR", help="where the files go")
-    own.add_argument("--format", nargs="+", choices=list(NEEDS), default=list(DEFAULT_FORMATS), metavar="F",
-                     help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}")
-    own.add_argument("--dataset", metavar="D", help="to calibrate on where there are no BatchNorm statistics for the width: "
-                                                    f"{', '.join(sources.NAMES)}; default: that of pretraining")
+    own.add_argument(
+        "--format",
+        nargs="+",
+        choices=list(NEEDS),
+        default=list(DEFAULT_FORMATS),
+        metavar="F",
+        help=f"some of {', '.join(NEEDS)}; default {' '.join(DEFAULT_FORMATS)}",
+    )
+    own.add_argument(
+        "--dataset",
+        metavar="D",
+        help="to calibrate on where there are no BatchNorm statistics for the width: "
+        f"{', '.join(sources.NAMES)}; default: that of pretraining",
+    )
     own.add_argument("--data-dir", type=word, metavar="DIR", help="where it is stored; default: where pretraining found it")
     own.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N", help="pixels of an image; default: the size of pretraining")
     return own
@@ -72,15 +87,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, write the files, and say where they are."""
     arguments = parser().parse_args(argv)
     with settings_are_options(OPTIONS):
-        written = export(arguments.checkpoint, arguments.width, arguments.out, arguments.format, branch=arguments.branch,
-                         arch=arguments.arch, dataset=arguments.dataset, root=arguments.data_dir, size=arguments.size)
+        written = export(
+            arguments.checkpoint,
+            arguments.width,
+            arguments.out,
+            arguments.format,
+            branch=arguments.branch,
+            arch=arguments.arch,
+            dataset=arguments.dataset,
+            root=arguments.data_dir,
+            size=arguments.size,
+        )
     for path in written:
         print(f"written: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     return 0
 
 
-def export(checkpoint: Path, width: Width, out: Path, formats: Sequence[str] = DEFAULT_FORMATS, *, branch: str = "student",
-           arch: str | None = None, dataset: str | None = None, root: str | None = None, size: int | None = None) -> list[Path]:
+def export(
+    checkpoint: Path,
+    width: Width,
+    out: Path,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    *,
+    branch: str = "student",
+    arch: str | None = None,
+    dataset: str | None = None,
+    root: str | None = None,
+    size: int | None = None,
+) -> list[Path]:
     """Write ``width`` of ``checkpoint`` into the directory ``out``, with ``config.json``; returns the files.
 
     A network that neither torchvision nor timm has (a ViT slimmed by ``input``) gets a torch program next to its safetensors file.
@@ -162,9 +196,17 @@ def describe(found: Checkpoint, network: nn.Module, width: Width, config: Config
     mean, std = sources.normalisation(config.data) if config.data.name else (None, None)
     counted = found.cost(width, config.data.size)
     return {
-        "format": EXPORT_FORMAT, "arch": found.arch, **of_width(width), "size": config.data.size, "mean": mean, "std": std,
-        "features": found.encoder.feature_dim(width), "channels": found.encoder.stage_dims(width),
-        "flops": counted.flops, "parameters": counted.parameters, "network": library_network(network),
+        "format": EXPORT_FORMAT,
+        "arch": found.arch,
+        **of_width(width),
+        "size": config.data.size,
+        "mean": mean,
+        "std": std,
+        "features": found.encoder.feature_dim(width),
+        "channels": found.encoder.stage_dims(width),
+        "flops": counted.flops,
+        "parameters": counted.parameters,
+        "network": library_network(network),
     }
 
 
@@ -174,12 +216,22 @@ def library_network(network: nn.Module) -> dict | None:
         block = "BasicBlock" if isinstance(network.layer1[0], BasicBlock) else "Bottleneck"
         depths = [len(_kept(network.get_submodule(f"layer{stage}"))) for stage in range(1, len(network.stage_rules) + 1)]
         cifar = network.stem == "cifar"
-        return {"library": "torchvision", "name": "ResNet", "block": block, "depths": depths, "max_pool": not cifar,
-                "strides": {"conv1": 1} if cifar else {}}
+        return {
+            "library": "torchvision",
+            "name": "ResNet",
+            "block": block,
+            "depths": depths,
+            "max_pool": not cifar,
+            "strides": {"conv1": 1} if cifar else {},
+        }
     if isinstance(network, MobileNetV2):
         cifar = network.features[0][0].stride == (1, 1)
-        return {"library": "torchvision", "name": "MobileNetV2",
-                "strides": {"features.0.0": 1, "features.2.conv.1.0": 1} if cifar else {}, **_mobilenet_rows(network)}
+        return {
+            "library": "torchvision",
+            "name": "MobileNetV2",
+            "strides": {"features.0.0": 1, "features.2.conv.1.0": 1} if cifar else {},
+            **_mobilenet_rows(network),
+        }
     if isinstance(network, VisionTransformer):
         return _timm_vit(network)
     return None
@@ -195,9 +247,19 @@ def _timm_vit(network: VisionTransformer) -> dict | None:
     cut |= network.keep.share is not None
     if cut or any((each.attn.qkv.out_features, each.mlp.fc1.out_features) != (3 * dim, hidden) for each in blocks):
         return None
-    return {"library": "timm", "name": "VisionTransformer", "arguments": {
-        "img_size": network.patch_size * network.grid_size, "patch_size": network.patch_size, "embed_dim": dim,
-        "depth": len(blocks), "num_heads": dim // block.attn.head_dim, "mlp_ratio": (hidden + 0.5) / dim, "num_classes": 0}}
+    return {
+        "library": "timm",
+        "name": "VisionTransformer",
+        "arguments": {
+            "img_size": network.patch_size * network.grid_size,
+            "patch_size": network.patch_size,
+            "embed_dim": dim,
+            "depth": len(blocks),
+            "num_heads": dim // block.attn.head_dim,
+            "mlp_ratio": (hidden + 0.5) / dim,
+            "num_classes": 0,
+        },
+    }
 
 
 def _kept(blocks: nn.Sequential) -> list[nn.Module]:
@@ -212,7 +274,7 @@ def _mobilenet_rows(network: MobileNetV2) -> dict[str, Any]:
         return {}
     counts, place = [], 0
     for _, _, blocks, _ in STAGES:
-        counts.append(sum(kept[place:place + blocks]))
+        counts.append(sum(kept[place : place + blocks]))
         place += blocks
     rows = [[expansion, channels, count, stride] for (expansion, channels, _, stride), count in zip(STAGES, counts, strict=True)]
     return {"arguments": {"inverted_residual_setting": rows}}
@@ -237,7 +299,7 @@ def _renumbered(name: str, list_name: str, blocks: nn.Sequential) -> str:
     parts = name.split(".")
     if parts[0] != list_name:
         return name
-    return ".".join([list_name, str(len(_kept(blocks[:int(parts[1])]))), *parts[2:]])
+    return ".".join([list_name, str(len(_kept(blocks[: int(parts[1])]))), *parts[2:]])
 
 
 def _torchvision_name(name: str, network: MobileNetV2) -> str:
@@ -271,10 +333,20 @@ def write_safetensors(network: nn.Module, out: Path, size: int) -> Path:
 
 def write_onnx(network: nn.Module, out: Path, size: int) -> Path:
     """``model.onnx``: images (batch, 3, size, size) float32 to features (batch, D); onnxruntime must compute the same."""
+
     def write(path: Path) -> None:
         with _quiet():
-            torch.onnx.export(network, (_images(2, size),), path, dynamo=True, input_names=["images"], output_names=["features"],
-                              dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False)
+            torch.onnx.export(
+                network,
+                (_images(2, size),),
+                path,
+                dynamo=True,
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
         _check(network, _onnx_session(path), size, "the ONNX program")
 
     return _write(out / ONNX, write)
@@ -291,6 +363,7 @@ def _onnx_session(path: Path):
 
 def write_program(network: nn.Module, out: Path, size: int) -> Path:
     """``model.pt2``, a torch program that ``torch.export.load`` reads: images (batch, 3, size, size) to features (batch, D)."""
+
     def write(path: Path) -> None:
         with _quiet():
             program = torch.export.export(network, (_images(2, size),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -314,8 +387,10 @@ def _check(network: nn.Module, written, size: int, what: str) -> None:
         difference = float(np.abs(written(x) - expected).max())
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         if not difference <= allowed:  # nan too
-            raise UserError(f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}): "
-                            "not kept; set another --format, or report it with the versions of torch and onnxruntime")
+            raise UserError(
+                f"{what} differs from the network by {difference:.2g} on a batch of {count} (allowed {allowed:.2g}): "
+                "not kept; set another --format, or report it with the versions of torch and onnxruntime"
+            )
 
 
 @contextlib.contextmanager

@@ -119,8 +119,10 @@ class Graphs:
 
     def _placed(self, key: Hashable, given: Sequence) -> list:
         """``given``, every tensor where recordings of ``key`` find it."""
-        return [self._place(number, value, number in self.in_turn[key]) if isinstance(value, Tensor) else value
-                for number, value in enumerate(given)]
+        return [
+            self._place(number, value, number in self.in_turn[key]) if isinstance(value, Tensor) else value
+            for number, value in enumerate(given)
+        ]
 
     def _place(self, number: int, value: Tensor, copied: bool) -> Tensor:
         own = id(value) in self.own

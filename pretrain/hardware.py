@@ -22,10 +22,18 @@ def hardware() -> dict:
     ``capability``: torch's instruction set; ``limits``: variables that change what libraries use; ``threads``: of one operation.
     """
     limits = {name: value for name, value in sorted(os.environ.items()) if LIMITS.fullmatch(name) and not NO_LIMITS.fullmatch(name)}
-    return {"machine": platform.machine(), "cpu": _processor(), "caches": _caches(), "cores": os.cpu_count(),
-            "capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "limits": limits,
-            "libraries": _libraries(), "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "cuda": torch.version.cuda if torch.cuda.is_available() else None}
+    return {
+        "machine": platform.machine(),
+        "cpu": _processor(),
+        "caches": _caches(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "limits": limits,
+        "libraries": _libraries(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+    }
 
 
 # Instructions for sums of bfloat16 products as /proc/cpuinfo names them, and the settings of oneDNN that leave them unused.
@@ -44,8 +52,14 @@ def best_precision(device: torch.device) -> tuple[str, str]:
     found = [flag for flag in BF16_FLAGS if flag in _cpuinfo().get("flags", "").split()]
     if not found:
         return "fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)"
-    limit = next((f"{name}={os.environ[name]}" for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-                  if os.environ.get(name, "").upper() in WITHOUT_BF16), "")
+    limit = next(
+        (
+            f"{name}={os.environ[name]}"
+            for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+            if os.environ.get(name, "").upper() in WITHOUT_BF16
+        ),
+        "",
+    )
     if not limit and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         limit = f"ATEN_CPU_CAPABILITY={os.environ.get('ATEN_CPU_CAPABILITY', 'default')}"
     if limit:

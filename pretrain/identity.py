@@ -66,8 +66,10 @@ def with_images(cfg: Config) -> Config:
         return cfg
     found = fingerprint.of_dataset(data.name, "train", data.root)
     if data.fingerprint not in ("", found):
-        raise UserError(f"data.fingerprint={data.fingerprint} is not that of the training images in {data.root}, {found}: they have"
-                        " changed, or others are meant; put those back, or set data.root=DIR where they are")
+        raise UserError(
+            f"data.fingerprint={data.fingerprint} is not that of the training images in {data.root}, {found}: they have"
+            " changed, or others are meant; put those back, or set data.root=DIR where they are"
+        )
     return dataclasses.replace(cfg, data=dataclasses.replace(data, fingerprint=found))
 
 
@@ -108,8 +110,10 @@ def check_checkpoint(path: Path, payload: dict, cfg: Config, data: str | None = 
         raise UserError(f"{path} holds no config; it is not a checkpoint of pretraining; {instead}")
     _check_same(from_dict(payload["config"]), cfg, f"{path} is the checkpoint of another experiment", "the checkpoint", instead)
     if data is not None and payload.get("data") not in (None, data):
-        raise UserError(f"{path} was trained on other images (their fingerprint is {payload['data']}, that of {cfg.data.name} in "
-                        f"{cfg.data.root or 'this version'} is {data}); put those back, or {instead}")
+        raise UserError(
+            f"{path} was trained on other images (their fingerprint is {payload['data']}, that of {cfg.data.name} in "
+            f"{cfg.data.root or 'this version'} is {data}); put those back, or {instead}"
+        )
 
 
 def _check_same(there: Config, cfg: Config, what: str, where: str, instead: str) -> None:
@@ -118,8 +122,10 @@ def _check_same(there: Config, cfg: Config, what: str, where: str, instead: str)
     if config_hash(there) == config_hash(cfg):
         return
     if config_hash(_unidentified(there)) == config_hash(_unidentified(cfg)):
-        raise UserError(f"{what}: it learns from other images than those in {cfg.data.root} are now (data.fingerprint="
-                        f"{there.data.fingerprint} there, {cfg.data.fingerprint} here); put those back, or {instead}")
+        raise UserError(
+            f"{what}: it learns from other images than those in {cfg.data.root} are now (data.fingerprint="
+            f"{there.data.fingerprint} there, {cfg.data.fingerprint} here); put those back, or {instead}"
+        )
     ours = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, precision=there.train.precision))
     if config_hash(_unidentified(ours)) == config_hash(_unidentified(there)):
         instead = f"set train.precision={there.train.precision} to continue it, or {instead}"

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from pretrain.slimmable import Channels, SlimmableConv2d
 
 
-def channel_orders(encoder: nn.Module, groups: Sequence[Channels], importance: str, batches: Iterable[Tensor],
-                   narrowest: float, after: nn.Module | None = None) -> list[Tensor]:
+def channel_orders(
+    encoder: nn.Module,
+    groups: Sequence[Channels],
+    importance: str,
+    batches: Iterable[Tensor],
+    narrowest: float,
+    after: nn.Module | None = None,
+) -> list[Tensor]:
     """The channels of each group, the most important first: a list of permutations (C,), int64, units kept together.
 
     Args:
@@ -29,15 +35,19 @@ def channel_orders(encoder: nn.Module, groups: Sequence[Channels], importance: s
         scores = [filter_norms(group) for group in groups]
     else:
         covariances = activation_covariances(encoder, groups, batches, after)
-        scores = [covariance.diagonal() if importance == "variance" else leverage(covariance, group.rule(narrowest))
-                  for group, covariance in zip(groups, covariances, strict=True)]
+        scores = [
+            covariance.diagonal() if importance == "variance" else leverage(covariance, group.rule(narrowest))
+            for group, covariance in zip(groups, covariances, strict=True)
+        ]
     return [_order(score, group.unit) for score, group in zip(scores, groups, strict=True)]
 
 
 def filter_norms(channels: Channels) -> Tensor:
     """L2 norm of all weights that compute a channel, over all layers that write to it (C,), float64."""
-    squares = [layer.weight.detach().double().flatten(1).square().sum(1).unflatten(0, (layer.parts, -1)).sum(0)
-               for layer in channels.sources]
+    squares = [
+        layer.weight.detach().double().flatten(1).square().sum(1).unflatten(0, (layer.parts, -1)).sum(0)
+        for layer in channels.sources
+    ]
     return torch.stack(squares).sum(0).sqrt()
 
 
@@ -51,8 +61,9 @@ def leverage(covariance: Tensor, directions: int) -> Tensor:
 
 
 @torch.no_grad()
-def activation_covariances(encoder: nn.Module, groups: Sequence[Channels], batches: Iterable[Tensor],
-                           after: nn.Module | None = None) -> list[Tensor]:
+def activation_covariances(
+    encoder: nn.Module, groups: Sequence[Channels], batches: Iterable[Tensor], after: nn.Module | None = None
+) -> list[Tensor]:
     """Covariance (C, C), float64, of each group's channels over images and positions, as the layers that read them see them at
     full width in evaluation mode; the mean over these layers.
     """

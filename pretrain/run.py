@@ -1,8 +1,8 @@
 """Command line of pretraining: one config in, one run directory out.
 
-    python pretrain/run.py --preset digits --out runs/mine objective.base_loss=infonce
-    python pretrain/run.py --preset digits --recipe usnet-simsiam
-    torchrun --nproc-per-node 4 pretrain/run.py --preset cifar100 --out runs/c100
+python pretrain/run.py --preset digits --out runs/mine objective.base_loss=infonce
+python pretrain/run.py --preset digits --recipe usnet-simsiam
+torchrun --nproc-per-node 4 pretrain/run.py --preset cifar100 --out runs/c100
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from rundir.schema import File
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = Parser(prog="pretrain/run.py",
-                 description="Train one universally slimmable network by self-supervision.")
+    own = Parser(prog="pretrain/run.py", description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
-    own.add_argument("--recipe", help=f"a method's settings on top of the preset's ({', '.join(config.recipes())}) or a YAML file; "
-                                      "default none: the preset's own")
+    own.add_argument(
+        "--recipe",
+        help=f"a method's settings on top of the preset's ({', '.join(config.recipes())}) or a YAML file; "
+        "default none: the preset's own",
+    )
     own.add_argument("--out", type=place, help="run directory; default runs/pretrain/<preset>-<recipe>-s<seed>-<hash>")
     own.add_argument("--data-dir", type=word, help="shorthand for data.root=DIR")
     own.add_argument("--seed", type=whole(0, LARGEST_SEED), help="shorthand for seed=N")

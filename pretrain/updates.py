@@ -18,8 +18,11 @@ def channel_updates(cfg: Config, steps: int, widths: Sequence[float]) -> dict[fl
     counts = dict.fromkeys(widths, 0)
     per_update = cfg.optimizer.accumulate_steps
     for first in range(0, steps, per_update):
-        passes = [width for step in range(first, min(first + per_update, steps))
-                  for width in sample_widths(cfg.widths, cfg.seed, step, steps, cfg.optimizer.epochs)]
+        passes = [
+            width
+            for step in range(first, min(first + per_update, steps))
+            for width in sample_widths(cfg.widths, cfg.seed, step, steps, cfg.optimizer.epochs)
+        ]
         for width in widths:
             reaching = sum(one >= width - 1e-9 for one in passes)
             counts[width] += reaching if cfg.objective.update == "per_width" else reaching > 0

@@ -1,5 +1,3 @@
-
-
 from rundir.drawing import import_matplotlib
 
 import_matplotlib()

@@ -46,8 +46,10 @@ def of_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _with_others(alike: str, others: str, labels: Mapping[str, str]) -> str:
     """``alike`` with the runs that were learned from, by name without seed and hash; those that are known with what names them."""
-    found = {key: _SEED_AND_HASH.sub("", run) + (f" ({labels[run]})" if labels.get(run) else "")
-             for key, run in (json.loads(others) if others else {}).items()}
+    found = {
+        key: _SEED_AND_HASH.sub("", run) + (f" ({labels[run]})" if labels.get(run) else "")
+        for key, run in (json.loads(others) if others else {}).items()
+    }
     return json.dumps({**json.loads(alike), **found}, sort_keys=True)
 
 
@@ -114,8 +116,9 @@ def of_scores(scores: pd.DataFrame) -> pd.Series:
             differs = {key: json.loads(own) for key, own, plain in zip(keys, each, first, strict=True) if own != plain}
             named[_new(listed(differs), each, named)] = each
         texts = {each: text for text, each in named.items()}
-        found[part.index] = [", ".join(filter(None, [variant, texts[each]]))
-                             for variant, each in zip(part["variant"], chosen, strict=True)]
+        found[part.index] = [
+            ", ".join(filter(None, [variant, texts[each]])) for variant, each in zip(part["variant"], chosen, strict=True)
+        ]
     return found
 
 

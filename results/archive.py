@@ -35,8 +35,12 @@ _FORMAT_KEY = b"run directories"
 
 
 def _schema() -> pa.Schema:
-    fields = [("place", pa.string()), *((name, pa.string()) for name in TEXTS), (File.METRICS, pa.string()),
-              *((f"logged.{name}", pa.list_(kind)) for name, kind in LOGGED.items())]
+    fields = [
+        ("place", pa.string()),
+        *((name, pa.string()) for name in TEXTS),
+        (File.METRICS, pa.string()),
+        *((f"logged.{name}", pa.list_(kind)) for name, kind in LOGGED.items()),
+    ]
     return pa.schema(fields, metadata={_FORMAT_KEY: str(FORMAT).encode()})
 
 
@@ -58,9 +62,15 @@ def pack(roots: Sequence[Path], path: Path) -> int:
     make_folder(path.parent, "published runs")
     made = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        pq.write_table(table, made, compression="zstd", compression_level=19, write_statistics=False,
-                       use_dictionary=["logged.name.list.element"],
-                       column_encoding={"logged.value.list.element": "BYTE_STREAM_SPLIT"})
+        pq.write_table(
+            table,
+            made,
+            compression="zstd",
+            compression_level=19,
+            write_statistics=False,
+            use_dictionary=["logged.name.list.element"],
+            column_encoding={"logged.value.list.element": "BYTE_STREAM_SPLIT"},
+        )
         os.replace(made, path)
     finally:
         made.unlink(missing_ok=True)
@@ -109,12 +119,16 @@ def unpack(path: Path, folder: Path) -> list[Path]:
     except FileNotFoundError:
         raise UserError(f"no file {path}; make it with python results/report.py --runs DIR --publish FILE") from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is not a Parquet file of runs ({str(error).splitlines()[0]}); make it with "
-                        "python results/report.py --runs DIR --publish FILE") from None
+        raise UserError(
+            f"{path} is not a Parquet file of runs ({str(error).splitlines()[0]}); make it with "
+            "python results/report.py --runs DIR --publish FILE"
+        ) from None
     found = (table.schema.metadata or {}).get(_FORMAT_KEY, b"none").decode("ascii", "replace")
     if found != str(FORMAT) or not table.schema.equals(_schema()):
-        raise UserError(f"{path} is no file of runs of format {FORMAT} (it says {found}); make it with python results/report.py "
-                        "--runs DIR --publish FILE")
+        raise UserError(
+            f"{path} is no file of runs of format {FORMAT} (it says {found}); make it with python results/report.py "
+            "--runs DIR --publish FILE"
+        )
     for row in table.to_pylist():
         parts = PurePosixPath(row["place"] or "..").parts
         if not 2 <= len(parts) <= 3 or any(part in ("..", "/") or "\0" in part for part in parts):

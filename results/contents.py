@@ -25,8 +25,20 @@ from results.tables.scores import METRICS, grid_table, metric_name
 from results.tables.subnets import subnets
 
 # What one table or picture of scores has one value of; what tells several of them apart is in their file names.
-SCORED = ["grid", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "preset", "setting",
-          "variant"]
+SCORED = [
+    "grid",
+    "task",
+    "dataset",
+    "metric",
+    "score",
+    "label_fraction",
+    "model",
+    "schedule",
+    "initial",
+    "preset",
+    "setting",
+    "variant",
+]
 DENSE = ["grid", "task", "dataset", "model", "schedule", "preset", "setting", "variant"]
 SETTING = ["grid", "preset", "setting"]
 ANALYSED = ["grid", "dataset", "preset", "setting", "variant"]
@@ -76,9 +88,18 @@ def all_tables(frames: Frames, predicted: Predicted | None = None) -> list[Table
         table = grid_table(part, _grid(frames, first), join("table", name))
         made.append((-len(part), _rank(first["metric"]), TableItem(table, _facets(first))))
     main = [item for *_, item in sorted(made, key=lambda entry: entry[:2])]
-    return [*main, *_overall_tables(frames), *_transfer_tables(frames), *_dense_tables(frames), *_gain_tables(frames),
-            *_serving_tables(frames), *_subnet_tables(frames), *_search_tables(frames), *_analysis_tables(frames),
-            *_prediction_tables(predicted_of(frames) if predicted is None else predicted)]
+    return [
+        *main,
+        *_overall_tables(frames),
+        *_transfer_tables(frames),
+        *_dense_tables(frames),
+        *_gain_tables(frames),
+        *_serving_tables(frames),
+        *_subnet_tables(frames),
+        *_search_tables(frames),
+        *_analysis_tables(frames),
+        *_prediction_tables(predicted_of(frames) if predicted is None else predicted),
+    ]
 
 
 def _overall(frames: Frames) -> list[tuple[str, pd.DataFrame, Grid]]:
@@ -114,13 +135,17 @@ def _transfer_tables(frames: Frames) -> list[TableItem]:
 
 
 def _dense_tables(frames: Frames) -> list[TableItem]:
-    return [TableItem(tasks.dense(part, _grid(frames, part.iloc[0]), join("table", name)), _facets(part.iloc[0]))
-            for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])]
+    return [
+        TableItem(tasks.dense(part, _grid(frames, part.iloc[0]), join("table", name)), _facets(part.iloc[0]))
+        for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])
+    ]
 
 
 def _gain_tables(frames: Frames) -> list[TableItem]:
-    made = [(part, gains(part, _grid(frames, part.iloc[0]), join("table-gains", name)))
-            for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])]
+    made = [
+        (part, gains(part, _grid(frames, part.iloc[0]), join("table-gains", name)))
+        for name, part in parts(_dense(frames.scores), DENSE, ["task", "dataset"])
+    ]
     return [TableItem(table, _facets(part.iloc[0])) for part, table in made if table is not None]
 
 
@@ -139,21 +164,27 @@ def _subnet_tables(frames: Frames) -> list[TableItem]:
     if frames.subnets.empty:
         return []
     scores = frames.subnets[frames.subnets["task"].ne("analysis") & frames.subnets["value"].notna()]
-    return [TableItem(subnets(part, _grid(frames, part.iloc[0]), join("table-subnets", name)), _facets(part.iloc[0]))
-            for name, part in parts(scores, DENSE, ["task", "dataset"])]
+    return [
+        TableItem(subnets(part, _grid(frames, part.iloc[0]), join("table-subnets", name)), _facets(part.iloc[0]))
+        for name, part in parts(scores, DENSE, ["task", "dataset"])
+    ]
 
 
 def _analysis_tables(frames: Frames) -> list[TableItem]:
     scores = pd.concat([frames.scores, frames.subnets]) if len(frames.subnets) else frames.scores
     scores = scores[scores["task"].eq("analysis") & scores["value"].notna()]
-    return [TableItem(analysis.measures(part, _grid(frames, part.iloc[0]), join("table-analysis", name)), _facets(part.iloc[0]))
-            for name, part in parts(scores, ANALYSED, ["dataset"])]
+    return [
+        TableItem(analysis.measures(part, _grid(frames, part.iloc[0]), join("table-analysis", name)), _facets(part.iloc[0]))
+        for name, part in parts(scores, ANALYSED, ["dataset"])
+    ]
 
 
 def _search_tables(frames: Frames) -> list[TableItem]:
     scores = frames.scores[frames.scores["task"].eq("search") & frames.scores["metric"].eq("knn") & frames.scores["value"].notna()]
-    return [TableItem(search.strategies(part, _grid(frames, part.iloc[0]), join("table-search", name)), _facets(part.iloc[0]))
-            for name, part in parts(scores, ANALYSED, ["dataset"])]
+    return [
+        TableItem(search.strategies(part, _grid(frames, part.iloc[0]), join("table-search", name)), _facets(part.iloc[0]))
+        for name, part in parts(scores, ANALYSED, ["dataset"])
+    ]
 
 
 def predicted_of(frames: Frames) -> Predicted:
@@ -194,23 +225,52 @@ def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None 
     found = [item for name, part in classified for item in _of_scores(name, part, frames)]
     for name, part in parts(_dense(scores), DENSE, ["task", "dataset"]):
         first = part.iloc[0]
-        found.append(PictureItem(join("width", name), f"{first['task'].capitalize()} on {first['dataset']} by width",
-                                 partial(pictures.dense_by_width, part, _grid(frames, first)), _facets(first)))
+        found.append(
+            PictureItem(
+                join("width", name),
+                f"{first['task'].capitalize()} on {first['dataset']} by width",
+                partial(pictures.dense_by_width, part, _grid(frames, first)),
+                _facets(first),
+            )
+        )
         for metric in (metric for metric in MAIN.get(first["task"], ()) if part["metric"].eq(metric).any()):
             own = part[part["metric"].eq(metric) & part["initial"].ne("random")]
-            found.append(PictureItem(join("score-flops", name, metric), f"{METRICS[metric]} on {first['dataset']} by FLOPs",
-                                     partial(pictures.accuracy_by, own, _grid(frames, first), "flops"), _facets(first)))
+            found.append(
+                PictureItem(
+                    join("score-flops", name, metric),
+                    f"{METRICS[metric]} on {first['dataset']} by FLOPs",
+                    partial(pictures.accuracy_by, own, _grid(frames, first), "flops"),
+                    _facets(first),
+                )
+            )
             for device, timed in parts(own[own["latency_ms"].notna()], ["latency_on"], []):
-                found.append(PictureItem(join("score-latency", name, metric, device),
-                                         f"{METRICS[metric]} on {first['dataset']} by latency",
-                                         partial(pictures.accuracy_by, timed, _grid(frames, first), "latency_ms"), _facets(first)))
+                found.append(
+                    PictureItem(
+                        join("score-latency", name, metric, device),
+                        f"{METRICS[metric]} on {first['dataset']} by latency",
+                        partial(pictures.accuracy_by, timed, _grid(frames, first), "latency_ms"),
+                        _facets(first),
+                    )
+                )
     for name, own, grid in _overall(frames):
         if len(overall.matrices(own, grid)) > 1:
-            found.append(PictureItem(join("profiles", name), f"Performance profiles (grid {grid.manifest.grid})",
-                                     partial(profiles.profiles, own, grid), Facets(grid.manifest.grid, "classification")))
+            found.append(
+                PictureItem(
+                    join("profiles", name),
+                    f"Performance profiles (grid {grid.manifest.grid})",
+                    partial(profiles.profiles, own, grid),
+                    Facets(grid.manifest.grid, "classification"),
+                )
+            )
     for name, together, judged, made in predicted_of(frames) if predicted is None else predicted:
-        found.append(PictureItem(join("prediction", name), f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]})",
-                                 partial(predicting.prediction, together, judged.head(1), made), _facets(judged.iloc[0])))
+        found.append(
+            PictureItem(
+                join("prediction", name),
+                f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]})",
+                partial(predicting.prediction, together, judged.head(1), made),
+                _facets(judged.iloc[0]),
+            )
+        )
     return found + [item for name, part in parts(metrics, SETTING, []) for item in _of_training(name, part, frames)]
 
 
@@ -224,17 +284,25 @@ def _of_scores(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureIte
     def item(kind: str, title: str, draw: partial[Figure]) -> PictureItem:
         return PictureItem(join(kind, name), f"{title} ({on})", draw, facets)
 
-    made = [item("accuracy-width", "Accuracy by width", partial(pictures.accuracy_by_width, part, grid)),
-            item("accuracy-flops", "Accuracy by FLOPs", partial(pictures.accuracy_by, part, grid, "flops"))]
+    made = [
+        item("accuracy-width", "Accuracy by width", partial(pictures.accuracy_by_width, part, grid)),
+        item("accuracy-flops", "Accuracy by FLOPs", partial(pictures.accuracy_by, part, grid, "flops")),
+    ]
     for device, timed in parts(part[part["latency_ms"].notna()], ["latency_on"], []):  # times of two devices have nothing in common
-        made.append(item(join("accuracy-latency", device), "Accuracy by latency",
-                         partial(pictures.accuracy_by, timed, grid, "latency_ms")))
+        made.append(
+            item(join("accuracy-latency", device), "Accuracy by latency", partial(pictures.accuracy_by, timed, grid, "latency_ms"))
+        )
     if grid.manifest.cost:
         made.append(item("accuracy-cost", "Accuracy by training cost", partial(pictures.accuracy_by_cost, part, grid)))
     made.append(item("heat-map", "All cells and widths", partial(pictures.heat_map, part, grid)))
     if logged["name"].str.startswith("drift/").any():
-        made.append(item("drift-accuracy", "Does temporal consistency predict success?",
-                         partial(training.drift_by_accuracy, part, logged, grid)))
+        made.append(
+            item(
+                "drift-accuracy",
+                "Does temporal consistency predict success?",
+                partial(training.drift_by_accuracy, part, logged, grid),
+            )
+        )
     return made
 
 
@@ -243,15 +311,24 @@ def _of_training(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureI
     first = part.iloc[0]
     facets, grid = Facets(first["grid"], "", "", first["preset"]), _grid(frames, first)
     about = f"({first['grid']}, {first['preset']})"
-    made = [PictureItem(join(kind, name), f"{title} {about}", partial(draw, part, grid), facets)
-            for kind, title, draw in (("training-base-loss", "Base loss", training.base_loss),
-                                      ("training-distillation-loss", "Loss of the narrower widths", training.distillation_loss),
-                                      ("drift", "Drift of the guidance", training.drift))]
+    made = [
+        PictureItem(join(kind, name), f"{title} {about}", partial(draw, part, grid), facets)
+        for kind, title, draw in (
+            ("training-base-loss", "Base loss", training.base_loss),
+            ("training-distillation-loss", "Loss of the narrower widths", training.distillation_loss),
+            ("drift", "Drift of the guidance", training.drift),
+        )
+    ]
     widths = part.loc[part["name"].eq("effective_rank"), "width"].dropna()
     for width in sorted({widths.min(), widths.max()}) if len(widths) else [1.0]:
-        made.append(PictureItem(join(f"collapse-width-{width:g}", name),
-                                f"Effective rank and spread of the features at width {width:g} {about}",
-                                partial(training.collapse, part, grid, width), replace(facets, width=float(width))))
+        made.append(
+            PictureItem(
+                join(f"collapse-width-{width:g}", name),
+                f"Effective rank and spread of the features at width {width:g} {about}",
+                partial(training.collapse, part, grid, width),
+                replace(facets, width=float(width)),
+            )
+        )
     return made
 
 

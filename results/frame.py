@@ -43,17 +43,56 @@ from rundir.reading import (
 )
 from rundir.schema import File, State
 
-__all__ = ["CELL_COLUMNS", "RUN_COLUMNS", "Frames", "current", "guidelines", "load", "load_all", "load_metrics", "load_runs",
-           "run_directories"]
+__all__ = [
+    "CELL_COLUMNS",
+    "RUN_COLUMNS",
+    "Frames",
+    "current",
+    "guidelines",
+    "load",
+    "load_all",
+    "load_metrics",
+    "load_runs",
+    "run_directories",
+]
 
 # What names an experiment; these columns are the same in all three frames.
-CELL_COLUMNS = ["run", "grid", "cell", "base_loss", "distill_loss", "teacher", "method", "guidelines", "kind", "arch",
-                "width_min", "width_max", "setting", "trained", "preset", "needs", "seed", "state"]
+CELL_COLUMNS = [
+    "run",
+    "grid",
+    "cell",
+    "base_loss",
+    "distill_loss",
+    "teacher",
+    "method",
+    "guidelines",
+    "kind",
+    "arch",
+    "width_min",
+    "width_max",
+    "setting",
+    "trained",
+    "preset",
+    "needs",
+    "seed",
+    "state",
+]
 COST_COLUMNS = ["train_seconds", "train_flops"]
 VERSION_COLUMNS = ["method_version"]  # of rundir/method.py
 ORIGIN_COLUMNS = ["commit", "hardware", "command", "place"]
-RUN_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", "why", "started", "finished", *COST_COLUMNS, *VERSION_COLUMNS,
-               *ORIGIN_COLUMNS, "path", "alike"]
+RUN_COLUMNS = [
+    *CELL_COLUMNS,
+    *FACTORS,
+    "pretrained_on",
+    "why",
+    "started",
+    "finished",
+    *COST_COLUMNS,
+    *VERSION_COLUMNS,
+    *ORIGIN_COLUMNS,
+    "path",
+    "alike",
+]
 SCORE_COLUMNS = [*CELL_COLUMNS, *FACTORS, "pretrained_on", *RECORD_COLUMNS, *COST_COLUMNS, *VERSION_COLUMNS, "commit", "place"]
 _RUN_NUMBERS = ["width_min", "width_max", *FACTOR_NUMBERS, *COST_COLUMNS, *VERSION_COLUMNS]
 _HASHED = re.compile(r"-[0-9a-f]{8}$")
@@ -85,8 +124,9 @@ def load_all(runs: Places, keep: bool = True) -> Frames:
     grids, missing = read_grids(known)
     scores = _scores(known, records)
     of_width = scores["width"].notna()
-    return Frames(_told(scores[of_width]), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more, *missing])), grids,
-                  scores[~of_width])
+    return Frames(
+        _told(scores[of_width]), known[RUN_COLUMNS], metrics, tuple(_once([*left_out, *more, *missing])), grids, scores[~of_width]
+    )
 
 
 def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
@@ -97,8 +137,10 @@ def current_of(frames: Frames, places: Sequence[Path]) -> Frames:
     left_out = tuple(seen_from(places, line) for line in frames.left_out)
     if frames.runs.empty:
         many = f" ({len(left_out)} cannot be read: {left_out[0]})" if left_out else ""
-        raise UserError(f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
-                         "directory of a grid's runs, such as runs/guidelines")
+        raise UserError(
+            f"{' '.join(map(str, places))} holds no runs (directories with a config.yaml){many}; give the "
+            "directory of a grid's runs, such as runs/guidelines"
+        )
     runs = current(frames.runs).reset_index(drop=True)
     scores, metrics, subnets = (rows[rows["run"].isin(runs["run"])] for rows in (frames.scores, frames.metrics, frames.subnets))
     return replace(frames, scores=scores, runs=runs, metrics=metrics, left_out=left_out, subnets=subnets)
@@ -264,8 +306,13 @@ def _by_age(runs: pd.DataFrame) -> pd.DataFrame:
     return order.sort_values(["_done", "_when"], kind="stable")
 
 
-def _kept(root: Path, kind: str, files: Sequence[str], read: Callable[[list[str]], tuple[dict[str, pd.DataFrame], dict[str, str]]],
-          keep: bool) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def _kept(
+    root: Path,
+    kind: str,
+    files: Sequence[str],
+    read: Callable[[list[str]], tuple[dict[str, pd.DataFrame], dict[str, str]]],
+    keep: bool,
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The tables of all runs below ``root``, of those that have not changed from the store; and a line for what was left out.
 
     ``read`` gives the tables of some runs, and by path why something of a run is left out: such a run is read again the next time.
@@ -314,8 +361,10 @@ def _read_scores(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, s
             rows.append(row)
             records += [{**record, "path": row["path"]} for record in own]
     columns = [*RECORD_COLUMNS, *APART_RECORDS, "path"]
-    return {"runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS[1:]], _RUN_NUMBERS, integers=("seed",)),
-            "records": _columns(records, columns, RECORD_NUMBERS, integers=RECORD_FLAGS)}, left_out
+    return {
+        "runs": _columns(rows, [*RUN_COLUMNS, *APART_RUNS[1:]], _RUN_NUMBERS, integers=("seed",)),
+        "records": _columns(records, columns, RECORD_NUMBERS, integers=RECORD_FLAGS),
+    }, left_out
 
 
 def _read_logs(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
@@ -335,8 +384,9 @@ def _read_logs(paths: list[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str
     return {"values": pd.concat(parts, ignore_index=True).astype({"path": object}) if parts else empty}, left_out
 
 
-def _columns(rows: list[dict[str, Any]], columns: Sequence[str], numbers: Sequence[str],
-             integers: Sequence[str] = ()) -> pd.DataFrame:
+def _columns(
+    rows: list[dict[str, Any]], columns: Sequence[str], numbers: Sequence[str], integers: Sequence[str] = ()
+) -> pd.DataFrame:
     """A frame of these columns: numbers float64, integers int64, all others texts (object, None where missing)."""
     found = {}
     for name in columns:

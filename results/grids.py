@@ -56,12 +56,24 @@ class Grid:
     @cached_property
     def lines(self) -> list[GridLine]:
         """The rows of the table with what the runs say filled in; cells that are in no row come last, under their own names."""
-        rows = [GridLine(row.section, tuple(self._said(label, row) for label in row.labels), row.cells, row.name, row.short,
-                         row.panel, row.paper, row.against) for row in self.manifest.rows]
+        rows = [
+            GridLine(
+                row.section,
+                tuple(self._said(label, row) for label in row.labels),
+                row.cells,
+                row.name,
+                row.short,
+                row.panel,
+                row.paper,
+                row.against,
+            )
+            for row in self.manifest.rows
+        ]
         known, blank = set(self.manifest.cells), [""] * (len(self.manifest.columns) - 1)
         section = "other" if rows else ""
-        return rows + [GridLine(section, (cell, *blank), {cell: None}, cell, cell, section)
-                       for cell in sorted(set(self.runs["cell"]) - known)]
+        return rows + [
+            GridLine(section, (cell, *blank), {cell: None}, cell, cell, section) for cell in sorted(set(self.runs["cell"]) - known)
+        ]
 
     def scored(self, scores: pd.DataFrame) -> list[GridLine]:
         """The lines that have one of these scores."""
@@ -115,8 +127,11 @@ def _joined(old: GridManifest | None, new: GridManifest) -> GridManifest:
     if old is None or old.columns != new.columns:
         return both
     rows = {(row.section, row.labels) for row in new.rows}
-    more = [replace(row, cells={cell: width for cell, width in row.cells.items() if cell not in known})
-            for row in old.rows if (row.section, row.labels) not in rows]
+    more = [
+        replace(row, cells={cell: width for cell, width in row.cells.items() if cell not in known})
+        for row in old.rows
+        if (row.section, row.labels) not in rows
+    ]
     return replace(both, rows=(*both.rows, *(row for row in more if row.cells)))
 
 

@@ -24,4 +24,4 @@ def file_name(texts: Sequence[str]) -> str:
     if len(name) <= MOST and all(_PLAIN.fullmatch(text) for text in texts):
         return name
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
-    return "-".join(filter(None, [name[:MOST - 9].rstrip("-."), digest]))
+    return "-".join(filter(None, [name[: MOST - 9].rstrip("-."), digest]))

@@ -43,9 +43,14 @@ class Written:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def write(out: Path, writers: Mapping[str, Callable[[Path], object]], pictures: Mapping[str, partial[Figure]],
-          after: Callable[[Path], Mapping[str, Callable[[Path], object]]], about: Mapping[str, Any],
-          kinds: Sequence[str] = drawing.KINDS) -> Written:
+def write(
+    out: Path,
+    writers: Mapping[str, Callable[[Path], object]],
+    pictures: Mapping[str, partial[Figure]],
+    after: Callable[[Path], Mapping[str, Callable[[Path], object]]],
+    about: Mapping[str, Any],
+    kinds: Sequence[str] = drawing.KINDS,
+) -> Written:
     """Write files and pictures into ``out``, then the files of ``after``, which is given the directory with the pictures.
 
     A report that fails half-way leaves the old one as it was; of several at once each waits for the one before. Drawing takes most
@@ -72,9 +77,14 @@ def _alone(out: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _write(out: Path, writers: Mapping[str, Callable[[Path], object]], pictures: Mapping[str, partial[Figure]],
-           after: Callable[[Path], Mapping[str, Callable[[Path], object]]], about: Mapping[str, Any],
-           kinds: Sequence[str]) -> Written:
+def _write(
+    out: Path,
+    writers: Mapping[str, Callable[[Path], object]],
+    pictures: Mapping[str, partial[Figure]],
+    after: Callable[[Path], Mapping[str, Callable[[Path], object]]],
+    about: Mapping[str, Any],
+    kinds: Sequence[str],
+) -> Written:
     earlier, drawn, result = _earlier(out), {}, Written()
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=out, ignore_cleanup_errors=True) as folder:
         made = Path(folder)

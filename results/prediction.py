@@ -13,12 +13,24 @@ from results.statistics.intervals import bootstrap_interval
 MIN_POINTS = 4  # a rank correlation over fewer says nothing
 MIN_WIDTHS = 3  # of one network
 # Every measure, and what it is called. The first are of the records of an analysis, the last what training logged.
-MEASURES = {"alignment": "Alignment", "uniformity": "Uniformity", "rankme": "RankMe", "lidar": "LiDAR",
-            "cka_full": "CKA to the full width", "overlap_full": "Neighbours shared with the full width",
-            "order_first": "Order held by the first channels", "cka_individual": "CKA to the individually trained network",
-            "overlap_individual": "Neighbours shared with the individually trained", "updates": "Updates of the last channels"}
-LOGGED = {"effective_rank": "Effective rank of features (logged)", "feature_std": "Spread of features (logged)",
-          "projection_rank": "Effective rank of projections (logged)", "projection_std": "Spread of projections (logged)"}
+MEASURES = {
+    "alignment": "Alignment",
+    "uniformity": "Uniformity",
+    "rankme": "RankMe",
+    "lidar": "LiDAR",
+    "cka_full": "CKA to the full width",
+    "overlap_full": "Neighbours shared with the full width",
+    "order_first": "Order held by the first channels",
+    "cka_individual": "CKA to the individually trained network",
+    "overlap_individual": "Neighbours shared with the individually trained",
+    "updates": "Updates of the last channels",
+}
+LOGGED = {
+    "effective_rank": "Effective rank of features (logged)",
+    "feature_std": "Spread of features (logged)",
+    "projection_rank": "Effective rank of projections (logged)",
+    "projection_std": "Spread of projections (logged)",
+}
 POINT = ["cell", "run", "seed", "width"]
 Part = tuple[float, float, float]  # Spearman's rho, mean over seeds, and the ends of its interval; NaN where there is none
 
@@ -52,8 +64,12 @@ def points(scores: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     judged = primary(scores, {})
     found = judged.assign(width=judged["width"].round(6)).groupby(POINT, as_index=False)["value"].mean()
     found = found.rename(columns={"value": "accuracy"})
-    analysed = scores[scores["task"].eq("analysis") & scores["variant"].eq("") & scores["dataset"].eq(judged["dataset"].iloc[0])
-                      & scores["value"].notna()]
+    analysed = scores[
+        scores["task"].eq("analysis")
+        & scores["variant"].eq("")
+        & scores["dataset"].eq(judged["dataset"].iloc[0])
+        & scores["value"].notna()
+    ]
     logged = metrics[metrics["name"].isin(list(LOGGED)) & metrics["width"].notna() & metrics["value"].notna()]
     logged = logged.sort_values("step", kind="stable").drop_duplicates(["run", "name", "width"], keep="last")
     for rows, column, names in ((analysed, "metric", MEASURES), (logged, "name", LOGGED)):
@@ -73,8 +89,17 @@ def predictions(found: pd.DataFrame) -> list[Prediction]:
             continue
         ends = [rhos(own[own["width"].eq(width)], name, ["seed"]) for width in widths]
         within = rhos(own, name, ["seed", "run"], MIN_WIDTHS).groupby("seed").mean()
-        made.append(Prediction(name, _summary(everywhere), _summary(ends[0]), _summary(ends[1]), _summary(within),
-                               len(own[["cell", "width"]].drop_duplicates()), len(everywhere)))
+        made.append(
+            Prediction(
+                name,
+                _summary(everywhere),
+                _summary(ends[0]),
+                _summary(ends[1]),
+                _summary(within),
+                len(own[["cell", "width"]].drop_duplicates()),
+                len(everywhere),
+            )
+        )
     return made
 
 

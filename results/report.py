@@ -37,8 +37,12 @@ from rundir.wording import counted
 
 __all__ = ["MANIFEST", "Report", "build", "main", "show"]
 
-RENDERERS: dict[str, Callable[[render.Table], str]] = {"md": render.markdown, "csv": render.comma_separated, "tex": latex,
-                                                       "html": html}
+RENDERERS: dict[str, Callable[[render.Table], str]] = {
+    "md": render.markdown,
+    "csv": render.comma_separated,
+    "tex": latex,
+    "html": html,
+}
 WITH_INTERVALS = RENDERERS | {"md": partial(render.markdown, intervals=True), "tex": partial(latex, intervals=True)}
 PAGE = "index.html"
 
@@ -56,8 +60,15 @@ class Report:
     left_out: tuple[str, ...] = ()
 
 
-def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, keep: bool = True, command: str = "",
-          small: bool = False, grids: Sequence[Path] = ()) -> Report:
+def build(
+    runs: frame.Places,
+    out: Path | None = None,
+    intervals: bool = False,
+    keep: bool = True,
+    command: str = "",
+    small: bool = False,
+    grids: Sequence[Path] = (),
+) -> Report:
     """Write everything about the runs to ``out``, by default report/ in the grid's directory (of a file of runs, next to it).
 
     Each file is replaced in one move, and what an earlier report wrote there and this one does not is removed. ``intervals``:
@@ -70,8 +81,16 @@ def build(runs: frame.Places, out: Path | None = None, intervals: bool = False, 
         return _build(places, roots, out, intervals, keep, command, small, grids)
 
 
-def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, intervals: bool, keep: bool, command: str, small: bool,
-           grids: Sequence[Path]) -> Report:
+def _build(
+    places: Sequence[Path],
+    roots: Sequence[Path],
+    out: Path | None,
+    intervals: bool,
+    keep: bool,
+    command: str,
+    small: bool,
+    grids: Sequence[Path],
+) -> Report:
     """:func:`build` of ``places``, whose runs are in ``roots``."""
     loaded = _load(roots, keep)
     claims, unread = sources.of_places(roots, grids)
@@ -86,19 +105,33 @@ def _build(places: Sequence[Path], roots: Sequence[Path], out: Path | None, inte
     renderers = WITH_INTERVALS if intervals else RENDERERS
     numbers = paper.read_numbers()
     beside = paper.beside(numbers, loaded.scores, loaded.grids)
-    writers = {f"{table.name}.{suffix}": output.text(write(table))
-               for table in [*result.tables, beside] for suffix, write in renderers.items()}
+    writers = {
+        f"{table.name}.{suffix}": output.text(write(table))
+        for table in [*result.tables, beside]
+        for suffix, write in renderers.items()
+    }
     writers |= _frame_writers(loaded) | _claim_writers(result.verdicts, made)
 
     def last(folder: Path) -> dict[str, Callable[[Path], object]]:
-        drawn = [Picture(item.title, (folder / f"{name}.svg").read_text(encoding="utf-8"), item.facets)
-                 for name, item in pictures.items() if (folder / f"{name}.svg").is_file()]
-        return {PAGE: output.text(page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made,
-                                       loaded.left_out))}
+        drawn = [
+            Picture(item.title, (folder / f"{name}.svg").read_text(encoding="utf-8"), item.facets)
+            for name, item in pictures.items()
+            if (folder / f"{name}.svg").is_file()
+        ]
+        return {
+            PAGE: output.text(
+                page(result.verdicts, items, drawn, (beside, numbers), loaded.runs, loaded.scores, made, loaded.left_out)
+            )
+        }
 
-    written = output.write(result.out, writers, {name: item.draw for name, item in pictures.items()}, last,
-                           {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
-                           ("svg",) if small else drawing.KINDS)
+    written = output.write(
+        result.out,
+        writers,
+        {name: item.draw for name, item in pictures.items()},
+        last,
+        {"command": made.command, "commit": made.commit, "left_out": loaded.left_out},
+        ("svg",) if small else drawing.KINDS,
+    )
     result.paths, result.skipped = written.paths, written.skipped
     return result
 
@@ -111,15 +144,19 @@ def _load(roots: Sequence[Path], keep: bool) -> frame.Frames:
 
 def _frame_writers(loaded: frame.Frames) -> dict[str, Callable[[Path], object]]:
     scores, runs = loaded.scores[[*frame.SCORE_COLUMNS, "collapsed"]], loaded.runs.drop(columns=["path", "alike"])
-    return {"frame.parquet": lambda path: scores.to_parquet(path, index=False),
-            "frame.csv": lambda path: scores.to_csv(path, index=False),
-            "runs.csv": lambda path: runs.to_csv(path, index=False)}
+    return {
+        "frame.parquet": lambda path: scores.to_parquet(path, index=False),
+        "frame.csv": lambda path: scores.to_csv(path, index=False),
+        "runs.csv": lambda path: runs.to_csv(path, index=False),
+    }
 
 
 def _claim_writers(verdicts: Sequence[judging.Verdict], made: Made) -> dict[str, Callable[[Path], object]]:
     content = {"format": REPORT_FORMAT, "command": made.command, "commit": made.commit, "verdicts": [v.record() for v in verdicts]}
-    return {"claims.md": output.text(rendering.markdown(verdicts)),
-            "claims.json": output.text(json.dumps(content, indent=1) + "\n")}
+    return {
+        "claims.md": output.text(rendering.markdown(verdicts)),
+        "claims.json": output.text(json.dumps(content, indent=1) + "\n"),
+    }
 
 
 def show(result: Report, console: rich.console.Console | None = None) -> None:
@@ -131,8 +168,11 @@ def show(result: Report, console: rich.console.Console | None = None) -> None:
         console.print("no scores yet: no run has a result.json")
     counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in rendering.STYLES}
     claims = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    console.print(f"claims: {claims} (claims.md; python results/claims shows them)" if claims else "claims: none", markup=False,
-                  highlight=False)
+    console.print(
+        f"claims: {claims} (claims.md; python results/claims shows them)" if claims else "claims: none",
+        markup=False,
+        highlight=False,
+    )
     for line in result.left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():
@@ -161,29 +201,54 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and say what is in it. Raises :class:`UserError`."""
     parser = Parser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
-    parser.add_argument("--runs", type=place, required=True, nargs="+", metavar="DIR",
-                        help="directories of grids, or above them, or a file that --publish made")
+    parser.add_argument(
+        "--runs",
+        type=place,
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="directories of grids, or above them, or a file that --publish made",
+    )
     parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
     parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
     parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
-    parser.add_argument("--grids", type=place, nargs="+", default=[], metavar="FILE",
-                        help="grid files, or a directory of them, whose claims count too: for runs without a grid.json")
-    parser.add_argument("--publish", type=place, metavar="FILE",
-                        help="write no report, but all that it reads of these runs to one Parquet file, from which --runs FILE "
-                             "makes it")
+    parser.add_argument(
+        "--grids",
+        type=place,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="grid files, or a directory of them, whose claims count too: for runs without a grid.json",
+    )
+    parser.add_argument(
+        "--publish",
+        type=place,
+        metavar="FILE",
+        help="write no report, but all that it reads of these runs to one Parquet file, from which --runs FILE makes it",
+    )
     parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
     arguments = parser.parse_args(argv)
     if arguments.publish is not None:
         if arguments.publish.suffix != archive.SUFFIX:
-            raise UserError(f"--publish {arguments.publish} is no name of a Parquet file; set for example --publish "
-                            "records.parquet")
+            raise UserError(
+                f"--publish {arguments.publish} is no name of a Parquet file; set for example --publish records.parquet"
+            )
         with archive.opened(arguments.runs) as roots:
             count = archive.pack(roots, arguments.publish)
         print(f"{counted(count, 'run')} in {arguments.publish}, {arguments.publish.stat().st_size:,} bytes")
         return 0
     words = ["python", "results/report.py", *(sys.argv[1:] if argv is None else argv)]
-    show(build(arguments.runs, arguments.out, arguments.intervals, not arguments.no_keep, portable(words), arguments.small,
-               arguments.grids))
+    show(
+        build(
+            arguments.runs,
+            arguments.out,
+            arguments.intervals,
+            not arguments.no_keep,
+            portable(words),
+            arguments.small,
+            arguments.grids,
+        )
+    )
     return 0
 
 

@@ -43,6 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
     """The type of an option that is a whole number in [low, high]."""
+
     def number(text: str) -> int:
         try:
             value = int(text)
@@ -51,11 +52,13 @@ def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
         if value is None or not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number {_range(low, high)}")
         return value
+
     return number
 
 
 def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Callable[[str], float]:
     """The type of an option that is a finite number in [low, high]; ``above``: above ``low``."""
+
     def number(text: str) -> float:
         try:
             value = float(text)
@@ -65,6 +68,7 @@ def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Calla
             limits = f"{'above ' if above else ''}{_range(low, high, above)}"
             raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number {limits}")
         return value
+
     return number
 
 
@@ -101,8 +105,10 @@ def width_or_spread(text: str) -> Width | Spread:
     except (ValueError, IndexError):
         count = 0
     if len(parts) != 3 or not (2 <= count <= MOST_WIDTHS and 0 < low < high <= 1):
-        raise argparse.ArgumentTypeError(f"{_shown(text)} is not LOW:HIGH:COUNT, such as 0.25:1.0:16, with 0 < LOW < HIGH <= 1 and "
-                                         f"from 2 to {MOST_WIDTHS} widths")
+        raise argparse.ArgumentTypeError(
+            f"{_shown(text)} is not LOW:HIGH:COUNT, such as 0.25:1.0:16, with 0 < LOW < HIGH <= 1 and "
+            f"from 2 to {MOST_WIDTHS} widths"
+        )
     return Spread(low, high, count)
 
 

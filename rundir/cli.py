@@ -16,8 +16,21 @@ from rundir.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Files or directories that cannot be read or written. It is the user's problem only where the error names a file.
-PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO,
-          errno.ESTALE, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.EMFILE)
+PLACES = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.EINVAL,
+    errno.EMFILE,
+)
 PIPE_CODE = 128 + signal.SIGPIPE  # as of a Unix tool whose reader has gone
 TERMINAL = "US3L_TERMINAL_ENCODING"  # for the program that was started again
 INTERRUPTED = "interrupted; run the same command again to resume"
@@ -32,8 +45,9 @@ class Terminated(KeyboardInterrupt):
         self.signum = signum
 
 
-def cli(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None, *,
-        interrupted: str = INTERRUPTED) -> None:
+def cli(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None, *, interrupted: str = INTERRUPTED
+) -> None:
     """Run ``main(argv)`` as a program and exit with its code.
 
     Exit codes: 0 or what ``main`` returns; 2 for a :class:`UserError`, a disk that is full, a place that may not be written or too
@@ -103,8 +117,10 @@ def explained(error: BaseException) -> str:
         return " ".join(str(error).split("\n"))[:MOST_SHOWN]
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" while writing {error.filename}" if error.filename else ""
-        return (f"{error.strerror}{where}; free some space (or raise the limit that ulimit -f shows) or choose another directory, "
-                "then run the same command again: it resumes")
+        return (
+            f"{error.strerror}{where}; free some space (or raise the limit that ulimit -f shows) or choose another directory, "
+            "then run the same command again: it resumes"
+        )
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
         return f"{error.strerror}: {error.filename}; choose another place, or change its permissions"
     if out_of_memory(error):

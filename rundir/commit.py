@@ -26,8 +26,9 @@ def git_commit(root: Path = ROOT) -> str | None:
 def _git(root: Path, *words: str) -> str:
     own = {name: value for name, value in os.environ.items() if name not in GIT_PLACES}
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, errors="replace", env=own,
-                              timeout=SECONDS)
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, errors="replace", env=own, timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

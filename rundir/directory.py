@@ -91,8 +91,15 @@ class RunDirectory:
 
     def set_status(self, state: str, why: str = "", **details) -> None:
         """Write ``status.json``: keeps earlier details, stamps host, process and heartbeat."""
-        status = {**self.status(), "state": state, "why": why, "host": socket.gethostname(), "pid": os.getpid(),
-                  "heartbeat": now(), **details}
+        status = {
+            **self.status(),
+            "state": state,
+            "why": why,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "heartbeat": now(),
+            **details,
+        }
         status.setdefault("started", now())
         status["finished"] = now() if state in (State.DONE, State.FAILED) else None
         write_json(self.path / File.STATUS, status)
@@ -178,8 +185,14 @@ class RunDirectory:
         machines = list({json.dumps(machine): machine for machine in machines}.values())
         found = " and ".join(dict.fromkeys(kind(machine, execution) for machine in machines))
         code_here = code()
-        here = {"work": work, "kind": found, "git_commit": code_here["git_commit"], "packages": code_here["packages"],
-                "machines": machines, "execution": execution}
+        here = {
+            "work": work,
+            "kind": found,
+            "git_commit": code_here["git_commit"],
+            "packages": code_here["packages"],
+            "machines": machines,
+            "execution": execution,
+        }
         with self._exclusive():
             known = {"format": FORMAT, **code_here, "hardware": machines[0], **self.provenance()}
             stretches, kinds = known.get("stretches", []), known.get("kinds", {})

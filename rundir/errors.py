@@ -31,8 +31,12 @@ class UserError(Exception):
 
     def with_options(self, options: Mapping[str, str]) -> UserError:
         """The same error where every :class:`Setting` whose key is in ``options`` is that option of a command line."""
-        return type(self)(*(f"{options[part.key]} {part.value}".rstrip() if isinstance(part, Setting) and part.key in options
-                            else part for part in self.args))
+        return type(self)(
+            *(
+                f"{options[part.key]} {part.value}".rstrip() if isinstance(part, Setting) and part.key in options else part
+                for part in self.args
+            )
+        )
 
 
 @contextmanager

@@ -18,9 +18,24 @@ from rundir.files import read_yaml
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 # What decides neither the data nor the mathematics of a run.
-NOT_HASHED = ("experiment", "calibration.widths", "data.root", "data.workers", "train.device", "train.channels_last",
-              "train.threads", "train.compile", "train.graphs", "train.reduce_once", "train.recompute", "train.checkpoint_minutes",
-              "train.checkpoint_epochs", "train.tensorboard", "diagnostics", "evaluation")
+NOT_HASHED = (
+    "experiment",
+    "calibration.widths",
+    "data.root",
+    "data.workers",
+    "train.device",
+    "train.channels_last",
+    "train.threads",
+    "train.compile",
+    "train.graphs",
+    "train.reduce_once",
+    "train.recompute",
+    "train.checkpoint_minutes",
+    "train.checkpoint_epochs",
+    "train.tensorboard",
+    "diagnostics",
+    "evaluation",
+)
 MOST_NAMED = 4  # settings that a table's heading names
 # Keys that name another run, of the same seed, by its directory or a checkpoint in it. Its weights are checked in training.
 OTHER_RUNS = ("objective.seed_teacher", "derived.source")
@@ -41,8 +56,11 @@ def changes(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = defaults()
     said = {key: file_name(value) if key in OWN_FILES else value for key, value in _flat(config) if counts(key)}
-    return {key: value for key, value in said.items()
-            if key not in known or known[key] != value or isinstance(known[key], bool) != isinstance(value, bool)}  # True == 1
+    return {
+        key: value
+        for key, value in said.items()
+        if key not in known or known[key] != value or isinstance(known[key], bool) != isinstance(value, bool)
+    }  # True == 1
 
 
 def run_name(place: str) -> str:

@@ -1,7 +1,7 @@
 """Constraints of config values. Each is stored in the metadata of its dataclass field.
 
-    lr: float = number(0.05, above=0)
-    teacher: str = choice("online", "momentum")
+lr: float = number(0.05, above=0)
+teacher: str = choice("online", "momentum")
 """
 
 from __future__ import annotations
@@ -160,8 +160,9 @@ class Options:
 
     def fault(self, value: object) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
-        fits = isinstance(value, dict) and all(isinstance(key, str) and isinstance(each, bool | int | float | str)
-                                               for key, each in value.items())
+        fits = isinstance(value, dict) and all(
+            isinstance(key, str) and isinstance(each, bool | int | float | str) for key, each in value.items()
+        )
         return "" if fits else "must be NAME: VALUE pairs, such as {beta: 0.5}"
 
 

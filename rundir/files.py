@@ -20,8 +20,13 @@ from rundir.errors import UserError, first_line
 MOST_BYTES = 64 * 2**20
 # Of YAML: a config has some 150 values four levels deep.
 MOST_DEPTH, MOST_NODES = 64, 200_000
-_KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"),
-          (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _UNFIT = re.compile("[\0\ud800-\udfff]")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -132,8 +137,9 @@ class _UniqueKeys(_Loader):  # type: ignore[misc, valid-type]  # yaml's in C, or
             return super().construct_object(node, deep)
         except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:  # 2026-99-99, !!int x, 5,000 digits
             kind = str(node.tag).rpartition(":")[2]
-            raise yaml.constructor.ConstructorError(None, None, f"not a value of type {kind} ({first_line(error)})",
-                                                    node.start_mark) from None
+            raise yaml.constructor.ConstructorError(
+                None, None, f"not a value of type {kind} ({first_line(error)})", node.start_mark
+            ) from None
 
     def construct_scalar(self, node: yaml.Node) -> str:
         value = super().construct_scalar(node)
@@ -155,9 +161,12 @@ class _UniqueKeys(_Loader):  # type: ignore[misc, valid-type]  # yaml's in C, or
 
 
 _UniqueKeys.yaml_implicit_resolvers = {
-    first: [(tag, re.compile(rf"(?!.*:)(?:{pattern.pattern})", re.X) if tag.endswith((":int", ":float")) else pattern)
-            for tag, pattern in resolvers]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()}
+    first: [
+        (tag, re.compile(rf"(?!.*:)(?:{pattern.pattern})", re.X) if tag.endswith((":int", ":float")) else pattern)
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 
 
 def _problem(error: yaml.YAMLError, text: str) -> str:

@@ -91,8 +91,11 @@ def merged(old: GridManifest | None, new: GridManifest) -> GridManifest:
     for row in new.rows:
         earlier = rows.get((row.section, row.labels))
         served = {width for width in row.cells.values() if width is not None}
-        more = {cell: width for cell, width in (earlier.cells.items() if earlier and served else ())
-                if cell not in fixed and width is not None and width not in served}
+        more = {
+            cell: width
+            for cell, width in (earlier.cells.items() if earlier and served else ())
+            if cell not in fixed and width is not None and width not in served
+        }
         cells = {**row.cells, **more}
         ordered = sorted(cells.items(), key=lambda item: -(item[1] or 0)) if more else cells.items()
         kept.append(replace(row, cells=dict(ordered)))
@@ -115,9 +118,16 @@ def _manifest(content: Any) -> GridManifest:
     claims = _list(content, "claims")
     if not all(isinstance(claim, dict) for claim in claims):
         raise _Wrong("claims is not a list of mappings")
-    return GridManifest(_of(content, "grid", str), _of(content, "title", str), columns, rows, _texts(content, "details", ()),
-                        _of(content, "cost", bool), tuple(claims),
-                        *(_of(content, name, str, "") for name in ("profile", "setting", "command")))
+    return GridManifest(
+        _of(content, "grid", str),
+        _of(content, "title", str),
+        columns,
+        rows,
+        _texts(content, "details", ()),
+        _of(content, "cost", bool),
+        tuple(claims),
+        *(_of(content, name, str, "") for name in ("profile", "setting", "command")),
+    )
 
 
 def _row(row: Any, place: int, columns: int) -> GridRow:
@@ -129,8 +139,13 @@ def _row(row: Any, place: int, columns: int) -> GridRow:
             raise _Wrong(f"{len(labels)} labels for {columns} columns")
         if wrong := [cell for cell, width in cells.items() if width is not None and not _is_width(width)]:
             raise _Wrong(f"the width of {wrong[0]} is {reprlib.repr(cells[wrong[0]])}, not a width or null")
-        return GridRow(_of(row, "section", str), labels, _of(row, "short", str), cells,
-                       *(_of(row, name, str, "") for name in ("name", "panel", "paper", "against")))
+        return GridRow(
+            _of(row, "section", str),
+            labels,
+            _of(row, "short", str),
+            cells,
+            *(_of(row, name, str, "") for name in ("name", "panel", "paper", "against")),
+        )
     except _Wrong as error:
         raise _Wrong(f"row {place}: {error}") from None
 

@@ -31,9 +31,22 @@ PATH = Path(__file__).with_name("method.yaml")
 ROOT = PATH.parents[1]
 # Packages all of whose definitions count, and of the rest of pretrain/ these.
 WHOLE = ("objective", "slimmable", "models")
-NAMED = ("generator", "batch_sizes", "learning_rate", "ema_momentum", "make_optimizer", "calibrate_on", "calibration_images",
-         "width_grid", "Trainer.train_step", "Trainer._pending", "Training.step", "Training.update", "Training._backward",
-         "build_training")
+NAMED = (
+    "generator",
+    "batch_sizes",
+    "learning_rate",
+    "ema_momentum",
+    "make_optimizer",
+    "calibrate_on",
+    "calibration_images",
+    "width_grid",
+    "Trainer.train_step",
+    "Trainer._pending",
+    "Training.step",
+    "Training.update",
+    "Training._backward",
+    "build_training",
+)
 AUGMENTATION = "augment.py"
 VERSION: int = read_yaml(PATH)["version"]
 

@@ -12,8 +12,10 @@ from rundir.files import Damaged, parse_yaml
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a command line that are options, and those that are ``key=value``, wherever they stand."""
     is_override = [re.match(r"[A-Za-z_][\w.]*=", word) is not None for word in argv]
-    return ([word for word, yes in zip(argv, is_override, strict=True) if not yes],
-            [word for word, yes in zip(argv, is_override, strict=True) if yes])
+    return (
+        [word for word, yes in zip(argv, is_override, strict=True) if not yes],
+        [word for word, yes in zip(argv, is_override, strict=True) if yes],
+    )
 
 
 def read_overrides(texts: Sequence[str], example: str = "optimizer.epochs=20") -> dict:
@@ -32,7 +34,7 @@ def read_overrides(texts: Sequence[str], example: str = "optimizer.epochs=20") -
         for place, section in enumerate(sections):
             inside = inside.setdefault(section, {})
             if not isinstance(inside, dict):
-                taken = ".".join(sections[:place + 1])
+                taken = ".".join(sections[: place + 1])
                 raise UserError(f"override {text[:200]!r}: {taken} has a value already; leave one of them out")
         try:
             parsed = parse_yaml(value, f"the value of {dotted}")

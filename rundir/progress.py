@@ -37,7 +37,13 @@ def reporting(title: str, total: int, show: bool = True) -> Iterator[Reporter]:
     if not (show and sys.stdout.isatty()):
         yield Reporter(None, title, total, show)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[text]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Progress(*columns) as bar:
         yield Reporter(bar, title, total, show)

@@ -21,8 +21,11 @@ OPTIONAL = ("pandas", "matplotlib", "submitit", "timm", "detectron2", "onedl-mmc
 
 def code() -> dict:
     """Commit, package versions and command of this process."""
-    return {"git_commit": git_commit(), "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
-            "command": sys.argv}
+    return {
+        "git_commit": git_commit(),
+        "packages": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "command": sys.argv,
+    }
 
 
 def versions(machine: dict) -> str:
@@ -33,8 +36,11 @@ def versions(machine: dict) -> str:
     named = {"us3l-bench": f"{version('us3l-bench')} ({git_commit() or 'no git checkout'})", "python": platform.python_version()}
     named |= {package: version(package) or _without_metadata(package) for package in (*PACKAGES, *OPTIONAL)}
     gpus = ", ".join(machine["gpus"]) or "none"
-    named |= {"system": platform.platform(), "processor": f"{machine['cpu']} {machine['capability']}, {machine['cores']} cores",
-              "GPU": gpus + (f", CUDA {machine['cuda']}" if machine["cuda"] else "")}
+    named |= {
+        "system": platform.platform(),
+        "processor": f"{machine['cpu']} {machine['capability']}, {machine['cores']} cores",
+        "GPU": gpus + (f", CUDA {machine['cuda']}" if machine["cuda"] else ""),
+    }
     return "\n".join(f"{name}: {said}" for name, said in named.items())
 
 

@@ -21,20 +21,72 @@ from rundir.files import Damaged, parse_yaml, read_json, read_text
 from rundir.records import DEFAULTS, OWN_UNITS, content, has, image_error
 from rundir.schema import FORMAT, File, State, is_fine_tuning
 
-METHODS = {("mse", "online"): "SimSiam", ("mse", "momentum"): "BYOL",
-           ("infonce", "online"): "SimCLR", ("infonce", "momentum"): "momentum SimCLR"}
+METHODS = {
+    ("mse", "online"): "SimSiam",
+    ("mse", "momentum"): "BYOL",
+    ("infonce", "online"): "SimCLR",
+    ("infonce", "momentum"): "momentum SimCLR",
+}
 # What a change of which means that a run has to be read again.
 FILES = (File.CONFIG, File.STATUS, File.RESULT, File.PROVENANCE)
 MOST_CONFIG, MOST_METRICS = 2**20, 2**30  # bytes
 
 # Where a score stands. Equal in all of it and in what else its value depends on, two records are the same measurement.
-PLACE = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "model", "schedule", "initial", "width", "subnet",
-         "strategy", "budget", "seed"]
-RECORD_COLUMNS = ["task", "dataset", "metric", "score", "label_fraction", "label_seed", "width", "value", "chance", "count",
-                  "correct", "image_error", "flops", "parameters", "latency_ms", "latency_on", "model", "schedule",
-                  "initial", "variant", "extrapolated", "subnet", "strategy", "budget"]
-RECORD_NUMBERS = ["label_fraction", "label_seed", "width", "value", "chance", "count", "correct", "image_error",
-                  "flops", "parameters", "latency_ms"]
+PLACE = [
+    "task",
+    "dataset",
+    "metric",
+    "score",
+    "label_fraction",
+    "label_seed",
+    "model",
+    "schedule",
+    "initial",
+    "width",
+    "subnet",
+    "strategy",
+    "budget",
+    "seed",
+]
+RECORD_COLUMNS = [
+    "task",
+    "dataset",
+    "metric",
+    "score",
+    "label_fraction",
+    "label_seed",
+    "width",
+    "value",
+    "chance",
+    "count",
+    "correct",
+    "image_error",
+    "flops",
+    "parameters",
+    "latency_ms",
+    "latency_on",
+    "model",
+    "schedule",
+    "initial",
+    "variant",
+    "extrapolated",
+    "subnet",
+    "strategy",
+    "budget",
+]
+RECORD_NUMBERS = [
+    "label_fraction",
+    "label_seed",
+    "width",
+    "value",
+    "chance",
+    "count",
+    "correct",
+    "image_error",
+    "flops",
+    "parameters",
+    "latency_ms",
+]
 RECORD_TEXTS = ["task", "dataset", "metric", "score", "latency_on", "model", "schedule", "initial", "subnet", "strategy", "budget"]
 RECORD_FLAGS = ["extrapolated"]  # 0 or 1
 EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial", "subnet", "strategy", "budget"]  # "" where a record has none
@@ -42,11 +94,21 @@ EMPTY_TEXTS = ["score", "latency_on", "model", "schedule", "initial", "subnet", 
 APART_RUNS, APART_RECORDS = ["alike", "others", "overrides"], ["rest", "standard"]
 METRIC_COLUMNS = ["step", "epoch", "name", "width", "value"]
 # Settings that experiments vary, by the column's name. Older runs lack some of them.
-FACTORS = {"head": "objective.head", "ema_momentum": "objective.ema_momentum", "ema_schedule": "objective.ema_schedule",
-           "update": "objective.update", "sampling": "widths.sampling", "per_step": "widths.per_step",
-           "regularizer": "regularizer.kind", "groups": "regularizer.groups", "alpha": "regularizer.alpha",
-           "epochs": "optimizer.epochs", "batch_size": "optimizer.batch_size", "image_size": "data.size",
-           "baseline": "experiment.baseline"}
+FACTORS = {
+    "head": "objective.head",
+    "ema_momentum": "objective.ema_momentum",
+    "ema_schedule": "objective.ema_schedule",
+    "update": "objective.update",
+    "sampling": "widths.sampling",
+    "per_step": "widths.per_step",
+    "regularizer": "regularizer.kind",
+    "groups": "regularizer.groups",
+    "alpha": "regularizer.alpha",
+    "epochs": "optimizer.epochs",
+    "batch_size": "optimizer.batch_size",
+    "image_size": "data.size",
+    "baseline": "experiment.baseline",
+}
 FACTOR_NUMBERS = ["ema_momentum", "per_step", "groups", "alpha", "epochs", "batch_size", "image_size"]
 _REQUIRED, _UNREADABLE = object(), object()
 
@@ -110,8 +172,7 @@ def _encodable(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A path, or a message with one, as text: file names that are not in the locale's encoding hold bytes as halves of characters.
-    """
+    """A path, or a message with one, as text: file names not in the locale's encoding hold bytes as halves of characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -125,17 +186,32 @@ def read_run(path: str) -> dict[str, Any] | None:
     if is_fine_tuning(config.entries):
         return None
     grid, name = shown(path).split(os.sep)[-2:]
-    status, provenance = (Fields(_object(f"{path}{os.sep}{file}") or {}, f"{path}{os.sep}{file}")
-                          for file in (File.STATUS, File.PROVENANCE))
-    factors = {name: config.number(key, None) if name in FACTOR_NUMBERS else _named(config.text(key, None))
-               for name, key in FACTORS.items()}
-    return {"run": name, **_cell(config, provenance), **factors, "pretrained_on": _pretrained_on(config), **_same(config),
-            "state": status.text("state", State.PENDING), "why": status.text("why", ""), "started": status.text("started", None),
-            "finished": status.text("finished", None) or provenance.text("finished", None),
-            "train_seconds": provenance.number("train_seconds", None), "train_flops": provenance.number("train_flops", None),
-            "method_version": provenance.number("method_version", 1), "commit": provenance.text("git_commit", ""),
-            "hardware": _hardware(provenance),
-            "command": _command(provenance), "place": f"{grid}/{name}", "path": shown(path)}
+    status, provenance = (
+        Fields(_object(f"{path}{os.sep}{file}") or {}, f"{path}{os.sep}{file}") for file in (File.STATUS, File.PROVENANCE)
+    )
+    factors = {
+        name: config.number(key, None) if name in FACTOR_NUMBERS else _named(config.text(key, None))
+        for name, key in FACTORS.items()
+    }
+    return {
+        "run": name,
+        **_cell(config, provenance),
+        **factors,
+        "pretrained_on": _pretrained_on(config),
+        **_same(config),
+        "state": status.text("state", State.PENDING),
+        "why": status.text("why", ""),
+        "started": status.text("started", None),
+        "finished": status.text("finished", None) or provenance.text("finished", None),
+        "train_seconds": provenance.number("train_seconds", None),
+        "train_flops": provenance.number("train_flops", None),
+        "method_version": provenance.number("method_version", 1),
+        "commit": provenance.text("git_commit", ""),
+        "hardware": _hardware(provenance),
+        "command": _command(provenance),
+        "place": f"{grid}/{name}",
+        "path": shown(path),
+    }
 
 
 def read_records(path: str, seed: int) -> list[dict[str, Any]]:
@@ -228,8 +304,9 @@ def _metric_fault(value: Any) -> str:
         return f"has the name {reprlib.repr(value.get('name'))}, not text"
     for name in ("step", "epoch", "width", "value"):
         found = value.get(name)
-        if found is not None and (isinstance(found, bool) or not isinstance(found, (int, float)) or
-                                  (isinstance(found, int) and abs(found) > 1e300)):
+        if found is not None and (
+            isinstance(found, bool) or not isinstance(found, (int, float)) or (isinstance(found, int) and abs(found) > 1e300)
+        ):
             return f"has the {name} {reprlib.repr(found)}, not a number"
     return ""
 
@@ -274,8 +351,14 @@ def _cell(config: Fields, provenance: Fields) -> dict[str, Any]:
     base, distill, teacher = map(_named, names)
     low, high = float(config.number("widths.min")), float(config.number("widths.max"))
     kind = _kind(config, low == high, distill == "none")
-    trained = setting.in_words(_pretrained_on(config), config.number("data.limit", None), config.number("data.size"),
-                               config.text("model.arch"), config.number("optimizer.epochs"), config.number("optimizer.batch_size"))
+    trained = setting.in_words(
+        _pretrained_on(config),
+        config.number("data.limit", None),
+        config.number("data.size"),
+        config.text("model.arch"),
+        config.number("optimizer.epochs"),
+        config.number("optimizer.batch_size"),
+    )
     if not _pretrained_on(config):  # a checkpoint from elsewhere does not say its data
         trained = f"data that the checkpoint does not name, {config.text('model.arch')}"
     seed = config.number("seed")
@@ -283,15 +366,25 @@ def _cell(config: Fields, provenance: Fields) -> dict[str, Any]:
         raise Damaged(f"{config.source}: seed is {reprlib.repr(seed)}, not a whole number of 63 bits")
     # A run started by hand belongs to no grid: its place names it.
     folder, name = shown(config.source).split(os.sep)[-3:-1]
-    return {"grid": config.text("experiment.grid", "") or folder, "cell": config.text("experiment.cell", "") or name,
-            "base_loss": base, "distill_loss": distill, "teacher": teacher,
-            "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
-            "guidelines": satisfied if kind == "us3l" else "", "kind": kind,
-            "arch": config.text("model.arch"), "width_min": low, "width_max": high,
-            # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
-            "setting": setting.as_now(config.text("experiment.setting", ""), _pretrained_on(config)) or trained, "trained": trained,
-            "preset": config.text("experiment.preset", ""), "needs": run_name(_needed(config)),
-            "seed": seed}
+    return {
+        "grid": config.text("experiment.grid", "") or folder,
+        "cell": config.text("experiment.cell", "") or name,
+        "base_loss": base,
+        "distill_loss": distill,
+        "teacher": teacher,
+        "method": METHODS.get((base, teacher), f"{base}, {teacher}"),
+        "guidelines": satisfied if kind == "us3l" else "",
+        "kind": kind,
+        "arch": config.text("model.arch"),
+        "width_min": low,
+        "width_max": high,
+        # Cells of one launch belong together, though their own epochs or batches may differ (by base loss, by baseline).
+        "setting": setting.as_now(config.text("experiment.setting", ""), _pretrained_on(config)) or trained,
+        "trained": trained,
+        "preset": config.text("experiment.preset", ""),
+        "needs": run_name(_needed(config)),
+        "seed": seed,
+    }
 
 
 def _same(config: Fields) -> dict[str, Any]:
@@ -302,8 +395,11 @@ def _same(config: Fields) -> dict[str, Any]:
     if config.get("data.name", None) in setting.OWN_IMAGES:
         alike["data.root"] = _pretrained_on(config)
     others = {key: run_name(place) for key in OTHER_RUNS if (place := config.text(key, ""))}
-    return {"alike": json.dumps(alike, sort_keys=True, default=str), "others": json.dumps(others, sort_keys=True) if others else "",
-            "overrides": config.text("experiment.overrides", None)}
+    return {
+        "alike": json.dumps(alike, sort_keys=True, default=str),
+        "others": json.dumps(others, sort_keys=True) if others else "",
+        "overrides": config.text("experiment.overrides", None),
+    }
 
 
 def _pretrained_on(config: Fields) -> str:
@@ -394,6 +490,8 @@ def _object(path: str) -> dict[str, Any] | None:
 def _known_format(found: Any, path: str) -> dict[str, Any]:
     number = found.get("format") if isinstance(found, dict) else None
     if number != FORMAT or isinstance(number, bool):
-        raise Damaged(f"{path} has format {reprlib.repr(number)}, this version reads format {FORMAT}; "
-                      f"use the version that wrote it, or run the cell again")
+        raise Damaged(
+            f"{path} has format {reprlib.repr(number)}, this version reads format {FORMAT}; "
+            f"use the version that wrote it, or run the cell again"
+        )
     return found

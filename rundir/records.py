@@ -21,12 +21,34 @@ ANALYSIS, SEARCH = OWN_UNITS = ("analysis", "search")  # whose values are in uni
 OF_TASK: dict[str, dict[str, Any]] = {"classification": OF_CLASSIFICATION, ANALYSIS: {}, SEARCH: {}}  # all others fine-tune
 DEFAULTS = {"label_fraction": 1.0, "label_seed": None, **OF_CLASSIFICATION, **OF_FINE_TUNING}
 # The same of a record's ``settings``: each was added later, with the value that all records before were computed with.
-SETTINGS_DEFAULTS = {"schedule": "step", "branch": "student", "optimizer": "sgd", "trust": 0.001, "start": "normal",
-                     "test_scale": 8 / 7, "test_interpolation": "bilinear"}
+SETTINGS_DEFAULTS = {
+    "schedule": "step",
+    "branch": "student",
+    "optimizer": "sgd",
+    "trust": 0.001,
+    "start": "normal",
+    "test_scale": 8 / 7,
+    "test_interpolation": "bilinear",
+}
 # Measured, or derived from what the identity holds already; ``data``, ``computed_on`` and ``against`` (another network) say on
 # what: a score of data that have changed since takes the place of the old one.
-MEASURED = ("data", "computed_on", "against", "value", "chance", "count", "flops", "parameters", "latency_ms", "latency_on",
-            "changed", "extrapolated", "correct", "image_error", "found")
+MEASURED = (
+    "data",
+    "computed_on",
+    "against",
+    "value",
+    "chance",
+    "count",
+    "flops",
+    "parameters",
+    "latency_ms",
+    "latency_on",
+    "changed",
+    "extrapolated",
+    "correct",
+    "image_error",
+    "found",
+)
 
 
 def of_width(width: Width, like: float | None = None) -> dict[str, Any]:

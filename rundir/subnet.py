@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from typing import TypeAlias, Union
 
 DIGITS = 6  # of a width: 0.1 + 0.2 and 0.3 are one
-EXAMPLES = {"w": "w[1,.75,.5,.5]", "d": "d[2,1,2,2]", "k": "k[3,5,3,3]", "h": "h[4,2,4,4]", "m": "m[4,3,3,2]", "r": "r128",
-            "p": "p0.5"}
+EXAMPLES = {
+    "w": "w[1,.75,.5,.5]",
+    "d": "d[2,1,2,2]",
+    "k": "k[3,5,3,3]",
+    "h": "h[4,2,4,4]",
+    "m": "m[4,3,3,2]",
+    "r": "r128",
+    "p": "p0.5",
+}
 EXAMPLE = "".join(EXAMPLES[letter] for letter in "wdkr")
 LETTERS = {"w": "width", "d": "depth", "k": "kernel", "h": "heads", "m": "mlp", "r": "resolution", "p": "patches"}
 DIMENSIONS = tuple(LETTERS.values())  # of a sub-network, in which networks can vary
@@ -78,8 +85,9 @@ class Subnet:
         if values is None:
             return
         if not isinstance(values, tuple | list) or not values:
-            raise ValueError(f"{letter} is {values!r}, not a list with one number for each stage or block; set for example "
-                             f"{EXAMPLES[letter]}")
+            raise ValueError(
+                f"{letter} is {values!r}, not a list with one number for each stage or block; set for example {EXAMPLES[letter]}"
+            )
         object.__setattr__(self, LETTERS[letter], tuple(map(kept, values)))
 
     @property
@@ -129,8 +137,10 @@ class Subnet:
         while place < len(bare):
             part = PART.match(bare, place)
             if part is None or part[1] not in LETTERS:
-                raise ValueError(f"sub-network {text!r} is not understood from {bare[place:]!r} on; set for example {EXAMPLE}, of "
-                                 f"{', '.join(f'{letter} ({name})' for letter, name in LETTERS.items())}")
+                raise ValueError(
+                    f"sub-network {text!r} is not understood from {bare[place:]!r} on; set for example {EXAMPLE}, of "
+                    f"{', '.join(f'{letter} ({name})' for letter, name in LETTERS.items())}"
+                )
             if LETTERS[part[1]] in found:
                 raise ValueError(f"sub-network {text!r} names {part[1]} twice; leave one of them out")
             found[LETTERS[part[1]]] = _parsed(text, *part.groups())
@@ -199,16 +209,22 @@ def _parsed(text: str, letter: str, several: str | None, one: str | None) -> obj
     """The value of one part of ``text``: a list's, or a single number's."""
     kind = float if letter in "wmp" else int
     if several is not None and letter in "rp":
-        raise ValueError(f"sub-network {text!r} has a list for {letter} ({LETTERS[letter]}), which is one for the whole network; "
-                         f"set one number, such as {EXAMPLES[letter]}")
+        raise ValueError(
+            f"sub-network {text!r} has a list for {letter} ({LETTERS[letter]}), which is one for the whole network; "
+            f"set one number, such as {EXAMPLES[letter]}"
+        )
     if several is None and letter in "dkhm":
-        raise ValueError(f"sub-network {text!r} has one number for {letter}; set a list with one for each stage or block, such as "
-                         f"{EXAMPLES[letter]}")
+        raise ValueError(
+            f"sub-network {text!r} has one number for {letter}; set a list with one for each stage or block, such as "
+            f"{EXAMPLES[letter]}"
+        )
     try:
         return kind(one) if one is not None else tuple(kind(value) for value in (several or "").split(","))
     except ValueError:
-        raise ValueError(f"sub-network {text!r} has {one or several!r} for {letter}, which is not "
-                         f"{'numbers' if kind is float else 'whole numbers'}; set for example {EXAMPLES[letter]}") from None
+        raise ValueError(
+            f"sub-network {text!r} has {one or several!r} for {letter}, which is not "
+            f"{'numbers' if kind is float else 'whole numbers'}; set for example {EXAMPLES[letter]}"
+        ) from None
 
 
 def _number(value: object, letter: str, what: str, low: float, high: float = float("inf")) -> float:
@@ -219,8 +235,9 @@ def _number(value: object, letter: str, what: str, low: float, high: float = flo
 
 def _whole(value: object, letter: str, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low < value < 2**31:
-        raise ValueError(f"{letter} has {value!r}, which is not a whole number of at least {low + 1}; set for example "
-                         f"{EXAMPLES[letter]}")
+        raise ValueError(
+            f"{letter} has {value!r}, which is not a whole number of at least {low + 1}; set for example {EXAMPLES[letter]}"
+        )
     return value
 
 

@@ -41,10 +41,12 @@ def _settle(content: object, dotted: str, constraint: Networks) -> None:
     setattr(section, last, constraint.settled(getattr(section, last)))
 
 
-_KINDS = ((r"Value '(.*)' of type '\w+' could not be converted to Float", "={} must be a number"),
-          (r"Value '(.*)' of type '\w+' could not be converted to Integer", "={} must be a whole number"),
-          (r"Value '(.*)' is not a valid bool.*", "={} must be true or false"),
-          (r"Incompatible value '(None)' for field of type '\w+'", " is empty; set a value"))
+_KINDS = (
+    (r"Value '(.*)' of type '\w+' could not be converted to Float", "={} must be a number"),
+    (r"Value '(.*)' of type '\w+' could not be converted to Integer", "={} must be a whole number"),
+    (r"Value '(.*)' is not a valid bool.*", "={} must be true or false"),
+    (r"Incompatible value '(None)' for field of type '\w+'", " is empty; set a value"),
+)
 
 
 def _said(error: str) -> str:
@@ -108,8 +110,10 @@ def _check_value(value: Any, kind: str, key: str) -> None:
     if kind.startswith("list") and value is not None and not isinstance(value, list | tuple):
         raise UserError(f"{key}={shown(value)} must be a list, such as [{shown(value)}]")
     if kind == "str" and isinstance(value, list | dict):
-        raise UserError(f"{key}={shown(value)} must be text; set it without brackets and without a colon at its end or before a "
-                        "space, or in quotes")
+        raise UserError(
+            f"{key}={shown(value)} must be text; set it without brackets and without a colon at its end or before a "
+            "space, or in quotes"
+        )
     if kind.startswith("dict") and not isinstance(value, dict):
         raise UserError(f"{key}={shown(value)} must be NAME: VALUE pairs; set {key}.NAME=VALUE")
     for part in value if isinstance(value, list) else [value]:

@@ -36,6 +36,7 @@ def filled(page: str, report: Path) -> str:
     Raises:
         UserError: it names a file or a claim that the report does not have.
     """
+
     def table(found: re.Match) -> str:
         begin, name, chosen, end = found.groups()
         if not (report / name).is_file():
@@ -51,29 +52,48 @@ def numbers(text: str) -> list[str]:
     """The rows of the Markdown table in ``text`` that have a number, with the two that make its head."""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     scores = sum(cell.strip().endswith("×") for cell in rows[0].split("|"))
-    return rows[:2] + [row for row in rows[2:]
-                       if any(cell.strip() not in NO_NUMBER for cell in row.strip().strip("|").split("|")[-scores:])]
+    return rows[:2] + [
+        row for row in rows[2:] if any(cell.strip() not in NO_NUMBER for cell in row.strip().strip("|").split("|")[-scores:])
+    ]
 
 
 def claims(verdicts: list[dict], chosen: str | None) -> list[str]:
     """A row per verdict that rests on a run: of those ``decided`` or ``undecided``, or of those named in ``chosen``, shorter."""
     judged = {f"{v['claim']}@{v['profile']}": v for v in verdicts if v["n"] and TIMED not in v["claim"]}
     if chosen == "decided":
-        return [*head("claim", "profile", "verdict", "effect", "95 % interval", "n", "Holm p"),
-                *(f"| {named(v)} | {v['profile']} | {DECIDED[v['verdict']]} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | "
-                  f"{corrected(v)} |" for v in judged.values() if v["verdict"] in DECIDED)]
+        return [
+            *head("claim", "profile", "verdict", "effect", "95 % interval", "n", "Holm p"),
+            *(
+                f"| {named(v)} | {v['profile']} | {DECIDED[v['verdict']]} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | "
+                f"{corrected(v)} |"
+                for v in judged.values()
+                if v["verdict"] in DECIDED
+            ),
+        ]
     if chosen == "undecided":
-        return [*head("claim", "profile", "effect", "95 % interval", "n", "Holm p", "seeds needed", words=2),
-                *(f"| {named(v)} | {v['profile']} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | {corrected(v)} | {needed(v)} |"
-                  for v in judged.values() if v["verdict"] not in DECIDED)]
+        return [
+            *head("claim", "profile", "effect", "95 % interval", "n", "Holm p", "seeds needed", words=2),
+            *(
+                f"| {named(v)} | {v['profile']} | {effect(v, 1)} | {interval(v, 1)} | {v['n']} | {corrected(v)} | {needed(v)} |"
+                for v in judged.values()
+                if v["verdict"] not in DECIDED
+            ),
+        ]
     names = (chosen or "").split()
     for name in names or [""]:
         if name not in judged:
-            raise UserError(f"claims.json: {name!r} is not judged in this report; write <!-- from claims.json: decided -->, "
-                            f"undecided, or some of {', '.join(sorted(judged))}")
-    return [*head("claim", "profile", "verdict", "effect", "95 % interval", "seeds"),
-            *(f"| {v['statement']} | `{v['profile']}` | {DECIDED.get(v['verdict'], v['verdict'])} | {effect(v, 1)} | "
-              f"{interval(v, 1)} | {v['n']} |" for v in map(judged.__getitem__, names))]
+            raise UserError(
+                f"claims.json: {name!r} is not judged in this report; write <!-- from claims.json: decided -->, "
+                f"undecided, or some of {', '.join(sorted(judged))}"
+            )
+    return [
+        *head("claim", "profile", "verdict", "effect", "95 % interval", "seeds"),
+        *(
+            f"| {v['statement']} | `{v['profile']}` | {DECIDED.get(v['verdict'], v['verdict'])} | {effect(v, 1)} | "
+            f"{interval(v, 1)} | {v['n']} |"
+            for v in map(judged.__getitem__, names)
+        ),
+    ]
 
 
 def named(verdict: dict) -> str:

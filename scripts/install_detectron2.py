@@ -29,8 +29,10 @@ from rundir.errors import UserError
 ARCHIVE = "pb1-detectron2"
 VERSION = "0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-ELSEWHERE = ("install detectron2 from conda-forge (conda install -c conda-forge detectron2), or as "
-             "https://detectron2.readthedocs.io/tutorials/install.html says")
+ELSEWHERE = (
+    "install detectron2 from conda-forge (conda install -c conda-forge detectron2), or as "
+    "https://detectron2.readthedocs.io/tutorials/install.html says"
+)
 
 
 def installed_version() -> str | None:
@@ -51,8 +53,21 @@ def installed_version() -> str | None:
 
 def download(folder: Path) -> Path:
     """The archive, downloaded by pip to ``folder`` and compared with its checksum."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary",
-               ":all:", "--no-build-isolation", "--dest", str(folder), f"{ARCHIVE}=={VERSION}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--no-build-isolation",
+        "--dest",
+        str(folder),
+        f"{ARCHIVE}=={VERSION}",
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     found = sorted(folder.glob("*.tar.gz"))
     if result.returncode or not found:
@@ -72,7 +87,7 @@ def unpack(archive: Path, site: Path) -> Path:
             root = f"{ARCHIVE}-{VERSION}/"
             wanted = [m for m in tar.getmembers() if m.isfile() and m.name.startswith((f"{root}detectron2/", f"{root}LICENSE"))]
             for member in wanted:
-                path = Path(part, member.name[len(root):])
+                path = Path(part, member.name[len(root) :])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as source, open(path, "wb") as file:
                     shutil.copyfileobj(source, file)

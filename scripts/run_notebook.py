@@ -1,6 +1,6 @@
 """Run a notebook's cells in this Python and store what they print and show, without Jupyter.
 
-    python scripts/run_notebook.py examples/published.ipynb
+python scripts/run_notebook.py examples/published.ipynb
 """
 
 from __future__ import annotations

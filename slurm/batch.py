@@ -41,8 +41,9 @@ class ArrayExecutor(submitit.SlurmExecutor):
         given = cluster.parameters(kind)
         # Modules are found as here, whatever the working directory and whether the cluster passes the environment on.
         setup = [*given["setup"], f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-        self.update_parameters(job_name=UNFIT.sub("_", f"{name}.{kind}"), stderr_to_stdout=True, wckey=None,
-                               **{**given, "setup": setup})
+        self.update_parameters(
+            job_name=UNFIT.sub("_", f"{name}.{kind}"), stderr_to_stdout=True, wckey=None, **{**given, "setup": setup}
+        )
 
     def script(self, options: Mapping[str, object] | None = None, tasks: int | None = None) -> str:
         """The batch script, with these further options of sbatch; ``tasks``: as an array of so many."""
@@ -95,8 +96,14 @@ def sbatch(path: Path, text: str, *more: str) -> str:
         UserError: Slurm refuses.
     """
     given = options(text)
-    done = subprocess.run(["sbatch", "--parsable", *more, *given, str(path)], env=environment.for_sbatch(given),
-                          capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["sbatch", "--parsable", *more, *given, str(path)],
+        env=environment.for_sbatch(given),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode:
         raise UserError(last_line(done.stderr))
     found = re.search(r"^(\d+)(?:;.*)?$", done.stdout, re.M)
@@ -108,8 +115,10 @@ def sbatch(path: Path, text: str, *more: str) -> str:
 def fit(folder: Path) -> Path:
     """``folder``, if its path may stand in a batch script. Raises :class:`UserError`."""
     if found := UNFIT.search(str(folder)):
-        raise UserError(f"the path {str(folder)!r} holds {found[0]!r}, which Slurm and submitit expand; choose another "
-                         "folder (--runs), or set --slurm scratch=DIR to one without such characters")
+        raise UserError(
+            f"the path {str(folder)!r} holds {found[0]!r}, which Slurm and submitit expand; choose another "
+            "folder (--runs), or set --slurm scratch=DIR to one without such characters"
+        )
     if ":" in str(ROOT):
         raise UserError(f"{ROOT} holds a colon, so Python's path cannot name it; move the project to a folder without one")
     return folder

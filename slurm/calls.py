@@ -66,6 +66,7 @@ def _found(name: object, job: str) -> Callable[..., Any]:
         except ImportError:
             found = None
     if not getattr(found, MARK, False):
-        raise UserError(f"the ledger names {name} as the call of {job}, which is no job of this project; "
-                         "start the grid again instead")
+        raise UserError(
+            f"the ledger names {name} as the call of {job}, which is no job of this project; start the grid again instead"
+        )
     return found

@@ -1,6 +1,6 @@
 """What a Slurm job's script starts: submitit's own entry, after checking who owns the file that it is going to unpickle.
 
-    python -m slurm.entry FOLDER
+python -m slurm.entry FOLDER
 """
 
 from __future__ import annotations

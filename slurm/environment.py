@@ -14,9 +14,14 @@ DROPPED = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SACCT
 KEPT = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLI_")  # where the cluster is, and who the user is there
 RANKS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Options that exclude each other: who decides one of a row has decided the row.
-ROWS = (("mem", "mem-per-node", "mem-per-cpu", "mem-per-gpu"), ("requeue", "no-requeue"), ("time", "timelimit"),
-        ("array", "array-inx"), ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres"),
-        ("cpus-per-task", "cpus-per-gpu"))
+ROWS = (
+    ("mem", "mem-per-node", "mem-per-cpu", "mem-per-gpu"),
+    ("requeue", "no-requeue"),
+    ("time", "timelimit"),
+    ("array", "array-inx"),
+    ("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gres"),
+    ("cpus-per-task", "cpus-per-gpu"),
+)
 # Decided here whatever the settings: no GPUs is a choice too, and a job of another cluster would not be found again.
 DECIDED = ("gpus", "array", "wait", "clusters", "output", "error", "debug")
 
@@ -46,5 +51,8 @@ def option_of(variable: str) -> str:
 
 
 def _plain() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items()
-            if name not in RANKS and (not name.startswith(DROPPED) or name.startswith(KEPT))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in RANKS and (not name.startswith(DROPPED) or name.startswith(KEPT))
+    }

@@ -46,8 +46,14 @@ class ForkServer:
         with theirs, log.open("ab") as said:
             # A session of its own: Ctrl-C in a terminal reaches the launcher alone, which then stops the jobs.
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *preload], pass_fds=[theirs.fileno()],
-                env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+                [sys.executable, __file__, str(theirs.fileno()), *preload],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
 
     def start(self, call: Callable[[], object]) -> int:
         """Fork a process, the leader of a group of its own, that calls ``call`` (picklable) and ends; its process id.

@@ -162,8 +162,10 @@ class Ledger:
                 try:
                     read = [Entry.read(job, str(line["time"])) for job in line["jobs"]]
                 except (KeyError, TypeError, ValueError, AttributeError):
-                    raise UserError(f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
-                                     "then move the file away and start the grid again") from None
+                    raise UserError(
+                        f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
+                        "then move the file away and start the grid again"
+                    ) from None
                 found.update({entry.name: entry for entry in read})
         return found
 

@@ -104,8 +104,15 @@ def _ending(code: int | None) -> str:
 class LocalLaunch:
     """The jobs of one launch, at most ``parallel`` at once; ``preload``: modules that they import."""
 
-    def __init__(self, jobs: Sequence[Job], log_dir: Path, parallel: int, gpus: int, on_update: Callable[[Outcome], object],
-                 preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        log_dir: Path,
+        parallel: int,
+        gpus: int,
+        on_update: Callable[[Outcome], object],
+        preload: Sequence[str] = (),
+    ) -> None:
         self.log_dir, self.on_update, self.gpus, self.preload = log_dir, on_update, gpus, preload
         self.slots = min(parallel, len(jobs))
         self.waiting = Order(jobs)

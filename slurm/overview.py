@@ -22,14 +22,30 @@ from slurm.ledger import Entry, Ledger, no_collections
 from slurm.squeue import Said
 
 # In the order in which they are shown. Those of the second list will not become done by themselves.
-STATES = (JobState.RUNNING, JobState.STALLED, JobState.SILENT, JobState.REQUEUED, JobState.PENDING, JobState.FAILED, JobState.DEAD,
-          JobState.CANCELLED, JobState.BLOCKED, JobState.NOT_STARTED, JobState.DONE)
+STATES = (
+    JobState.RUNNING,
+    JobState.STALLED,
+    JobState.SILENT,
+    JobState.REQUEUED,
+    JobState.PENDING,
+    JobState.FAILED,
+    JobState.DEAD,
+    JobState.CANCELLED,
+    JobState.BLOCKED,
+    JobState.NOT_STARTED,
+    JobState.DONE,
+)
 NEED_RETRY = (JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.BLOCKED, JobState.STALLED)
 # Slurm's words for the ends that a job could not report itself.
 ENDS = {
-    "OUT_OF_MEMORY": "out of memory", "TIMEOUT": "out of time before it had saved", "NODE_FAIL": "its node failed",
-    "PREEMPTED": "preempted, and not queued again by Slurm", "BOOT_FAIL": "its node did not start", "DEADLINE": "past its deadline",
-    "FAILED": "ended without saying why", "COMPLETED": "ended without saying how",
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "out of time before it had saved",
+    "NODE_FAIL": "its node failed",
+    "PREEMPTED": "preempted, and not queued again by Slurm",
+    "BOOT_FAIL": "its node did not start",
+    "DEADLINE": "past its deadline",
+    "FAILED": "ended without saying why",
+    "COMPLETED": "ended without saying how",
 }
 
 
@@ -75,8 +91,11 @@ def overview(folder: Path, stalled_minutes: float | None = None) -> list[JobRow]
     known = {entry.directory for entry in entries.values()}
     rows += [_of_directory(path, patience) for path in _directories(folder) if str(path.absolute()) not in known]
     submitted = {(entry.directory, entry.kind) for entry in entries.values()}
-    rows += [_of_directory(path, patience, f"{run.name}.{kind}.{path.name}") for run, kind, path in _fine_tunings(folder)
-             if (str(run.absolute()), kind) not in submitted]
+    rows += [
+        _of_directory(path, patience, f"{run.name}.{kind}.{path.name}")
+        for run, kind, path in _fine_tunings(folder)
+        if (str(run.absolute()), kind) not in submitted
+    ]
     return sorted(rows, key=lambda row: row.name)
 
 
@@ -115,8 +134,16 @@ def _ask(entries: Iterable[Entry]) -> tuple[dict[str, Said] | None, dict[str, Sa
 
 def _row(entry: Entry, said: dict, queued: dict[str, Said] | None, accounted: dict[str, Said] | None, patience: float) -> JobRow:
     own = said if said.get("job") == entry.task else {}  # not the report of an earlier launch
-    row = JobRow(entry.name, entry.kind, "", task=entry.task, directory=entry.directory, log=entry.log,
-                 where=_text(own.get("host")), restarts=int(_number(own.get("restarts")) or 0))
+    row = JobRow(
+        entry.name,
+        entry.kind,
+        "",
+        task=entry.task,
+        directory=entry.directory,
+        log=entry.log,
+        where=_text(own.get("host")),
+        restarts=int(_number(own.get("restarts")) or 0),
+    )
     in_queue = (queued or {}).get(entry.task)
     # Rank 0 reports the status; the job is done only when every rank is.
     again = ("PENDING", "RUNNING") if own.get("state") == JobState.DONE else ("PENDING",)
@@ -196,10 +223,16 @@ def _progress(row: JobRow, own: dict) -> JobRow:
     spoken = [age for age in (heard, since_start) if age is not None]
     age = min(spoken) if spoken else min(ages, default=None)
     left = _number(status.get("seconds_left"))
-    return replace(row, epoch=_number(status.get("epoch")), epochs=_number(status.get("epochs")),
-                   step=_number(status.get("step")), steps=_number(status.get("steps")),
-                   rate=_number(status.get("images_per_second")), age=age,
-                   seconds_left=max(0.0, left - (heard or 0)) if left is not None else None)
+    return replace(
+        row,
+        epoch=_number(status.get("epoch")),
+        epochs=_number(status.get("epochs")),
+        step=_number(status.get("step")),
+        steps=_number(status.get("steps")),
+        rate=_number(status.get("images_per_second")),
+        age=age,
+        seconds_left=max(0.0, left - (heard or 0)) if left is not None else None,
+    )
 
 
 def _status(row: JobRow, own: dict) -> dict:
@@ -219,8 +252,14 @@ def _of_directory(path: Path, patience: float, name: str = "") -> JobRow:
     status = _read(path / File.STATUS)
     said = status.get("state")
     state = said if said in (JobState.RUNNING, JobState.DONE, JobState.FAILED) else JobState.NOT_STARTED
-    row = JobRow(name or path.name, "run", state, why=_text(status.get("why")), where=_text(status.get("host")),
-              directory=str(path.absolute()))
+    row = JobRow(
+        name or path.name,
+        "run",
+        state,
+        why=_text(status.get("why")),
+        where=_text(status.get("host")),
+        directory=str(path.absolute()),
+    )
     if state != JobState.RUNNING:
         return row
     row = _progress(row, {})

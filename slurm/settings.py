@@ -22,8 +22,21 @@ from rundir.files import Damaged, parse_yaml, read_yaml
 
 COMMON = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "extra")
 MOST = 2**53  # of a number
-GENERATED = ("array", "dependency", "kill-on-invalid-dep", "signal", "requeue", "output", "error", "time", "nodes", "mem",
-             "job-name", "comment", "open-mode")
+GENERATED = (
+    "array",
+    "dependency",
+    "kill-on-invalid-dep",
+    "signal",
+    "requeue",
+    "output",
+    "error",
+    "time",
+    "nodes",
+    "mem",
+    "job-name",
+    "comment",
+    "open-mode",
+)
 
 
 @dataclass
@@ -81,8 +94,13 @@ class Cluster:
         if own.mem_gb:
             given["mem"] = f"{math.ceil(own.mem_gb * 1024)}M"
         return given | {
-            "nodes": own.nodes, "ntasks_per_node": own.tasks_per_node, "cpus_per_task": own.cpus, "time": own.minutes,
-            "signal_delay_s": self.signal_seconds, "array_parallelism": own.array_parallelism, "setup": list(own.setup),
+            "nodes": own.nodes,
+            "ntasks_per_node": own.tasks_per_node,
+            "cpus_per_task": own.cpus,
+            "time": own.minutes,
+            "signal_delay_s": self.signal_seconds,
+            "array_parallelism": own.array_parallelism,
+            "setup": list(own.setup),
             "additional_parameters": {"requeue": True, **own.extra},
             # Since Slurm 22.05 srun does not take the CPUs of a task from its job. One lost process ends all of them.
             "srun_args": [f"--cpus-per-task={own.cpus}", "--kill-on-bad-exit=1", "--export=ALL"],
@@ -193,8 +211,9 @@ def _check_keys(raw: Mapping, known: Sequence[str], where: str, kinds: Sequence[
         if key in known:
             continue
         if kinds and key in {f.name for f in dataclasses.fields(Resources)}:
-            raise UserError(f"{where}: {key} is set for each kind of job; set {kinds[0]}.{key}={raw[key]}, in a file below "
-                             f"kinds: {kinds[0]}")
+            raise UserError(
+                f"{where}: {key} is set for each kind of job; set {kinds[0]}.{key}={raw[key]}, in a file below kinds: {kinds[0]}"
+            )
         near = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         raise UserError(f"{where}: unknown key {key}; {hint}")
@@ -236,16 +255,24 @@ def _check(cluster: Cluster) -> None:
         except UserError as error:
             raise UserError(f"{kind}.{error}") from None
         if cluster.signal_seconds >= limit * 60:
-            raise UserError(f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; set less of it, or "
-                             "more time")
-        for key, value in {"partition": own.partition, "account": own.account, "qos": own.qos, "constraint": own.constraint,
-                           **own.extra}.items():
+            raise UserError(
+                f"signal_seconds={cluster.signal_seconds} is not before {kind}.time={own.time}; set less of it, or more time"
+            )
+        for key, value in {
+            "partition": own.partition,
+            "account": own.account,
+            "qos": own.qos,
+            "constraint": own.constraint,
+            **own.extra,
+        }.items():
             if not str(value).isprintable() or not str(key).isprintable():
                 raise UserError(f"{kind}: {key!r} must be one line of printable characters")
         for key in own.extra:
             if str(key).replace("_", "-") in GENERATED:
-                raise UserError(f"extra.{key} is not free; time, nodes, mem_gb and the like have keys of their own, dependencies "
-                                 "and arrays are made here")
+                raise UserError(
+                    f"extra.{key} is not free; time, nodes, mem_gb and the like have keys of their own, dependencies "
+                    "and arrays are made here"
+                )
     for name, least in (("requeues", 0), ("signal_seconds", 1), ("stalled_minutes", 0), ("gpu_tflops", 0)):
         if not least <= getattr(cluster, name) < math.inf:
             raise UserError(f"{name}={getattr(cluster, name)} must be at least {least}")

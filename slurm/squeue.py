@@ -13,8 +13,21 @@ from rundir.errors import UserError
 from slurm import environment
 
 # States in which a job is going to run, or runs.
-ALIVE = {"PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESIZING",
-         "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED"}
+ALIVE = {
+    "PENDING",
+    "RUNNING",
+    "SUSPENDED",
+    "CONFIGURING",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESIZING",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "STOPPED",
+}
 SECONDS = 120  # a controller under load may take its time
 
 
@@ -100,7 +113,7 @@ def _tasks(text: str) -> list[str]:
 def cancel(tasks: Sequence[str]) -> None:
     """Cancel these tasks or arrays; those that have ended already are left alone. Raises :class:`UserError`."""
     for start in range(0, len(tasks), 500):  # a command line has an end
-        done = _asked("scancel", *tasks[start:start + 500])
+        done = _asked("scancel", *tasks[start : start + 500])
         if done.returncode and "Invalid job id" not in done.stderr:
             raise UserError(f"scancel: {last_line(done.stderr)}")
 
@@ -116,8 +129,15 @@ def largest_array() -> int:
 
 def _asked(*command: str) -> subprocess.CompletedProcess[str]:
     """The finished command, which saw nothing of the environment that would change what it prints or which jobs it sees."""
-    return subprocess.run(command, env=environment.for_questions(), capture_output=True, encoding="utf-8", errors="replace",
-                          stdin=subprocess.DEVNULL, timeout=SECONDS)
+    return subprocess.run(
+        command,
+        env=environment.for_questions(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=SECONDS,
+    )
 
 
 def last_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """The state of a grid's jobs: a table, live in a terminal; try again, cancel, read logs.
 
-    python slurm/status.py --runs runs/guidelines
-    python slurm/status.py --runs runs/guidelines retry
-    python slurm/status.py --runs runs/guidelines logs mse-mse-online-s100
+python slurm/status.py --runs runs/guidelines
+python slurm/status.py --runs runs/guidelines retry
+python slurm/status.py --runs runs/guidelines logs mse-mse-online-s100
 """
 
 from __future__ import annotations
@@ -47,13 +47,21 @@ def parser() -> argparse.ArgumentParser:
     own = Parser(prog="slurm/status.py", description="Where the jobs of a grid stand, on Slurm or anywhere else.")
     own.add_argument("--runs", type=place, required=True, metavar="DIR", help="directory of a grid, or of several")
     own.add_argument("--all", action="store_true", help="show every job, also what is done")
-    own.add_argument("--every", type=real(above=True, high=LONGEST), default=10.0, metavar="S",
-                     help="seconds between two looks in a terminal; default 10")
+    own.add_argument(
+        "--every",
+        type=real(above=True, high=LONGEST),
+        default=10.0,
+        metavar="S",
+        help="seconds between two looks in a terminal; default 10",
+    )
     own.add_argument("--once", action="store_true", help="show the table once and end (as always where the output is no terminal)")
     own.add_argument("--stalled-minutes", type=real(), metavar="M", help="after how long a silent job counts as stalled")
     actions = own.add_subparsers(dest="action", metavar="ACTION")
-    for name, text in (("retry", "submit again what failed, died, was cancelled or has stalled, and what waited for it"),
-                       ("cancel", "cancel jobs that wait or run"), ("logs", "what jobs printed")):
+    for name, text in (
+        ("retry", "submit again what failed, died, was cancelled or has stalled, and what waited for it"),
+        ("cancel", "cancel jobs that wait or run"),
+        ("logs", "what jobs printed"),
+    ):
         action = actions.add_parser(name, help=text, description=text)
         many = "+" if name == "logs" else "*"
         action.add_argument("cells", nargs=many, metavar="CELL", help="a part of their names" + "; default all" * (many == "*"))
@@ -90,8 +98,11 @@ def grid_folders(runs: Path) -> list[Path]:
     """The grids that ``runs`` is or holds. Raises :class:`UserError`."""
     if not runs.is_dir():
         raise UserError(f"there is no directory {runs}; give the directory of a grid, as in --runs runs/guidelines")
-    found = [path for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
-             if Ledger(path / "slurm").path.exists() or next(path.glob(f"*/{File.STATUS}"), None)]
+    found = [
+        path
+        for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
+        if Ledger(path / "slurm").path.exists() or next(path.glob(f"*/{File.STATUS}"), None)
+    ]
     if not found:
         raise UserError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
     return found
@@ -120,10 +131,19 @@ def watch(grids: Sequence[Path], arguments: argparse.Namespace) -> None:
 def table(rows: Sequence[JobRow], everything: bool) -> Table:
     """Jobs by state, what needs attention first; what is done is only counted unless ``everything`` is asked for."""
     counts = Counter(row.state for row in rows)
-    shown = Table(Column("job", overflow="fold", min_width=40), "state", "epoch", "images/s", JobState.LEFT, "where", "why",
-                  title=", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs")
-    chosen = sorted((row for row in rows if everything or row.state != JobState.DONE),
-                    key=lambda row: (STATES.index(row.state), row.name))
+    shown = Table(
+        Column("job", overflow="fold", min_width=40),
+        "state",
+        "epoch",
+        "images/s",
+        JobState.LEFT,
+        "where",
+        "why",
+        title=", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs",
+    )
+    chosen = sorted(
+        (row for row in rows if everything or row.state != JobState.DONE), key=lambda row: (STATES.index(row.state), row.name)
+    )
     limit = len(chosen) if everything else SHOWN
     for row in chosen[:limit]:
         epoch = f"{row.epoch}/{row.epochs}" if row.epochs else f"step {row.step}/{row.steps}" if row.steps else ""
@@ -150,8 +170,13 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
         return
     entries, settings = ledger.to_retry()
     states = {row.name: row.state for row in rows}
-    while more := {name for name, entry in entries.items() if name not in chosen and states[name] in NEED_RETRY
-                   and (set(entry.after) & chosen or any(name in entries[other].after for other in chosen))}:
+    while more := {
+        name
+        for name, entry in entries.items()
+        if name not in chosen
+        and states[name] in NEED_RETRY
+        and (set(entry.after) & chosen or any(name in entries[other].after for other in chosen))
+    }:
         chosen |= more  # followers, and what a follower cannot do without
     again = chosen | {name for name, entry in entries.items() if entry.last}
     done = {name for name, state in states.items() if state == JobState.DONE}
@@ -163,8 +188,10 @@ def retry(folder: Path, arguments: argparse.Namespace) -> None:
     _wait_until_gone(ledger, chosen)
     log_dir = Path(next(iter(entries.values())).log).parent
     made = submit(jobs, cluster, ledger.folder, log_dir, folder.name)
-    print(f"{folder}: submitted {counted(len(made.tasks), 'job')} again: {', '.join(sorted(made.tasks)[:10])}"
-          f"{', ...' if len(made.tasks) > 10 else ''}")
+    print(
+        f"{folder}: submitted {counted(len(made.tasks), 'job')} again: {', '.join(sorted(made.tasks)[:10])}"
+        f"{', ...' if len(made.tasks) > 10 else ''}"
+    )
 
 
 def _wait_until_gone(ledger: Ledger, names: set[str]) -> None:
@@ -205,7 +232,7 @@ def logs(folder: Path, arguments: argparse.Namespace) -> None:
         for path in files:
             print(f"==> {row.name} ({row.state}): {path}")
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            print("\n".join(lines[-arguments.lines:]))
+            print("\n".join(lines[-arguments.lines :]))
         if not files:
             print(f"==> {row.name} ({row.state}): nothing printed yet")
 

@@ -58,9 +58,11 @@ def environment_lines(cluster: Cluster, kinds: Sequence[str]) -> list[str]:
         for name in environment.in_effect(batch.options(text)):
             found.setdefault(name, []).append(kind)
     values = environment.for_sbatch([])
-    return [f"{name}={values[name]} of the environment applies to the {', '.join(of)} jobs"
-            + (f"; set --slurm {environment.option_of(name)}=... to choose" if environment.option_of(name) in COMMON else "")
-            for name, of in sorted(found.items())]
+    return [
+        f"{name}={values[name]} of the environment applies to the {', '.join(of)} jobs"
+        + (f"; set --slurm {environment.option_of(name)}=... to choose" if environment.option_of(name) in COMMON else "")
+        for name, of in sorted(found.items())
+    ]
 
 
 def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, name: str) -> Submission:
@@ -87,8 +89,17 @@ def submit(jobs: Sequence[Job], cluster: Cluster, folder: Path, log_dir: Path, n
             return Submission({}, {job.name: queued[job.name] for job in jobs}, [])
         arrays = plan(new, queued, largest)
         _check_with_slurm({array.kind for array in arrays}, cluster, name, place)
-        tasks = {job.name: Task(job.name, calls[job.name], job.log(log_dir).absolute(), ledger.state_file(job.name).absolute(),
-                                cluster.requeues, cluster.signal_seconds) for job in new}
+        tasks = {
+            job.name: Task(
+                job.name,
+                calls[job.name],
+                job.log(log_dir).absolute(),
+                ledger.state_file(job.name).absolute(),
+                cluster.requeues,
+                cluster.signal_seconds,
+            )
+            for job in new
+        }
         made = _submit_arrays(arrays, tasks, queued, cluster, name, place, ledger)
         ids = {job.name: f"{array_id}_{index}" for array, array_id in made for index, job in array.jobs.items()}
         return Submission(ids, {job.name: queued[job.name] for job in jobs if job.name not in ids}, made)
@@ -139,25 +150,53 @@ def _check_with_slurm(kinds: set[str], cluster: Cluster, name: str, folder: Path
             try:
                 batch.sbatch(Path(script.name), text, "--test-only")
             except UserError as refused:
-                raise UserError(f"Slurm refuses the {kind} jobs: {refused}; change the settings (--slurm key=value, "
-                                 "--slurm-config)") from None
+                raise UserError(
+                    f"Slurm refuses the {kind} jobs: {refused}; change the settings (--slurm key=value, --slurm-config)"
+                ) from None
 
 
-def _submit_arrays(arrays: Sequence[Array], tasks: Mapping[str, Task], queued: Mapping[str, str], cluster: Cluster, name: str,
-                   folder: Path, ledger: Ledger) -> list[tuple[Array, str]]:
+def _submit_arrays(
+    arrays: Sequence[Array],
+    tasks: Mapping[str, Task],
+    queued: Mapping[str, str],
+    cluster: Cluster,
+    name: str,
+    folder: Path,
+    ledger: Ledger,
+) -> list[tuple[Array, str]]:
     made: list[tuple[Array, str]] = []
     try:
         for array in arrays:
             token = uuid.uuid4().hex
-            ledger.write([{"event": "intent", "token": token, "kind": array.kind, "folder": str(ledger.folder.absolute()),
-                           "cluster": dataclasses.asdict(cluster)}])
+            ledger.write(
+                [
+                    {
+                        "event": "intent",
+                        "token": token,
+                        "kind": array.kind,
+                        "folder": str(ledger.folder.absolute()),
+                        "cluster": dataclasses.asdict(cluster),
+                    }
+                ]
+            )
             executor = ArrayExecutor(cluster, array.kind, name, folder)
-            array_id, calls = executor.submit_at({index: tasks[job.name] for index, job in array.jobs.items()},
-                                                 cluster.kinds[array.kind].array_parallelism,
-                                                 {"comment": token, **dependency(array, made, queued)})
+            array_id, calls = executor.submit_at(
+                {index: tasks[job.name] for index, job in array.jobs.items()},
+                cluster.kinds[array.kind].array_parallelism,
+                {"comment": token, **dependency(array, made, queued)},
+            )
             made.append((array, array_id))
-            ledger.write([{"event": JobState.SUBMITTED, "token": token, "jobs": [
-                _line(job, f"{array_id}_{index}", tasks[job.name], calls[index]) for index, job in array.jobs.items()]}])
+            ledger.write(
+                [
+                    {
+                        "event": JobState.SUBMITTED,
+                        "token": token,
+                        "jobs": [
+                            _line(job, f"{array_id}_{index}", tasks[job.name], calls[index]) for index, job in array.jobs.items()
+                        ],
+                    }
+                ]
+            )
     except UserError as error:
         squeue.cancel([array_id for _, array_id in made])
         raise UserError(f"Slurm refused an array of {array.kind} jobs, and nothing was left in the queue: {error}") from None
@@ -169,8 +208,17 @@ def _submit_arrays(arrays: Sequence[Array], tasks: Mapping[str, Task], queued: M
 
 def _line(job: Job, task: str, call: Task, pickled: Path) -> dict:
     directory = str(Path(job.directory).absolute()) if job.directory else ""
-    return {"name": job.name, "task": task, "kind": job.kind, "after": list(job.after), "last": job.last, "directory": directory,
-            "log": str(call.log), "pickled": str(pickled), "call": described(job)}
+    return {
+        "name": job.name,
+        "task": task,
+        "kind": job.kind,
+        "after": list(job.after),
+        "last": job.last,
+        "directory": directory,
+        "log": str(call.log),
+        "pickled": str(pickled),
+        "call": described(job),
+    }
 
 
 def dependency(array: Array, made: Sequence[tuple[Array, str]], queued: Mapping[str, str]) -> dict[str, str]:

@@ -112,10 +112,19 @@ class Task:
         """Write the state file: running, requeued, stopped, done or failed, why, which job, where, since when."""
         if self.rank != 0:
             return
-        said = {"format": LEDGER_FORMAT, "name": self.name, "job": self.here.job_id, "state": state, "why": why,
-                "restarts": self.restarts, "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-                "machine": socket.gethostname(),
-                "pid": os.getpid(), "started": self.started, "heartbeat": now()}
+        said = {
+            "format": LEDGER_FORMAT,
+            "name": self.name,
+            "job": self.here.job_id,
+            "state": state,
+            "why": why,
+            "restarts": self.restarts,
+            "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "machine": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": self.started,
+            "heartbeat": now(),
+        }
         with self.writing:
             try:
                 self.state_file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +172,14 @@ class Task:
         if not self.requeueing.acquire(blocking=False):
             return
         job = self.here.job_id
-        done = subprocess.run(["scontrol", "requeue", job], env=environment.for_questions(), capture_output=True, encoding="utf-8",
-                              errors="replace", stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["scontrol", "requeue", job],
+            env=environment.for_questions(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+        )
         if done.returncode > 0:  # below 0: killed with us by what it asked for
             self._say(JobState.FAILED, f"could not be queued again: {' '.join(done.stderr.split())}")
             os._exit(1)

@@ -13,12 +13,15 @@ from slurm.submit import submit
 
 FIRST_SECONDS, LAST_SECONDS = 1.0, 20.0  # between two looks: the controller has other users
 GONE_LOOKS = 3  # a job must look dead so often in a row: files and queue need not change at the same moment
-ENDED = {JobState.DONE: JobState.DONE,
-         **dict.fromkeys((JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.BLOCKED), JobState.FAILED)}
+ENDED = {
+    JobState.DONE: JobState.DONE,
+    **dict.fromkeys((JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.BLOCKED), JobState.FAILED),
+}
 
 
-def launch(jobs: Sequence[Job], cluster: Cluster, log_dir: Path, on_update: Callable[[Outcome], object],
-           wait: bool) -> list[Outcome]:
+def launch(
+    jobs: Sequence[Job], cluster: Cluster, log_dir: Path, on_update: Callable[[Outcome], object], wait: bool
+) -> list[Outcome]:
     """What :func:`slurm.executors.run_all` does for ``slurm``."""
     folder = log_dir.parent
     made = submit(jobs, cluster, folder / "slurm", log_dir, folder.name)

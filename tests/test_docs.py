@@ -67,8 +67,11 @@ def sources() -> list[Path]:
 
 def test_every_cited_section_of_the_method_is_a_numbered_heading():
     there = sections((DOCS / "method.md").read_text(encoding="utf-8"))
-    citations = {path.relative_to(ROOT).as_posix(): numbers for path in sources()
-                 if path != Path(__file__).resolve() and (numbers := cited(path.read_text(encoding="utf-8")))}
+    citations = {
+        path.relative_to(ROOT).as_posix(): numbers
+        for path in sources()
+        if path != Path(__file__).resolve() and (numbers := cited(path.read_text(encoding="utf-8")))
+    }
     assert len(citations) > 50
     assert {path: numbers - there for path, numbers in citations.items() if not numbers <= there} == {}
 
@@ -86,20 +89,27 @@ def test_links_resolve(path):
 
 def test_a_broken_link_would_be_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A `b` c: d?\n[1](#a-b-c-d) [2](page.md#no) [3](gone.md) [4](https://x.org) `[5](no)`\n```\n[6](no)\n```\n",
-                    encoding="utf-8")
+    page.write_text(
+        "# A `b` c: d?\n[1](#a-b-c-d) [2](page.md#no) [3](gone.md) [4](https://x.org) `[5](no)`\n```\n[6](no)\n```\n",
+        encoding="utf-8",
+    )
     assert broken(page) == ["page.md#no", "gone.md"]
 
 
 def test_the_site_has_every_page_and_no_link_out_of_docs():
     def pages(entry):
-        return [entry] if isinstance(entry, str) else [page for part in (entry.values() if isinstance(entry, dict) else entry)
-                                                       for page in pages(part)]
+        return (
+            [entry]
+            if isinstance(entry, str)
+            else [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
+        )
 
     site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(pages(site["nav"])) == sorted(path.name for path in DOCS.glob("*.md"))
-    outside = {path.name: [target for target in links(path.read_text(encoding="utf-8")) if target.startswith("../")]
-               for path in DOCS.glob("*.md")}
+    outside = {
+        path.name: [target for target in links(path.read_text(encoding="utf-8")) if target.startswith("../")]
+        for path in DOCS.glob("*.md")
+    }
     assert {name: targets for name, targets in outside.items() if targets} == {}
     assert site["theme"]["font"] is False  # otherwise pages ask Google's servers
 

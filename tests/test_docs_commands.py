@@ -50,11 +50,16 @@ def evaluation(words: list[str]) -> None:
 
 
 CHECKS: dict[str, Callable[[list[str]], object]] = {
-    "pretrain/run.py": pretraining, "ablations/run.py": grid, "transfer/run.py": evaluation,
-    "pretrain/export.py": export_parser().parse_args, "slurm/status.py": status_parser().parse_args}
+    "pretrain/run.py": pretraining,
+    "ablations/run.py": grid,
+    "transfer/run.py": evaluation,
+    "pretrain/export.py": export_parser().parse_args,
+    "slurm/status.py": status_parser().parse_args,
+}
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-SHOWN = [(path.name, words) for path in sorted((ROOT / "docs").glob("*.md"))
-         for words in commands(path.read_text(encoding="utf-8"))]
+SHOWN = [
+    (path.name, words) for path in sorted((ROOT / "docs").glob("*.md")) for words in commands(path.read_text(encoding="utf-8"))
+]
 
 
 @pytest.mark.parametrize(("page", "words"), SHOWN, ids=lambda value: value if isinstance(value, str) else " ".join(value)[:80])
@@ -70,9 +75,13 @@ def test_a_command_is_one_that_there_is(page, words, tmp_path, monkeypatch):
 
 def test_a_wrong_command_would_be_found():
     assert len(SHOWN) > 30 and {words[0] for _, words in SHOWN} >= set(CHECKS)
-    for line in ("pretrain/run.py --preset digits --recipe us4l", "ablations/run.py --grid guidelines --drie",
-                 "ablations/run.py --grid no",
-                 "transfer/run.py detection --checkpoint C --scedule voc_24k", "slurm/status.py --runs runs again"):
-        (script, *rest), = commands(f"```console\npython {line}  # a comment\n```")
+    for line in (
+        "pretrain/run.py --preset digits --recipe us4l",
+        "ablations/run.py --grid guidelines --drie",
+        "ablations/run.py --grid no",
+        "transfer/run.py detection --checkpoint C --scedule voc_24k",
+        "slurm/status.py --runs runs again",
+    ):
+        ((script, *rest),) = commands(f"```console\npython {line}  # a comment\n```")
         with pytest.raises((UserError, SystemExit)):
             CHECKS[script](rest)

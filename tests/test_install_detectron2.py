@@ -19,8 +19,13 @@ def archive(folder: Path) -> Path:
     """An archive laid out like the real one."""
     path = folder / "pb1-detectron2-0.6.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        for name, text in {"LICENSE": "licence", "setup.py": "", "detectron2/__init__.py": "__version__ = '0.6'",
-                           "detectron2/model_zoo/configs/a.yaml": "VERSION: 2", "tools/__init__.py": ""}.items():
+        for name, text in {
+            "LICENSE": "licence",
+            "setup.py": "",
+            "detectron2/__init__.py": "__version__ = '0.6'",
+            "detectron2/model_zoo/configs/a.yaml": "VERSION: 2",
+            "tools/__init__.py": "",
+        }.items():
             entry = tarfile.TarInfo(f"pb1-detectron2-0.6/{name}")
             entry.size = len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
@@ -32,17 +37,23 @@ def test_only_the_package_and_its_licence_are_unpacked(tmp_path):
     site.mkdir()
     install.unpack(archive(tmp_path), site)
     assert sorted(path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()) == [
-        "detectron2/LICENSE", "detectron2/__init__.py", "detectron2/model_zoo/configs/a.yaml"]
+        "detectron2/LICENSE",
+        "detectron2/__init__.py",
+        "detectron2/model_zoo/configs/a.yaml",
+    ]
 
 
-@pytest.mark.parametrize(("code", "written", "message"), [
-    (1, False, "cannot be downloaded.*no matching distribution.*conda-forge"), (0, True, "is not the known one.*conda-forge")])
+@pytest.mark.parametrize(
+    ("code", "written", "message"),
+    [(1, False, "cannot be downloaded.*no matching distribution.*conda-forge"), (0, True, "is not the known one.*conda-forge")],
+)
 def test_an_archive_that_is_not_there_or_another_one(code, written, message, tmp_path, monkeypatch):
     def run(command, **options):
         assert command[:4] == [sys.executable, "-m", "pip", "download"] and "--no-deps" in command
         if written:
             archive(tmp_path)
         return subprocess.CompletedProcess(command, code, "", "looking\nno matching distribution\n")
+
     monkeypatch.setattr(install.subprocess, "run", run)
     with pytest.raises(UserError, match=message):
         install.download(tmp_path)

@@ -86,9 +86,15 @@ def test_interrupted_installation_is_taken_up_and_a_finished_one_is_not_repeated
 
 
 def test_report_is_made_of_the_runs_named(project):
-    shown = subprocess.run(["make", "-n", "report", "RUNS=runs/a runs/b", "REPORT_ARGS=--small"], cwd=project, capture_output=True,
-                           text=True, timeout=60)
+    shown = subprocess.run(
+        ["make", "-n", "report", "RUNS=runs/a runs/b", "REPORT_ARGS=--small"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert "results/report.py --runs runs/a runs/b --small" in " ".join(shown.stdout.split())  # into runs/a/report
-    shown = subprocess.run(["make", "-n", "report", "RUNS=records.parquet", "OUT=page"], cwd=project, capture_output=True,
-                           text=True, timeout=60)
+    shown = subprocess.run(
+        ["make", "-n", "report", "RUNS=records.parquet", "OUT=page"], cwd=project, capture_output=True, text=True, timeout=60
+    )
     assert "results/report.py --runs records.parquet --out page" in shown.stdout

@@ -65,10 +65,19 @@ def test_a_wheel_has_every_file_and_its_commands_run(tmp_path):
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == own
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel)], check=True)
-    for command, arguments, shown in (("us3l-pretrain", ["--version"], f"us3l-bench {rundir.__version__}"),
-                                      ("us3l-pretrain", ["--recipe", "us3l", "--print-config"], "base_loss: infonce"),
-                                      ("us3l-ablations", ["--grid", "head", "--profile", "digits", "--dry-run"], "16 runs"),
-                                      ("us3l-results", ["--help"], "us3l-results"), ("us3l-transfer", ["--help"], "us3l-transfer")):
-        ran = subprocess.run([str(Path(site) / "bin" / command), *arguments], cwd=tmp_path, env={"PYTHONPATH": str(site)},
-                             capture_output=True, text=True, check=True)
+    for command, arguments, shown in (
+        ("us3l-pretrain", ["--version"], f"us3l-bench {rundir.__version__}"),
+        ("us3l-pretrain", ["--recipe", "us3l", "--print-config"], "base_loss: infonce"),
+        ("us3l-ablations", ["--grid", "head", "--profile", "digits", "--dry-run"], "16 runs"),
+        ("us3l-results", ["--help"], "us3l-results"),
+        ("us3l-transfer", ["--help"], "us3l-transfer"),
+    ):
+        ran = subprocess.run(
+            [str(Path(site) / "bin" / command), *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert shown in ran.stdout

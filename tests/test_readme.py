@@ -27,12 +27,27 @@ from transfer.run import parser as transfer_parser
 
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text() + (README_FILE.parent / "docs" / "tasks.md").read_text()
-MAINS = {"ablations/run.py": ablations_main, "pretrain/run.py": pretrain_main, "transfer/run.py": transfer_main,
-         "results/report.py": report_main, "results/claims": claims_main, "pretrain/export.py": export_main,
-         "slurm/status.py": status_main}
-SMALL = ["optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "data.store_size=8",
-         "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=16",
-         "calibration.images=32"]
+MAINS = {
+    "ablations/run.py": ablations_main,
+    "pretrain/run.py": pretrain_main,
+    "transfer/run.py": transfer_main,
+    "results/report.py": report_main,
+    "results/claims": claims_main,
+    "pretrain/export.py": export_main,
+    "slurm/status.py": status_main,
+}
+SMALL = [
+    "optimizer.epochs=1",
+    "optimizer.batch_size=32",
+    "data.limit=64",
+    "data.size=8",
+    "data.store_size=8",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=16",
+    "diagnostics.images=16",
+    "calibration.images=32",
+]
 
 
 def commands() -> list[list[str]]:

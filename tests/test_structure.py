@@ -126,8 +126,12 @@ def modules() -> dict[str, Path]:
 def imported_at_run_time(source: str, module: str, package: bool) -> set[str]:
     """Dotted names that a module imports, within functions too, but for those that only type checkers read."""
     tree = ast.parse(source)
-    unread = {node for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-              for node in ast.walk(block)}
+    unread = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
     found = set()
     for node in ast.walk(tree):
         if node in unread:
@@ -135,7 +139,7 @@ def imported_at_run_time(source: str, module: str, package: bool) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parents = module.split(".")[:len(module.split(".")) + package - node.level] if node.level else []
+            parents = module.split(".")[: len(module.split(".")) + package - node.level] if node.level else []
             base = ".".join([*parents, *filter(None, [node.module])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
     return found
@@ -192,8 +196,12 @@ def said_again(source: str) -> list[str]:
     """Names of a run directory's files and states of a run that are written out instead of taken from rundir/schema.py."""
     tree = ast.parse(source)
     # BatchNorm's statistics are "running" too: an option of that name, and what is compared with it.
-    other = {part for node in ast.walk(tree) if isinstance(node, (ast.Compare, ast.AnnAssign)) and "average" in ast.unparse(node)
-             for part in ast.walk(node)}
+    other = {
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Compare, ast.AnnAssign)) and "average" in ast.unparse(node)
+        for part in ast.walk(node)
+    }
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -206,8 +214,14 @@ def said_again(source: str) -> list[str]:
 def test_files_and_states_of_a_run_are_named_in_rundir_alone():
     places = [path for room in PROGRAM if room != "rundir" for path in sorted((ROOT / room).rglob("*.py"))]
     assert {str(path): faults for path in places if (faults := said_again(path.read_text(encoding="utf-8")))} == {}
-    for code in ("path / 'status.json'", "folder.glob('*/result.json')", "f'{path}/config.yaml'", "run.set_status('done')",
-                 "state == 'running'", "if row['state'] in ('failed', x): pass"):
+    for code in (
+        "path / 'status.json'",
+        "folder.glob('*/result.json')",
+        "f'{path}/config.yaml'",
+        "run.set_status('done')",
+        "state == 'running'",
+        "if row['state'] in ('failed', x): pass",
+    ):
         assert said_again(code), code
     for code in ("'no scores in result.json'", "path / 'config.json'", "cfg.calibration.average == 'running'", "f('job done')"):
         assert said_again(code) == [], code

@@ -11,10 +11,13 @@ from rundir.arguments import MOST_PIXELS, MOST_WORKERS, whole, word
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--dataset``, ``--data-dir``, ``--size``, ``--workers`` and ``--device``."""
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
-    parser.add_argument("--data-dir", type=word, metavar="DIR",
-                        help="where the data are stored; default: where pretraining found them")
-    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
-                        help="pixels of an image; default: the size of pretraining")
-    parser.add_argument("--workers", type=whole(0, MOST_WORKERS), metavar="N",
-                        help="processes that decode files; default: as pretraining")
+    parser.add_argument(
+        "--data-dir", type=word, metavar="DIR", help="where the data are stored; default: where pretraining found them"
+    )
+    parser.add_argument(
+        "--size", type=whole(1, MOST_PIXELS), metavar="N", help="pixels of an image; default: the size of pretraining"
+    )
+    parser.add_argument(
+        "--workers", type=whole(0, MOST_WORKERS), metavar="N", help="processes that decode files; default: as pretraining"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")

@@ -14,8 +14,9 @@ SECONDS = 1.0  # of measuring one network; a slow one gets shorter rounds, then 
 
 
 @torch.no_grad()
-def latency_ms(network: nn.Module, size: int | tuple[int, int], *, rounds: int = ROUNDS, passes: int = PASSES,
-               seconds: float = SECONDS) -> float:
+def latency_ms(
+    network: nn.Module, size: int | tuple[int, int], *, rounds: int = ROUNDS, passes: int = PASSES, seconds: float = SECONDS
+) -> float:
     """Milliseconds of one image (1, 3, H, W) through ``network``, in the process's own number of threads.
 
     ``size``: both sides, or (H, W).

@@ -41,12 +41,24 @@ from transfer.search import command as search
 from transfer.segmentation import command as segmentation
 
 # A task adds its arguments and runs them.
-TASKS = {"classification": classification, "detection": detection, "segmentation": segmentation, "analysis": analysis,
-         "search": search, "label-lists": label_lists, "scenes": scenes}
+TASKS = {
+    "classification": classification,
+    "detection": detection,
+    "segmentation": segmentation,
+    "analysis": analysis,
+    "search": search,
+    "label-lists": label_lists,
+    "scenes": scenes,
+}
 EVALUATED = ("classification", "detection", "segmentation", "analysis", "search")
 EPILOG = "Several checkpoints, or --executor auto|slurm|local|inline: each is evaluated as jobs of its own, see docs/transfer.md."
-OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size",
-           "train.device": "--device"}
+OPTIONS = {
+    "data.root": "--data-dir",
+    "data.name": "--dataset",
+    "data.limit": "--limit",
+    "data.size": "--size",
+    "train.device": "--device",
+}
 
 
 JOBS = ("--executor", "--transfer", "--name")  # options of evaluation as jobs
@@ -63,8 +75,13 @@ def parser(more: Callable[[argparse.ArgumentParser], object] | None = None) -> a
     if more is not None:
         made = tasks.add_parser(ALL, help="whatever --transfer says", description="Evaluate checkpoints on what --transfer says.")
         add_checkpoint_arguments(made)
-        made.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
-                          help="widths and sub-networks; default: those a checkpoint is calibrated for")
+        made.add_argument(
+            "--widths",
+            type=width_or_spread,
+            nargs="+",
+            metavar="W",
+            help="widths and sub-networks; default: those a checkpoint is calibrated for",
+        )
         made.add_argument("--out", type=word, metavar="DIR", help="where scores and runs go; default runs/checkpoints")
         more(made)
     return own
@@ -84,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def as_jobs(argv: Sequence[str]) -> bool:
     """Whether a command line asks for evaluation as jobs: by one of its options, or by several checkpoints."""
-    behind = list(argv[argv.index("--checkpoint") + 1:]) if "--checkpoint" in argv else []
+    behind = list(argv[argv.index("--checkpoint") + 1 :]) if "--checkpoint" in argv else []
     several = sum(1 for _ in itertools.takewhile(lambda text: not text.startswith("--"), behind)) > 1
     return several or any(text.partition("=")[0] in JOBS for text in argv)
 

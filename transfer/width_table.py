@@ -31,8 +31,13 @@ def show(records: Sequence[dict], column: Callable[[dict], str], corner: str = "
         cost = next(iter(mine.values()))
         latency = next((record["latency_ms"] for record in mine.values() if "latency_ms" in record), None)
         mark = "*" if cost.get("extrapolated") else ""
-        table.add_row(f"{width:g}{mark}", *(percent(mine[name]["value"]) if name in mine else MISSING for name in columns),
-                      f"{cost['flops'] / scale:,.1f}", f"{cost['parameters']:,}", *[milliseconds(latency)][:timed])
+        table.add_row(
+            f"{width:g}{mark}",
+            *(percent(mine[name]["value"]) if name in mine else MISSING for name in columns),
+            f"{cost['flops'] / scale:,.1f}",
+            f"{cost['parameters']:,}",
+            *[milliseconds(latency)][:timed],
+        )
     Console().print(table)
     if any(record.get("extrapolated") for record in records):
         print("* narrower than the widths of pretraining")

@@ -12,5 +12,14 @@ from pretrain.checkpoints.opening import open_checkpoint, open_pretrained, untra
 from pretrain.config import Config
 from pretrain.slimmable import Cost, dense_cost
 
-__all__ = ["Batches", "Checkpoint", "Config", "Cost", "add_checkpoint_arguments", "dense_cost", "open_checkpoint",
-           "open_pretrained", "untrained"]
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "Config",
+    "Cost",
+    "add_checkpoint_arguments",
+    "dense_cost",
+    "open_checkpoint",
+    "open_pretrained",
+    "untrained",
+]

@@ -131,15 +131,21 @@ class Checkpoint:
             if own is None and (Path(out) / File.CONFIG).exists():
                 raise UserError(f"--out {out} is the directory of another run than {self.path} is of; give a directory of its own")
             if own is not None and not self.finished:
-                raise UserError(f"--out {out} is where the scores of the finished run go, and {self.path} is of epoch {self.epoch} "
-                                f"of {self.config.optimizer.epochs}; give a directory of its own")
+                raise UserError(
+                    f"--out {out} is where the scores of the finished run go, and {self.path} is of epoch {self.epoch} "
+                    f"of {self.config.optimizer.epochs}; give a directory of its own"
+                )
             return Path(out)
         if self.run_dir is None:
-            raise UserError(f"{self.path} is not the {File.CHECKPOINT} of the run directory it was trained in, or is its teacher; "
-                            "set --out DIR for its scores")
+            raise UserError(
+                f"{self.path} is not the {File.CHECKPOINT} of the run directory it was trained in, or is its teacher; "
+                "set --out DIR for its scores"
+            )
         if not self.finished:
-            raise UserError(f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
-                            f"{self.config.optimizer.epochs}); finish it, or set --out DIR to score it as it is")
+            raise UserError(
+                f"pretraining of {self.path} has not finished (epoch {self.epoch} of "
+                f"{self.config.optimizer.epochs}); finish it, or set --out DIR to score it as it is"
+            )
         return self.run_dir
 
     def default_widths(self) -> list[Width]:
@@ -173,8 +179,10 @@ class Checkpoint:
             for width in spread.widths():
                 found.setdefault(channel_signature(self.encoder, width), width)
             if len(found) - before < spread.count:
-                print(f"{spread.low:g}:{spread.high:g}:{spread.count} gives {len(found) - before} networks that differ in channels",
-                      flush=True)
+                print(
+                    f"{spread.low:g}:{spread.high:g}:{spread.count} gives {len(found) - before} networks that differ in channels",
+                    flush=True,
+                )
         return [*alone, *sorted(set(found.values()) - set(alone), reverse=True)]
 
     def stand_ins(self, widths: Sequence[Width], what: str = "--widths", skip: bool = False) -> dict[Width, Width]:
@@ -192,16 +200,22 @@ class Checkpoint:
         space, table, found = elastic_space(self.config), self.costs(), dict[Width, Width]()
         space = space if dimension == ALL else space.along(dimension)
         for width in widths:
-            network = width if isinstance(width, Subnet) or width == self.high else of_equal_flops(
-                space, table.load(width).flops, lambda each: table.load(each).flops)
+            network = (
+                width
+                if isinstance(width, Subnet) or width == self.high
+                else of_equal_flops(space, table.load(width).flops, lambda each: table.load(each).flops)
+            )
             if network not in found:
                 found[network] = width
             elif skip:
-                print(f"width {width} is left out: its sub-network of equal FLOPs, {network}, is that of {found[network]}",
-                      flush=True)
+                print(
+                    f"width {width} is left out: its sub-network of equal FLOPs, {network}, is that of {found[network]}", flush=True
+                )
             else:
-                raise UserError(f"{what}: {network} is the sub-network of equal FLOPs for {found[network]} and {width} "
-                                f"(evaluation.dimension={dimension}); leave one of them out")
+                raise UserError(
+                    f"{what}: {network} is the sub-network of equal FLOPs for {found[network]} and {width} "
+                    f"(evaluation.dimension={dimension}); leave one of them out"
+                )
         return found
 
     def is_extrapolated(self, width: Width) -> bool:
@@ -237,8 +251,12 @@ class Checkpoint:
         fixed = self.encoder.fixed_size
         if size < 1 or size % patch or (fixed and size != made):
             whole = "" if fixed or patch == 1 else f", or another multiple of {patch}"
-            raise UserError(Setting("data.size", size), f" does not suit {self.path}, a {self.arch} of {made} pixels; set ",
-                            Setting("data.size", made), whole)
+            raise UserError(
+                Setting("data.size", size),
+                f" does not suit {self.path}, a {self.arch} of {made} pixels; set ",
+                Setting("data.size", made),
+                whole,
+            )
 
     def calibrate(self, widths: Sequence[Width], batches: Batches) -> None:
         """Set the BatchNorm statistics of ``widths`` from images (B, 3, H, W), B > 1, replacing what is there.
@@ -248,8 +266,12 @@ class Checkpoint:
         device = next(self.encoder.parameters()).device
         stream = batches() if callable(batches) else batches
         cut = not self.config.derived.calibrate
-        calibrate(self.encoder, [self.high] if cut else widths, (x.to(device) for x in stream),
-                  running=self.config.calibration.average == "running")
+        calibrate(
+            self.encoder,
+            [self.high] if cut else widths,
+            (x.to(device) for x in stream),
+            running=self.config.calibration.average == "running",
+        )
         if cut:
             cut_statistics(batch_norms(self.encoder).values(), map(self.canonical, widths), self.high)
 
@@ -266,8 +288,9 @@ class Checkpoint:
         if not self.is_calibrated(width):
             if batches is None:
                 known = ", ".join(map(str, self.calibrated)) or "none"
-                raise UserError(f"{self.path} has no BatchNorm statistics for width {width} (stored: {known}); "
-                                "give images to calibrate it on")
+                raise UserError(
+                    f"{self.path} has no BatchNorm statistics for width {width} (stored: {known}); give images to calibrate it on"
+                )
             self.calibrate([width], batches)
         return extract(self.encoder, width)
 

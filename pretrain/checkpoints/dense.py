@@ -21,8 +21,24 @@ from rundir.errors import UserError
 
 # Words in the first part of the names of modules that come after an encoder: classifiers, projectors, decoders,
 # queues, tokens that masks put in.
-ASIDE_WORDS = {"fc", "head", "heads", "classifier", "projector", "projection", "proj", "predictor", "prediction", "prototype",
-               "prototypes", "logits", "queue", "decoder", "mask", "masked"}
+ASIDE_WORDS = {
+    "fc",
+    "head",
+    "heads",
+    "classifier",
+    "projector",
+    "projection",
+    "proj",
+    "predictor",
+    "prediction",
+    "prototype",
+    "prototypes",
+    "logits",
+    "queue",
+    "decoder",
+    "mask",
+    "masked",
+}
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # last parts of names; nothing is computed from them
 # Names that tell networks of which we know that we do not have them, and what these have.
 UNKNOWN_NETWORKS = [
@@ -87,15 +103,19 @@ def load(state: dict[str, Tensor], family: str, path: Path, untold: Untold, name
 
 def _note(encoder: DenseEncoder, family: str, path: Path, untold: Untold) -> str:
     granted = {key: value for key, value in encoder.untold.items() if key not in untold.told}
-    said = [GRANTED[key][0].format({True: "a", False: "no"}[value] if isinstance(value, bool) else value)
-            for key, value in granted.items()]
+    said = [
+        GRANTED[key][0].format({True: "a", False: "no"}[value] if isinstance(value, bool) else value)
+        for key, value in granted.items()
+    ]
     if family == "resnet":
         said.append("no anti-aliasing (such networks are not supported)")
     if not said:
         return ""
     otherwise = " or ".join(f"--arch {family},{GRANTED[key][1]}" for key in granted)
-    return (f"note: assumed about the {family} in {path}, since its weights do not tell: {', '.join(said)}"
-            + f"; where it is otherwise set {otherwise}" * bool(granted))
+    return (
+        f"note: assumed about the {family} in {path}, since its weights do not tell: {', '.join(said)}"
+        + f"; where it is otherwise set {otherwise}" * bool(granted)
+    )
 
 
 def words(name: str) -> set[str]:
@@ -117,8 +137,11 @@ def names_of(payload: object, depth: int = 0) -> set[str]:
 def split(state: dict[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """``state`` without what comes after the encoder, and that: neither in ``network`` nor named as a part of an encoder."""
     own = {name.partition(".")[0] for name in network.state_dict()}
-    aside = {name: tensor for name, tensor in state.items()
-             if name.partition(".")[0] not in own and ASIDE_WORDS & words(name.partition(".")[0])}
+    aside = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.partition(".")[0] not in own and ASIDE_WORDS & words(name.partition(".")[0])
+    }
     return {name: tensor for name, tensor in state.items() if name not in aside}, aside
 
 
@@ -129,8 +152,10 @@ def _by_library_names(state: dict[str, Tensor], family: str) -> dict[str, Tensor
     LayerScale is called gamma_1, DINOv2's registers register_tokens, and its blocks may be numbered within chunks.
     """
     if family == "vit_torchvision":
-        return {re.sub(r"\.mlp\.linear_([12])\.", lambda found: f".mlp.{3 * int(found[1]) - 3}.", name): tensor
-                for name, tensor in state.items()}
+        return {
+            re.sub(r"\.mlp\.linear_([12])\.", lambda found: f".mlp.{3 * int(found[1]) - 3}.", name): tensor
+            for name, tensor in state.items()
+        }
     if family != "vit":
         return state
     named = {}
@@ -159,12 +184,16 @@ def _refuse_unknown(state: dict[str, Tensor], network: nn.Module, family: str, p
     for pattern, what in UNKNOWN_NETWORKS:
         name = next((name for name in unknown if re.search(pattern, name)), None)
         if name:
-            raise UserError(f"{path} does not fit a dense {family}: {name} is not one of its parameters; this network is {what}, "
-                            f"which is not supported: give a plain {family} of torchvision or timm")
+            raise UserError(
+                f"{path} does not fit a dense {family}: {name} is not one of its parameters; this network is {what}, "
+                f"which is not supported: give a plain {family} of torchvision or timm"
+            )
     if any(name.endswith(".running_mean") for name in own) and not any(name.endswith(".running_mean") for name in state):
-        raise UserError(f"{path} does not fit a dense {family}: it has no running statistics (no running_mean), so its norms are "
-                        "no BatchNorms (GroupNorm?) or its buffers were left out; give all of model.state_dict() of a network with "
-                        "BatchNorm")
+        raise UserError(
+            f"{path} does not fit a dense {family}: it has no running statistics (no running_mean), so its norms are "
+            "no BatchNorms (GroupNorm?) or its buffers were left out; give all of model.state_dict() of a network with "
+            "BatchNorm"
+        )
 
 
 def _timm_network(names: set[str]) -> tuple[str, nn.Module] | None:
@@ -183,14 +212,26 @@ def _timm_network(names: set[str]) -> tuple[str, nn.Module] | None:
 
 def _refuse_other(name: str, named: nn.Module, network: nn.Module, family: str, path: Path) -> None:
     """Raise :class:`UserError` where the network that the file names has what ours has not, though its weights may look alike."""
+
     def kinds(network: nn.Module) -> set[str]:
-        plain = {"Identity", "Dropout", "MaxPool2d", "SelectAdaptivePool2d", "AdaptiveAvgPool2d", "FastAdaptiveAvgPool",
-                 "Flatten", "Linear"}
+        plain = {
+            "Identity",
+            "Dropout",
+            "MaxPool2d",
+            "SelectAdaptivePool2d",
+            "AdaptiveAvgPool2d",
+            "FastAdaptiveAvgPool",
+            "Flatten",
+            "Linear",
+        }
         return {type(module).__name__ for module in network.modules() if not list(module.children())} - plain
 
     def strides(network: nn.Module) -> dict[str, tuple]:
-        return {name: (module.stride, module.dilation) for name, module in network.named_modules()
-                if isinstance(module, nn.Conv2d) and name.startswith("layer")}
+        return {
+            name: (module.stride, module.dilation)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Conv2d) and name.startswith("layer")
+        }
 
     def shapes(network: nn.Module) -> dict[str, tuple]:
         return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if name != "pos_embed"}
@@ -199,5 +240,7 @@ def _refuse_other(name: str, named: nn.Module, network: nn.Module, family: str, 
         return
     more = sorted(kinds(named) - kinds(network))
     if more or strides(named) != strides(network):
-        raise UserError(f"{path} says that it is a {name}, which is not a plain {family} "
-                        f"({', '.join(more) or 'other strides'}) and not supported; give a plain {family} of torchvision or timm")
+        raise UserError(
+            f"{path} says that it is a {name}, which is not a plain {family} "
+            f"({', '.join(more) or 'other strides'}) and not supported; give a plain {family} of torchvision or timm"
+        )

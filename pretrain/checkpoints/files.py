@@ -102,6 +102,8 @@ def latest(directory: Path) -> tuple[Path, dict] | None:
                 problems.append(str(error))
                 print(f"warning: {error}; trying the one before", flush=True)
     if problems:
-        raise UserError(f"no checkpoint of {directory} can be read; remove the directory to start this run again, or choose "
-                        "another if it holds anything else")
+        raise UserError(
+            f"no checkpoint of {directory} can be read; remove the directory to start this run again, or choose "
+            "another if it holds anything else"
+        )
     return None

@@ -34,8 +34,11 @@ from rundir.errors import UserError
 BRANCHES = ("student", "teacher")
 # A parameter that only one family of networks has.
 ANCHORS = {
-    "layer1.0.conv1.weight": "resnet", "features.1.body.0.weight": "mobilenetv2", "patch_embed.proj.weight": "vit",
-    "features.1.conv.0.0.weight": "mobilenetv2_torchvision", "conv_stem.weight": "mobilenetv2_timm",
+    "layer1.0.conv1.weight": "resnet",
+    "features.1.body.0.weight": "mobilenetv2",
+    "patch_embed.proj.weight": "vit",
+    "features.1.conv.0.0.weight": "mobilenetv2_torchvision",
+    "conv_stem.weight": "mobilenetv2_timm",
     "conv_proj.weight": "vit_torchvision",
 }
 # Words in the prefixes of a momentum teacher: encoder_k (the authors, MoCo), momentum_encoder (MoCo v3),
@@ -62,16 +65,23 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
         UserError: there is no known network in it, not this branch, or its weights do not fit: the first that does not is named.
     """
     tensors = dict(_tensors(payload))
-    found = {name[:-len(anchor)]: family for name in tensors for anchor, family in ANCHORS.items()
-             if name == anchor or name.endswith("." + anchor)}
+    found = {
+        name[: -len(anchor)]: family
+        for name in tensors
+        for anchor, family in ANCHORS.items()
+        if name == anchor or name.endswith("." + anchor)
+    }
     if not found:
-        raise UserError(f"{path} is not a checkpoint of this project, of the authors of US3L, nor a ResNet, MobileNetV2 or ViT of "
-                        f"torchvision or timm ({_described(tensors, payload)})")
+        raise UserError(
+            f"{path} is not a checkpoint of this project, of the authors of US3L, nor a ResNet, MobileNetV2 or ViT of "
+            f"torchvision or timm ({_described(tensors, payload)})"
+        )
     prefix = _choose(found, tensors, path, branch)
     family = found[prefix]
     within = tuple(other for other in found if other != prefix and other.startswith(prefix))
-    state = {name[len(prefix):]: tensor for name, tensor in tensors.items()
-             if name.startswith(prefix) and not name.startswith(within)}
+    state = {
+        name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix) and not name.startswith(within)
+    }
     named = arch or _said(payload, "arch", str, "")
     epoch = _said(payload, "epoch", int, 0)
     if not _asks_for_dense(arch, family, path) and (arch or _is_slimmable(named, family, prefix, state)):
@@ -84,8 +94,9 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
     return _checkpoint(network.encoder, family, network.encoder.size, path, epoch, branch, network.aside)
 
 
-def _checkpoint(encoder: Encoder, arch: str, size: int, path: Path, epoch: int, branch: str,
-                behind: dict[str, Tensor]) -> Checkpoint:
+def _checkpoint(
+    encoder: Encoder, arch: str, size: int, path: Path, epoch: int, branch: str, behind: dict[str, Tensor]
+) -> Checkpoint:
     low = 1.0 if isinstance(encoder, DenseEncoder) else LOWEST_WIDTH
     config = Config(model=ModelConfig(arch=arch), data=DataConfig(name="", size=size), widths=WidthsConfig(min=low, max=1.0))
     return Checkpoint(encoder, config, path, epoch, branch, foreign=True, behind=behind)
@@ -103,8 +114,10 @@ def _asks_for_dense(arch: str | None, family: str, path: Path) -> bool:
         return False
     if name not in FAMILIES:
         known = ", ".join(name for name in ARCHITECTURES if not name.endswith("_heads"))
-        raise UserError(f"unknown architecture {arch!r}; set --arch to us_ and a name of the authors, to one of {known}, or to one "
-                        f"of {', '.join(FAMILIES)} with settings (resnet,padding=2)")
+        raise UserError(
+            f"unknown architecture {arch!r}; set --arch to us_ and a name of the authors, to one of {known}, or to one "
+            f"of {', '.join(FAMILIES)} with settings (resnet,padding=2)"
+        )
     if name != family:
         raise UserError(f"{path} holds a {family}, not a {name}; set --arch {family}{comma}{settings}")
     return True
@@ -147,7 +160,7 @@ def _different(found: Iterable[str], tensors: dict[str, Tensor]) -> list[str]:
     """Without networks that are another one again, by the same tensors."""
     kept: list[str] = []
     for prefix in found:
-        own = {name[len(prefix):]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        own = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if not any(all(_same(tensor, tensors.get(other + name)) for name, tensor in own.items()) for other in kept):
             kept.append(prefix)
     return kept

@@ -21,13 +21,39 @@ import torch
 from torch import Tensor
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch < 1.6 wrote
-DTYPES = {"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-          "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
-          "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8}
+DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,
+}
 LONGEST_NAME = 200  # characters of a name, of which real ones have some dozens
 # Nothing harmless needs these: a pickle that names one was made to run something.
-RUN_CODE = {"os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "webbrowser", "pty", "ctypes",
-            "code", "pickle", "_pickle", "marshal"}
+RUN_CODE = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "shutil",
+    "socket",
+    "runpy",
+    "importlib",
+    "webbrowser",
+    "pty",
+    "ctypes",
+    "code",
+    "pickle",
+    "_pickle",
+    "marshal",
+}
 BUILTINS_THAT_RUN_CODE = {"eval", "exec", "compile", "open", "__import__", "breakpoint", "input"}
 
 

@@ -22,8 +22,9 @@ from rundir.schema import File
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".tar", ".bin")  # of files that may be checkpoints
 
 
-def open_checkpoint(path: str | Path, device: str | torch.device = "cpu", *, branch: str = "student",
-                    arch: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", *, branch: str = "student", arch: str | None = None
+) -> Checkpoint:
     """The checkpoint in ``path``: a file, whoever wrote it, or a run directory (its newest readable one).
 
     Args:
@@ -69,8 +70,9 @@ def open_pretrained(setting: str, path: str | Path) -> Checkpoint:
     except UserError as error:
         raise UserError(f"{setting}={path}: {error}") from None
     if found.foreign:
-        raise UserError(f"{setting}={path} is not a checkpoint of this project; set it to the run directory of a finished "
-                        "pretraining")
+        raise UserError(
+            f"{setting}={path} is not a checkpoint of this project; set it to the run directory of a finished pretraining"
+        )
     return found
 
 
@@ -91,8 +93,9 @@ def _own(payload: dict, path: Path, branch: str, arch: str | None) -> Checkpoint
     if branch not in BRANCHES:
         raise UserError(f"unknown branch {branch!r} of {path}; set --branch to student or teacher")
     encoder = build(config.model.arch, switchable_widths(config))
-    state, behind, teacher, calibration = (found if isinstance(found, dict) else {} for found in map(
-        payload.get, ("encoder", "projector", "teacher", "calibration")))
+    state, behind, teacher, calibration = (
+        found if isinstance(found, dict) else {} for found in map(payload.get, ("encoder", "projector", "teacher", "calibration"))
+    )
     if branch == "teacher":
         state, behind = (_behind(teacher, part) for part in ("encoder.", "projector."))
         if not state:
@@ -105,7 +108,7 @@ def _own(payload: dict, path: Path, branch: str, arch: str | None) -> Checkpoint
 
 
 def _behind(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix):]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if str(name).startswith(prefix)}
 
 
 def _config(payload: dict, path: Path) -> Config:
@@ -130,8 +133,13 @@ def _load_statistics(encoder: nn.Module, state: dict, path: Path) -> None:
     try:
         load_calibration_state(encoder, state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the BatchNorm statistics in {path} do not fit its network ({error}); "
-                        "pretrain it again") from None
+        raise UserError(f"the BatchNorm statistics in {path} do not fit its network ({error}); pretrain it again") from None
     for width, layers in calibration_state(encoder).items():
-        check_finite({f"the {moment} of {name} at width {width}": tensor for name, moments in layers.items()
-                      for moment, tensor in moments.items()}, path)
+        check_finite(
+            {
+                f"the {moment} of {name} at width {width}": tensor
+                for name, moments in layers.items()
+                for moment, tensor in moments.items()
+            },
+            path,
+        )

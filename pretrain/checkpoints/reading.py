@@ -22,8 +22,11 @@ AGAIN = "copy it again, or take the checkpoint before it"
 UNPACK = "unpack it and give the checkpoint inside"
 # How a file begins, what it is then, and what to do about it.
 MAGIC = [
-    (b"version https://git-lfs", "a Git LFS pointer, not the file that it points to",
-     "run git lfs pull, or download the file itself"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file that it points to",
+        "run git lfs pull, or download the file itself",
+    ),
     (b"\x1f\x8b", "compressed by gzip", UNPACK),
     (b"BZh", "compressed by bzip2", UNPACK),
     (b"\xfd7zXZ", "compressed by xz", UNPACK),
@@ -73,8 +76,10 @@ def _refuse_other_kinds(path: Path, head: bytes, size: int) -> None:
     if not size:
         raise UserError(f"{path} is empty (0 bytes), so it is truncated or not a torch file; {AGAIN}")
     if HTML.match(head):
-        raise UserError(f"{path} is a web page (HTML), saved instead of the file (a sign-in or a quota?); "
-                        "open its address in a browser and download the file itself")
+        raise UserError(
+            f"{path} is a web page (HTML), saved instead of the file (a sign-in or a quota?); "
+            "open its address in a browser and download the file itself"
+        )
     for magic, what, advice in MAGIC:
         if head.startswith(magic):
             raise UserError(f"{path} is {what}; {advice}")
@@ -93,7 +98,7 @@ def _text(head: bytes) -> str:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 3:  # a character may be cut at the end
             return ""
-        text = head[:error.start].decode("utf-8")
+        text = head[: error.start].decode("utf-8")
     return " ".join(text.split()) if all(char.isprintable() or char in "\r\n\t" for char in text) else ""
 
 
@@ -121,14 +126,20 @@ def _refuse_other_archives(path: Path, size: int) -> None:
         raise UserError(f"{path} ({size:,} bytes) is truncated or not a torch file; {AGAIN}") from None
     names = {entry.filename.partition("/")[2] or entry.filename for entry in entries}
     if "constants.pkl" in names:
-        raise UserError(f"{path} is a TorchScript archive, a program and its weights; "
-                        f"save its weights alone: torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pth')")
+        raise UserError(
+            f"{path} is a TorchScript archive, a program and its weights; "
+            f"save its weights alone: torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pth')"
+        )
     if {"archive_format", "serialized_exported_program.json"} & names:
-        raise UserError(f"{path} is a program that torch.export wrote; "
-                        f"save its weights alone: torch.save(torch.export.load('{path.name}').state_dict, 'weights.pth')")
+        raise UserError(
+            f"{path} is a program that torch.export wrote; "
+            f"save its weights alone: torch.save(torch.export.load('{path.name}').state_dict, 'weights.pth')"
+        )
     if entries and all(entry.filename.endswith(".npy") for entry in entries):
-        raise UserError(f"{path} is an archive of NumPy arrays; read it with the library that it is for (timm: checkpoint_path=), "
-                        "then torch.save(model.state_dict(), 'weights.pth')")
+        raise UserError(
+            f"{path} is an archive of NumPy arrays; read it with the library that it is for (timm: checkpoint_path=), "
+            "then torch.save(model.state_dict(), 'weights.pth')"
+        )
     if "data.pkl" not in names:
         first = f" (it begins with {entries[0].filename[:60]!r})" if entries else ", and it is empty"
         raise UserError(f"{path} is a zip archive of something else than a torch file{first}; {UNPACK}")
@@ -152,8 +163,10 @@ def _read_torch(path: Path, size: int) -> object:
         raise
     except ValueError as error:
         if str(error).startswith("it would run"):
-            raise UserError(f"{path} is not a checkpoint that can be read safely: {error}; do not open it with other programs "
-                            "either, and get the weights from somebody you trust") from None
+            raise UserError(
+                f"{path} is not a checkpoint that can be read safely: {error}; do not open it with other programs "
+                "either, and get the weights from somebody you trust"
+            ) from None
         raise _damaged(path, size) from None
     except Exception:  # the unpickler takes damaged bytes for instructions, and each ends in another way
         raise _damaged(path, size) from None
@@ -174,8 +187,9 @@ def _refuse_other_pickles(path: Path) -> None:
             return
     if names or LEGACY_MAGIC.to_bytes(10, "little") not in first:
         what = f" of {', '.join(sorted(names)[:3])}" if names else ""
-        raise UserError(f"{path} is a pickle{what} that torch.save did not write, not a checkpoint that can be read safely; "
-                        f"{SAVE_WEIGHTS}")
+        raise UserError(
+            f"{path} is a pickle{what} that torch.save did not write, not a checkpoint that can be read safely; {SAVE_WEIGHTS}"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -34,11 +34,14 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], path: str | Path,
         if not isinstance(state[key], Tensor):
             raise UserError(f"{path} does not fit {name}: {key} is not a tensor")
         if tuple(state[key].shape) != tuple(tensor.shape):
-            raise UserError(f"{path} does not fit {name}: {key} has shape {tuple(state[key].shape)}, "
-                            f"expected {tuple(tensor.shape)}")
+            raise UserError(
+                f"{path} does not fit {name}: {key} has shape {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
+            )
         if not _is_plain(state[key]) or state[key].is_floating_point() != tensor.is_floating_point():
-            raise UserError(f"{path} does not fit {name}: {key} is {_kind(state[key])}, expected {tensor.dtype}; "
-                            "save the network's plain floating-point weights")
+            raise UserError(
+                f"{path} does not fit {name}: {key} is {_kind(state[key])}, expected {tensor.dtype}; "
+                "save the network's plain floating-point weights"
+            )
     unknown = next((key for key in state if key not in own), None)
     if unknown is not None:
         raise UserError(f"{path} does not fit {name}: {printable(unknown)} is not one of its parameters")
@@ -53,8 +56,10 @@ def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
-            raise UserError(f"{path} cannot be used: {key} holds NaN or infinity ({count:,} of {tensor.numel():,} values), so its "
-                            "training diverged or half precision overflowed; take an earlier checkpoint")
+            raise UserError(
+                f"{path} cannot be used: {key} holds NaN or infinity ({count:,} of {tensor.numel():,} values), so its "
+                "training diverged or half precision overflowed; take an earlier checkpoint"
+            )
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -67,6 +67,9 @@ def _defaults(kind: type[Config]) -> dict:
 
 def _difference(content: dict, default: dict) -> dict:
     """Where ``content`` differs from ``default``, empty sections left out; lists count whole, and so do options."""
-    found = {key: _difference(value, default[key]) if isinstance(value, dict) and default[key] else value
-             for key, value in content.items() if value != default[key]}
+    found = {
+        key: _difference(value, default[key]) if isinstance(value, dict) and default[key] else value
+        for key, value in content.items()
+        if value != default[key]
+    }
     return {key: value for key, value in found.items() if value != {}}

@@ -54,18 +54,42 @@ class Part:
 
 
 LOSS = ("pretrain.objective.losses.module", "LossModule")
-BASE_LOSS = Part("objective.base_loss", "objective.base_options", "base_losses",
-                 Shape("base loss", ("student", "target"), extends=LOSS, made_with=("setting",), sets="training"))
-DISTILL_LOSS = Part("objective.distill_loss", "objective.distill_options", "distill_losses",
-                    Shape("distillation loss", ("student", "target", "widest", "wider"), some=True, extends=LOSS,
-                          made_with=("setting",), sets="training"), special=("none",))
-TEACHER = Part("objective.teacher", "objective.teacher_options", "teachers",
-               Shape("teacher", extends=("pretrain.objective.teaching", "Guide"), made_with=("setting",), sets="training"))
+BASE_LOSS = Part(
+    "objective.base_loss",
+    "objective.base_options",
+    "base_losses",
+    Shape("base loss", ("student", "target"), extends=LOSS, made_with=("setting",), sets="training"),
+)
+DISTILL_LOSS = Part(
+    "objective.distill_loss",
+    "objective.distill_options",
+    "distill_losses",
+    Shape(
+        "distillation loss",
+        ("student", "target", "widest", "wider"),
+        some=True,
+        extends=LOSS,
+        made_with=("setting",),
+        sets="training",
+    ),
+    special=("none",),
+)
+TEACHER = Part(
+    "objective.teacher",
+    "objective.teacher_options",
+    "teachers",
+    Shape("teacher", extends=("pretrain.objective.teaching", "Guide"), made_with=("setting",), sets="training"),
+)
 WIDTH_RULE = Part("widths.sampling", "widths.options", "width_rules", Shape("width rule", ("widths", "draw", "progress")))
-REGULARIZER = Part("regularizer.kind", "regularizer.options", "regularizers",
-                   Shape("regularizer", extends=("pretrain.objective.regularization", "Regularizer"), made_with=("cfg", "model"),
-                     sets="parameters"),
-                   special=("none",))
+REGULARIZER = Part(
+    "regularizer.kind",
+    "regularizer.options",
+    "regularizers",
+    Shape(
+        "regularizer", extends=("pretrain.objective.regularization", "Regularizer"), made_with=("cfg", "model"), sets="parameters"
+    ),
+    special=("none",),
+)
 PARTS = (BASE_LOSS, DISTILL_LOSS, TEACHER, WIDTH_RULE, REGULARIZER)
 
 
@@ -129,8 +153,10 @@ def find(part: Part, value: str) -> Callable:
     path = Path(own["file"])
     digest = _digest(part, value, path)
     if own["digest"] != digest:
-        raise UserError(f"{part.key}={value}: {path.name} has changed since (its digest is {digest} now); put it back, or set "
-                        f"{part.key}={path}:{own['name']} for another experiment")
+        raise UserError(
+            f"{part.key}={value}: {path.name} has changed since (its digest is {digest} now); put it back, or set "
+            f"{part.key}={path}:{own['name']} for another experiment"
+        )
     found = vars(_imported(part, path, digest)).get(own["name"])
     if found is None or not callable(found):
         raise UserError(f"{part.key}={path}:{own['name']}: {path.name} has no function or class {own['name']}; set one that it has")
@@ -155,8 +181,10 @@ def make(part: Part, value: str, options: Mapping[str, Any], *arguments: Any) ->
     except Exception as error:
         raise failure(part, value, error, " when it is made") from error
     if part.shape.sets not in vars(made):
-        raise UserError(f"{part.key}={value}: its __init__ does not call that of {part.shape.extends[1]}; let it begin with "
-                        f"super().__init__({'cfg, model' if part is REGULARIZER else ''})")
+        raise UserError(
+            f"{part.key}={value}: its __init__ does not call that of {part.shape.extends[1]}; let it begin with "
+            f"super().__init__({'cfg, model' if part is REGULARIZER else ''})"
+        )
     return made
 
 
@@ -215,8 +243,13 @@ def check(cfg: object) -> None:
     for part in PARTS:
         value = chosen(part, cfg)
         own = OWN.fullmatch(value)
-        module = (None if value in part.special else sys.modules.get(_module_name(Path(own["file"]), own["digest"])) if own
-                  else _module(part, value))
+        module = (
+            None
+            if value in part.special
+            else sys.modules.get(_module_name(Path(own["file"]), own["digest"]))
+            if own
+            else _module(part, value)
+        )
         of_file = vars(module).get("check") if module else None
         if of_file is None:
             continue
@@ -234,8 +267,10 @@ def parts_provenance(cfg: object) -> dict[str, Any]:
     momentum = bool(said_of(TEACHER, chosen(TEACHER, cfg), "MOMENTUM"))
     satisfied = "+".join(name for name, holds in (("G1", base), ("G2", distill), ("G3", momentum)) if holds) or "none"
     own = {part.key: OWN.fullmatch(chosen(part, cfg)) for part in PARTS if is_own(chosen(part, cfg))}
-    files = {key: {"file": match["file"], "name": match["name"],
-                   "sha256": hashlib.sha256(Path(match["file"]).read_bytes()).hexdigest()} for key, match in own.items()}
+    files = {
+        key: {"file": match["file"], "name": match["name"], "sha256": hashlib.sha256(Path(match["file"]).read_bytes()).hexdigest()}
+        for key, match in own.items()
+    }
     return {"guidelines": satisfied} | ({"own_files": files} if files else {})
 
 
@@ -253,16 +288,21 @@ def _settled(part: Part, value: str, options: dict) -> dict:
     typed_options = typed(kind, options, f"{part.options}.")
     check_values(typed_options, f"{part.options}.")
     default = kind()
-    return {field.name: given for field in dataclasses.fields(kind)
-            if (given := getattr(typed_options, field.name)) != getattr(default, field.name)}
+    return {
+        field.name: given
+        for field in dataclasses.fields(kind)
+        if (given := getattr(typed_options, field.name)) != getattr(default, field.name)
+    }
 
 
 def _digest(part: Part, value: str, path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:DIGEST]
     except OSError as error:
-        raise UserError(f"{part.key}={value}: {path.resolve()} cannot be read ({error.strerror or error}); set the path of a "
-                        "Python file and the name of a function or class in it, FILE.py:NAME") from None
+        raise UserError(
+            f"{part.key}={value}: {path.resolve()} cannot be read ({error.strerror or error}); set the path of a "
+            "Python file and the name of a function or class in it, FILE.py:NAME"
+        ) from None
 
 
 def _module(part: Part, name: str) -> ModuleType:
@@ -291,6 +331,8 @@ def _imported(part: Part, path: Path, digest: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"{part.key}: {path} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}; "
-                        f"run python {path.name} to see where") from None
+        raise UserError(
+            f"{part.key}: {path} cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}; "
+            f"run python {path.name} to see where"
+        ) from None
     return module

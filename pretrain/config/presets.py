@@ -125,8 +125,9 @@ def _layers(name: str, home: Path) -> list[tuple[str, dict]]:
     path, seen = _path(name, home), []
     while path is not None:
         if path in seen:
-            raise UserError(f"{home.name} extend each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; "
-                            "remove one base:")
+            raise UserError(
+                f"{home.name} extend each other in a circle: {' -> '.join(p.stem for p in [*seen, path])}; remove one base:"
+            )
         seen.append(path)
         raw = _read(path, home)
         base = raw.pop("base", None)
@@ -166,8 +167,10 @@ def _check_layer(layer: dict) -> None:
     """Raise :class:`UserError` for keys of a preset, a recipe or overrides that do not exist, or no longer."""
     experiment = layer.get("experiment")
     if (isinstance(experiment, dict) and experiment.get("baseline")) or "by_baseline" in layer:
-        raise UserError("experiment.baseline and by_baseline were replaced by recipes; set experiment.recipe=individual-mocov2 or "
-                        "seed, and by_recipe")
+        raise UserError(
+            "experiment.baseline and by_baseline were replaced by recipes; set experiment.recipe=individual-mocov2 or "
+            "seed, and by_recipe"
+        )
     check_keys(Config, layer)
 
 
@@ -193,5 +196,3 @@ def _merged(*layers: dict) -> dict:
             both = isinstance(value, dict) and isinstance(joined.get(key), dict)
             joined[key] = _merged(joined[key], value) if both else value
     return joined
-
-

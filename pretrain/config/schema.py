@@ -30,8 +30,19 @@ from rundir.fields import (
 from rundir.schema import FORMAT
 from rundir.subnet import DIMENSIONS
 
-DATA_SETS = ("digits", "cifar10", "cifar100", "flowers102", "pets", "dtd", "aircraft", "caltech101", "food101",
-             "folder", "webdataset")
+DATA_SETS = (
+    "digits",
+    "cifar10",
+    "cifar100",
+    "flowers102",
+    "pets",
+    "dtd",
+    "aircraft",
+    "caltech101",
+    "food101",
+    "folder",
+    "webdataset",
+)
 _SCALARS = (str, int, float, bool, type(None))
 PROTOCOLS = ("knn", "linear_fast", "linear", "finetune")  # of classification; transfer runs them
 

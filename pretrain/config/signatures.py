@@ -39,8 +39,9 @@ def options_of(found: Callable) -> type:
     fields = []
     for argument, annotation in _keywords(found.__init__ if inspect.isclass(found) else found):
         kind, constraint = _kind_of(annotation)
-        fields.append((argument.name, kind.__name__,
-                       dataclasses.field(default=argument.default, metadata={CONSTRAINT: constraint})))
+        fields.append(
+            (argument.name, kind.__name__, dataclasses.field(default=argument.default, metadata={CONSTRAINT: constraint}))
+        )
     return dataclasses.make_dataclass(f"OptionsOf{found.__name__}", fields)
 
 
@@ -56,16 +57,20 @@ def fault_of(shape: Shape, found: Any) -> str:
     function = found.forward if is_class and shape.positional else found
     if is_class:
         fault = _positional_fault(shape.what, "__init__", found.__init__, shape.made_with)
-    fault = fault or (_positional_fault(shape.what, function.__name__, function, shape.positional, shape.some)
-                      if shape.positional else "")
+    fault = fault or (
+        _positional_fault(shape.what, function.__name__, function, shape.positional, shape.some) if shape.positional else ""
+    )
     return fault or next(_option_faults(found.__init__ if is_class else found), "")
 
 
 def _positional_fault(what: str, name: str, function: Callable, wanted: tuple[str, ...], some: bool = False) -> str:
     arguments = inspect.signature(function).parameters.values()
     names = tuple(a.name for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD) and a.name != "self")
-    fits = (len(names) > 1 and names[0] == wanted[0] and {*names} <= {*wanted} if some else
-            len(names) == len(wanted) and (names == wanted or {*names} != {*wanted}))  # any names, but not these in another order
+    fits = (
+        len(names) > 1 and names[0] == wanted[0] and {*names} <= {*wanted}
+        if some
+        else len(names) == len(wanted) and (names == wanted or {*names} != {*wanted})
+    )  # any names, but not these in another order
     said = f"({', '.join(wanted)}){' or some of them, student first' if some else ''}, and options after *"
     has = (*names, *(f"*{a.name}" for a in arguments if a.kind is a.VAR_POSITIONAL))
     return "" if fits else f"{name} takes ({', '.join(has)}), but a {what} takes {said}"

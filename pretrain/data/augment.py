@@ -58,8 +58,12 @@ class CropDraws:
     def draw(cls, n: int, scale: Sequence[float], ratio: Sequence[float], generator: torch.Generator) -> CropDraws:
         unit = torch.rand(n, TRIES, 4, generator=generator, dtype=torch.float64)
         low, high = math.log(ratio[0]), math.log(ratio[1])
-        return cls(scale[0] + (scale[1] - scale[0]) * unit[..., 0], (low + (high - low) * unit[..., 1]).exp(),
-                   unit[..., 2:], (float(ratio[0]), float(ratio[1])))
+        return cls(
+            scale[0] + (scale[1] - scale[0]) * unit[..., 0],
+            (low + (high - low) * unit[..., 1]).exp(),
+            unit[..., 2:],
+            (float(ratio[0]), float(ratio[1])),
+        )
 
     def rows(self, rows: slice) -> CropDraws:
         return CropDraws(self.area[rows], self.ratio[rows], self.place[rows], self.ratio_range)
@@ -99,8 +103,7 @@ class CropDraws:
         return torch.stack([((height - h) / 2).floor(), ((width - w) / 2).floor(), h, w], 1)
 
 
-def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None,
-                interpolation: str = "bilinear") -> Tensor:
+def crop_resize(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None, interpolation: str = "bilinear") -> Tensor:
     """Cut a box out of every image and resize it to a square, with anti-aliasing where that shrinks.
 
     images (N, 3, H, W) uint8, or float in [0, 1]; boxes (N, 4) int64 of top, left, height, width; flip (N,) bool marks
@@ -166,8 +169,7 @@ def _luminance(x: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor,
-                 order: Tensor) -> Tensor:
+def color_jitter(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor, order: Tensor) -> Tensor:
     """torchvision's ColorJitter with factors and an order of operations for each image.
 
     x (N, 3, H, W) float32 in [0, 1]; brightness, contrast, saturation (N,) factors >= 0 (1 changes nothing); hue (N,)
@@ -303,12 +305,23 @@ class Augment:
         jitter = (jitter < cfg.jitter_p).float()
         brightness, contrast, saturation = (
             1 + jitter * (torch.lerp(torch.tensor(max(0.0, 1 - most)), torch.tensor(1.0 + most), unit) - 1)
-            for most, unit in zip(cfg.jitter[:3], strength[:3], strict=True))
+            for most, unit in zip(cfg.jitter[:3], strength[:3], strict=True)
+        )
         hue = jitter * cfg.jitter[3] * (2 * strength[3] - 1)
         low, high = cfg.blur_sigma
         sigma = (low + (high - low) * sigma) * (blur < cfg.blur_p[view])
-        return ViewParams(crops, flip < cfg.flip, brightness, contrast, saturation, hue, order,
-                          gray < cfg.grayscale_p, sigma, solarized < cfg.solarize_p[view])
+        return ViewParams(
+            crops,
+            flip < cfg.flip,
+            brightness,
+            contrast,
+            saturation,
+            hue,
+            order,
+            gray < cfg.grayscale_p,
+            sigma,
+            solarized < cfg.solarize_p[view],
+        )
 
     def apply(self, images: Tensor, params: ViewParams) -> Tensor:
         """images (n, 3, H, W) uint8 or float in [0, 1] -> the view (n, 3, size, size) float32, normalised, same

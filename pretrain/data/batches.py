@@ -50,17 +50,32 @@ class TwoViewBatches:
     UserError where the batch is larger than the data or cannot be shared out evenly.
     """
 
-    def __init__(self, source: ImageSource, augment: AugmentConfig, size: int, batch_size: int, seed: int,
-                 device: torch.device | str, rank: int = 0, world_size: int = 1, workers: int = 0,
-                 drop_last: bool = True, parts: int = 0):
+    def __init__(
+        self,
+        source: ImageSource,
+        augment: AugmentConfig,
+        size: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        drop_last: bool = True,
+        parts: int = 0,
+    ):
         if batch_size > len(source):
             fitting = 2 ** (len(source).bit_length() - 1)
-            raise UserError(f"optimizer.batch_size {batch_size} is larger than the {len(source)} training images of "
-                            f"{source.name}; set optimizer.batch_size={fitting}")
+            raise UserError(
+                f"optimizer.batch_size {batch_size} is larger than the {len(source)} training images of "
+                f"{source.name}; set optimizer.batch_size={fitting}"
+            )
         if batch_size % world_size or batch_size < 1:
             fitting = max(world_size, batch_size - batch_size % world_size)
-            raise UserError(f"optimizer.batch_size {batch_size} cannot be shared evenly by {world_size} processes; "
-                            f"set optimizer.batch_size={fitting}")
+            raise UserError(
+                f"optimizer.batch_size {batch_size} cannot be shared evenly by {world_size} processes; "
+                f"set optimizer.batch_size={fitting}"
+            )
         self.source, self.batch_size, self.seed, self.workers = source, batch_size, seed, workers
         self.device = torch.device(device)
         self.augment = Augment(augment, size, source.mean, source.std)
@@ -80,17 +95,19 @@ class TwoViewBatches:
             first, size = step * self.batch_size, self.sizes[step]
             share = size // self.world_size
             rows = slice(self.rank * share, (self.rank + 1) * share)
-            index = order[first:first + size][rows]
-            views = [self.augment.sample(size, view, generator(self.seed, epoch, step, view)).rows(rows)
-                     for view in (FIRST_VIEW, SECOND_VIEW)]
-            crops = _crop(self.source, index, [(view.crops, view.flip) for view in views], self.augment.size,
-                          self.augment.cfg.interpolation)
+            index = order[first : first + size][rows]
+            views = [
+                self.augment.sample(size, view, generator(self.seed, epoch, step, view)).rows(rows)
+                for view in (FIRST_VIEW, SECOND_VIEW)
+            ]
+            crops = _crop(
+                self.source, index, [(view.crops, view.flip) for view in views], self.augment.size, self.augment.cfg.interpolation
+            )
             return index, views, crops
 
         steps = range(start, self.steps_per_epoch)
         for index, views, crops in _fetched(fetch, steps, self.source, self.workers, self.device):
-            x1, x2 = (self.augment.recolour(_move(crop, self.device), view)
-                      for crop, view in zip(crops, views, strict=True))
+            x1, x2 = (self.augment.recolour(_move(crop, self.device), view) for crop, view in zip(crops, views, strict=True))
             yield index, x1, x2
 
 
@@ -103,8 +120,15 @@ def batch_sizes(images: int, batch_size: int, drop_last: bool = True, parts: int
     return sizes if drop_last or rest < 2 * max(1, parts) else [*sizes, rest]
 
 
-def calibration_batches(source: ImageSource, cfg: CalibrationConfig, augment: AugmentConfig, size: int, seed: int,
-                        device: torch.device | str, workers: int = 0) -> Iterator[Tensor]:
+def calibration_batches(
+    source: ImageSource,
+    cfg: CalibrationConfig,
+    augment: AugmentConfig,
+    size: int,
+    seed: int,
+    device: torch.device | str,
+    workers: int = 0,
+) -> Iterator[Tensor]:
     """Yield images (b, 3, size, size) for computing BatchNorm statistics, b > 1: at most ``cfg.images`` of the source, chosen by
     the seed, ``cfg.passes`` times, in ``cfg.views``.
     """
@@ -115,17 +139,28 @@ def calibration_batches(source: ImageSource, cfg: CalibrationConfig, augment: Au
         if cfg.views == "plain":
             views = (x for x, _ in evaluation_batches(source, size, batch, device, chosen, workers))
         elif cfg.views == "crops":
-            views = (x for x, _ in crop_batches(source.subset(chosen), size, batch, epoch, seed, device, flip=augment.flip,
-                                                workers=workers))
+            views = (
+                x
+                for x, _ in crop_batches(
+                    source.subset(chosen), size, batch, epoch, seed, device, flip=augment.flip, workers=workers
+                )
+            )
         else:
             batches = TwoViewBatches(source.subset(chosen), augment, size, batch, seed, device, workers=workers)
             views = (x for _, x, _ in batches.epoch(epoch))
         yield from (x for x in views if len(x) > 1)  # one image has no variance
 
 
-def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: torch.device | str,
-                       indices: Sequence[int] | Tensor | None = None, workers: int = 0, scale: float = 8 / 7,
-                       interpolation: str = "bilinear") -> Iterator[tuple[Tensor, Tensor]]:
+def evaluation_batches(
+    source: ImageSource,
+    size: int,
+    batch_size: int,
+    device: torch.device | str,
+    indices: Sequence[int] | Tensor | None = None,
+    workers: int = 0,
+    scale: float = 8 / 7,
+    interpolation: str = "bilinear",
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (x, labels) once over the source, or over ``indices`` of it, in order; the last batch may be smaller.
 
     Images are resized (anti-aliased) so that the shorter side is ``scale`` times ``size``, and the central square is
@@ -135,7 +170,7 @@ def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: 
     indices = torch.arange(len(source)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).cpu()
 
     def fetch(step: int) -> tuple[Tensor, Tensor]:
-        index = indices[step * batch_size:(step + 1) * batch_size]
+        index = indices[step * batch_size : (step + 1) * batch_size]
         return index, _centre(source, index, size, round(size * scale), interpolation)
 
     steps = range(-(-len(indices) // batch_size))
@@ -143,9 +178,18 @@ def evaluation_batches(source: ImageSource, size: int, batch_size: int, device: 
         yield _finished(source, images, device), _labels(source, index, device)
 
 
-def crop_batches(source: ImageSource, size: int, batch_size: int, epoch: int, seed: int, device: torch.device | str,
-                 scale: Sequence[float] = (0.8, 1.0), flip: float = 0.5, interpolation: str = "bicubic",
-                 workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def crop_batches(
+    source: ImageSource,
+    size: int,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    device: torch.device | str,
+    scale: Sequence[float] = (0.8, 1.0),
+    flip: float = 0.5,
+    interpolation: str = "bicubic",
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (x, labels) once over the source, shuffled by (seed, epoch); the last batch may be smaller.
 
     One random crop of each image, mirrored with probability ``flip``: training images of linear evaluation and
@@ -154,7 +198,7 @@ def crop_batches(source: ImageSource, size: int, batch_size: int, epoch: int, se
     order = torch.randperm(len(source), generator=generator(seed, epoch, 0, SINGLE_ORDER))
 
     def fetch(step: int) -> tuple[Tensor, Tensor]:
-        index = order[step * batch_size:(step + 1) * batch_size]
+        index = order[step * batch_size : (step + 1) * batch_size]
         random = generator(seed, epoch, step, SINGLE_CROP)
         draws = CropDraws.draw(len(index), scale, CROP_RATIO, random)
         mirrored = torch.rand(len(index), generator=random) < flip
@@ -168,8 +212,9 @@ def crop_batches(source: ImageSource, size: int, batch_size: int, epoch: int, se
 # --- from images to pixels of the asked size ------------------------------------------------------------------------
 
 
-def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, Tensor]], size: int,
-          interpolation: str) -> list[Tensor]:
+def _crop(
+    source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, Tensor]], size: int, interpolation: str
+) -> list[Tensor]:
     """Cut one crop an image for each (draws, flip) of ``views``: a list of (b, 3, size, size).
 
     float32 where the images are in memory; uint8 on the CPU where files are decoded (once for all views), which keeps
@@ -177,8 +222,7 @@ def _crop(source: ImageSource, index: Tensor, views: Sequence[tuple[CropDraws, T
     """
     if isinstance(source, TensorSource):
         images = _rows(source.images, index)
-        return [crop_resize(images, draws.boxes(*images.shape[-2:]), size, flip, interpolation)
-                for draws, flip in views]
+        return [crop_resize(images, draws.boxes(*images.shape[-2:]), size, flip, interpolation) for draws, flip in views]
     assert isinstance(source, FileSource)
     out = [torch.empty(len(index), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2) for _ in views]  # as crops lie in memory
     mirrored = [flip.tolist() for _, flip in views]
@@ -222,7 +266,7 @@ def resized_crop(image: Tensor, box: Box, size: int, interpolation: str) -> Tens
     top, left, height, width = box
     if interpolation == "bilinear" and torch.backends.cpu.get_cpu_capability() not in RESIZES_BYTES:
         return transforms.resized_crop(image, *box, [size, size], transforms.InterpolationMode(interpolation), True)
-    part = image[None, :, top:top + height, left:left + width].contiguous(memory_format=torch.channels_last)
+    part = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, [size, size], mode=interpolation, align_corners=False, antialias=True)[0]
 
 
@@ -274,8 +318,9 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-def _fetched(fetch: Callable[[int], Any], steps: Sequence[int], source: ImageSource, workers: int,
-             device: torch.device) -> Iterable[Any]:
+def _fetched(
+    fetch: Callable[[int], Any], steps: Sequence[int], source: ImageSource, workers: int, device: torch.device
+) -> Iterable[Any]:
     """``fetch(step)`` for every step, in order; by worker processes where files have to be decoded."""
     if isinstance(source, TensorSource) or workers == 0:
         return map(fetch, steps)
@@ -284,8 +329,15 @@ def _fetched(fetch: Callable[[int], Any], steps: Sequence[int], source: ImageSou
 
 def _from_workers(steps: _Steps, workers: int, device: torch.device) -> Iterator[Any]:
     # A generator of its own: without one the loader would draw from, and so disturb, the global random state.
-    loader = DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=_as_is, multiprocessing_context="fork",
-                        pin_memory=device.type == "cuda", generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        multiprocessing_context="fork",
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),
+    )
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch

@@ -89,11 +89,17 @@ def keep(what: str, root: str, began: float, seen: Mapping[str, Signature], note
             raise
     except OSError as error:
         if os.environ.get(VARIABLE):
-            raise UserError(f"cannot write to {file.parent} ({error.strerror}), the cache folder that {VARIABLE} names; set "
-                            f"{VARIABLE} to a folder that can be written to, or to nothing for no cache") from None
+            raise UserError(
+                f"cannot write to {file.parent} ({error.strerror}), the cache folder that {VARIABLE} names; set "
+                f"{VARIABLE} to a folder that can be written to, or to nothing for no cache"
+            ) from None
         if os.environ.get("RANK", "0") == "0":
-            print(f"what files {root} holds is looked up at every start, since {file.parent} cannot be written to; set "
-                  f"{VARIABLE}=DIR to keep it in another folder", file=sys.stderr, flush=True)
+            print(
+                f"what files {root} holds is looked up at every start, since {file.parent} cannot be written to; set "
+                f"{VARIABLE}=DIR to keep it in another folder",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def as_array(names: Iterable[str]) -> np.ndarray:
@@ -123,6 +129,7 @@ def _signatures(root: str, names: Sequence[str]) -> np.ndarray:
     """The signatures (N, 4) int64 of ``names`` below ``root`` as they are now."""
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
+
         def look(some: Sequence[str]) -> list[Signature]:
             return [signature(name or ".", folder) for name in some]
 
@@ -131,7 +138,7 @@ def _signatures(root: str, names: Sequence[str]) -> np.ndarray:
         rest = names[256:]
         if time.perf_counter() - started > SLOW * len(found):
             with ThreadPoolExecutor(READERS) as pool:
-                found += chain.from_iterable(pool.map(look, [rest[i:i + 256] for i in range(0, len(rest), 256)]))
+                found += chain.from_iterable(pool.map(look, [rest[i : i + 256] for i in range(0, len(rest), 256)]))
         else:
             found += look(rest)
         return _table(found, len(names))

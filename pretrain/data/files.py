@@ -13,8 +13,13 @@ from rundir.errors import UserError
 MOST_BYTES = 2**30  # of one file that is read as a whole
 # What operating systems and archivers leave in folders, besides hidden files.
 LITTER = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
-KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
-         stat.S_IFDIR: "a folder"}
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 NAMED = 3  # names that a message gives
 
 Signature = tuple[int, int, int, int]  # inode, size, times of change of content and of anything, in ns
@@ -34,8 +39,9 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
                 kind = KINDS.get(stat.S_IFMT(state.st_mode), "no file")
                 raise UserError(f"{path} is {kind}; put a regular file there, or remove it")
             if state.st_size > most:
-                raise UserError(f"{path} has {state.st_size:,} bytes, more than the {most:,} that are read; make it smaller, "
-                                "or remove it")
+                raise UserError(
+                    f"{path} has {state.st_size:,} bytes, more than the {most:,} that are read; make it smaller, or remove it"
+                )
             with open(number, "rb", closefd=False) as file:
                 return file.read(state.st_size)  # and no more room than that is taken
         finally:
@@ -82,7 +88,7 @@ def is_litter(name: str) -> bool:
 def names_below(home: str | os.PathLike, paths: Sequence[str | os.PathLike]) -> list[str]:
     """What ``paths`` are called from ``home`` on, with slashes."""
     start, given = os.path.join(home, ""), [os.fspath(path) for path in paths]
-    names = [path[len(start):] if path.startswith(start) else os.path.relpath(path, home) for path in given]
+    names = [path[len(start) :] if path.startswith(start) else os.path.relpath(path, home) for path in given]
     return names if os.sep == "/" else [name.replace(os.sep, "/") for name in names]
 
 

@@ -42,8 +42,12 @@ def of_array(array: np.ndarray) -> str:
     return _digest(f"{array.dtype.str}{array.shape}".encode(), array.data.cast("B") if array.size else b"")
 
 
-def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES, sampled: int = SAMPLED,
-             seen: dict[str, Signature] | None = None) -> str:
+def of_files(
+    files: Mapping[str, str | os.PathLike],
+    whole: float = WHOLE_BYTES,
+    sampled: int = SAMPLED,
+    seen: dict[str, Signature] | None = None,
+) -> str:
     """The fingerprint of ``files``: the name of each within its data set, and where it is stored.
 
     Their contents are read whole up to ``whole`` bytes together, else of ``sampled`` files. ``seen`` gets the signatures of all
@@ -56,12 +60,13 @@ def of_files(files: Mapping[str, str | os.PathLike], whole: float = WHOLE_BYTES,
     seen = {} if seen is None else seen
     looked_at = _spread(names, SIZED)
     with ThreadPoolExecutor(READERS) as pool:
+
         def looked(some: Sequence[str]) -> list[int]:
             states = [_tried(_state, files[name]) for name in some]
             seen.update((name, signature_of(state)) for name, state in zip(some, states, strict=True))
             return [state.st_size for state in states]
 
-        parts = [looked_at[i:i + TOGETHER] for i in range(0, len(looked_at), TOGETHER)]
+        parts = [looked_at[i : i + TOGETHER] for i in range(0, len(looked_at), TOGETHER)]
         sizes = [size for part in pool.map(looked, parts) for size in part]
         small = len(looked_at) == len(names) and sum(sizes) <= whole
         read = names if small or whole == float("inf") else _spread(names, sampled)
@@ -109,14 +114,20 @@ def of_splits(name: str, root: str | None) -> str:
     return combined(train=of_dataset(name, "train", root), val=of_dataset(name, "val", root))
 
 
-def of_images(home: str | os.PathLike, classes: Sequence[str], paths: Sequence[str | os.PathLike], labels: Sequence[str],
-              seen: dict[str, Signature] | None = None) -> str:
+def of_images(
+    home: str | os.PathLike,
+    classes: Sequence[str],
+    paths: Sequence[str | os.PathLike],
+    labels: Sequence[str],
+    seen: dict[str, Signature] | None = None,
+) -> str:
     """The fingerprint of image files below ``home``, the class of each by name, and all ``classes``, in order; ``seen`` as in
     :func:`of_files`.
     """
     names = names_below(home, paths)
-    return combined(classes=list(classes), labels=_of_labels(names, labels),
-                    files=of_files(dict(zip(names, paths, strict=True)), seen=seen))
+    return combined(
+        classes=list(classes), labels=_of_labels(names, labels), files=of_files(dict(zip(names, paths, strict=True)), seen=seen)
+    )
 
 
 def _of_labels(names: Sequence[str], labels: Sequence[str]) -> str:
@@ -128,8 +139,9 @@ def _of_shards(names: Sequence[str], places: listing.Places) -> str:
     """The fingerprint of images in shards: as that of files, with all sizes."""
     order = sorted(range(len(names)), key=lambda i: _bytes(names[i]))
     read = order if places.size.sum() <= WHOLE_BYTES else _spread(order, SAMPLED)
-    contents = [hashlib.sha256(read_part(places.shards[places.shard[i]], int(places.first[i]), int(places.size[i]))).digest()
-                for i in read]
+    contents = [
+        hashlib.sha256(read_part(places.shards[places.shard[i]], int(places.first[i]), int(places.size[i]))).digest() for i in read
+    ]
     return _digest(*(_framed(_bytes(names[i])) for i in order), *(f"{places.size[i]}\n".encode() for i in order), *contents)
 
 

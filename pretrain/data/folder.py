@@ -49,8 +49,9 @@ def scan(root: str, split: str) -> Found:
     classes = {name: _class_names(root, name, seen) for name in SPLITS}
     if classes["train"] != classes["val"]:
         only = sorted(set(classes["train"]) ^ set(classes["val"]))
-        raise UserError(f"train/ and val/ of {root} have different classes: only one of them has {some(only)}; "
-                        f"give both the same class folders")
+        raise UserError(
+            f"train/ and val/ of {root} have different classes: only one of them has {some(only)}; give both the same class folders"
+        )
     found = Found(classes[split], seen=seen)
     home = os.path.join(root, split)
     left = sorted(entry.name for entry in entries(home) if entry.name not in found.classes)
@@ -62,8 +63,9 @@ def scan(root: str, split: str) -> Found:
         for file in below.files:
             (kept if images.is_image(file) else others).append(file)
         if not kept:
-            raise UserError(f"no image in {folder}; put {', '.join(images.SUFFIXES)} files there, or remove the class from "
-                            f"both train/ and val/")
+            raise UserError(
+                f"no image in {folder}; put {', '.join(images.SUFFIXES)} files there, or remove the class from both train/ and val/"
+            )
         found.paths += [os.path.join(folder, file) for file in kept]
         found.labels += [label] * len(kept)
         seen |= {os.path.join(split, name, place): state for place, state in below.seen.items()}
@@ -72,8 +74,9 @@ def scan(root: str, split: str) -> Found:
     if left:
         found.notes.append(f"left out {len(left)} of {home} that are no images of a class: {some(left)}")
     if repeated:
-        found.notes.append(f"{len(repeated)} links in {home} lead to folders that are read already, and are not followed: "
-                           f"{some(repeated)}")
+        found.notes.append(
+            f"{len(repeated)} links in {home} lead to folders that are read already, and are not followed: {some(repeated)}"
+        )
     found.notes += alike(found.classes)
     return found
 
@@ -83,16 +86,22 @@ def alike(classes: Sequence[str]) -> list[str]:
     groups = defaultdict(list)
     for name in classes:
         groups["".join(name.split()).casefold()].append(name)
-    return [f"{', '.join(map(repr, group))} are {len(group)} classes, whose names differ in case or spaces only"
-            for group in groups.values() if len(group) > 1]
+    return [
+        f"{', '.join(map(repr, group))} are {len(group)} classes, whose names differ in case or spaces only"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _class_names(root: str, split: str, seen: dict[str, Signature]) -> list[str]:
     """The classes of a split; adds to ``seen`` what this depends on."""
     folder = os.path.join(root, split)
     if not os.path.isdir(folder):
-        raise UserError(f"no folder {folder}; set ", Setting("data.root", "DIR"), ", where DIR/train/<class>/ and DIR/val/<class>/ "
-                        "hold the images")
+        raise UserError(
+            f"no folder {folder}; set ",
+            Setting("data.root", "DIR"),
+            ", where DIR/train/<class>/ and DIR/val/<class>/ hold the images",
+        )
     seen[split] = signature(folder)
     found = [entry for entry in entries(folder) if not is_litter(entry.name)]
     seen |= {os.path.join(split, entry.name): signature(entry.path) for entry in found if entry.is_symlink()}
@@ -108,8 +117,9 @@ def resize_square(image: Tensor, side: int, crop: int | None = None, interpolati
     return transforms.center_crop(resized, [crop or side, crop or side])
 
 
-def decode_all(decode: Callable[[int], Tensor], count: int, store_size: int | None, most_bytes: int | None, name: str
-               ) -> Tensor | None:
+def decode_all(
+    decode: Callable[[int], Tensor], count: int, store_size: int | None, most_bytes: int | None, name: str
+) -> Tensor | None:
     """All ``count`` images that ``decode`` returns (3, H, W) as one uint8 tensor (N, 3, H, W), or None where they cannot be one:
     sizes differ, or over ``most_bytes``.
 
@@ -117,6 +127,7 @@ def decode_all(decode: Callable[[int], Tensor], count: int, store_size: int | No
     differ. Decoding runs in threads (torchvision releases Python's lock); loads of some seconds print how far they
     are on stderr.
     """
+
     def stored(index: int) -> Tensor:
         return resize_square(decode(index), store_size) if store_size else decode(index)
 
@@ -129,7 +140,7 @@ def decode_all(decode: Callable[[int], Tensor], count: int, store_size: int | No
             chunk = list(pool.map(stored, range(start, min(start + CHUNK, count))))
             if any(image.shape != first.shape for image in chunk):
                 return None
-            torch.stack(chunk, out=pixels[start:start + len(chunk)])
+            torch.stack(chunk, out=pixels[start : start + len(chunk)])
     return pixels
 
 

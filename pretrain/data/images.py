@@ -29,8 +29,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MOST_PIXELS = 2**27  # 134 million: more is a mistake or an attack, and takes gigabytes
 ORIENTATION = 0x0112  # EXIF's tag
 STORED, DISPLAYED = "stored", "displayed"
-NO_IMAGES = ((b"version https://git-lfs", "a pointer of Git LFS; run git lfs pull"), (b"<!doctype html", "an HTML page"),
-             (b"<html", "an HTML page"))
+NO_IMAGES = (
+    (b"version https://git-lfs", "a pointer of Git LFS; run git lfs pull"),
+    (b"<!doctype html", "an HTML page"),
+    (b"<html", "an HTML page"),
+)
 
 # Of large images, for which MOST_PIXELS is checked instead, and of odd metadata, which change no pixel.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -77,8 +80,10 @@ def fitted(path: str | Path, header: Header, pixels: Tensor, size: tuple[int, in
     """What :func:`read` returns of an image whose ``header`` and stored ``pixels`` are known."""
     sides = [exif] if size is None else header.sides(size)
     if not sides:
-        raise UserError(f"{path} has {header.displayed[0]} x {header.displayed[1]} pixels, its annotation says "
-                        f"{size[0]} x {size[1]}; correct one of them")
+        raise UserError(
+            f"{path} has {header.displayed[0]} x {header.displayed[1]} pixels, its annotation says "
+            f"{size[0]} x {size[1]}; correct one of them"
+        )
     side = exif if exif in sides else sides[0]
     return turned(pixels, header.orientation) if side == DISPLAYED else pixels
 
@@ -172,8 +177,9 @@ def _pixels(image: Image.Image, content: bytes) -> Tensor:
 
 
 def _too_large(path: str | Path, pixels: str) -> UserError:
-    return UserError(f"the image {path} has {pixels} pixels, more than the {MOST_PIXELS:,} that are read; make it smaller, or "
-                     "remove it")
+    return UserError(
+        f"the image {path} has {pixels} pixels, more than the {MOST_PIXELS:,} that are read; make it smaller, or remove it"
+    )
 
 
 def _reason(error: Exception) -> str:

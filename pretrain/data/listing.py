@@ -86,5 +86,8 @@ def _looked_up(name: str, split: str, root: str, home: str) -> tuple[dict[str, n
         names = names_below(home, found.paths)  # type: ignore[attr-defined]
         numbers, inside = {"shard": [], "first": [], "size": []}, []
     parts = {"names": names, "classes": found.classes, "notes": found.notes, "shards": inside}
-    return {**{part: cache.as_array(some) for part, some in parts.items()}, "labels": np.array(found.labels, np.int32),
-            **{part: np.array(some, np.int64) for part, some in numbers.items()}}, found.seen
+    return {
+        **{part: cache.as_array(some) for part, some in parts.items()},
+        "labels": np.array(found.labels, np.int32),
+        **{part: np.array(some, np.int64) for part, some in numbers.items()},
+    }, found.seen

@@ -82,13 +82,14 @@ def read(name: str, split: str, root: str) -> Any:
             return replace(found, seen=below.seen | lists)
         return found
     except Exception as error:  # readers of lists, JSON, pickles and MATLAB files each stumble in their own way
-        raise UserError(f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again to "
-                        f"download them, or {_by_hand(source, root)} ({_reason(error)})") from error
+        raise UserError(
+            f"the {name} files in {expected} are incomplete or damaged; remove that folder and run again to "
+            f"download them, or {_by_hand(source, root)} ({_reason(error)})"
+        ) from error
 
 
 def _by_hand(source: PublishedSet, root: str) -> str:
-    return (f"unpack {source.files} from {source.page} in "
-            f"{os.path.normpath(os.path.join(root, source.unpacked))}")
+    return f"unpack {source.files} from {source.page} in {os.path.normpath(os.path.join(root, source.unpacked))}"
 
 
 def _reason(error: Exception) -> str:
@@ -110,9 +111,11 @@ def _download(source: PublishedSet, root: str, expected: str) -> None:
         if new:  # a mistyped root should not be there afterwards
             with contextlib.suppress(OSError):
                 os.rmdir(root)
-        raise UserError(f"no folder {expected}, and downloading it failed ({_reason(error)}); "
-                        f"{_by_hand(source, root)}, or set ", Setting("data.root", "DIR"),
-                        f" where {source.folder} is stored") from error
+        raise UserError(
+            f"no folder {expected}, and downloading it failed ({_reason(error)}); {_by_hand(source, root)}, or set ",
+            Setting("data.root", "DIR"),
+            f" where {source.folder} is stored",
+        ) from error
 
 
 def _check_files(paths: Sequence[str]) -> None:
@@ -138,8 +141,11 @@ def _joined(parts: Sequence[Any], classes: Sequence[str]) -> Listing:
     """The splits that a convention takes together, from torchvision's data sets."""
     if any(list(getattr(part, "classes", classes)) != list(classes) for part in parts):
         raise ValueError("its lists of images do not have the same classes")
-    return Listing(list(classes), [int(label) for part in parts for label in part._labels],
-                   [str(path) for part in parts for path in part._image_files])
+    return Listing(
+        list(classes),
+        [int(label) for part in parts for label in part._labels],
+        [str(path) for part in parts for path in part._image_files],
+    )
 
 
 def _flowers102(root: str, split: str) -> Listing:
@@ -191,21 +197,42 @@ def _cifar(kind: str) -> Callable[[str, str], Any]:
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 SETS: dict[str, PublishedSet] = {
-    "cifar10": PublishedSet("cifar-10-batches-py", _CIFAR_PAGE, "cifar-10-python.tar.gz", ".", "CIFAR10",
-                          _cifar("CIFAR10")),
-    "cifar100": PublishedSet("cifar-100-python", _CIFAR_PAGE, "cifar-100-python.tar.gz", ".", "CIFAR100",
-                           _cifar("CIFAR100")),
-    "flowers102": PublishedSet("flowers-102", "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-                             "102flowers.tgz (imagelabels.mat and setid.mat next to it)", "flowers-102",
-                             "Flowers102", _flowers102),
-    "pets": PublishedSet("oxford-iiit-pet", "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-                       "images.tar.gz and annotations.tar.gz", "oxford-iiit-pet", "OxfordIIITPet", _pets),
+    "cifar10": PublishedSet("cifar-10-batches-py", _CIFAR_PAGE, "cifar-10-python.tar.gz", ".", "CIFAR10", _cifar("CIFAR10")),
+    "cifar100": PublishedSet("cifar-100-python", _CIFAR_PAGE, "cifar-100-python.tar.gz", ".", "CIFAR100", _cifar("CIFAR100")),
+    "flowers102": PublishedSet(
+        "flowers-102",
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        "102flowers.tgz (imagelabels.mat and setid.mat next to it)",
+        "flowers-102",
+        "Flowers102",
+        _flowers102,
+    ),
+    "pets": PublishedSet(
+        "oxford-iiit-pet",
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        "images.tar.gz and annotations.tar.gz",
+        "oxford-iiit-pet",
+        "OxfordIIITPet",
+        _pets,
+    ),
     "dtd": PublishedSet("dtd", "https://www.robots.ox.ac.uk/~vgg/data/dtd/", "dtd-r1.0.1.tar.gz", "dtd", "DTD", _dtd),
-    "aircraft": PublishedSet("fgvc-aircraft-2013b", "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-                           "fgvc-aircraft-2013b.tar.gz", ".", "FGVCAircraft", _aircraft),
-    "caltech101": PublishedSet("caltech101", "https://data.caltech.edu/records/mzrjq-6wc02",
-                             "101_ObjectCategories.tar.gz (in caltech-101.zip)", "caltech101", "Caltech101",
-                             _caltech101),
-    "food101": PublishedSet("food-101", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/", "food-101.tar.gz", ".",
-                          "Food101", _food101),
+    "aircraft": PublishedSet(
+        "fgvc-aircraft-2013b",
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        "fgvc-aircraft-2013b.tar.gz",
+        ".",
+        "FGVCAircraft",
+        _aircraft,
+    ),
+    "caltech101": PublishedSet(
+        "caltech101",
+        "https://data.caltech.edu/records/mzrjq-6wc02",
+        "101_ObjectCategories.tar.gz (in caltech-101.zip)",
+        "caltech101",
+        "Caltech101",
+        _caltech101,
+    ),
+    "food101": PublishedSet(
+        "food-101", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/", "food-101.tar.gz", ".", "Food101", _food101
+    ),
 }

@@ -75,8 +75,11 @@ def scan(root: str, split: str) -> Found:
     paths = {name: _shards(root, name, seen, notes[name]) for name in SPLITS}
     for name in SPLITS:
         if not paths[name]:
-            raise UserError(f"no shards of the split {name} in {root}; set ", Setting("data.root", "DIR"), ", where "
-                            f"DIR/{name}/*.tar or DIR/*{name}*.tar hold the images")
+            raise UserError(
+                f"no shards of the split {name} in {root}; set ",
+                Setting("data.root", "DIR"),
+                f", where DIR/{name}/*.tar or DIR/*{name}*.tar hold the images",
+            )
         _check_numbers(paths[name], name)
     both = sorted(set(paths["train"]) & set(paths["val"]))
     if both:
@@ -87,8 +90,10 @@ def scan(root: str, split: str) -> Found:
     labels = {name: {member.label for shard in members[name] for member in shard} for name in SPLITS}
     if labels["train"] != labels["val"]:
         only = sorted(labels["train"] ^ labels["val"])
-        raise UserError(f"the training and the validation shards in {root} have different classes: only one of them has the label "
-                        f"{some(only)}; give both the same classes")
+        raise UserError(
+            f"the training and the validation shards in {root} have different classes: only one of them has the label "
+            f"{some(only)}; give both the same classes"
+        )
     found = Found(paths[split], _sorted(labels[split]), notes=notes[split], seen=seen)
     number = {label: i for i, label in enumerate(found.classes)}
     for place, (path, shard) in enumerate(zip(paths[split], members[split], strict=True)):
@@ -107,8 +112,9 @@ def _check_library() -> None:
     try:
         library.base_plus_ext("a.b")
     except ImportError:
-        raise UserError("data.name=webdataset needs the package webdataset, which is not installed; run pip install webdataset"
-                        ) from None
+        raise UserError(
+            "data.name=webdataset needs the package webdataset, which is not installed; run pip install webdataset"
+        ) from None
 
 
 def _shards(root: str, split: str, seen: dict[str, Signature], notes: list[str]) -> list[str]:
@@ -121,8 +127,10 @@ def _shards(root: str, split: str, seen: dict[str, Signature], notes: list[str])
     mine = sorted(name for name in found if home == inner or said.search(name))
     packed = [name for name in mine if COMPRESSED.search(name)]
     if packed:
-        raise UserError(f"{os.path.join(home, packed[0])} is compressed, so its images cannot be read one by one; "
-                        "unpack it to a .tar file (gunzip, zstd -d)")
+        raise UserError(
+            f"{os.path.join(home, packed[0])} is compressed, so its images cannot be read one by one; "
+            "unpack it to a .tar file (gunzip, zstd -d)"
+        )
     shards = [name for name in mine if name.lower().endswith(".tar")]
     others = [name for name in mine if name not in shards]
     if others:
@@ -135,7 +143,7 @@ def _check_numbers(paths: Sequence[str], split: str) -> None:
     """Raise UserError where the numbers in the shards' names show that one is missing."""
     groups: dict[tuple[str, int], set[int]] = {}
     for path in paths:
-        parts = NUMBERED.fullmatch(os.path.basename(path)[:-len(".tar")])
+        parts = NUMBERED.fullmatch(os.path.basename(path)[: -len(".tar")])
         if parts:
             groups.setdefault((parts[1], int(parts[4] or 0)), set()).add(int(parts[2]))
     for (before, count), numbers in groups.items():
@@ -143,8 +151,10 @@ def _check_numbers(paths: Sequence[str], split: str) -> None:
         missing = sorted(set(range(start, start + count if count else max(numbers))) - numbers)
         if missing:
             which, home = some([str(number) for number in missing]), os.path.dirname(paths[0])
-            raise UserError(f"{len(missing)} of the {split} shards {before}*.tar in {home} are missing, by their numbers: {which}; "
-                            "put them there, or rename the others so that there is no gap")
+            raise UserError(
+                f"{len(missing)} of the {split} shards {before}*.tar in {home} are missing, by their numbers: {which}; "
+                "put them there, or rename the others so that there is no gap"
+            )
 
 
 def _indexed(paths: Sequence[str], notes: list[str], name: str) -> list[list[Member]]:
@@ -152,7 +162,7 @@ def _indexed(paths: Sequence[str], notes: list[str], name: str) -> list[list[Mem
     found, litter = [], []
     with ThreadPoolExecutor(READERS) as pool:
         for start in with_progress(range(0, len(paths), READERS), len(paths), name, "shards"):
-            for members, others in pool.map(index, paths[start:start + READERS]):
+            for members, others in pool.map(index, paths[start : start + READERS]):
                 found.append(members)
                 litter += others
     if litter:
@@ -177,8 +187,10 @@ def index(path: str) -> tuple[list[Member], list[str]]:
         if extension in sample:
             raise UserError(f"{path} holds {name} twice; write this shard again with a name for each sample")
         if sample and key != last:
-            raise UserError(f"{path}: the files of sample {key} are not next to each other, which makes two samples of them; "
-                            "write this shard again, sorted by name (tar --sort=name)")
+            raise UserError(
+                f"{path}: the files of sample {key} are not next to each other, which makes two samples of them; "
+                "write this shard again, sorted by name (tar --sort=name)"
+            )
         sample[extension], last = (name, first, size), key
     members = [_member(path, key, sample) for key, sample in samples.items()]
     if not members:
@@ -190,11 +202,15 @@ def _member(path: str, key: str, sample: dict[str, tuple[str, int, int]]) -> Mem
     images = [extension for extension in sample if f".{extension}" in SUFFIXES]
     have = f"its files are {some([f'.{extension}' for extension in sample])}"
     if len(images) != 1:
-        raise UserError(f"{path}: sample {key} has {'two images' if images else 'no image'} ({have}; what follows the first dot of "
-                        "a file's name is its kind); write this shard again with one image for each sample")
+        raise UserError(
+            f"{path}: sample {key} has {'two images' if images else 'no image'} ({have}; what follows the first dot of "
+            "a file's name is its kind); write this shard again with one image for each sample"
+        )
     if LABEL not in sample:
-        raise UserError(f"{path}: sample {key} has no label ({have}); write this shard again with a file {key}.{LABEL} that holds "
-                        "the number or the name of its class")
+        raise UserError(
+            f"{path}: sample {key} has no label ({have}); write this shard again with a file {key}.{LABEL} that holds "
+            "the number or the name of its class"
+        )
     _, first, size = sample[LABEL]
     label = read_part(path, first, size).decode("utf-8", "replace").strip()
     if not label or "\n" in label or "\0" in label:
@@ -217,8 +233,10 @@ def _files(path: str) -> Iterator[tuple[str, int, int]]:
                     continue
                 place = known.get(_plain(member.linkname)) if member.islnk() else (member.offset_data, member.size)
                 if place is None or not (member.isreg() or member.islnk()) or member.issparse():
-                    raise UserError(f"{path}: {member.name} is a link, a device or a sparse file; write this shard again "
-                                    "with files only (tar --dereference)")
+                    raise UserError(
+                        f"{path}: {member.name} is a link, a device or a sparse file; write this shard again "
+                        "with files only (tar --dereference)"
+                    )
                 if sum(place) > length:
                     raise UserError(f"{path} is cut off within {member.name}; copy or write it again")
                 known[_plain(member.name)] = place
@@ -242,15 +260,18 @@ def _check_end(path: str, end: int, length: int) -> None:
         part = read_part(path, end, min(2**20, length - end))
         if part.strip(b"\0"):
             place = end + len(part) - len(part.lstrip(b"\0"))
-            raise UserError(f"{path} cannot be read beyond byte {place} of {length}: it is damaged, or several tar files in one; "
-                            "copy or write it again")
+            raise UserError(
+                f"{path} cannot be read beyond byte {place} of {length}: it is damaged, or several tar files in one; "
+                "copy or write it again"
+            )
         end += len(part)
 
 
 def _check_copies(paths: dict[str, list[str]], members: dict[str, list[list[Member]]]) -> None:
     """Raise UserError where one image, by its name in the shard, label, size and content, is in two shards."""
-    placed = [(path, member) for split in SPLITS for path, shard in zip(paths[split], members[split], strict=True)
-              for member in shard]
+    placed = [
+        (path, member) for split in SPLITS for path, shard in zip(paths[split], members[split], strict=True) for member in shard
+    ]
     count = Counter((member.name, member.label, member.size) for _, member in placed)
     if len(count) == len(placed):
         return
@@ -261,8 +282,10 @@ def _check_copies(paths: dict[str, list[str]], members: dict[str, list[list[Memb
         known = member.name, member.label, member.size
         other, there = first.setdefault(known, (path, member))
         if other != path and read_part(path, member.first, member.size) == read_part(other, there.first, there.size):
-            raise UserError(f"{other} and {path} hold the same image {member.name}; remove one of the shards, or write them again "
-                            "without repetitions")
+            raise UserError(
+                f"{other} and {path} hold the same image {member.name}; remove one of the shards, or write them again "
+                "without repetitions"
+            )
 
 
 def _sorted(labels: set[str]) -> list[str]:

@@ -51,8 +51,9 @@ def normalisation(data: DataConfig) -> tuple[tuple[float, ...], tuple[float, ...
 
 def load_for(data: DataConfig, split: str, device: torch.device | str = "cpu") -> ImageSource:
     """One split of a run's data set; see :func:`load`."""
-    source = load(data.name, split, data.root or None, data.size, device, limit=data.limit or None,
-                  store_size=data.store_size or None)
+    source = load(
+        data.name, split, data.root or None, data.size, device, limit=data.limit or None, store_size=data.store_size or None
+    )
     return source.normalised(data).drafted(data.draft)
 
 
@@ -157,8 +158,16 @@ class ShardSource(FileSource):
         return f"{name} in {shard}", read_part(shard, int(places.first[index]), int(places.size[index]))
 
 
-def load(name: str, split: str, root: str | None, size: int, device: torch.device | str = "cpu", *,
-         limit: int | None = None, store_size: int | None = None) -> ImageSource:
+def load(
+    name: str,
+    split: str,
+    root: str | None,
+    size: int,
+    device: torch.device | str = "cpu",
+    *,
+    limit: int | None = None,
+    store_size: int | None = None,
+) -> ImageSource:
     """Load one split, "train" or "val", of a data set.
 
     name: "digits" (scikit-learn's scans, enlarged to ``size`` pixels), one of ``published.SETS`` such as "cifar10" or
@@ -179,8 +188,13 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
     if name not in NAMES:
         raise UserError(f"unknown data set {name!r}; set ", Setting("data.name", ""), f" one of {', '.join(NAMES)}")
     if min(limit or 0, store_size or 0) < 0:
-        raise UserError("neither ", Setting("data.limit", limit), " nor ", Setting("data.store_size", store_size),
-                        " can be negative; set 0 for all images as they are")
+        raise UserError(
+            "neither ",
+            Setting("data.limit", limit),
+            " nor ",
+            Setting("data.store_size", store_size),
+            " can be negative; set 0 for all images as they are",
+        )
     limit = limit if split == "train" else None
     if name == "digits":
         return _on_device(_digits(split, store_size or size, limit), device)
@@ -197,8 +211,9 @@ def load(name: str, split: str, root: str | None, size: int, device: torch.devic
 def _on_device(source: ImageSource, device: torch.device | str) -> ImageSource:
     """Move a source, unless its images would take more than a quarter of a GPU's free memory."""
     device = torch.device(device)
-    large = (device.type == "cuda" and isinstance(source, TensorSource)
-             and source.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4)
+    large = (
+        device.type == "cuda" and isinstance(source, TensorSource) and source.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4
+    )
     return replace(source, labels=source.labels.to(device)) if large else source.to(device)
 
 
@@ -227,8 +242,14 @@ def _digits(split: str, size: int, limit: int | None) -> TensorSource:
     labels = target[chosen]
     kept = _limited(labels, limit)
     scans = torch.from_numpy(images[chosen][kept] / 16).float()[:, None].expand(-1, 3, -1, -1)
-    return TensorSource("digits", [str(digit) for digit in range(10)], torch.from_numpy(labels[kept]).long(),
-                        *_STATISTICS["digits"], _resized(scans, size, "bicubic"), names=_numbers(chosen[kept]))
+    return TensorSource(
+        "digits",
+        [str(digit) for digit in range(10)],
+        torch.from_numpy(labels[kept]).long(),
+        *_STATISTICS["digits"],
+        _resized(scans, size, "bicubic"),
+        names=_numbers(chosen[kept]),
+    )
 
 
 def digit_scans() -> tuple[np.ndarray, np.ndarray]:
@@ -251,8 +272,10 @@ def _resized(images: Tensor, size: int, interpolation: str) -> Tensor:
     """Square images (N, 3, S, S) uint8 or float at another size, as uint8."""
     side = images.shape[-1]
     box = torch.tensor([[0, 0, side, side]])
-    parts = [crop_resize(part, box.expand(len(part), 4), size, None, interpolation).mul_(255).round_().byte()
-             for part in images.split(4096)]
+    parts = [
+        crop_resize(part, box.expand(len(part), 4), size, None, interpolation).mul_(255).round_().byte()
+        for part in images.split(4096)
+    ]
     return torch.cat(parts)
 
 
@@ -262,8 +285,9 @@ def _cifar(name: str, split: str, root: str, limit: int | None, store_size: int 
     images = torch.from_numpy(data.data[kept]).permute(0, 3, 1, 2).contiguous()
     if store_size and store_size != images.shape[-1]:
         images = _resized(images, store_size, "bilinear")
-    return TensorSource(name, list(data.classes), torch.tensor(data.targets)[kept], *_STATISTICS[name], images,
-                        names=_numbers(kept))
+    return TensorSource(
+        name, list(data.classes), torch.tensor(data.targets)[kept], *_STATISTICS[name], images, names=_numbers(kept)
+    )
 
 
 def _numbers(kept: Sequence[int]) -> list[str]:
@@ -283,13 +307,17 @@ def _own(kind: str, root: str, split: str, limit: int | None, store_size: int | 
     return _files(os.path.basename(root), split, found, limit, store_size, MEMORY_LIMIT)
 
 
-def _files(name: str, split: str, found: listing.Listing, limit: int | None, store_size: int | None,
-           most_bytes: int | None) -> ImageSource:
+def _files(
+    name: str, split: str, found: listing.Listing, limit: int | None, store_size: int | None, most_bytes: int | None
+) -> ImageSource:
     """The images of ``found`` as a source: in memory with ``store_size``, or where the images are of one size and at most
     ``most_bytes`` (None: never)."""
     about = name, found.classes, torch.from_numpy(found.labels), *_IMAGENET
-    files = (FolderSource(*about, found.paths, names=found.names) if found.places is None
-             else ShardSource(*about, found.places, names=found.names))
+    files = (
+        FolderSource(*about, found.paths, names=found.names)
+        if found.places is None
+        else ShardSource(*about, found.places, names=found.names)
+    )
     if limit:
         files = files.subset(_limited(found.labels, limit))
     pixels = None

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pretrain.data.sources import ImageSource
 
 
-
 def class_turns(names: Sequence[str], labels: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
     """A shuffle of N images, and each image's place among those of its class in that shuffle.
 
@@ -58,8 +57,9 @@ def labelled(source: ImageSource, fraction: float, seed: int) -> list[int]:
 def check_fraction(fraction: float, option: str = "--label-fraction") -> None:
     """Raise :class:`UserError` where ``fraction`` is no share of the labels."""
     if not 0 < fraction <= 1:  # nan too
-        raise UserError(f"{option} {fraction:g} is not a share of the labels; set a number above 0 and up to 1, "
-                        f"for example 0.01 for 1 %")
+        raise UserError(
+            f"{option} {fraction:g} is not a share of the labels; set a number above 0 and up to 1, for example 0.01 for 1 %"
+        )
 
 
 def image_names(source: ImageSource) -> list[str]:
@@ -79,16 +79,26 @@ def label_list(source: ImageSource, dataset: str, fraction: float, seed: int) ->
     """
     names, chosen = image_names(source), labelled(source, fraction, seed)
     labels = source.labels.tolist()
-    header = {"dataset": dataset, "split": "train", "fraction": f"{fraction:g}", "seed": seed,
-              "images": f"{len(chosen)} of {len(source)}", "classes": len(source.classes)}
-    lines = [f"# label list, format {LABEL_LIST_FORMAT}", *(f"# {key}: {value}" for key, value in header.items()),
-             "index\tclass\tname"]
+    header = {
+        "dataset": dataset,
+        "split": "train",
+        "fraction": f"{fraction:g}",
+        "seed": seed,
+        "images": f"{len(chosen)} of {len(source)}",
+        "classes": len(source.classes),
+    }
+    lines = [
+        f"# label list, format {LABEL_LIST_FORMAT}",
+        *(f"# {key}: {value}" for key, value in header.items()),
+        "index\tclass\tname",
+    ]
     lines += [f"{i}\t{source.classes[labels[i]]}\t{names[i]}" for i in chosen]
     return "\n".join(lines) + "\n"
 
 
-def write_label_lists(source: ImageSource, dataset: str, fractions: Sequence[float], seeds: Sequence[int],
-                      out: str | Path) -> list[Path]:
+def write_label_lists(
+    source: ImageSource, dataset: str, fractions: Sequence[float], seeds: Sequence[int], out: str | Path
+) -> list[Path]:
     """Write one list for each fraction and seed into the directory ``out``; returns the files.
 
     Raises:
@@ -101,6 +111,7 @@ def write_label_lists(source: ImageSource, dataset: str, fractions: Sequence[flo
     for fraction in fractions:
         for seed in seeds:
             written.append(out / list_name(dataset, fraction, seed))
-            written[-1].write_text(label_list(source, dataset, fraction, seed), encoding="utf-8", errors="surrogateescape",
-                                   newline="\n")  # names of files as the disk has them, whatever their encoding
+            written[-1].write_text(
+                label_list(source, dataset, fraction, seed), encoding="utf-8", errors="surrogateescape", newline="\n"
+            )  # names of files as the disk has them, whatever their encoding
     return written

@@ -29,7 +29,10 @@ CIFAR_SIZE, IMAGENET_SIZE = 32, 224
 LARGEST = 1 << 16  # side of a weight that is taken seriously
 # Settings in --arch and their values; None: any number.
 SETTINGS: dict[str, dict[str, int] | None] = {
-    "padding": {"0": 0, "1": 1, "2": 2}, "max_pool": {"yes": True, "no": False}, "stride": {"1": 1, "3": 3}, "heads": None,
+    "padding": {"0": 0, "1": 1, "2": 2},
+    "max_pool": {"yes": True, "no": False},
+    "stride": {"1": 1, "3": 3},
+    "heads": None,
 }
 
 
@@ -90,8 +93,17 @@ class DenseEncoder(Encoder):
         untold: what its weights do not tell of it, by the names in :class:`Untold`.
     """
 
-    def __init__(self, network: nn.Module, features: int, stages: dict[str, int], size: int, patch_size: int = 0,
-                 fixed_size: bool = False, first: int = 1, untold: dict[str, object] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        features: int,
+        stages: dict[str, int],
+        size: int,
+        patch_size: int = 0,
+        fixed_size: bool = False,
+        first: int = 1,
+        untold: dict[str, object] | None = None,
+    ):
         super().__init__()
         self.network, self.stage_layers = network, list(stages)
         self.feature_rule = ChannelRule(features, sliced=False)
@@ -108,8 +120,10 @@ class DenseEncoder(Encoder):
     def stages(self, x: Tensor) -> list[Tensor]:
         """Four feature maps (B, C_i, H_i, W_i); a ViT's after each quarter of its blocks, before the last LayerNorm."""
         maps: list[Tensor] = []
-        hooks = [self.network.get_submodule(name).register_forward_hook(lambda layer, inputs, output: maps.append(output))
-                 for name in self.stage_layers]
+        hooks = [
+            self.network.get_submodule(name).register_forward_hook(lambda layer, inputs, output: maps.append(output))
+            for name in self.stage_layers
+        ]
         try:
             self.network(x)
         finally:
@@ -118,7 +132,7 @@ class DenseEncoder(Encoder):
         if not self.patch_size:
             return maps
         grid = tuple(side // self.patch_size for side in x.shape[-2:])
-        return [tokens[:, self.first:].transpose(1, 2).unflatten(2, grid) for tokens in maps]
+        return [tokens[:, self.first :].transpose(1, 2).unflatten(2, grid) for tokens in maps]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
@@ -182,12 +196,26 @@ def vit_timm(state: State, untold: Untold) -> DenseEncoder:
     mean_norm = "fc_norm.weight" in state and "norm.weight" not in state
     heads = _heads(dim, untold)
     network = timm.models.VisionTransformer(
-        size, patch, embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=(hidden + 0.5) / dim, num_classes=0,
-        qkv_bias="blocks.0.attn.qkv.bias" in state, init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
-        class_token=class_token, reg_tokens=registers, no_embed_class=with_position == 0, fc_norm=mean_norm,
-        global_pool="token" if class_token and not mean_norm else "avg", dynamic_img_size=True, weight_init="skip")
-    return DenseEncoder(network, dim, _quarters("blocks.", depth, dim), size, patch, first=class_token + registers,
-                        untold={"heads": heads})
+        size,
+        patch,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=(hidden + 0.5) / dim,
+        num_classes=0,
+        qkv_bias="blocks.0.attn.qkv.bias" in state,
+        init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
+        class_token=class_token,
+        reg_tokens=registers,
+        no_embed_class=with_position == 0,
+        fc_norm=mean_norm,
+        global_pool="token" if class_token and not mean_norm else "avg",
+        dynamic_img_size=True,
+        weight_init="skip",
+    )
+    return DenseEncoder(
+        network, dim, _quarters("blocks.", depth, dim), size, patch, first=class_token + registers, untold={"heads": heads}
+    )
 
 
 def positions_before_patches(tokens: int, class_token: int, registers: int) -> int:
@@ -210,13 +238,17 @@ def vit_torchvision(state: State, untold: Untold) -> DenseEncoder:
     heads = _heads(dim, untold)
     network = torchvision_models.VisionTransformer(size, patch, depth, heads, dim, hidden)
     network.heads = nn.Identity()
-    return DenseEncoder(network, dim, _quarters("encoder.layers.encoder_layer_", depth, dim), size, patch, fixed_size=True,
-                        untold={"heads": heads})
+    return DenseEncoder(
+        network, dim, _quarters("encoder.layers.encoder_layer_", depth, dim), size, patch, fixed_size=True, untold={"heads": heads}
+    )
 
 
 FAMILIES: dict[str, Callable[[State, Untold], DenseEncoder]] = {
-    "resnet": resnet, "mobilenetv2_torchvision": mobilenetv2_torchvision, "mobilenetv2_timm": mobilenetv2_timm,
-    "vit": vit_timm, "vit_torchvision": vit_torchvision,
+    "resnet": resnet,
+    "mobilenetv2_torchvision": mobilenetv2_torchvision,
+    "mobilenetv2_timm": mobilenetv2_timm,
+    "vit": vit_timm,
+    "vit_torchvision": vit_torchvision,
 }
 
 
@@ -244,14 +276,15 @@ def _shape(state: State, name: str, rank: int, default: tuple[int, ...]) -> tupl
 
 def _count(state: State, prefix: str) -> int:
     """Blocks whose names are ``prefix``, a number, a dot and more."""
-    return len({name[len(prefix):].split(".")[0] for name in state if name.startswith(prefix)})
+    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _heads(dim: int, untold: Untold) -> int:
     if untold.heads:
         if dim % untold.heads:
-            raise UserError(f"--arch has heads={untold.heads}, which do not divide the ViT's {dim} channels; "
-                            f"set heads to a divisor of {dim}")
+            raise UserError(
+                f"--arch has heads={untold.heads}, which do not divide the ViT's {dim} channels; set heads to a divisor of {dim}"
+            )
         return untold.heads
     return untold.heads_of.get(dim, next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0))
 

@@ -37,10 +37,14 @@ class InvertedResidual(Skippable):
             layers += [SlimmableConv2d(inputs, hidden, 1), SlimmableBatchNorm2d(hidden), nn.ReLU6(inplace=True)]
         self.body = nn.Sequential(
             *layers,
-            SlimmableConv2d(hidden, hidden, kernels[0], stride, kernels[0] // 2, depthwise=True, kernels=kernels,
-                            kernel_stage=outputs.stage),
-            SlimmableBatchNorm2d(hidden), nn.ReLU6(inplace=True),
-            SlimmableConv2d(hidden, outputs, 1), SlimmableBatchNorm2d(outputs))
+            SlimmableConv2d(
+                hidden, hidden, kernels[0], stride, kernels[0] // 2, depthwise=True, kernels=kernels, kernel_stage=outputs.stage
+            ),
+            SlimmableBatchNorm2d(hidden),
+            nn.ReLU6(inplace=True),
+            SlimmableConv2d(hidden, outputs, 1),
+            SlimmableBatchNorm2d(outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.skipped:
@@ -59,9 +63,13 @@ class MobileNetV2(Encoder):
         super().__init__()
         self.resize = Resize()
         inputs = ChannelRule(STEM_CHANNELS, sliced=True, stage=0)
-        layers: list[nn.Module] = [nn.Sequential(
-            SlimmableConv2d(3, inputs, 3, 1 if cifar else 2, 1, slice_in=False), SlimmableBatchNorm2d(inputs),
-            nn.ReLU6(inplace=True))]
+        layers: list[nn.Module] = [
+            nn.Sequential(
+                SlimmableConv2d(3, inputs, 3, 1 if cifar else 2, 1, slice_in=False),
+                SlimmableBatchNorm2d(inputs),
+                nn.ReLU6(inplace=True),
+            )
+        ]
         for stage, (expansion, channels, blocks, stride) in enumerate(STAGES):
             first = 1 if cifar and channels == CIFAR_STRIDE_ONE else stride
             outputs = ChannelRule(channels, sliced=True, stage=stage)
@@ -70,13 +78,19 @@ class MobileNetV2(Encoder):
                 block.stage, block.place, block.optional = stage, index, index > 0
                 layers.append(block)
                 inputs = outputs
-        layers.append(nn.Sequential(
-            SlimmableConv2d(inputs, LAST_CHANNELS, 1, slice_out=False),
-            SlimmableBatchNorm2d(LAST_CHANNELS, slice_channels=False), nn.ReLU6(inplace=True)))
+        layers.append(
+            nn.Sequential(
+                SlimmableConv2d(inputs, LAST_CHANNELS, 1, slice_out=False),
+                SlimmableBatchNorm2d(LAST_CHANNELS, slice_channels=False),
+                nn.ReLU6(inplace=True),
+            )
+        )
         self.features = nn.Sequential(*layers)
         self.stage_layers = [f"features.{index}" for index in OUTPUTS]
-        self.stage_norms = [*(f"features.{i}.body.{len(self.features[i].body) - 1}" for i in OUTPUTS[:-1]),
-                            f"features.{OUTPUTS[-1]}.1"]
+        self.stage_norms = [
+            *(f"features.{i}.body.{len(self.features[i].body) - 1}" for i in OUTPUTS[:-1]),
+            f"features.{OUTPUTS[-1]}.1",
+        ]
         self.feature_rule = ChannelRule(LAST_CHANNELS, sliced=False)
         ends = [ChannelRule(STAGES[stage][1], sliced=True, stage=stage) for stage in OUTPUT_STAGES]
         self.stage_rules = [*ends, self.feature_rule]

@@ -51,8 +51,9 @@ class Bottleneck(Skippable):
         outputs = ChannelRule(planes.channels * self.expansion, sliced=True, stage=planes.stage)
         self.conv1 = SlimmableConv2d(inputs, planes, 1)
         self.bn1 = SlimmableBatchNorm2d(planes)
-        self.conv2 = SlimmableConv2d(planes, planes, kernels[0], stride, kernels[0] // 2, kernels=kernels,
-                                     kernel_stage=planes.stage)
+        self.conv2 = SlimmableConv2d(
+            planes, planes, kernels[0], stride, kernels[0] // 2, kernels=kernels, kernel_stage=planes.stage
+        )
         self.bn2 = SlimmableBatchNorm2d(planes)
         self.conv3 = SlimmableConv2d(planes, outputs, 1)
         self.bn3 = SlimmableBatchNorm2d(outputs)
@@ -86,14 +87,23 @@ class ResNet(Encoder):
         kernels: sides of the kernels in blocks that are not 1x1, largest first; several: a sub-network names one for each stage.
     """
 
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], base_channels: int = 64,
-                 stem: str = "cifar", kernels: tuple[int, ...] = (3,)):
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        base_channels: int = 64,
+        stem: str = "cifar",
+        kernels: tuple[int, ...] = (3,),
+    ):
         super().__init__()
         self.stem = stem
         stream = ChannelRule(base_channels, sliced=True, stage=0)
         self.resize = Resize()
-        self.conv1 = (SlimmableConv2d(3, stream, 3, 1, 1, slice_in=False) if stem == "cifar"
-                      else SlimmableConv2d(3, stream, 7, 2, 3, slice_in=False))
+        self.conv1 = (
+            SlimmableConv2d(3, stream, 3, 1, 1, slice_in=False)
+            if stem == "cifar"
+            else SlimmableConv2d(3, stream, 7, 2, 3, slice_in=False)
+        )
         self.bn1 = SlimmableBatchNorm2d(stream)
         self.stage_rules = []
         last_norm = "bn3" if block is Bottleneck else "bn2"
@@ -118,8 +128,11 @@ class ResNet(Encoder):
         groups = [stream]
         for name in self.stage_layers:
             for block in self.get_submodule(name):
-                path = [(conv, block.get_submodule(name.replace("conv", "bn"))) for name, conv in block.named_children()
-                        if name.startswith("conv")]
+                path = [
+                    (conv, block.get_submodule(name.replace("conv", "bn")))
+                    for name, conv in block.named_children()
+                    if name.startswith("conv")
+                ]
                 stream.read.append(path[0][0])
                 groups += [Channels([conv, norm], [following]) for (conv, norm), (following, _) in pairwise(path)]
                 if block.downsample is None:

@@ -190,8 +190,10 @@ class VisionTransformer(Encoder):
     def __init__(self, size: int, patch_size: int, dim: int, depth: int, heads: int, slimming: str = "input"):
         super().__init__()
         if dim % (4 * heads) or depth % 4 or size % patch_size:
-            raise ValueError(f"dim {dim} must be a multiple of 4 * heads ({heads}), depth {depth} of 4, size {size} of the patch "
-                             f"size {patch_size}")
+            raise ValueError(
+                f"dim {dim} must be a multiple of 4 * heads ({heads}), depth {depth} of 4, size {size} of the patch "
+                f"size {patch_size}"
+            )
         rules = Slimming.named(slimming, dim, heads)
         self.patch_size, self.grid_size, self.interleaved = patch_size, size // patch_size, slimming == "heads"
         self.patch_embed = PatchEmbed(rules.stream, patch_size)
@@ -229,8 +231,9 @@ class VisionTransformer(Encoder):
 
     def positions(self, height: int, width: int, device: torch.device) -> Tensor:
         """Position embedding (1, 1 + height * width, dim) of a grid of patches that spans the range of the configured one."""
-        rows, columns = ((torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (self.grid_size / n) - 0.5
-                         for n in (height, width))
+        rows, columns = (
+            (torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (self.grid_size / n) - 0.5 for n in (height, width)
+        )
         return position_embedding(rows, columns, self.feature_rule.channels, self.interleaved)
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -262,8 +265,14 @@ class VisionTransformer(Encoder):
         """Channels that can be reordered: the heads and the hidden layer of each block. The order of the residual stream, and so of
         the features that ``after`` reads, is that of the position embedding, which is computed anew for other image sizes.
         """
-        return [group for block in self.blocks for group in (
-            Channels([block.attn.qkv], [block.attn.proj], block.attn.head_dim), Channels([block.mlp.fc1], [block.mlp.fc2]))]
+        return [
+            group
+            for block in self.blocks
+            for group in (
+                Channels([block.attn.qkv], [block.attn.proj], block.attn.head_dim),
+                Channels([block.mlp.fc1], [block.mlp.fc2]),
+            )
+        ]
 
     def stages(self, x: Tensor) -> list[Tensor]:
         """Patch features after each quarter of the blocks, before the last LayerNorm: four maps (B, C(w), H/p, W/p).

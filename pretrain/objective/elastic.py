@@ -53,7 +53,7 @@ def varying(cfg: ElasticConfig, progress: float) -> list[str]:
     """
     if cfg.schedule == "together":
         return list(cfg.vary)
-    return cfg.vary[:int(progress * (len(cfg.vary) + 1))]
+    return cfg.vary[: int(progress * (len(cfg.vary) + 1))]
 
 
 @functools.lru_cache(maxsize=256)
@@ -63,7 +63,7 @@ def limited(space: Space, names: tuple[str, ...], share: float) -> Space:
     for name in space.dimensions:
         kept = share if name in names else 0.0
         if name not in ("width", *([] if kept else ["heads"])):
-            choices = tuple(each[:1 + round(kept * (len(each) - 1))] for each in getattr(space, name))
+            choices = tuple(each[: 1 + round(kept * (len(each) - 1))] for each in getattr(space, name))
             changed: dict[str, Any] = {name: choices}
             part = dataclasses.replace(part, **changed)
     return part if "heads" in names else dataclasses.replace(part, heads=())

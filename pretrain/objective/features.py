@@ -16,9 +16,9 @@ def tapped(encoder: Encoder) -> list[nn.Module]:
 def _last(encoder: Encoder, parts: list[str]) -> nn.Module:
     """The layer ``parts`` of ``encoder``; where its block is skipped, that of the block before."""
     for place, part in enumerate(parts):
-        block = encoder.get_submodule(".".join(parts[:place + 1]))
+        block = encoder.get_submodule(".".join(parts[: place + 1]))
         if isinstance(block, nn.Identity) or (isinstance(block, Skippable) and block.skipped):
-            return _last(encoder, [*parts[:place], str(int(part) - 1), *parts[place + 1:]])
+            return _last(encoder, [*parts[:place], str(int(part) - 1), *parts[place + 1 :]])
     return encoder.get_submodule(".".join(parts))
 
 

@@ -23,8 +23,11 @@ def mlp(sizes: Sequence[Any], *, slice_input: bool, last_norm: bool = False, nor
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
         last = index == len(sizes) - 2
         # A bias in front of BatchNorm has no effect.
-        layers.append(SlimmableLinear(inputs, outputs, bias=not (last_norm if last else norm), slice_in=slice_input and index == 0,
-                                      slice_out=False))
+        layers.append(
+            SlimmableLinear(
+                inputs, outputs, bias=not (last_norm if last else norm), slice_in=slice_input and index == 0, slice_out=False
+            )
+        )
         if not last:
             layers += [*([SlimmableBatchNorm1d(outputs, slice_channels=False)] if norm else []), nn.ReLU(inplace=True)]
     if last_norm:
@@ -32,8 +35,9 @@ def mlp(sizes: Sequence[Any], *, slice_input: bool, last_norm: bool = False, nor
     return nn.Sequential(*layers)
 
 
-def projector(features: int | ChannelRule, hidden: int, out: int, layers: int, last_norm: bool = False,
-              norm: bool = True) -> nn.Sequential:
+def projector(
+    features: int | ChannelRule, hidden: int, out: int, layers: int, last_norm: bool = False, norm: bool = True
+) -> nn.Sequential:
     """(B, features(w)) -> (B, out), ``features`` as the encoder has them: not all encoders' follow the width."""
     return mlp([features, *[hidden] * (layers - 1), out], slice_input=True, last_norm=last_norm, norm=norm)
 

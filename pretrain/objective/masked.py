@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.blocks = nn.Sequential(*(Block(rules, HEAD_DIM) for _ in range(depth)))
         self.norm = SlimmableLayerNorm(full)
-        self.predict = SlimmableLinear(dim, 3 * self.patch_size ** 2, slice_in=False, slice_out=False)
+        self.predict = SlimmableLinear(dim, 3 * self.patch_size**2, slice_in=False, slice_out=False)
 
     def get_extra_state(self) -> int:
         return self.passes
@@ -57,14 +57,14 @@ class Decoder(nn.Module):
         """Predicted and true pixels, each (B, hidden * 3 * p * p), of the hidden patches of images (B, 3, H, W)."""
         height, width = (side // self.patch_size for side in x.shape[-2:])
         order = self._drawn(len(x), height * width).to(x.device)
-        visible = order[:, :self.kept(height * width)]
+        visible = order[:, : self.kept(height * width)]
         tokens = self.embed(encoder.visible_tokens(x, visible))
         everything = self.mask_token.to(tokens.dtype).expand(len(x), height * width, -1)
         everything = everything.scatter(1, visible[..., None].expand(-1, -1, self.dim), tokens[:, 1:])
         rows, columns = (torch.arange(n, dtype=torch.float32, device=x.device) for n in (height, width))
         positions = position_embedding(rows, columns, self.dim, interleaved=False)
         decoded = self.blocks(torch.cat([tokens[:, :1], everything], dim=1) + positions)
-        hidden = order[:, visible.shape[1]:, None]
+        hidden = order[:, visible.shape[1] :, None]
         predicted = self.predict(self.norm(decoded[:, 1:].gather(1, hidden.expand(-1, -1, self.dim))))
         pixels = self._pixels(x)
         return predicted.flatten(1), pixels.gather(1, hidden.expand(-1, -1, pixels.shape[2])).flatten(1)

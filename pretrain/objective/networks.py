@@ -39,8 +39,14 @@ class Student(nn.Module):
         self.encoder.recompute = cfg.train.recompute
         if model.freeze_patch_projection:
             self.encoder.freeze_patch_projection()
-        self.projector = projector(self.encoder.feature_rule, model.projector_hidden, model.projector_out, model.projector_layers,
-                                   last_norm or model.projector_last_norm, model.projector_norm)
+        self.projector = projector(
+            self.encoder.feature_rule,
+            model.projector_hidden,
+            model.projector_out,
+            model.projector_layers,
+            last_norm or model.projector_last_norm,
+            model.projector_norm,
+        )
         self.dim = model.prototypes or model.projector_out
         if model.prototypes:
             self.projector.append(Prototypes(model.projector_out, model.prototypes))

@@ -15,7 +15,7 @@ class Prototypes(nn.Module):
 
     def __init__(self, dim: int, count: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(count, dim) / dim ** 0.5)
+        self.weight = nn.Parameter(torch.randn(count, dim) / dim**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
@@ -24,5 +24,6 @@ class Prototypes(nn.Module):
 def check_prototypes(cfg: Config, base_loss: str) -> None:
     """Raise :class:`UserError` where ``base_loss`` is to be trained without prototypes."""
     if cfg.objective.base_loss == base_loss and not cfg.model.prototypes:
-        raise UserError(f"objective.base_loss={base_loss} compares distributions over prototypes; set for example "
-                        "model.prototypes=64")
+        raise UserError(
+            f"objective.base_loss={base_loss} compares distributions over prototypes; set for example model.prototypes=64"
+        )

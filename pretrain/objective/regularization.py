@@ -84,11 +84,15 @@ class Regularizer:
             return
         self._alpha = alpha
         plain = self.cfg.coefficient
-        self.coefficients = [torch.tensor(plain, dtype=p.dtype, device=p.device) if rank is None else plain * (1 - alpha * rank)
-                             for p, rank in zip(self.parameters, self._ranks, strict=True)]
+        self.coefficients = [
+            torch.tensor(plain, dtype=p.dtype, device=p.device) if rank is None else plain * (1 - alpha * rank)
+            for p, rank in zip(self.parameters, self._ranks, strict=True)
+        ]
         if self.parameters[0].device.type != "cpu":  # one kernel for all parameters takes operands of equal shapes and layouts
-            self.coefficients = [torch.empty_like(p, memory_format=torch.preserve_format).copy_(coefficient)
-                                 for p, coefficient in zip(self.parameters, self.coefficients, strict=True)]
+            self.coefficients = [
+                torch.empty_like(p, memory_format=torch.preserve_format).copy_(coefficient)
+                for p, coefficient in zip(self.parameters, self.coefficients, strict=True)
+            ]
         self._terms.cache_clear()
 
     def touch(self, parameters: Iterable[Tensor]) -> None:
@@ -134,8 +138,11 @@ class Regularizer:
 
     def _find_terms(self, widest: bool) -> tuple[list[Tensor], list[Tensor]]:
         """The parameters that decay in this update, and their coefficients; none with ``none``."""
-        found = [(p, c) for p, c in zip(self.parameters, self.coefficients, strict=False)
-                 if p in self.touched and not (widest and p in self.exempt)]
+        found = [
+            (p, c)
+            for p, c in zip(self.parameters, self.coefficients, strict=False)
+            if p in self.touched and not (widest and p in self.exempt)
+        ]
         return [p for p, _ in found], [c for _, c in found]
 
     @torch.no_grad()

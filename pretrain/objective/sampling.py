@@ -31,6 +31,7 @@ def sample_widths(cfg: WidthsConfig, seed: int, step: int, total_steps: int, epo
 
 def _on_grid(found: list[float], cfg: WidthsConfig) -> list[float]:
     """The nearest widths of the grid. What lay between the step's widest and its narrowest does so still, if the grid allows."""
+
     def nearest(width: float, points: list[float]) -> float:
         return min(points, key=lambda point: abs(point - width))
 
@@ -57,5 +58,7 @@ def try_rule(cfg: WidthsConfig, seed: int) -> None:
 def _check(found: Any, cfg: WidthsConfig) -> None:
     numbers = isinstance(found, list) and found and all(isinstance(w, float | int) and cfg.min <= w <= cfg.max for w in found)
     if not numbers or found[0] != max(found):
-        raise UserError(f"widths.sampling={cfg.sampling} gives {found!r}; let it return a list of widths within [{cfg.min}, "
-                        f"{cfg.max}], the widest first")
+        raise UserError(
+            f"widths.sampling={cfg.sampling} gives {found!r}; let it return a list of widths within [{cfg.min}, "
+            f"{cfg.max}], the widest first"
+        )

@@ -32,9 +32,17 @@ class Objective:
     inputs)`` computes ``work(*inputs)``, a pass that is the same sequence of operations whenever ``key`` is (see pretrain.graphs).
     """
 
-    def __init__(self, cfg: ObjectiveConfig, student: Student, network: Callable, teacher: Guide | None,
-                 teacher_width: float, autocast: Callable[[], AbstractContextManager], queue: Queue | None = None,
-                 run: Run = lambda key, work, inputs: work(*inputs)):
+    def __init__(
+        self,
+        cfg: ObjectiveConfig,
+        student: Student,
+        network: Callable,
+        teacher: Guide | None,
+        teacher_width: float,
+        autocast: Callable[[], AbstractContextManager],
+        queue: Queue | None = None,
+        run: Run = lambda key, work, inputs: work(*inputs),
+    ):
         self.cfg, self.student, self.network, self.teacher = cfg, student, network, teacher or Guide()
         self.teacher_width, self.autocast, self.queue, self.run = teacher_width, autocast, queue, run
         self.naive, self.every_pass = cfg.distill_loss == "none", cfg.ema_update == "pass"
@@ -46,8 +54,15 @@ class Objective:
         self.base_loss = losses.in_chunks(base, chunks)
         self.distill_loss = None if self.naive else losses.in_chunks(losses.distill_loss(setting, base), chunks)
 
-    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[Width], ema_momentum: float, backward: Backward,
-             update: Callable[[Width], None]) -> list[Tensor]:
+    def step(
+        self,
+        x1: Tensor,
+        x2: Tensor,
+        widths: Sequence[Width],
+        ema_momentum: float,
+        backward: Backward,
+        update: Callable[[Width], None],
+    ) -> list[Tensor]:
         """Train ``widths`` (the widest first) on views x1, x2 (B, 3, H, W).
 
         ``backward(loss)`` adds gradients, ``update(width)`` takes one optimizer step, of which the last pass was at ``width``, and
@@ -72,15 +87,38 @@ class Objective:
             self.queue.enqueue(*keys)
         return values
 
-    def _pass(self, width: Width, weight: float, base: bool, widths: Sequence[Width], backward: Backward, x1: Tensor, x2: Tensor,
-              wider: Seen | None, guide: Seen | None, top: Sequence[Tensor]) -> tuple[Tensor, Seen, Seen, Sequence[Tensor]]:
+    def _pass(
+        self,
+        width: Width,
+        weight: float,
+        base: bool,
+        widths: Sequence[Width],
+        backward: Backward,
+        x1: Tensor,
+        x2: Tensor,
+        wider: Seen | None,
+        guide: Seen | None,
+        top: Sequence[Tensor],
+    ) -> tuple[Tensor, Seen, Seen, Sequence[Tensor]]:
         """Forward and backward at ``width``: its loss, what the network made of the views, what that learned from, and the widest
         network's outputs, all without gradient.
         """
         with at_width(self.student, width), self.autocast():
             seen = self.network(self.pairing.queries(x1, x2), not base)
-            found = self.teacher.targets(Pass(self.student, self.pairing.keys(x1, x2), width, widths, base, base or self.every_pass,
-                                              width if self.naive else self.teacher_width, seen, wider, guide))
+            found = self.teacher.targets(
+                Pass(
+                    self.student,
+                    self.pairing.keys(x1, x2),
+                    width,
+                    widths,
+                    base,
+                    base or self.every_pass,
+                    width if self.naive else self.teacher_width,
+                    seen,
+                    wider,
+                    guide,
+                )
+            )
             if is_own(self.cfg.teacher):
                 check_targets(found, seen, self.cfg.teacher)
             if base:

@@ -24,8 +24,10 @@ class Seen(NamedTuple):
 
     def detached(self) -> Seen:
         """The same without gradient."""
-        return Seen(*(tuple(t.detach() for t in part) for part in (self.z, self.outputs)),  # type: ignore[call-arg]
-                    tuple([m.detach() for m in view] for view in self.maps))
+        return Seen(
+            *(tuple(t.detach() for t in part) for part in (self.z, self.outputs)),  # type: ignore[call-arg]
+            tuple([m.detach() for m in view] for view in self.maps),
+        )
 
 
 class Pass(NamedTuple):
@@ -59,12 +61,16 @@ def check_targets(found: object, seen: Seen, teacher: str) -> None:
     """Raise :class:`UserError` unless ``found``, the targets of a user's own teacher, has one like each output of ``seen``."""
     wanted = [tuple(output.shape) for output in seen.outputs]
     if not isinstance(found, Seen):
-        raise UserError(f"objective.teacher={teacher} returns {type(found).__name__} from targets; let it return a Seen (of "
-                        "pretrain.objective.teaching)")
+        raise UserError(
+            f"objective.teacher={teacher} returns {type(found).__name__} from targets; let it return a Seen (of "
+            "pretrain.objective.teaching)"
+        )
     shapes = [tuple(getattr(z, "shape", ())) for z in found.z]
     if shapes != wanted:
-        raise UserError(f"objective.teacher={teacher} returns z of shapes {shapes} from targets; let it return one target for each "
-                        f"view, of shapes {wanted}")
+        raise UserError(
+            f"objective.teacher={teacher} returns z of shapes {shapes} from targets; let it return one target for each "
+            f"view, of shapes {wanted}"
+        )
 
 
 class TeacherSetting(NamedTuple):

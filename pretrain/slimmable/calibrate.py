@@ -61,8 +61,10 @@ def calibrate(model: nn.Module, widths: Sequence[Width], batches: Iterable[Tenso
     like = next(model.parameters())
     networks = {canonical(model, w): extract(model, w).to(memory_format=torch.channels_last) for w in widths}
     norms = {width: norms_at(model, width) for width in networks}
-    averages = {width: [_average(network.get_submodule(name), like, running) for name in norms[width]]
-                for width, network in networks.items()}
+    averages = {
+        width: [_average(network.get_submodule(name), like, running) for name in norms[width]]
+        for width, network in networks.items()
+    }
     images = 0
     for x in batches:
         images += len(x)
@@ -100,16 +102,20 @@ def calibrated_widths(model: nn.Module) -> list[Width]:
     :func:`is_calibrated` about a width.
     """
     found = set().union(*(norm.statistics for norm in batch_norms(model).values()))
-    return sorted((width for width in found if all(width in norm.statistics for norm in norms_at(model, width).values())),
-                  reverse=True)
+    return sorted(
+        (width for width in found if all(width in norm.statistics for norm in norms_at(model, width).values())), reverse=True
+    )
 
 
 def calibration_state(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
     """Statistics of all calibrated widths as ``{width: {layer: {"mean", "variance"}}}``, for a checkpoint."""
     names = ("mean", "variance")
-    return {str(width): {name: dict(zip(names, norm.statistics_at(width), strict=True))
-                         for name, norm in norms_at(model, width).items()}
-            for width in calibrated_widths(model)}
+    return {
+        str(width): {
+            name: dict(zip(names, norm.statistics_at(width), strict=True)) for name, norm in norms_at(model, width).items()
+        }
+        for width in calibrated_widths(model)
+    }
 
 
 def load_calibration_state(model: nn.Module, state: dict[str, dict[str, dict[str, Tensor]]]) -> None:

@@ -39,8 +39,11 @@ class Channels:
     @property
     def sources(self) -> list[nn.Module]:
         """The written layers that compute a channel from others: convolutions that are not depthwise, and linear layers."""
-        return [layer for layer in self.written
-                if isinstance(layer, SlimmableLinear) or (isinstance(layer, SlimmableConv2d) and not layer.depthwise)]
+        return [
+            layer
+            for layer in self.written
+            if isinstance(layer, SlimmableLinear) or (isinstance(layer, SlimmableConv2d) and not layer.depthwise)
+        ]
 
 
 @torch.no_grad()
@@ -65,8 +68,9 @@ def reorder(channels: Channels, order: Tensor) -> None:
 
 def _reorder_outputs(layer: nn.Module, order: Tensor) -> None:
     if isinstance(layer, _SlimmableBatchNorm):
-        layer.statistics = {width: (mean[order], variance[order]) for width, (mean, variance) in layer.statistics.items()
-                            if len(mean) == len(order)}
+        layer.statistics = {
+            width: (mean[order], variance[order]) for width, (mean, variance) in layer.statistics.items() if len(mean) == len(order)
+        }
     for parameter in filter(lambda found: found is not None, (layer.weight, layer.bias)):
         parameter.copy_(parameter.unflatten(0, (layer.parts, -1))[:, order].flatten(0, 1))
 

@@ -42,10 +42,14 @@ def _traced(model: nn.Module) -> list[Pair]:
     found = []
     for node in calls:
         before = node.args[0] if node.args else None
-        if (isinstance(before, fx.Node) and before in calls and len(before.users) == 1
-                and isinstance(model.get_submodule(str(node.target)), SlimmableBatchNorm2d)
-                and isinstance(model.get_submodule(str(before.target)), SlimmableConv2d)
-                and uses.count(node.target) == uses.count(before.target) == 1):
+        if (
+            isinstance(before, fx.Node)
+            and before in calls
+            and len(before.users) == 1
+            and isinstance(model.get_submodule(str(node.target)), SlimmableBatchNorm2d)
+            and isinstance(model.get_submodule(str(before.target)), SlimmableConv2d)
+            and uses.count(node.target) == uses.count(before.target) == 1
+        ):
             found.append((str(before.target), str(node.target)))
     return found
 

@@ -41,10 +41,23 @@ class SlimmableConv2d(Slimmable):
             over its places that all channels share, at first the identity (once-for-all, arXiv 1908.09791, section 3.3).
     """
 
-    def __init__(self, in_channels: int | ChannelRule, out_channels: int | ChannelRule, kernel_size: int, stride: int = 1,
-                 padding: int = 0, *, bias: bool = False, depthwise: bool = False, slice_in: bool = True,
-                 slice_out: bool = True, expansion_in: int = 1, expansion_out: int = 1, kernels: Sequence[int] = (),
-                 kernel_stage: int = 0):
+    def __init__(
+        self,
+        in_channels: int | ChannelRule,
+        out_channels: int | ChannelRule,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool = False,
+        depthwise: bool = False,
+        slice_in: bool = True,
+        slice_out: bool = True,
+        expansion_in: int = 1,
+        expansion_out: int = 1,
+        kernels: Sequence[int] = (),
+        kernel_stage: int = 0,
+    ):
         super().__init__()
         self.channels_in = _rule(in_channels, slice_in, expansion_in)
         self.channels_out = _rule(out_channels, slice_out, expansion_out)
@@ -81,7 +94,7 @@ class SlimmableConv2d(Slimmable):
             if size < side:
                 break
             rim = (weight.shape[-1] - size) // 2
-            centre = weight[..., rim:rim + size, rim:rim + size]
+            centre = weight[..., rim : rim + size, rim : rim + size]
             weight = F.linear(centre.flatten(2), transform).view(*weight.shape[:2], size, size)
         return weight
 
@@ -97,8 +110,16 @@ class SlimmableConv2d(Slimmable):
         weight, bias = map(_copied, self.active(width))
         groups = weight.shape[0] if self.depthwise else 1
         side = weight.shape[-1]
-        dense = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], side, self.stride, side // 2 if self.kernels else self.padding,
-                          groups=groups, bias=bias is not None, device="meta")
+        dense = nn.Conv2d(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            side,
+            self.stride,
+            side // 2 if self.kernels else self.padding,
+            groups=groups,
+            bias=bias is not None,
+            device="meta",
+        )
         dense.weight = nn.Parameter(weight)
         dense.bias = None if bias is None else nn.Parameter(bias)
         return dense
@@ -118,8 +139,17 @@ class SlimmableLinear(Slimmable):
 
     grouped_inputs = False
 
-    def __init__(self, in_features: int | ChannelRule, out_features: int | ChannelRule, *, bias: bool = True,
-                 slice_in: bool = True, slice_out: bool = True, parts: int = 1, prefix: bool = False):
+    def __init__(
+        self,
+        in_features: int | ChannelRule,
+        out_features: int | ChannelRule,
+        *,
+        bias: bool = True,
+        slice_in: bool = True,
+        slice_out: bool = True,
+        parts: int = 1,
+        prefix: bool = False,
+    ):
         super().__init__()
         self.channels_in, self.channels_out = _rule(in_features, slice_in), _rule(out_features, slice_out)
         self.parts, self.prefix = parts, prefix
@@ -137,7 +167,7 @@ class SlimmableLinear(Slimmable):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.sliced()
-        return F.linear(x[..., :weight.shape[1]] if self.prefix else x, weight, bias)
+        return F.linear(x[..., : weight.shape[1]] if self.prefix else x, weight, bias)
 
     def extract_at(self, width: Width) -> nn.Linear:
         weight, bias = map(_copied, self.active(width))
@@ -152,7 +182,7 @@ class PrefixLinear(nn.Linear):
     """``nn.Linear`` of the first ``in_features`` features of x (..., C), C at least that many."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[..., :self.in_features])
+        return super().forward(x[..., : self.in_features])
 
 
 class SlimmableLayerNorm(Slimmable):
@@ -198,8 +228,15 @@ class _SlimmableBatchNorm(Slimmable):
     collecting = False
     passes = False
 
-    def __init__(self, channels: int | ChannelRule, *, slice_channels: bool = True, expansion: int = 1, affine: bool = True,
-                 eps: float = 1e-5):
+    def __init__(
+        self,
+        channels: int | ChannelRule,
+        *,
+        slice_channels: bool = True,
+        expansion: int = 1,
+        affine: bool = True,
+        eps: float = 1e-5,
+    ):
         super().__init__()
         self.channels_out = _rule(channels, slice_channels, expansion)
         self.eps, channels = eps, self.channels_out.channels
@@ -274,8 +311,10 @@ class _SlimmableBatchNorm(Slimmable):
             return self.statistics[width_key(width)]
         except KeyError:
             known = ", ".join(map(str, sorted(self.statistics))) or "none"
-            raise NotCalibrated(f"BatchNorm has no statistics for width {width} (calibrated: {known}); "
-                                f"call calibrate(model, [{width}], batches) first") from None
+            raise NotCalibrated(
+                f"BatchNorm has no statistics for width {width} (calibrated: {known}); "
+                f"call calibrate(model, [{width}], batches) first"
+            ) from None
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
@@ -285,8 +324,13 @@ class _SlimmableBatchNorm(Slimmable):
     def extract_at(self, width: Width) -> nn.Module:
         """A torch BatchNorm with the statistics of ``width``; one that uses batch statistics if there are none."""
         weight, bias = map(_copied, self.active(width))
-        dense = self.dense_type(self.channels_out(width), eps=self.eps, affine=weight is not None, device=self.device,
-                                track_running_stats=width_key(width) in self.statistics)
+        dense = self.dense_type(
+            self.channels_out(width),
+            eps=self.eps,
+            affine=weight is not None,
+            device=self.device,
+            track_running_stats=width_key(width) in self.statistics,
+        )
         if weight is not None:
             dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
         if dense.track_running_stats:

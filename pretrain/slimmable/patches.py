@@ -45,15 +45,16 @@ def patches_kept(height: int, width: int, share: float) -> int:
     patches = height * width
     kept = math.floor(share * patches + 0.5)
     if not kept:
-        raise ValueError(f"p{share:g} keeps none of the {patches} patches of an image; set p{math.ceil(1e4 / patches) / 1e4:g} or "
-                         "more")
+        raise ValueError(
+            f"p{share:g} keeps none of the {patches} patches of an image; set p{math.ceil(1e4 / patches) / 1e4:g} or more"
+        )
     return kept
 
 
 @functools.lru_cache(maxsize=256)
 def places_kept(height: int, width: int, share: float) -> tuple[int, ...]:
     """The numbers, rising, of the patches of a grid that are kept. Those of a smaller share are among those of a larger one."""
-    return tuple(sorted(patch_order(height, width)[:patches_kept(height, width, share)]))
+    return tuple(sorted(patch_order(height, width)[: patches_kept(height, width, share)]))
 
 
 class KeepPatches(AtWidth):

@@ -34,7 +34,7 @@ def cut(tensor: Tensor, *sizes: int) -> Tensor:
     """The first ``sizes`` entries of ``tensor`` along its first dimensions: itself where that is all of it, a dense copy where it
     takes part in a gradient, else a view.
     """
-    if tensor.shape[:len(sizes)] == sizes:
+    if tensor.shape[: len(sizes)] == sizes:
         return tensor
     if torch.is_grad_enabled() and tensor.requires_grad and len(sizes) > 1:
         return _Cut.apply(tensor, sizes)

@@ -22,8 +22,15 @@ def suits(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     """Whether :func:`small_map_conv2d` is the faster one here: oneDNN's weight gradient is slow on maps of few pixels."""
     kernel = weight.shape[-1]
     rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
-    return (x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and kernel > 1 and rows * columns <= LARGEST
-            and torch.is_grad_enabled() and weight.requires_grad and not torch.is_autocast_enabled("cpu"))
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and kernel > 1
+        and rows * columns <= LARGEST
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class _SmallMapConv2d(torch.autograd.Function):
@@ -50,8 +57,9 @@ def _weight_gradient(gradient: Tensor, x: Tensor, kernel: int, stride: int, padd
     channels = x.shape[1]
     padded = F.pad(x, [padding] * 4).permute(0, 2, 3, 1).contiguous()
     down, right = padded.stride(1), padded.stride(2)
-    patches = padded.as_strided((images, rows, columns, kernel, kernel, channels),
-                                (padded.stride(0), stride * down, stride * right, down, right, 1))
+    patches = padded.as_strided(
+        (images, rows, columns, kernel, kernel, channels), (padded.stride(0), stride * down, stride * right, down, right, 1)
+    )
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, outputs)
     product = flat.T @ patches.reshape(-1, kernel * kernel * channels)
     return product.view(outputs, kernel, kernel, channels).permute(0, 3, 1, 2)

@@ -80,14 +80,22 @@ class Space:
     def mutate(self, width: Width, generator: Random, p: float = 0.1) -> Width:
         """Every value drawn anew with probability ``p``."""
         genes = self._genes(width)
-        return self._made({name: [generator.choice(choices) if generator.random() < p else value
-                                  for value, choices in zip(genes[name], self._choices(name), strict=True)] for name in DIMENSIONS})
+        return self._made(
+            {
+                name: [
+                    generator.choice(choices) if generator.random() < p else value
+                    for value, choices in zip(genes[name], self._choices(name), strict=True)
+                ]
+                for name in DIMENSIONS
+            }
+        )
 
     def crossover(self, a: Width, b: Width, generator: Random) -> Width:
         """Every value from one of the two, each with probability one half."""
         first, second = self._genes(a), self._genes(b)
-        return self._made({name: [generator.choice(pair) for pair in zip(first[name], second[name], strict=True)]
-                           for name in DIMENSIONS})
+        return self._made(
+            {name: [generator.choice(pair) for pair in zip(first[name], second[name], strict=True)] for name in DIMENSIONS}
+        )
 
     def smaller(self, width: Width) -> list[Width]:
         """Those that differ by the next smaller value at one place: the steps of greedy slimming."""
@@ -96,7 +104,7 @@ class Space:
             for place, choices in enumerate(self._choices(name)):
                 below = [value for value in choices if value < genes[name][place]]
                 if below:
-                    found.append(self._made(genes | {name: [*genes[name][:place], below[0], *genes[name][place + 1:]]}))
+                    found.append(self._made(genes | {name: [*genes[name][:place], below[0], *genes[name][place + 1 :]]}))
         return found
 
     def uniform(self) -> list[Width]:
@@ -108,8 +116,12 @@ class Space:
     @property
     def axes(self) -> list[tuple[str, tuple]]:
         """What varies, place by place: a name such as ``width0``, and its choices, largest first."""
-        return [(f"{name}{place}", choices) for name in DIMENSIONS for place, choices in enumerate(self._choices(name))
-                if len(choices) > 1]
+        return [
+            (f"{name}{place}", choices)
+            for name in DIMENSIONS
+            for place, choices in enumerate(self._choices(name))
+            if len(choices) > 1
+        ]
 
     def values(self, width: Width) -> list[float]:
         """The value of ``width`` on each of the :attr:`axes`."""
@@ -119,8 +131,9 @@ class Space:
     def of_values(self, values: Sequence[float]) -> Width:
         """The sub-network with one of the choices on each of the :attr:`axes`."""
         left = iter(values)
-        return self._made({name: [next(left) if len(choices) > 1 else choices[0] for choices in self._choices(name)]
-                           for name in DIMENSIONS})
+        return self._made(
+            {name: [next(left) if len(choices) > 1 else choices[0] for choices in self._choices(name)] for name in DIMENSIONS}
+        )
 
     def along(self, dimension: str) -> Space:
         """The part in which ``dimension`` alone varies, all else being at its largest."""
@@ -137,8 +150,10 @@ class Space:
             for name in DIMENSIONS:
                 lists = self._choices(name)
                 early = [0.5 if name == "width" else (place + 0.5) / len(lists) for place in range(len(lists))]
-                genes[name] = [choices[min(len(choices) - 1, int(step / steps * (len(choices) - 1) + ahead * (step > 0) + 1e-9))]
-                               for choices, ahead in zip(lists, early, strict=True)]
+                genes[name] = [
+                    choices[min(len(choices) - 1, int(step / steps * (len(choices) - 1) + ahead * (step > 0) + 1e-9))]
+                    for choices, ahead in zip(lists, early, strict=True)
+                ]
             found.append(self._made(genes))
         return list(dict.fromkeys(found))
 
@@ -181,12 +196,27 @@ class Space:
         named = {name: tuple(genes[name]) or None for name in ("depth", "kernel", "heads", "mlp")}
         side = genes["resolution"][0] if genes["resolution"] else None
         as_it_comes = side is None or side == self.resolution[0][0]
-        return self.structure.canonical(Subnet(tuple(genes["width"]), **named, resolution=None if as_it_comes else side,
-                                               patches=genes["patches"][0] if genes["patches"] else None))
+        return self.structure.canonical(
+            Subnet(
+                tuple(genes["width"]),
+                **named,
+                resolution=None if as_it_comes else side,
+                patches=genes["patches"][0] if genes["patches"] else None,
+            )
+        )
 
 
-def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: Iterable[str] | None = None, widths: int = 13,
-             shortest: Sequence[int] | None = None, kernels: Sequence[int] | None = None, resolutions: Sequence[int] = ()) -> Space:
+def space_of(
+    model: nn.Module,
+    low: float = 0.25,
+    high: float = 1.0,
+    *,
+    vary: Iterable[str] | None = None,
+    widths: int = 13,
+    shortest: Sequence[int] | None = None,
+    kernels: Sequence[int] | None = None,
+    resolutions: Sequence[int] = (),
+) -> Space:
     """The sub-networks of ``model``.
 
     Args:
@@ -203,8 +233,9 @@ def space_of(model: nn.Module, low: float = 0.25, high: float = 1.0, *, vary: It
     structure = structure_of(model)
     found: dict[str, list[tuple]] = {
         "width": [_spread(low, high, widths)] * structure.stages,
-        "depth": [tuple(range(full, least - 1, -1)) for full, least in
-                  zip(structure.depths, _shortest(structure, shortest), strict=True)],
+        "depth": [
+            tuple(range(full, least - 1, -1)) for full, least in zip(structure.depths, _shortest(structure, shortest), strict=True)
+        ],
         "kernel": [tuple(side for side in sides if kernels is None or side in kernels) for sides in structure.kernels],
         "heads": [tuple(range(int(rule.most), 0, -1)) for rule in structure.heads],
         "mlp": [RATIOS] * len(structure.mlp),
@@ -250,7 +281,9 @@ def _shortest(structure: Structure, asked: Sequence[int] | None) -> Sequence[int
     if asked is None:
         return structure.shortest
     if len(asked) != len(structure.depths) or not all(
-            least <= wanted <= full for least, wanted, full in zip(structure.shortest, asked, structure.depths, strict=True)):
-        raise ValueError(f"shortest={list(asked)} is not within {list(structure.shortest)} and {list(structure.depths)}; set one "
-                         "for each stage")
+        least <= wanted <= full for least, wanted, full in zip(structure.shortest, asked, structure.depths, strict=True)
+    ):
+        raise ValueError(
+            f"shortest={list(asked)} is not within {list(structure.shortest)} and {list(structure.depths)}; set one for each stage"
+        )
     return asked

@@ -48,17 +48,25 @@ class Structure:
         self._check_widths(subnet)
         allowed: dict[str, list[Any]] = {
             "d": [range(low, high + 1) for low, high in zip(self.shortest, self.depths, strict=True)],
-            "k": list(self.kernels), "h": [range(1, int(rule.most) + 1) for rule in self.heads],
-            "m": [rule.most for rule in self.mlp]}
-        for letter, values, what in (("d", subnet.depth, "blocks that can be skipped"), ("k", subnet.kernel, "elastic kernels"),
-                                     ("h", subnet.heads, "attention heads"), ("m", subnet.mlp, "MLP ratios")):
+            "k": list(self.kernels),
+            "h": [range(1, int(rule.most) + 1) for rule in self.heads],
+            "m": [rule.most for rule in self.mlp],
+        }
+        for letter, values, what in (
+            ("d", subnet.depth, "blocks that can be skipped"),
+            ("k", subnet.kernel, "elastic kernels"),
+            ("h", subnet.heads, "attention heads"),
+            ("m", subnet.mlp, "MLP ratios"),
+        ):
             if values is not None:
                 self._check_list(letter, values, allowed[letter], what)
         if subnet.resolution is not None and not self.multiple:
             raise ValueError(f"r{subnet.resolution}: this network takes images as they are; leave out r{subnet.resolution}")
         if subnet.resolution is not None and subnet.resolution % self.multiple:
-            raise ValueError(f"r{subnet.resolution} is not a whole number of patches of {self.multiple} pixels; set a multiple of "
-                             f"{self.multiple}, such as r{max(1, subnet.resolution // self.multiple) * self.multiple}")
+            raise ValueError(
+                f"r{subnet.resolution} is not a whole number of patches of {self.multiple} pixels; set a multiple of "
+                f"{self.multiple}, such as r{max(1, subnet.resolution // self.multiple) * self.multiple}"
+            )
         if subnet.patches is not None and not self.patches:
             raise ValueError(f"p{subnet.patches:g}: this network has no patches; leave out p{subnet.patches:g}")
 
@@ -73,19 +81,23 @@ class Structure:
         if given > 1 and self.stages == 1:
             raise ValueError(f"w with {given} widths: all layers of this network follow one width; set one, such as w0.5")
         if given not in (1, self.stages):
-            raise ValueError(f"w has {given} widths and the network {self.stages} stages; set one for each, or one for all such as "
-                             "w0.5")
+            raise ValueError(
+                f"w has {given} widths and the network {self.stages} stages; set one for each, or one for all such as w0.5"
+            )
 
     def _check_list(self, letter: str, values: tuple, allowed: list, what: str) -> None:
         if not allowed:
             raise ValueError(f"{letter}[...]: this network has no {what}; leave it out")
         if len(values) != len(allowed):
-            raise ValueError(f"{letter} has {len(values)} numbers and the network needs {len(allowed)}, one for each "
-                             f"{'block' if letter in 'hm' else 'stage'}; set for example {_list(letter, allowed)}")
+            raise ValueError(
+                f"{letter} has {len(values)} numbers and the network needs {len(allowed)}, one for each "
+                f"{'block' if letter in 'hm' else 'stage'}; set for example {_list(letter, allowed)}"
+            )
         for number, (value, choices) in enumerate(zip(values, allowed, strict=True), start=1):
             if value > choices if letter == "m" else value not in choices:
-                raise ValueError(f"{letter} has {value:g} at place {number}, where the network has {_shown(choices)}; set one of "
-                                 "these")
+                raise ValueError(
+                    f"{letter} has {value:g} at place {number}, where the network has {_shown(choices)}; set one of these"
+                )
 
     def heads_at(self, width: Width) -> tuple[int, ...]:
         """Attention heads of each block of a ViT."""
@@ -146,8 +158,16 @@ def _structure(model: nn.Module) -> Structure:
         blocks = []
     heads, mlp = (tuple(found[block] for block in sorted(found)) for found in by_block.values())
     return Structure(
-        stages, tuple(map(len, blocks)), tuple(sum(not block.optional for block in stage) for stage in blocks),
-        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)), heads, mlp, multiple, patches, complete)
+        stages,
+        tuple(map(len, blocks)),
+        tuple(sum(not block.optional for block in stage) for stage in blocks),
+        tuple(tuple(sorted(kernels[stage], reverse=True)) for stage in sorted(kernels)),
+        heads,
+        mlp,
+        multiple,
+        patches,
+        complete,
+    )
 
 
 def canonical(model: nn.Module, width: Width) -> Width:

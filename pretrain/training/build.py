@@ -64,8 +64,9 @@ class Training:
         """The teacher, where it is a network of its own."""
         return self.teacher if self.teacher is not None and self.teacher.has_network else None
 
-    def step(self, x1: Tensor, x2: Tensor, widths: Sequence[Width], rate: float, momentum: float,
-             gather: bool = False) -> list[Tensor]:
+    def step(
+        self, x1: Tensor, x2: Tensor, widths: Sequence[Width], rate: float, momentum: float, gather: bool = False
+    ) -> list[Tensor]:
         """One training step on two views (B, 3, H, W) at ``widths``, widest first; the loss at each, without gradient.
 
         rate: learning rate; momentum: of a momentum teacher; gather: leave the weights, keep the gradients for a later step.
@@ -144,16 +145,19 @@ def build_training(cfg: Config, device: torch.device, source: ImageSource | None
     averaging = Averaging(gradients, early=not (cfg.train.reduce_once or cfg.train.graphs)) if world_size > 1 else None
     recorded = {"run": _graphs(cfg, device, gradients, world_size)} if cfg.train.graphs else {}
     objective = Objective(cfg.objective, student, forward, teacher, cfg.widths.max, autocast, queue, **recorded)
-    return Training(cfg, device, student, teacher, queue, make_optimizer(cfg, student), regularizer, scaler, objective, gradients,
-                    averaging)
+    return Training(
+        cfg, device, student, teacher, queue, make_optimizer(cfg, student), regularizer, scaler, objective, gradients, averaging
+    )
 
 
 def _graphs(cfg: Config, device: torch.device, gradients: Gradients, world_size: int) -> Graphs:
     if device.type not in RECORDERS:
         raise UserError(f"train.graphs=true needs a GPU, and the device is {device.type}; set train.graphs=false")
     if world_size > 1 and (cfg.train.synchronized_bn or cfg.objective.gather_negatives):
-        raise UserError("train.graphs=true records no exchange between processes; set train.synchronized_bn=false and "
-                        "objective.gather_negatives=false, or train.graphs=false")
+        raise UserError(
+            "train.graphs=true records no exchange between processes; set train.synchronized_bn=false and "
+            "objective.gather_negatives=false, or train.graphs=false"
+        )
     return Graphs(gradients, RECORDERS[device.type]())
 
 
@@ -170,8 +174,10 @@ def chunks(cfg: Config, world_size: int) -> int:
     """
     parts = cfg.optimizer.virtual_processes
     if parts and parts % world_size:
-        raise UserError(f"optimizer.virtual_processes={parts} cannot be shared evenly by {world_size} processes; set "
-                        f"optimizer.virtual_processes={world_size}")
+        raise UserError(
+            f"optimizer.virtual_processes={parts} cannot be shared evenly by {world_size} processes; set "
+            f"optimizer.virtual_processes={world_size}"
+        )
     return max(1, parts // world_size)
 
 

@@ -84,8 +84,9 @@ def pretrain(cfg: Config, directory: str | Path | RunDirectory) -> None:
 def _check_alike(cfg: Config, group: Processes) -> None:
     """Raise :class:`UserError` in every process of ``group`` where train.precision=auto has found different ones."""
     if group.any(cfg.train.precision == "bf16") and group.any(cfg.train.precision != "bf16"):
-        raise UserError("train.precision=auto is bf16 on some of these machines and fp32 on others; set train.precision=fp32 or "
-                        "bf16")
+        raise UserError(
+            "train.precision=auto is bf16 on some of these machines and fp32 on others; set train.precision=fp32 or bf16"
+        )
 
 
 def _record_end(run: RunDirectory, error: BaseException) -> None:
@@ -127,9 +128,19 @@ class Trainer:
     def __init__(self, cfg: Config, run: RunDirectory, group: Processes):
         self.cfg, self.run, self.group, self.device = cfg, run, group, group.device
         self.source = load_for(cfg.data, "train", self.device)
-        self.batches = TwoViewBatches(self.source, cfg.augment, cfg.data.size, cfg.optimizer.batch_size, cfg.seed, self.device,
-                                      group.rank, group.world_size, cfg.data.workers, cfg.data.drop_last,
-                                      cfg.optimizer.virtual_processes)
+        self.batches = TwoViewBatches(
+            self.source,
+            cfg.augment,
+            cfg.data.size,
+            cfg.optimizer.batch_size,
+            cfg.seed,
+            self.device,
+            group.rank,
+            group.world_size,
+            cfg.data.workers,
+            cfg.data.drop_last,
+            cfg.optimizer.virtual_processes,
+        )
         self.data = cfg.data.fingerprint or fingerprint.of_dataset(cfg.data.name, "train", cfg.data.root)
         self.total_steps = cfg.optimizer.epochs * self.batches.steps_per_epoch
         self.training = build_training(cfg, self.device, self.source, group.world_size)
@@ -175,17 +186,24 @@ class Trainer:
         self.run.add_provenance(method_version=self.method_version)
         if found is None:
             self.run.add_provenance(**parts_provenance(self.cfg))
-            self.run.add_provenance(started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0,
-                                    data=self.data)
+            self.run.add_provenance(
+                started=now(), train_flops=training_flops(self.cfg, len(self.source)), train_seconds=0.0, data=self.data
+            )
         self.run.add_stretch("pretraining", self._execution(), machines, step=self.step_count)
         self.run.truncate_metrics(self.step_count)
         self.run.set_status(State.RUNNING, epoch=self.step_count // self.batches.steps_per_epoch, epochs=self.cfg.optimizer.epochs)
 
     def _execution(self) -> dict:
         train = self.cfg.train
-        return {"device": str(self.device), "processes": self.group.world_size, "precision": train.precision,
-                "memory_format": "channels_last" if train.channels_last else "contiguous", "compile": train.compile,
-                **({"graphs": True} if train.graphs else {}), **({"tf32": train.tf32} if train.tf32 != "torch" else {})}
+        return {
+            "device": str(self.device),
+            "processes": self.group.world_size,
+            "precision": train.precision,
+            "memory_format": "channels_last" if train.channels_last else "contiguous",
+            "compile": train.compile,
+            **({"graphs": True} if train.graphs else {}),
+            **({"tf32": train.tf32} if train.tf32 != "torch" else {}),
+        }
 
     def _train_epoch(self, epoch: int, reporter: Reporter) -> None:
         per_epoch, cfg = self.batches.steps_per_epoch, self.cfg
@@ -244,8 +262,9 @@ class Trainer:
 
     def _tell(self, epoch: int, rate: float) -> None:
         left = (self.total_steps - self.step_count) * self.cfg.optimizer.batch_size / rate if rate else None
-        self.run.set_status(State.RUNNING, epoch=epoch, step=self.step_count, steps=self.total_steps, images_per_second=rate,
-                            seconds_left=left)
+        self.run.set_status(
+            State.RUNNING, epoch=epoch, step=self.step_count, steps=self.total_steps, images_per_second=rate, seconds_left=left
+        )
 
     def _rate(self, epoch: int) -> float:
         steps = self.step_count - epoch * self.batches.steps_per_epoch - self.epoch_first_step
@@ -266,9 +285,11 @@ class Trainer:
         for name, value in means.items():
             if not math.isfinite(value):
                 own = own_parts(self.cfg)
-                raise UserError(f"training diverged: {name} is not finite in epoch {epoch + 1}; lower optimizer.lr "
-                                f"(now {self.cfg.optimizer.lr}){f' or correct {own[0]}' if own else ''} and train in another run "
-                                "directory")
+                raise UserError(
+                    f"training diverged: {name} is not finite in epoch {epoch + 1}; lower optimizer.lr "
+                    f"(now {self.cfg.optimizer.lr}){f' or correct {own[0]}' if own else ''} and train in another run "
+                    "directory"
+                )
 
     def _log_epoch(self, epoch: int, means: dict[str, float], board) -> None:
         rate = self._rate(epoch)
@@ -279,8 +300,10 @@ class Trainer:
         if self.diagnostics and ((epoch + 1) % self.cfg.diagnostics.every == 0 or epoch + 1 == self.cfg.optimizer.epochs):
             rows += self.diagnostics.measure(self.training.student, self.training.guide)
         rows.append(("images_per_second", None, rate))
-        self.run.append_metrics({"step": self.step_count, "epoch": epoch + 1, "name": name, "width": width, "value": value}
-                                for name, width, value in rows)
+        self.run.append_metrics(
+            {"step": self.step_count, "epoch": epoch + 1, "name": name, "width": width, "value": value}
+            for name, width, value in rows
+        )
         if board is not None:
             for name, width, value in rows:
                 if value is not None:
@@ -304,13 +327,19 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        files.save(self.run.path, {
-            "config": to_dict(self.cfg), "data": self.data, "method_version": self.method_version,
-            "step": self.step_count, "epoch": self.step_count // self.batches.steps_per_epoch,
-            **state.of(self.training, gathering=self._pending(self.step_count)),
-            "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
-            "guidance": self.diagnostics.guidance if self.diagnostics else {},
-        })
+        files.save(
+            self.run.path,
+            {
+                "config": to_dict(self.cfg),
+                "data": self.data,
+                "method_version": self.method_version,
+                "step": self.step_count,
+                "epoch": self.step_count // self.batches.steps_per_epoch,
+                **state.of(self.training, gathering=self._pending(self.step_count)),
+                "meter": {name: [float(total), count] for name, (total, count) in self.meter.items()},
+                "guidance": self.diagnostics.guidance if self.diagnostics else {},
+            },
+        )
         self.last_saved = time.monotonic()
 
     def _restore(self, payload: dict) -> None:

@@ -16,7 +16,8 @@ def of(training: Training, gathering: bool) -> dict:
         "seed_teacher": weights.fingerprint(training.teacher) if training.frozen else None,
         "touched": [name for name, p in student.named_parameters() if p in training.regularizer.touched],
         "gradients": {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None and gathering},
-        "optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.scaler.state_dict(),
         "regularizer": training.regularizer.state(),
         "calibration": calibration_state(student.encoder),
     }
@@ -29,8 +30,10 @@ def restore(training: Training, payload: dict) -> None:
         UserError: the frozen teacher is another one.
     """
     if training.frozen and payload["seed_teacher"] != weights.fingerprint(training.teacher):
-        raise UserError(f"objective.seed_teacher={training.cfg.objective.seed_teacher} has other weights than when this run began; "
-                        "put them back, or start in another run directory")
+        raise UserError(
+            f"objective.seed_teacher={training.cfg.objective.seed_teacher} has other weights than when this run began; "
+            "put them back, or start in another run directory"
+        )
     for name, module in _modules(training).items():
         if module is not None:
             module.load_state_dict(payload[name])
@@ -53,7 +56,14 @@ def restore(training: Training, payload: dict) -> None:
 def _modules(training: Training) -> dict:
     """What has weights of its own, by name; None where there is none, and of a teacher that is another run's."""
     student, memory = training.student, training.objective.state
-    return {"encoder": student.encoder, "projector": student.projector, "predictor": student.predictor,
-            "distill_head": student.distill_head, "decoder": student.decoder, "adapters": student.adapters,
-            "teacher": None if training.frozen else training.teacher, "queue": training.queue,
-            "base_loss": memory if any(True for _ in memory.buffers()) else None}
+    return {
+        "encoder": student.encoder,
+        "projector": student.projector,
+        "predictor": student.predictor,
+        "distill_head": student.distill_head,
+        "decoder": student.decoder,
+        "adapters": student.adapters,
+        "teacher": None if training.frozen else training.teacher,
+        "queue": training.queue,
+        "base_loss": memory if any(True for _ in memory.buffers()) else None,
+    }

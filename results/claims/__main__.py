@@ -30,10 +30,17 @@ def of_runs(runs: Sequence[Path], files: Sequence[Path] = (), keep: bool = True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Show the verdicts. Raises :class:`rundir.errors.UserError`."""
     parser = Parser(prog="results/claims", description="Say which of the claims of their grids the runs support.")
-    parser.add_argument("--runs", type=place, nargs="+", default=[], metavar="DIR",
-                        help="directories of grids, or above them, or a file of runs")
-    parser.add_argument("--grids", type=place, nargs="+", default=[], metavar="FILE",
-                        help="grid files, or a directory of them, whose claims count too; without --runs they are listed")
+    parser.add_argument(
+        "--runs", type=place, nargs="+", default=[], metavar="DIR", help="directories of grids, or above them, or a file of runs"
+    )
+    parser.add_argument(
+        "--grids",
+        type=place,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="grid files, or a directory of them, whose claims count too; without --runs they are listed",
+    )
     parser.add_argument("--show-runs", action="store_true", help="name the runs each verdict used")
     arguments = parser.parse_args(argv)
     console = rich.console.Console(width=None if sys.stdout.isatty() else 160)
@@ -41,8 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.grids:
             raise UserError("there is nothing to judge; set --runs DIR, or --grids ablations/grids to list the suite's claims")
         for claim in sources.of_files(arguments.grids):
-            console.print(f"{claim.grid}: {claim.id}: {claim.statement}", f"  {claim.command}", sep="\n", markup=False,
-                          highlight=False, soft_wrap=True)
+            console.print(
+                f"{claim.grid}: {claim.id}: {claim.statement}",
+                f"  {claim.command}",
+                sep="\n",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         return 0
     verdicts, left_out = of_runs(arguments.runs, arguments.grids)
     rendering.show(verdicts, console, arguments.show_runs)

@@ -61,8 +61,13 @@ def primary(scores: pd.DataFrame, how: dict[str, Any]) -> pd.DataFrame:
     k-NN; and with the fewest labels of those that as many runs are scored with as with all of them (evaluation.label_fractions).
     Widths narrower than those of pretraining do not count.
     """
-    found = scores[scores["task"].eq(how.get("task", "classification")) & scores["value"].notna() & ~scores["initial"].eq("random")
-                   & scores["variant"].eq("") & scores["extrapolated"].eq(0)]
+    found = scores[
+        scores["task"].eq(how.get("task", "classification"))
+        & scores["value"].notna()
+        & ~scores["initial"].eq("random")
+        & scores["variant"].eq("")
+        & scores["extrapolated"].eq(0)
+    ]
     if how.get("task") == "classification":
         found = found[found["label_fraction"].eq(1)]
     if "task" not in how:
@@ -128,8 +133,9 @@ def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     used = of_cells(scores, [*how["better"], *how["than"]])
     used = used[used["seed"].isin(complete.index)]
     first = scores.iloc[0]
-    return Effect({int(seed): float(value) for seed, value in complete.mean(axis=1).items()}, _names(used), first["dataset"],
-                  _measured(first))
+    return Effect(
+        {int(seed): float(value) for seed, value in complete.mean(axis=1).items()}, _names(used), first["dataset"], _measured(first)
+    )
 
 
 def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
@@ -162,8 +168,13 @@ def _search(measure: str, how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     else:
         metric = "knn"
         own = found[found["metric"].eq(metric) & found["strategy"].isin([how["strategy"], how["against"]])]
-        sides = own.groupby(["seed", "budget", "strategy"])["value"].mean().unstack("strategy").reindex(
-            columns=[how["strategy"], how["against"]]).dropna()
+        sides = (
+            own.groupby(["seed", "budget", "strategy"])["value"]
+            .mean()
+            .unstack("strategy")
+            .reindex(columns=[how["strategy"], how["against"]])
+            .dropna()
+        )
         by_seed = 100 * (sides[how["strategy"]] - sides[how["against"]]).groupby("seed").mean()
     if by_seed.empty:
         raise LookupError(f"no search with {metric}" + (f" of {how['strategy']} and {how['against']}" if "strategy" in how else ""))
@@ -185,8 +196,13 @@ def _collapse(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
         low, high = clopper_pearson(int(found.sum()), len(found))
         texts.append(f"{int(found.sum())} of {len(found)} at {width:g} [{100 * low:.0f}, {100 * high:.0f}]")
     narrowest = by_seed[min(by_seed.columns)].dropna()
-    return Effect({int(seed): 100.0 * bool(hit) for seed, hit in narrowest.items()}, _names(rows), "", "collapse",
-                  f"seeds {how['outcome']}: " + ", ".join(texts))
+    return Effect(
+        {int(seed): 100.0 * bool(hit) for seed, hit in narrowest.items()},
+        _names(rows),
+        "",
+        "collapse",
+        f"seeds {how['outcome']}: " + ", ".join(texts),
+    )
 
 
 def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
@@ -237,8 +253,12 @@ def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
     if lower.empty:
         raise LookupError(f"no seed has {' and '.join([*how['better'], *how['than']])}")
     used = pd.concat(sides)
-    return Effect({int(seed): float(value) for seed, value in lower.items()}, _names(used[used["seed"].isin(lower.index)]), "",
-                  how["better_name"])
+    return Effect(
+        {int(seed): float(value) for seed, value in lower.items()},
+        _names(used[used["seed"].isin(lower.index)]),
+        "",
+        how["better_name"],
+    )
 
 
 def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
@@ -250,14 +270,23 @@ def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFram
         own = own.assign(value=-own["value"])
     both = own.merge(narrowest[["run", "value"]], on="run", suffixes=("", "_score"))
     both = both[both.groupby("seed")["run"].transform("size").ge(MIN_CELLS)] if len(both) else both
-    found = {int(seed): -float(stats.spearmanr(part["value"], part["value_score"]).statistic)
-             for seed, part in both.groupby("seed") if part["value"].nunique() > 1 and part["value_score"].nunique() > 1}
+    found = {
+        int(seed): -float(stats.spearmanr(part["value"], part["value_score"]).statistic)
+        for seed, part in both.groupby("seed")
+        if part["value"].nunique() > 1 and part["value_score"].nunique() > 1
+    }
     if not found:
         raise LookupError(f"no seed has {how['name']} and a score of at least {MIN_CELLS} cells")
     # Seeds repeat the same cells, so they cannot say whether other cells would do the same: the cells are the sample.
     over, first = both.pivot_table(index="cell", columns="seed", values=["value", "value_score"]), scores.iloc[0]
-    return Effect(found, _names(both[both["seed"].isin(list(found))]), first["dataset"], first["metric"],
-                  f"over {len(over)} cells, their means over {len(found)} seeds", over=(over["value"], over["value_score"]))
+    return Effect(
+        found,
+        _names(both[both["seed"].isin(list(found))]),
+        first["dataset"],
+        first["metric"],
+        f"over {len(over)} cells, their means over {len(found)} seeds",
+        over=(over["value"], over["value_score"]),
+    )
 
 
 def _names(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -68,13 +68,21 @@ class Verdict:
     def record(self) -> dict[str, Any]:
         """As plain types, for JSON; NaN as None."""
         claim = self.claim
-        plain = asdict(self) | {"claim": claim.id, "statement": claim.statement, "grid": claim.grid, "about": claim.about,
-                                "minimum": claim.minimum, "margin": claim.margin, "unit": self.unit}
+        plain = asdict(self) | {
+            "claim": claim.id,
+            "statement": claim.statement,
+            "grid": claim.grid,
+            "about": claim.about,
+            "minimum": claim.minimum,
+            "margin": claim.margin,
+            "unit": self.unit,
+        }
         return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()}
 
 
-def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame,
-          level: float = LEVEL) -> list[Verdict]:
+def judge(
+    claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame, level: float = LEVEL
+) -> list[Verdict]:
     """A verdict for each claim, profile and setting; frames of the runs that count (:func:`results.frame.current`).
 
     Claims of one grid and profile are one family of Holm's correction. A claim about an architecture is judged on the profiles that
@@ -90,13 +98,17 @@ def judge(claims: Sequence[Claim], scores: pd.DataFrame, runs: pd.DataFrame, met
         for grid in dict.fromkeys(claim.grid for claim in suitable):
             if profile not in _profiles_of(grid, runs, profiles):
                 continue
-            family = [verdict for claim in suitable if claim.grid == grid
-                      for verdict in _of_profile(claim, profile, scores, own, metrics)]
+            family = [
+                verdict for claim in suitable if claim.grid == grid for verdict in _of_profile(claim, profile, scores, own, metrics)
+            ]
             tests = sum(not math.isnan(verdict.p) for verdict in family)
-            found += [_with_seeds(_decided(verdict, p, level), level / max(1, tests))
-                      for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True)]
-    return found + [Verdict(claim, "", "", command(claim, ""), why=f"no runs of {claim.how['arch']} networks")
-                    for claim in elsewhere]
+            found += [
+                _with_seeds(_decided(verdict, p, level), level / max(1, tests))
+                for verdict, p in zip(family, holm([verdict.p for verdict in family]), strict=True)
+            ]
+    return found + [
+        Verdict(claim, "", "", command(claim, ""), why=f"no runs of {claim.how['arch']} networks") for claim in elsewhere
+    ]
 
 
 def _profiles_of(grid: str, runs: pd.DataFrame, profiles: Sequence[str]) -> Collection[str]:
@@ -148,9 +160,22 @@ def _tested(claim: Claim, verdict: Verdict, measured: Effect) -> Verdict:
         interval = sequential_interval(differences, MOST_SEEDS)
     if len(differences) > MOST_SEEDS and not claim.exact:
         notes.append(f"tested on the first {MOST_SEEDS} seeds")
-    return replace(verdict, verdict=UNDECIDED, why="; ".join(filter(None, notes)), dataset=measured.dataset, metric=measured.metric,
-                   effect=mean, low=interval[0], high=interval[1], n=n, p=two_sided(sides), holds=sides[0] <= sides[1],
-                   seeds=tuple(measured.by_seed), runs=measured.runs, differences=differences)
+    return replace(
+        verdict,
+        verdict=UNDECIDED,
+        why="; ".join(filter(None, notes)),
+        dataset=measured.dataset,
+        metric=measured.metric,
+        effect=mean,
+        low=interval[0],
+        high=interval[1],
+        n=n,
+        p=two_sided(sides),
+        holds=sides[0] <= sides[1],
+        seeds=tuple(measured.by_seed),
+        runs=measured.runs,
+        differences=differences,
+    )
 
 
 def paired(claim: Claim, differences: Sequence[float]) -> Sides:
@@ -192,8 +217,11 @@ def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
         return replace(verdict, verdict=SUPPORTED if sides == {True} else CONTRADICTED, why="counted; so at every seed")
     if math.isnan(p):
         few = len(verdict.differences) < FIRST_LOOK
-        why = (f"{len(verdict.differences)} of the {FIRST_LOOK} seeds that a test needs" if few else
-               "all seeds have the same difference: there is no spread to test against")
+        why = (
+            f"{len(verdict.differences)} of the {FIRST_LOOK} seeds that a test needs"
+            if few
+            else "all seeds have the same difference: there is no spread to test against"
+        )
         return replace(verdict, why="; ".join(filter(None, [verdict.why, why])))
     decided = (SUPPORTED if verdict.holds else CONTRADICTED) if p < level else UNDECIDED
     return replace(verdict, p_holm=p, verdict=decided)

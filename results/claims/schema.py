@@ -37,18 +37,36 @@ AT = ("all", "narrowest", "narrower", "growth")
 OUTCOMES = ("collapsed", "not collapsed")
 DIRECTIONS = ("lower", "higher")
 SIDES = ("better", "than")
-_REQUIRED = {"score": ("better", "than", "at"), "train_flops": SIDES, "train_seconds": SIDES,
-             "diagnostic": (*SIDES, "better_name", "than_name"), "correlation": ("name", "cells"), "collapse": ("cells", "outcome"),
-             "search": ("strategy", "against"), "search_rank": ("name",)}
-_OPTIONAL = {"score": ("every", "widths", "task", "dataset", "metric"),
-             "search": ("cells", "dataset"), "search_rank": ("cells", "dataset"),
-             "correlation": ("direction", "width", "task", "dataset", "metric")}
+_REQUIRED = {
+    "score": ("better", "than", "at"),
+    "train_flops": SIDES,
+    "train_seconds": SIDES,
+    "diagnostic": (*SIDES, "better_name", "than_name"),
+    "correlation": ("name", "cells"),
+    "collapse": ("cells", "outcome"),
+    "search": ("strategy", "against"),
+    "search_rank": ("name",),
+}
+_OPTIONAL = {
+    "score": ("every", "widths", "task", "dataset", "metric"),
+    "search": ("cells", "dataset"),
+    "search_rank": ("cells", "dataset"),
+    "correlation": ("direction", "width", "task", "dataset", "metric"),
+}
 _COMMON = ("id", "statement", "measure", "minimum", "margin", "exact", "command", "arch")
 _CELLS = (*SIDES, "cells")
 _TEXTS = ("strategy", "against", "task", "dataset", "metric", "arch", "name", "better_name", "than_name")
 _CHOICES = {"at": AT, "outcome": OUTCOMES, "every": SIDES, "direction": DIRECTIONS}
-UNITS = {"score": "points", "train_flops": "% saved", "train_seconds": "% saved", "diagnostic": "% lower", "correlation": "(−rho)",
-         "collapse": "% of seeds", "search": "points", "search_rank": "(rho)"}
+UNITS = {
+    "score": "points",
+    "train_flops": "% saved",
+    "train_seconds": "% saved",
+    "diagnostic": "% lower",
+    "correlation": "(−rho)",
+    "collapse": "% of seeds",
+    "search": "points",
+    "search_rank": "(rho)",
+}
 
 
 @dataclass(frozen=True)
@@ -115,8 +133,10 @@ def read_claims(entries: Any, grid: str, source: str, cells: Iterable[str] | Non
     if not isinstance(entries, list):
         raise UserError(f"{source}: claims is {shortened(entries)}, not a list; set claims: [{{id: ..., statement: ...}}, ...]")
     launch = launch or f"python ablations/run.py --grid {grid}"
-    found = [_claim(entry, grid, f"{source}, claim {_name(entry, place)}", cells if cells is None else list(cells), launch)
-             for place, entry in enumerate(entries, start=1)]
+    found = [
+        _claim(entry, grid, f"{source}, claim {_name(entry, place)}", cells if cells is None else list(cells), launch)
+        for place, entry in enumerate(entries, start=1)
+    ]
     twice = next((claim.id for place, claim in enumerate(found) if claim.id in {other.id for other in found[:place]}), None)
     if twice is not None:
         raise UserError(f"{source}: two claims have the id {twice}; give each its own")
@@ -145,11 +165,22 @@ def _claim(entry: Any, grid: str, where: str, cells: Sequence[str] | None, launc
         for pattern in how[key]:
             if not any(fnmatchcase(cell, pattern) or fnmatchcase(pattern, cell) for cell in cells):
                 otherwise = f"the cells are {', '.join(cells)}"
-                raise UserError(f"{where}: {key} names {pattern}, and no cell of this grid is called so; "
-                                f"{suggestion(pattern, cells, otherwise=otherwise)}")
+                raise UserError(
+                    f"{where}: {key} names {pattern}, and no cell of this grid is called so; "
+                    f"{suggestion(pattern, cells, otherwise=otherwise)}"
+                )
     command = entry.get("command") or f"{launch} --profile {{profile}} --until decided"
-    return Claim(entry["id"], " ".join(entry["statement"].split()), grid, measure, how, float(entry.get("minimum", 0)),
-                 float(entry.get("margin", 0)), entry.get("exact", False), " ".join(command.split()))
+    return Claim(
+        entry["id"],
+        " ".join(entry["statement"].split()),
+        grid,
+        measure,
+        how,
+        float(entry.get("minimum", 0)),
+        float(entry.get("margin", 0)),
+        entry.get("exact", False),
+        " ".join(command.split()),
+    )
 
 
 def _check_keys(entry: Mapping[str, Any], measure: str, where: str) -> None:
@@ -177,8 +208,11 @@ def _check_value(key: str, value: Any, where: str) -> None:
         raise UserError(f"{where}: margin is {value:g}; set it above 0, for example margin: 1")
     if key == "exact" and not isinstance(value, bool):
         raise UserError(f"{where}: exact is {shortened(value)}; set exact: true, or leave it out")
-    if key == "widths" and not (isinstance(value, list) and value and all(
-            isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= 1 for width in value)):
+    if key == "widths" and not (
+        isinstance(value, list)
+        and value
+        and all(isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width <= 1 for width in value)
+    ):
         raise UserError(f"{where}: widths is {shortened(value)}, not a list of widths; set for example widths: [0.875, 0.625]")
     if key == "width" and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1):
         raise UserError(f"{where}: width is {shortened(value)}, not a width; set for example width: 0.25")
@@ -191,13 +225,16 @@ def _check_value(key: str, value: Any, where: str) -> None:
 
 def _check_together(entry: Mapping[str, Any], measure: str, where: str) -> None:
     if "margin" in entry and "minimum" in entry:
-        raise UserError(f"{where}: minimum and margin are both set; set minimum for an effect that is exceeded, or margin for two "
-                        "sides that differ by less")
+        raise UserError(
+            f"{where}: minimum and margin are both set; set minimum for an effect that is exceeded, or margin for two "
+            "sides that differ by less"
+        )
     if measure == "correlation" and (entry.get("minimum") or "margin" in entry):
         raise UserError(f"{where}: a correlation is tested against none; leave out {'margin' if 'margin' in entry else 'minimum'}")
     if measure == "collapse" and ("margin" in entry or not 0 < entry.get("minimum", 0) < 100):
-        raise UserError(f"{where}: collapse is tested against a share of seeds; set minimum above 0 and below 100, for example "
-                        "minimum: 50")
+        raise UserError(
+            f"{where}: collapse is tested against a share of seeds; set minimum above 0 and below 100, for example minimum: 50"
+        )
     for key in ("margin", "every"):
         if entry.get("exact") and key in entry:
             raise UserError(f"{where}: exact and {key} do not go together; leave one out")

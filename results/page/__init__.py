@@ -42,25 +42,52 @@ class Made:
     commit: str
 
 
-def page(verdicts: Sequence[Verdict], tables: Sequence[TableItem], pictures: Sequence[Picture],
-         published: tuple[Table, Sequence[Number]], runs: pd.DataFrame, scores: pd.DataFrame, made: Made,
-         left_out: Sequence[str] = ()) -> str:
+def page(
+    verdicts: Sequence[Verdict],
+    tables: Sequence[TableItem],
+    pictures: Sequence[Picture],
+    published: tuple[Table, Sequence[Number]],
+    runs: pd.DataFrame,
+    scores: pd.DataFrame,
+    made: Made,
+    left_out: Sequence[str] = (),
+) -> str:
     """The whole page. ``runs`` and ``scores``: those that the tables are of; ``left_out``: a line for each that cannot be read."""
     order = {name: str(place) for place, name in enumerate(runs["run"])}
     beside, given = published
-    template = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                  keep_trailing_newline=True, undefined=jinja2.StrictUndefined).get_template("page.html")
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("page.html")
     return template.render(
-        css=_text("page.css"), js=_text("page.js"), made=made, left_out=left_out, meaning=MEANING, NO_RUNS=NO_RUNS, order=order,
+        css=_text("page.css"),
+        js=_text("page.js"),
+        made=made,
+        left_out=left_out,
+        meaning=MEANING,
+        NO_RUNS=NO_RUNS,
+        order=order,
         states=", ".join(f"{count} {state}" for state, count in runs["state"].value_counts().sort_index().items()),
-        trained="; ".join(sorted(set(runs["trained"]))), scores=len(scores), filters=_filters(runs, scores),
+        trained="; ".join(sorted(set(runs["trained"]))),
+        scores=len(scores),
+        filters=_filters(runs, scores),
         tested=[verdict for verdict in verdicts if verdict.verdict != NO_RUNS],
         untested=[verdict for verdict in verdicts if verdict.verdict == NO_RUNS],
-        tables=[_table(item.table, item.facets, order) for item in tables], pictures=pictures,
-        beside=_table(beside, Facets(), order), sources={number.source.url: number.source.title for number in given},
-        runs=[_run(run) for run in runs.to_dict("records")], run_columns=RUN_COLUMNS,
+        tables=[_table(item.table, item.facets, order) for item in tables],
+        pictures=pictures,
+        beside=_table(beside, Facets(), order),
+        sources={number.source.url: number.source.title for number in given},
+        runs=[_run(run) for run in runs.to_dict("records")],
+        run_columns=RUN_COLUMNS,
         origins=[{"place": run["place"], "commit": run["commit"]} for run in runs[["place", "commit"]].to_dict("records")],
-        about_claim=_about, numbers=_numbers, quoted=_quoted)
+        about_claim=_about,
+        numbers=_numbers,
+        quoted=_quoted,
+    )
 
 
 def _quoted(svg: str) -> jinja2.runtime.Markup:
@@ -107,5 +134,14 @@ def _run(run: dict) -> tuple[Facets, tuple]:
     seconds = run["train_seconds"]
     took = f"{seconds:,.0f} s, {run['train_flops']:.2e} FLOPs" if seconds == seconds else ""
     return Facets(run["grid"], "", "", run["preset"]), (
-        run["place"], run["grid"], run["cell"], run["seed"], run["state"], run["commit"], took, run["hardware"],
-        (run["finished"] or "")[:16].replace("T", " "), run["command"])
+        run["place"],
+        run["grid"],
+        run["cell"],
+        run["seed"],
+        run["state"],
+        run["commit"],
+        took,
+        run["hardware"],
+        (run["finished"] or "")[:16].replace("T", " "),
+        run["command"],
+    )

@@ -82,17 +82,31 @@ def beside(numbers: list[Number], scores: pd.DataFrame, grids: Mapping[str, Grid
         ours.append(own)
         value = MISSING if number.value is None else _as_given(number.value) + (f" ± {number.std:.1f}" if number.std else "")
         where = ", ".join(filter(None, [number.source.url, number.place]))
-        labels = (number.method, number.recipe or MISSING, number.arch, number.dataset, METRICS.get(number.metric, number.metric),
-                  width_name(number.width), MISSING if number.epochs is None else str(number.epochs), value, where)
+        labels = (
+            number.method,
+            number.recipe or MISSING,
+            number.arch,
+            number.dataset,
+            METRICS.get(number.metric, number.metric),
+            width_name(number.width),
+            MISSING if number.epochs is None else str(number.epochs),
+            value,
+            where,
+        )
         rows.append(TableRow(f"{number.task}, {number.dataset}", labels, (own,), number.width))
     seeds = max((score.n for score in ours if score), default=0)
-    columns = tuple(Column(text, "right" if text in ("Width", "Epochs", "Published") else "left")
-                    for text in ("Method", "Recipe", "Network", "Data", "Metric", "Width", "Epochs", "Published", "Source"))
-    caption = ("Numbers as their sources give them (percent). A dash: no number with a source that was at hand (published), or no "
-               "runs of that network, data set, metric and width (ours, mean over seeds; epochs may differ and stand in the runs). "
-               "Recipe: how the source trained it, where sources differ.")
-    return Table(name, "Published numbers and ours", caption, columns, "Ours (%)", ("ours",), tuple(rows), seeds,
-                 ({"whose": "ours"},))
+    columns = tuple(
+        Column(text, "right" if text in ("Width", "Epochs", "Published") else "left")
+        for text in ("Method", "Recipe", "Network", "Data", "Metric", "Width", "Epochs", "Published", "Source")
+    )
+    caption = (
+        "Numbers as their sources give them (percent). A dash: no number with a source that was at hand (published), or no "
+        "runs of that network, data set, metric and width (ours, mean over seeds; epochs may differ and stand in the runs). "
+        "Recipe: how the source trained it, where sources differ."
+    )
+    return Table(
+        name, "Published numbers and ours", caption, columns, "Ours (%)", ("ours",), tuple(rows), seeds, ({"whose": "ours"},)
+    )
 
 
 def _as_given(value: float) -> str:

@@ -56,6 +56,6 @@ def _with_classes(svg: str) -> str:
     svg = _STYLE.sub(lambda found: found[0].replace("'", ""), svg)  # round names of fonts, which need none
     often = [style for style, count in Counter(_STYLE.findall(svg)).items() if count > 1]
     rules = "".join(f".s{place}{{{style}}}" for place, style in enumerate(often))
-    names = {style: f" class=\"s{place}\"" for place, style in enumerate(often)}
+    names = {style: f' class="s{place}"' for place, style in enumerate(often)}
     svg = _STYLE.sub(lambda found: names.get(found[1], found[0]), svg)
     return svg.replace("</style>", f"{rules}</style>", 1)

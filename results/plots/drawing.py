@@ -50,12 +50,24 @@ class Look:
 
     def options(self) -> dict[str, object]:
         """Keywords for ``Axes.plot`` and ``Line2D``."""
-        return {"color": self.color, "marker": self.marker, "linestyle": self.line,
-                "markerfacecolor": self.color if self.filled else "white"}
+        return {
+            "color": self.color,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "markerfacecolor": self.color if self.filled else "white",
+        }
 
 
-LOOKS = (Look("#0072B2", "s", "-"), Look("#E69F00", "o", "--", False), Look("#009E73", "^", "-."), Look("#D55E00", "D", ":", False),
-         Look("#56B4E9", "v", "-", False), Look("#CC79A7", "P", "--"), Look("#000000", "x", ":"), Look("#8C8C8C", "*", "-."))
+LOOKS = (
+    Look("#0072B2", "s", "-"),
+    Look("#E69F00", "o", "--", False),
+    Look("#009E73", "^", "-."),
+    Look("#D55E00", "D", ":", False),
+    Look("#56B4E9", "v", "-", False),
+    Look("#CC79A7", "P", "--"),
+    Look("#000000", "x", ":"),
+    Look("#8C8C8C", "*", "-."),
+)
 
 REFERENCE = Look("#444444", ".", (0, (4, 2)))  # what the others are held against
 
@@ -98,8 +110,9 @@ def is_shared(panels: Sequence[Series]) -> bool:
     return len(looks) == len({name for name, _ in looks}) < sum(len(panel.lines) for panel in panels)
 
 
-def draw_panels(panels: Sequence[Series], quantities: int = 1, label_lines: int = 1,
-                share: bool | str = True) -> tuple[Figure, list[list[Axes]]]:
+def draw_panels(
+    panels: Sequence[Series], quantities: int = 1, label_lines: int = 1, share: bool | str = True
+) -> tuple[Figure, list[list[Axes]]]:
     """A figure, and for each quantity the axes of all panels: of one quantity in lines of COLUMNS, of several a line for each."""
     columns = min(len(panels), COLUMNS) if quantities == 1 else len(panels)
     lines = math.ceil(len(panels) / columns) * quantities
@@ -107,9 +120,9 @@ def draw_panels(panels: Sequence[Series], quantities: int = 1, label_lines: int 
     below = 0.19 * legend / (1 if quantities == 1 else quantities)
     figure = Figure(figsize=(max(2.9 * columns + 0.6, 4.6), lines * (2.1 + 0.2 * label_lines + below) + 0.6))
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=share)
-    for axis in grid.flat[len(panels) * quantities:]:
+    for axis in grid.flat[len(panels) * quantities :]:
         axis.set_visible(False)
-    rows = [list(grid.flat[:len(panels)])] if quantities == 1 else [list(row) for row in grid]
+    rows = [list(grid.flat[: len(panels)])] if quantities == 1 else [list(row) for row in grid]
     for axis, panel in zip(rows[0], panels, strict=True):
         axis.set_title(panel.title)
     for axis in rows[-1]:
@@ -127,8 +140,9 @@ def legends(figure: Figure, axes: Sequence[Axes], panels: Sequence[Series], extr
     for axis, own in zip(axes, handles, strict=True):
         lines = 1 + axis.get_xlabel().count("\n")  # in points, so that the label has room whatever the panel's height
         below = axis.transAxes + ScaledTranslation(0, -(19 + 12 * lines) / 72, figure.dpi_scale_trans)
-        axis.legend(handles=own, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below, fontsize="small",
-                    frameon=False)
+        axis.legend(
+            handles=own, loc="upper center", bbox_to_anchor=(0.5, 0.0), bbox_transform=below, fontsize="small", frameon=False
+        )
     if extra:
         _below(figure, extra)
 
@@ -141,12 +155,14 @@ def legend_of(figure: Figure, axis: Axes, columns: int = 2) -> None:
 
 def _below(figure: Figure, handles: Sequence[Line2D]) -> None:
     lines = math.ceil(len(handles) / int(figure.get_figwidth() / 1.75))
-    figure.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / lines), fontsize="small",
-                  frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / lines), fontsize="small", frameon=False
+    )
 
 
-def points(axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look, label: str | None = None,
-           interval: bool = False) -> None:
+def points(
+    axis: Axes, group: pd.DataFrame, across: str, scale: float, look: Look, label: str | None = None, interval: bool = False
+) -> None:
     """Mean over seeds at each width, with error bars of one standard deviation, or of the 95 % bootstrap ``interval``.
 
     ``across`` (times ``scale``) is the abscissa.

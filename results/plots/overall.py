@@ -27,8 +27,14 @@ def profiles(scores: pd.DataFrame, grid: Grid) -> Figure:
         axis = figure.subplots()
         for place, (name, (_, strata)) in enumerate(found.items()):
             look = LOOKS[place % len(LOOKS)]
-            axis.plot(100 * thresholds, 100 * profile(strata, thresholds), color=look.color, linestyle=look.line, label=name,
-                      linewidth=1.2 if place < len(LOOKS) else 2.2)
+            axis.plot(
+                100 * thresholds,
+                100 * profile(strata, thresholds),
+                color=look.color,
+                linestyle=look.line,
+                label=name,
+                linewidth=1.2 if place < len(LOOKS) else 2.2,
+            )
         axis.set_xlabel("Score (0: chance, 100: all right), τ")
         axis.set_ylabel("Widths, data sets and seeds above τ (%)")
         axis.set_ylim(-2, 102)

@@ -24,23 +24,34 @@ def prediction(found: pd.DataFrame, judged: pd.DataFrame, made: Sequence[Predict
     with style():
         figure = Figure(figsize=(2.6 * columns + 0.6, 2.5 * lines + 0.6))
         grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for axis in grid.flat[len(made):]:
+        for axis in grid.flat[len(made) :]:
             axis.set_visible(False)
-        axes = list(grid.flat[:len(made)])
+        axes = list(grid.flat[: len(made)])
         for axis, one in zip(axes, made, strict=True):
             means = found[found[one.measure].notna()].groupby(["cell", "width"])[[one.measure, "accuracy"]].mean()
             for place, width in enumerate(widths):
                 own, look = means[means.index.get_level_values("width") == width], LOOKS[place % len(LOOKS)]
-                axis.plot(own[one.measure], 100 * own["accuracy"], **{**look.options(), "linestyle": "none"}, markersize=4.5,
-                          label=width_name(width))
+                axis.plot(
+                    own[one.measure],
+                    100 * own["accuracy"],
+                    **{**look.options(), "linestyle": "none"},
+                    markersize=4.5,
+                    label=width_name(width),
+                )
             rho, low, high = one.everywhere
             interval = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
             axis.set_title(f"ρ = {rho:.2f}{interval}".replace("-", "−"))
             axis.set_xlabel(one.name.replace(" the individually", "\nthe individually"))
         figure.supylabel(score_label(judged), fontsize="medium")
         seeds = found["seed"].nunique()
-        figure.suptitle("one point per cell and width" + (f", mean over up to {seeds} seeds; ρ: mean over seeds of Spearman's rank "
-                                                          "correlation, 95 % interval over seeds" if seeds > 1 else ", one seed"),
-                        fontsize="small")
+        figure.suptitle(
+            "one point per cell and width"
+            + (
+                f", mean over up to {seeds} seeds; ρ: mean over seeds of Spearman's rank correlation, 95 % interval over seeds"
+                if seeds > 1
+                else ", one seed"
+            ),
+            fontsize="small",
+        )
         legend_of(figure, axes[0], len(widths))
     return figure

@@ -123,8 +123,9 @@ def _cost_points(axis: Axes, costs: Sequence[tuple[GridLine, Cost]], scores: pd.
         look, size = marker(place)
         per_seed = line.select(scores).groupby("seed")["value"].mean()
         spread = 0.0 if len(per_seed) < 2 else float(per_seed.std())
-        axis.errorbar([cost.flops], [100 * per_seed.mean()], yerr=[100 * spread], markersize=size, label=line.name,
-                      **look.options())
+        axis.errorbar(
+            [cost.flops], [100 * per_seed.mean()], yerr=[100 * spread], markersize=size, label=line.name, **look.options()
+        )
 
 
 def heat_map(scores: pd.DataFrame, grid: Grid) -> Figure:

@@ -25,8 +25,9 @@ def interquartile_mean(strata: Strata) -> float:
 def interquartile_interval(strata: Strata) -> tuple[float, float]:
     """95 % bootstrap interval of it over seeds, resampled in each stratum for itself (1,000 of a fixed seed)."""
     random = np.random.default_rng(0)
-    resampled = np.concatenate([scores[random.integers(0, len(scores), (RESAMPLES, len(scores)))].reshape(RESAMPLES, -1)
-                                for scores in strata], axis=1)
+    resampled = np.concatenate(
+        [scores[random.integers(0, len(scores), (RESAMPLES, len(scores)))].reshape(RESAMPLES, -1) for scores in strata], axis=1
+    )
     return _ends(stats.trim_mean(resampled, 0.25, axis=1))
 
 
@@ -34,8 +35,9 @@ def improvement(ours: Strata, others: Sequence[Strata]) -> float:
     """Probability that a run of ``ours`` scores higher than one of another's, ties counting half: mean over tasks and ``others``
     (of each pair the Mann-Whitney U statistic over the number of pairs of seeds).
     """
-    parts = [[_wins(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0] for a, b in zip(ours, theirs, strict=True)]
-             for theirs in others]
+    parts = [
+        [_wins(a, b, np.ones((1, len(a))), np.ones((1, len(b))))[0] for a, b in zip(ours, theirs, strict=True)] for theirs in others
+    ]
     return float(np.mean([_task_mean(part, ours) for part in parts]))
 
 

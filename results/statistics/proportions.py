@@ -49,4 +49,3 @@ def sequential_share(hits: Sequence[bool], most: int, level: float = 0.95) -> tu
     low = bisect.bisect_left(shares, True, key=lambda k: _exceeds(seen, most, k / GRID) > tail)
     high = bisect.bisect_left(shares, True, key=lambda k: _exceeds(~seen, most, k / GRID) > tail)
     return low / GRID, 1 - high / GRID
-

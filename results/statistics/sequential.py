@@ -118,4 +118,4 @@ def t_paths(values: np.ndarray) -> np.ndarray:
     squares = np.cumsum(centred**2, axis=1) - n * means**2
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means + values[:, :1]) * np.sqrt(n * (n - 1) / np.maximum(squares, 0))
-    return np.nan_to_num(t, nan=0.0)[:, FIRST_LOOK - 1:]
+    return np.nan_to_num(t, nan=0.0)[:, FIRST_LOOK - 1 :]

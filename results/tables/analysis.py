@@ -44,16 +44,35 @@ def prediction(found: Sequence[Prediction], judged: pd.Series, ends: Sequence[fl
     """A row per measure: Spearman's rho with accuracy. ``judged``: a score of those that are predicted; ``ends``: widest and
     narrowest width.
     """
-    columns = (Column("Measure"), *(Column(text, "right") for text in (
-        "Points", "Cells and widths", f"Cells at {width_name(ends[0])}", f"Cells at {width_name(ends[1])}", "Widths of a network")))
-    rows = tuple(TableRow("logged" if "(logged)" in one.name else "analysis", (one.name, str(one.points), *map(
-        _rho, (one.everywhere, one.widest, one.narrowest, one.within))), ()) for one in found)
+    columns = (
+        Column("Measure"),
+        *(
+            Column(text, "right")
+            for text in (
+                "Points",
+                "Cells and widths",
+                f"Cells at {width_name(ends[0])}",
+                f"Cells at {width_name(ends[1])}",
+                "Widths of a network",
+            )
+        ),
+    )
+    rows = tuple(
+        TableRow(
+            "logged" if "(logged)" in one.name else "analysis",
+            (one.name, str(one.points), *map(_rho, (one.everywhere, one.widest, one.narrowest, one.within))),
+            (),
+        )
+        for one in found
+    )
     fraction = judged["label_fraction"]
     labels = "" if fraction == 1 else f" with {100 * fraction:g} % of the labels"
     metric = METRICS.get(judged["metric"], judged["metric"])
-    caption = (f"Spearman's rho of each measure with the accuracy on {judged['dataset']} ({metric}{labels}), mean over "
-               f"{max(one.seeds for one in found)} seeds, and the 95 % bootstrap interval over seeds. Points: cells and widths. "
-               "Logged measures are of the last epoch. The cells are these of the grid: other cells could have another rho.")
+    caption = (
+        f"Spearman's rho of each measure with the accuracy on {judged['dataset']} ({metric}{labels}), mean over "
+        f"{max(one.seeds for one in found)} seeds, and the 95 % bootstrap interval over seeds. Points: cells and widths. "
+        "Logged measures are of the last epoch. The cells are these of the grid: other cells could have another rho."
+    )
     return Table(name, "Which measures without labels predict accuracy", caption, columns, "", (), rows, 0)
 
 

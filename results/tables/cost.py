@@ -51,14 +51,16 @@ def training_cost(row: GridLine, scores: pd.DataFrame, runs: pd.DataFrame) -> Co
     return Cost(done.loc[done["kind"].ne("derived"), "cell"].nunique(), float(total["train_flops"]), float(total["train_seconds"]))
 
 
-def cost_columns(lines: Sequence[GridLine], scores: pd.DataFrame,
-                 runs: pd.DataFrame) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+def cost_columns(
+    lines: Sequence[GridLine], scores: pd.DataFrame, runs: pd.DataFrame
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     """Trainings, FLOPs and time of each line as text, and the names of these columns with the units that fit the largest."""
     costs = [training_cost(line, scores, runs) for line in lines]
     flop, flop_name = unit([cost.flops for cost in costs], FLOP_UNITS)
     time, time_name = unit([cost.seconds for cost in costs], TIME_UNITS)
-    texts: list[tuple[str, ...]] = [(_number(cost.trainings, ".0f"), _number(cost.flops / flop), _number(cost.seconds / time))
-                                    for cost in costs]
+    texts: list[tuple[str, ...]] = [
+        (_number(cost.trainings, ".0f"), _number(cost.flops / flop), _number(cost.seconds / time)) for cost in costs
+    ]
     return texts, ("Trainings", f"Training {flop_name}", f"Training {time_name}")
 
 
@@ -85,19 +87,41 @@ def serving(scores: pd.DataFrame, grid: Grid, name: str = "serving") -> Table | 
         return None
     flop, flop_name = unit([x for line in lines for x in (line["flops"], line["k_flops"])], FLOP_UNITS)
     time, time_name = unit([x for line in lines for x in (line["seconds"], line["k_seconds"])], TIME_UNITS)
-    columns = [Column("Method"), Column("Widths"), Column("k", "right"),
-               *(Column(text, "right") for text in (f"{flop_name}, one", f"{flop_name}, k", "ratio", f"{time_name}, one",
-                                                    f"{time_name}, k", "Parameters, one", "Parameters, k"))]
+    columns = [
+        Column("Method"),
+        Column("Widths"),
+        Column("k", "right"),
+        *(
+            Column(text, "right")
+            for text in (
+                f"{flop_name}, one",
+                f"{flop_name}, k",
+                "ratio",
+                f"{time_name}, one",
+                f"{time_name}, k",
+                "Parameters, one",
+                "Parameters, k",
+            )
+        ),
+    ]
     rows = []
     for line in lines:
-        texts = (_number(line["flops"] / flop), _number(line["k_flops"] / flop), _number(line["k_flops"] / line["flops"], ".2f"),
-                 _number(line["seconds"] / time), _number(line["k_seconds"] / time), _number(line["parameters"], ",.0f"),
-                 _number(line["k_parameters"], ",.0f"))
+        texts = (
+            _number(line["flops"] / flop),
+            _number(line["k_flops"] / flop),
+            _number(line["k_flops"] / line["flops"], ".2f"),
+            _number(line["seconds"] / time),
+            _number(line["k_seconds"] / time),
+            _number(line["parameters"], ",.0f"),
+            _number(line["k_parameters"], ",.0f"),
+        )
         rows.append(TableRow(line["method"], (line["method"], line["widths"], str(line["k"]), *texts), ()))
-    caption = ("Training (forward and backward passes, mean over seeds, evaluation not included) and stored parameters of the "
-               "encoder: one slimmable network (US3L, else that with InfoNCE distillation) for all k widths, against k networks "
-               "trained for one width each. FLOPs are counted; seconds are those of the runs, whatever else their machine did. "
-               f"Trained on {' and '.join(sorted(set(runs['trained'])))}.")
+    caption = (
+        "Training (forward and backward passes, mean over seeds, evaluation not included) and stored parameters of the "
+        "encoder: one slimmable network (US3L, else that with InfoNCE distillation) for all k widths, against k networks "
+        "trained for one width each. FLOPs are counted; seconds are those of the runs, whatever else their machine did. "
+        f"Trained on {' and '.join(sorted(set(runs['trained'])))}."
+    )
     return Table(name, "Cost of serving k widths", caption, tuple(columns), "", (), tuple(rows), 0)
 
 
@@ -114,7 +138,17 @@ def _served(scores: pd.DataFrame, runs: pd.DataFrame, row: GridLine) -> list[dic
             return []  # the widest network is missing: sums from here on would compare other things
         added = (cost["train_flops"], cost["train_seconds"], parameters.get(width, math.nan))
         total = [a + float(b) for a, b in zip(total, added, strict=True)]
-        lines.append({"method": slim["method"].iloc[0], "k": k, "widths": " ".join(f"{w:g}" for w in by_width.index[:k]),
-                      "flops": one["train_flops"], "seconds": one["train_seconds"], "k_flops": total[0], "k_seconds": total[1],
-                      "parameters": parameters.get(by_width.index[0], math.nan), "k_parameters": total[2]})
+        lines.append(
+            {
+                "method": slim["method"].iloc[0],
+                "k": k,
+                "widths": " ".join(f"{w:g}" for w in by_width.index[:k]),
+                "flops": one["train_flops"],
+                "seconds": one["train_seconds"],
+                "k_flops": total[0],
+                "k_seconds": total[1],
+                "parameters": parameters.get(by_width.index[0], math.nan),
+                "k_parameters": total[2],
+            }
+        )
     return lines if len(lines) > 1 else []

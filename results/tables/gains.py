@@ -29,10 +29,17 @@ def gains(scores: pd.DataFrame, grid: Grid, name: str = "gains") -> Table | None
     rows = [row for line in grid.lines if line.against for row in _rows(line, scores, grid, metrics)]
     if not rows:
         return None
-    columns = (Column("Slimmable network"), Column("Trained for each width"), Column("Width", "right"), Column("Seeds", "right"),
-               *(Column(f"Gain in {METRICS.get(metric, metric)} (points)", "right") for metric in metrics))
-    caption = ("One slimmable network minus the network trained for that width alone, at the same seed: mean and 95 % bootstrap "
-               f"interval over seeds. Pretrained on {' and '.join(sorted(set(grid.runs['trained'])))}.")
+    columns = (
+        Column("Slimmable network"),
+        Column("Trained for each width"),
+        Column("Width", "right"),
+        Column("Seeds", "right"),
+        *(Column(f"Gain in {METRICS.get(metric, metric)} (points)", "right") for metric in metrics),
+    )
+    caption = (
+        "One slimmable network minus the network trained for that width alone, at the same seed: mean and 95 % bootstrap "
+        f"interval over seeds. Pretrained on {' and '.join(sorted(set(grid.runs['trained'])))}."
+    )
     about = ", ".join(filter(None, (first["model"], f"schedule {first['schedule']}" if first["schedule"] else "")))
     title = f"Gain over networks trained for each width: {first['task']} on {first['dataset']}" + (f" ({about})" if about else "")
     return Table(name, title, caption, columns, "", (), tuple(rows), 0)
@@ -42,8 +49,10 @@ def _rows(line: GridLine, scores: pd.DataFrame, grid: Grid, metrics: Sequence[st
     slim = next((other for other in grid.lines if line.against in other.cells), None)
     if slim is None:
         return []
-    ours, alone = (part.assign(width=part["width"].round(6)).pivot_table(index=["width", "seed"], columns="metric", values="value")
-                   for part in (slim.select(scores), line.select(scores)))
+    ours, alone = (
+        part.assign(width=part["width"].round(6)).pivot_table(index=["width", "seed"], columns="metric", values="value")
+        for part in (slim.select(scores), line.select(scores))
+    )
     shared = [metric for metric in metrics if metric in ours and metric in alone]
     if not shared:
         return []

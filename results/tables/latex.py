@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from results.tables.render import AT_CHANCE, COLLAPSED, MISSING, OLDER, YES, Score, Table
 
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", AT_CHANCE: r"\dag{}", COLLAPSED: r"\ddag{}", OLDER: r"\S{}",
-          YES: r"$\checkmark$", MISSING: "---", "–": "--", "≤": r"$\leq$", "≥": r"$\geq$", "λ": r"$\lambda$",
-          "α": r"$\alpha$", "→": r"$\rightarrow$", "\n": " "}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    AT_CHANCE: r"\dag{}",
+    COLLAPSED: r"\ddag{}",
+    OLDER: r"\S{}",
+    YES: r"$\checkmark$",
+    MISSING: "---",
+    "–": "--",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "λ": r"$\lambda$",
+    "α": r"$\alpha$",
+    "→": r"$\rightarrow$",
+    "\n": " ",
+}
 
 
 def latex_escape(text: str) -> str:
@@ -24,16 +48,29 @@ def latex(table: Table, intervals: bool = False) -> str:
     left, right, header = len(table.columns), len(table.value_names), latex_escape(table.value_header)
     align = "".join(column.align[0] for column in table.columns) + "r" * right
     names = [*(column.name for column in table.columns), *table.value_names]
-    lines = [r"% \usepackage{booktabs,amssymb,graphicx}", r"\begin{table*}[t]", r"  \centering",
-             rf"  \caption{{{latex_escape(table.title + '. ' + table.caption)}}}", rf"  \label{{tab:{table.name}}}",
-             r"  \smallskip\setlength{\tabcolsep}{4pt}",
-             # These shrink only a table that is too high or too wide for the page.
-             r"  \resizebox*{!}{\ifdim\totalheight>.8\textheight .8\textheight\else\totalheight\fi}{%",
-             r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%", rf"  \begin{{tabular}}{{{align}}}",
-             r"    \toprule",
-             *([rf"    \multicolumn{{{left}}}{{c}}{{}} & \multicolumn{{{right}}}{{c}}{{{header}}} \\",
-                rf"    \cmidrule(l){{{left + 1}-{left + right}}}"] if right else []),
-             "    " + " & ".join(latex_escape(name) for name in names) + r" \\", r"    \midrule"]
+    lines = [
+        r"% \usepackage{booktabs,amssymb,graphicx}",
+        r"\begin{table*}[t]",
+        r"  \centering",
+        rf"  \caption{{{latex_escape(table.title + '. ' + table.caption)}}}",
+        rf"  \label{{tab:{table.name}}}",
+        r"  \smallskip\setlength{\tabcolsep}{4pt}",
+        # These shrink only a table that is too high or too wide for the page.
+        r"  \resizebox*{!}{\ifdim\totalheight>.8\textheight .8\textheight\else\totalheight\fi}{%",
+        r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{{align}}}",
+        r"    \toprule",
+        *(
+            [
+                rf"    \multicolumn{{{left}}}{{c}}{{}} & \multicolumn{{{right}}}{{c}}{{{header}}} \\",
+                rf"    \cmidrule(l){{{left + 1}-{left + right}}}",
+            ]
+            if right
+            else []
+        ),
+        "    " + " & ".join(latex_escape(name) for name in names) + r" \\",
+        r"    \midrule",
+    ]
     for index, row in enumerate(table.rows):
         if index and row.section != table.rows[index - 1].section:
             lines.append(r"    \midrule")

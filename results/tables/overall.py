@@ -56,8 +56,12 @@ def overall(scores: pd.DataFrame, grid: Grid, name: str) -> Table | None:
     rows = []
     for row, (line, own) in found.items():
         others = [strata for other, (_, strata) in found.items() if other != row]
-        texts = (f"{100 * interquartile_mean(own):.1f}", _interval(interquartile_interval(own)),
-                 f"{100 * improvement(own, others):.0f}", _interval(improvement_interval(own, others), 0))
+        texts = (
+            f"{100 * interquartile_mean(own):.1f}",
+            _interval(interquartile_interval(own)),
+            f"{100 * improvement(own, others):.0f}",
+            _interval(improvement_interval(own, others), 0),
+        )
         rows.append(TableRow(line.section, (row, *texts), ()))
     first = next(iter(found.values()))[1]
     return Table(name, f"{grid.title}: all widths and data sets", _caption(scores, first), tuple(columns), "", (), tuple(rows), 0)
@@ -68,9 +72,12 @@ def _interval(ends: Sequence[float], digits: int = 1) -> str:
 
 
 def _caption(scores: pd.DataFrame, strata: Sequence[np.ndarray]) -> str:
-    data = sorted({f"{dataset} ({METRICS.get(metric, metric)})" for dataset, metric in zip(scores["dataset"], scores["metric"],
-                                                                                        strict=True)})
-    return (f"Over {sum(part.shape[1] for part in strata)} widths of {', '.join(data)} and all seeds, scaled to 0 at chance "
-            "and 100 where all is right. IQM: mean of the middle half. P(better): probability (%) that a run beats one "
-            "of another row at the same width, mean over widths and rows. Intervals: bootstrap over seeds with all their widths "
-            "(Agarwal et al. 2021). Rows without all these widths are left out.")
+    data = sorted(
+        {f"{dataset} ({METRICS.get(metric, metric)})" for dataset, metric in zip(scores["dataset"], scores["metric"], strict=True)}
+    )
+    return (
+        f"Over {sum(part.shape[1] for part in strata)} widths of {', '.join(data)} and all seeds, scaled to 0 at chance "
+        "and 100 where all is right. IQM: mean of the middle half. P(better): probability (%) that a run beats one "
+        "of another row at the same width, mean over widths and rows. Intervals: bootstrap over seeds with all their widths "
+        "(Agarwal et al. 2021). Rows without all these widths are left out."
+    )

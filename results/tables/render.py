@@ -99,6 +99,7 @@ class Table:
 
 def markdown(table: Table, intervals: bool = False) -> str:
     """GitHub Markdown: the title, the caption and a pipe table, best scores in bold; ``intervals`` of the means behind them."""
+
     def cells(texts: list[str]) -> str:
         return "| " + " | ".join(texts) + " |"
 
@@ -133,8 +134,24 @@ def comma_separated(table: Table) -> str:
     A missing score is a line with n = 0 and empty numbers.
     """
     keys = list(table.keys[0]) if table.keys else []
-    numbers = ["mean", "std", "n", "low", "high", "low_images", "high_images", "chance", "count", "flops", "parameters",
-               "best", "at_chance", "collapsed", "older", "extrapolated"]
+    numbers = [
+        "mean",
+        "std",
+        "n",
+        "low",
+        "high",
+        "low_images",
+        "high_images",
+        "chance",
+        "count",
+        "flops",
+        "parameters",
+        "best",
+        "at_chance",
+        "collapsed",
+        "older",
+        "extrapolated",
+    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if not table.keys:  # a table of texts
@@ -175,9 +192,15 @@ def terminal(table: Table, width: int | None = None) -> rich.table.Table:
     caption = table.caption
     if len(picked) < len(values):
         caption += f" {len(picked)} of {len(values)} widths shown; the files have all."
-    view = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True,
-                            title=rich.text.Text(table.title, style="bold"), caption_justify="left",
-                            caption=rich.text.Text(caption, style="dim"))
+    view = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=rich.text.Text(table.title, style="bold"),
+        caption_justify="left",
+        caption=rich.text.Text(caption, style="dim"),
+    )
     for index in shown:
         view.add_column(rich.text.Text(table.columns[index].name), justify=table.columns[index].align)
     for index in picked:
@@ -199,6 +222,8 @@ def _terminal_score(score: Score | None, seeds: int) -> rich.text.Text:
 def _natural_widths(table: Table) -> tuple[list[int], list[int]]:
     """Characters that each text column and each value column takes unwrapped, with its padding."""
     texts = [[column.name, *(row.labels[index] for row in table.rows)] for index, column in enumerate(table.columns)]
-    scores = [[name, *(_terminal_score(row.scores[index], table.seeds).plain for row in table.rows)]
-              for index, name in enumerate(table.value_names)]
+    scores = [
+        [name, *(_terminal_score(row.scores[index], table.seeds).plain for row in table.rows)]
+        for index, name in enumerate(table.value_names)
+    ]
     return [max(map(len, column)) + 2 for column in texts], [max(map(len, column)) + 2 for column in scores]

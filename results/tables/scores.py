@@ -24,18 +24,28 @@ CHANCE_LEVEL = 0.05
 # mapped to one point (SimSiam, section 4.1); fewer than 2 effective dimensions is a line.
 COLLAPSE_STD = 0.1
 COLLAPSE_RANK = 2.0
-COLLAPSE = {"feature_std": COLLAPSE_STD, "projection_std": COLLAPSE_STD, "effective_rank": COLLAPSE_RANK,
-            "projection_rank": COLLAPSE_RANK}  # by the name that a run logs
+COLLAPSE = {
+    "feature_std": COLLAPSE_STD,
+    "projection_std": COLLAPSE_STD,
+    "effective_rank": COLLAPSE_RANK,
+    "projection_rank": COLLAPSE_RANK,
+}  # by the name that a run logs
 
 LOSSES = {"mse": "MSE", "infonce": "InfoNCE", "kl": "KL", "none": "none"}
-METRICS = {"linear": "linear evaluation", "linear_fast": "linear probe", "knn": "k-NN", "finetune": "fine-tuning",
-           **{f"{kind}_AP{what}": f"{kind} AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")},
-           "mIoU": "mIoU", "mAcc": "mean class accuracy", "aAcc": "pixel accuracy"}
+METRICS = {
+    "linear": "linear evaluation",
+    "linear_fast": "linear probe",
+    "knn": "k-NN",
+    "finetune": "fine-tuning",
+    **{f"{kind}_AP{what}": f"{kind} AP{what}" for kind in ("box", "mask") for what in ("", "50", "75", "s", "m", "l")},
+    "mIoU": "mIoU",
+    "mAcc": "mean class accuracy",
+    "aAcc": "pixel accuracy",
+}
 MOST_KINDS = 4  # of machine, that a caption names
 SCORES = {"top1": "Accuracy", "mean_per_class": "Mean per-class accuracy"}
 # Scores of one table have these equal.
-SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial",
-          "variant"]
+SCORED = ["grid", "setting", "task", "dataset", "metric", "score", "label_fraction", "model", "schedule", "initial", "variant"]
 
 
 def collapsed(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -73,8 +83,11 @@ def grid_table(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
     texts, names = cost_columns(lines, scores, grid.runs)
     lines = [replace(line, labels=(*line.labels, *text)) for line, text in zip(lines, texts, strict=True)]
     table = score_table(name, grid.title, scores, grid.runs, [*columns, *(Column(name, "right") for name in names)], lines)
-    return replace(table, caption=f"{table.caption} Training cost is that of all trainings that serving all these widths takes, "
-                                  "mean over seeds, evaluation not included.")
+    return replace(
+        table,
+        caption=f"{table.caption} Training cost is that of all trainings that serving all these widths takes, "
+        "mean over seeds, evaluation not included.",
+    )
 
 
 def _column(grid: Grid, place: int) -> Column:
@@ -84,8 +97,9 @@ def _column(grid: Grid, place: int) -> Column:
     return Column(name, "center" if ticks else "left", detail=name in grid.manifest.details)
 
 
-def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
-                lines: Sequence[GridLine]) -> Table:
+def score_table(
+    name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column], lines: Sequence[GridLine]
+) -> Table:
     """``lines`` x the widths found in ``scores`` (wide to narrow): mean and std over seeds, the best a width marked.
 
     ``scores`` must be of one task, data set, metric, score and share of the labels.
@@ -95,12 +109,30 @@ def score_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame,
     about = scores.iloc[0] if len(scores) else None
     header = "Accuracy (%) at width" if about is None else f"{score_name(about)} (%) at width"
     place = "" if about is None else f" on {about['dataset']}, {metric_name(about)}"
-    return value_table(name, title + place, scores, runs, columns, lines, [{"width": width} for width in widths],
-                       [width_name(width) for width in widths], header)
+    return value_table(
+        name,
+        title + place,
+        scores,
+        runs,
+        columns,
+        lines,
+        [{"width": width} for width in widths],
+        [width_name(width) for width in widths],
+        header,
+    )
 
 
-def value_table(name: str, title: str, scores: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[Column],
-                lines: Sequence[GridLine], keys: Sequence[dict[str, object]], names: Sequence[str], header: str) -> Table:
+def value_table(
+    name: str,
+    title: str,
+    scores: pd.DataFrame,
+    runs: pd.DataFrame,
+    columns: Sequence[Column],
+    lines: Sequence[GridLine],
+    keys: Sequence[dict[str, object]],
+    names: Sequence[str],
+    header: str,
+) -> Table:
     """``lines`` x ``keys`` (what the frame's columns have in a value column, called ``names``): mean and std over seeds.
 
     The best of each column is marked. Rows of one width only take that width's scores.
@@ -153,13 +185,24 @@ def summarize(part: pd.DataFrame) -> Score | None:
     names = part.groupby("seed")["run"].first()
     sources = tuple(Source(str(names[seed]), int(seed), float(value)) for seed, value in per_seed.items())
     chance, count = float(part["chance"].max()), float(part["count"].min())
-    return Score(mean, float(per_seed.std(ddof=1)) if n > 1 else math.nan, n, chance, count,
-                 float(part["flops"].mean()), float(part["parameters"].mean()),
-                 at_chance=not above_chance(mean, chance, count),
-                 collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False,
-                 older=bool(part["method_version"].lt(method.VERSION).any()),
-                 extrapolated=bool(part["extrapolated"].any()),
-                 low=low, high=high, low_images=low_images, high_images=high_images, sources=sources)
+    return Score(
+        mean,
+        float(per_seed.std(ddof=1)) if n > 1 else math.nan,
+        n,
+        chance,
+        count,
+        float(part["flops"].mean()),
+        float(part["parameters"].mean()),
+        at_chance=not above_chance(mean, chance, count),
+        collapsed=bool(part["collapsed"].any()) if "collapsed" in part else False,
+        older=bool(part["method_version"].lt(method.VERSION).any()),
+        extrapolated=bool(part["extrapolated"].any()),
+        low=low,
+        high=high,
+        low_images=low_images,
+        high_images=high_images,
+        sources=sources,
+    )
 
 
 def above_chance(value: float, chance: float, count: float) -> bool:
@@ -186,26 +229,33 @@ def _mark_best(grid: list[list[Score | None]], position: int) -> None:
 def _caption(found: list[Score], seeds: int, runs: pd.DataFrame, best: str) -> str:
     text = ["Trained on " + " and ".join(sorted(set(runs["trained"]))) + "."]
     if seeds > 1:
-        text.append(f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); "
-                    f"best of {best} in bold (no test).")
+        text.append(
+            f"Mean ± sample standard deviation over {seeds} seeds (n given where it differs); best of {best} in bold (no test)."
+        )
     elif seeds == 1:
         text.append(f"One seed; best of {best} in bold.")
     chances = sorted({round(100 * score.chance, 1) for score in found if not math.isnan(score.chance)})
     if chances:
         text.append(f"Chance is {' or '.join(f'{chance:.1f}' for chance in chances)} %.")
     if any(score.at_chance for score in found):
-        text.append(f"{AT_CHANCE}: not above chance (one-sided binomial test, {100 * CHANCE_LEVEL:.0f} %, "
-                    f"n = {min(score.count for score in found if score.at_chance):.0f} images).")
+        text.append(
+            f"{AT_CHANCE}: not above chance (one-sided binomial test, {100 * CHANCE_LEVEL:.0f} %, "
+            f"n = {min(score.count for score in found if score.at_chance):.0f} images)."
+        )
     if any(score.collapsed for score in found):
-        text.append(f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
-                    f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch).")
+        text.append(
+            f"{COLLAPSED}: collapsed in at least one seed (standard deviation of features or projections below "
+            f"{COLLAPSE_STD:g} or effective rank below {COLLAPSE_RANK:g} at that width after the last epoch)."
+        )
     if any(score.extrapolated for score in found):
         text.append(f"{EXTRAPOLATED}: narrower than the widths of pretraining.")
     if any(score.older for score in found):
         old = runs.loc[runs["method_version"].lt(method.VERSION), "method_version"].value_counts().sort_index()
-        text.append(f"{OLDER}: made by older code of the method, which gives other numbers ("
-                    + ", ".join(f"{counted(count, 'run')} by version {version:g}" for version, count in old.items())
-                    + f"; today's is {method.VERSION}).")
+        text.append(
+            f"{OLDER}: made by older code of the method, which gives other numbers ("
+            + ", ".join(f"{counted(count, 'run')} by version {version:g}" for version, count in old.items())
+            + f"; today's is {method.VERSION})."
+        )
     return " ".join(text + _machines(runs) + _unfinished(runs))
 
 
@@ -224,5 +274,8 @@ def _unfinished(runs: pd.DataFrame) -> list[str]:
     states = runs.loc[runs["state"].ne(State.DONE), "state"].value_counts().sort_index()
     if not len(states):
         return []
-    return [f"{states.sum()} of {len(runs)} runs are not done ("
-            + ", ".join(f"{number} {state}" for state, number in states.items()) + ")."]
+    return [
+        f"{states.sum()} of {len(runs)} runs are not done ("
+        + ", ".join(f"{number} {state}" for state, number in states.items())
+        + ")."
+    ]

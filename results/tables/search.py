@@ -11,8 +11,14 @@ from results.tables.render import Column, Table
 from results.tables.scores import value_table
 
 # In this order; ``all`` is the best of them by the label-free score.
-STRATEGIES = {"uniform": "uniform widths", "random": "random", "greedy": "greedy slimming", "evolutionary": "evolutionary",
-              "predictor": "predictor", "all": "best of all"}
+STRATEGIES = {
+    "uniform": "uniform widths",
+    "random": "random",
+    "greedy": "greedy slimming",
+    "evolutionary": "evolutionary",
+    "predictor": "predictor",
+    "all": "best of all",
+}
 
 
 def strategies(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
@@ -31,6 +37,14 @@ def strategies(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
     budgets = list(dict.fromkeys(scores["budget"]))
     lines.sort(key=lambda line: line.section)
     about = f" ({first['variant']})" if first["variant"] else ""
-    return value_table(name, f"Sub-networks found without labels on {first['dataset']}{about}", pd.concat(rows), grid.runs,
-                       [Column("Network"), Column("Search")], lines, [{"budget": budget} for budget in budgets], budgets,
-                       "k-NN accuracy (%) for a budget")
+    return value_table(
+        name,
+        f"Sub-networks found without labels on {first['dataset']}{about}",
+        pd.concat(rows),
+        grid.runs,
+        [Column("Network"), Column("Search")],
+        lines,
+        [{"budget": budget} for budget in budgets],
+        budgets,
+        "k-NN accuracy (%) for a budget",
+    )

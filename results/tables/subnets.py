@@ -20,9 +20,14 @@ def subnets(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
     """
     scores = scores[scores["value"].notna()]
     kinds, weights = _kinds(scores), initials(scores)
-    columns = (Column("Network"), *([Column("Weights")] if weights else []), Column("Sub-network"),
-               *(Column(f"{_named(kind)} (%)", "right") for kind in kinds),
-               Column("MFLOPs", "right"), Column("Parameters", "right"))
+    columns = (
+        Column("Network"),
+        *([Column("Weights")] if weights else []),
+        Column("Sub-network"),
+        *(Column(f"{_named(kind)} (%)", "right") for kind in kinds),
+        Column("MFLOPs", "right"),
+        Column("Parameters", "right"),
+    )
     rows = []
     for line in whole(grid.lines):
         for initial in weights or [None]:
@@ -36,8 +41,9 @@ def subnets(scores: pd.DataFrame, grid: Grid, name: str) -> Table:
                 rows.append(TableRow(line.name, (line.name, *said, subnet, *values, *cost), ()))
     seeds = scores["seed"].nunique()
     spread = f"Mean ± sample standard deviation over {seeds} seeds." if seeds > 1 else "One seed."
-    return Table(name, _title(scores.iloc[0]), f"{spread} FLOPs and parameters of the encoder, one image.", columns, "", (),
-                 tuple(rows), 0)
+    return Table(
+        name, _title(scores.iloc[0]), f"{spread} FLOPs and parameters of the encoder, one image.", columns, "", (), tuple(rows), 0
+    )
 
 
 def _kinds(scores: pd.DataFrame) -> list[dict]:

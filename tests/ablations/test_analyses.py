@@ -19,8 +19,22 @@ from slurm.arrays import plan
 from tests.ablations.test_transfers import SETTINGS, short, work_of
 from transfer import run
 
-WORDS = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-online", "individual-mse-online-w*",
-         "--widths", "1.0", "0.5", "--executor", "inline", "--transfer", "all.yaml"]
+WORDS = [
+    "--grid",
+    "guidelines",
+    "--profile",
+    "digits",
+    "--only",
+    "mse-infonce-online",
+    "individual-mse-online-w*",
+    "--widths",
+    "1.0",
+    "0.5",
+    "--executor",
+    "inline",
+    "--transfer",
+    "all.yaml",
+]
 ENTRY = {"task": "analysis", "images": 32, "pairs": 1, "neighbours": 3, "reference": False}
 SLIM, ALONE = "mse-infonce-online-s100", "individual-mse-online-w"
 
@@ -37,8 +51,11 @@ def test_an_analysis_waits_for_its_training_and_for_the_networks_of_one_width_of
     jobs = graph(work.missing, work.runs, Path("runs/guidelines"), work.transfers)
     after = {short(job.name): [short(name) for name in job.after] for job in jobs if job.kind == "analysis"}
     against = {"mse-infonce-online": [f"{ALONE}1.0", f"{ALONE}0.5"], f"{ALONE}1.0": [], f"{ALONE}0.5": []}
-    assert after == {f"{cell}-s{seed}.analysis-own": [f"{each}-s{seed}.pretrain" for each in (cell, *others)]
-                     for cell, others in against.items() for seed in (100, 101)}
+    assert after == {
+        f"{cell}-s{seed}.analysis-own": [f"{each}-s{seed}.pretrain" for each in (cell, *others)]
+        for cell, others in against.items()
+        for seed in (100, 101)
+    }
     arrays = plan(jobs, {}, 1001)
     assert {job.name for array in arrays for job in array.jobs.values()} == {job.name for job in jobs}
     for job in jobs:
@@ -62,8 +79,29 @@ def test_checkpoints_from_anywhere_are_analysed_as_jobs(folder, capsys):
     torch.save({"format": 1, "config": content, "encoder": build("resnet_small").state_dict()}, "ours.pt")
     others = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
     torch.save({"epoch": 1, "arch": "us_small", "state_dict": others}, "theirs.pth")
-    ask = ["analysis", "--checkpoint", "ours.pt", "theirs.pth", "--executor", "inline", "--dataset", "digits", "--size", "8",
-           "--widths", "1.0", "0.5", "--out", "others", "--images", "32", "--pairs", "1", "--neighbours", "3"]
+    ask = [
+        "analysis",
+        "--checkpoint",
+        "ours.pt",
+        "theirs.pth",
+        "--executor",
+        "inline",
+        "--dataset",
+        "digits",
+        "--size",
+        "8",
+        "--widths",
+        "1.0",
+        "0.5",
+        "--out",
+        "others",
+        "--images",
+        "32",
+        "--pairs",
+        "1",
+        "--neighbours",
+        "3",
+    ]
     assert run.main(ask) == 0
     assert "2 checkpoints, 2 jobs, 0 finished, 2 to do" in capsys.readouterr().out
     for name in ("ours", "theirs"):
@@ -76,8 +114,11 @@ def test_checkpoints_from_anywhere_are_analysed_as_jobs(folder, capsys):
 
 
 def test_mistakes_name_entry_and_key(folder):
-    for wrong, message in (({"neighbours": 50}, "neighbours 50 must be fewer than the 32"), ({"pairs": 0}, "pairs=0 must be"),
-                           ({"protocol": ["knn"]}, "protocol")):
+    for wrong, message in (
+        ({"neighbours": 50}, "neighbours 50 must be fewer than the 32"),
+        ({"pairs": 0}, "pairs=0 must be"),
+        ({"protocol": ["knn"]}, "protocol"),
+    ):
         Path("all.yaml").write_text(yaml.safe_dump([ENTRY | wrong]))
         with pytest.raises(UserError, match=rf"all\.yaml, entry 1 \(analysis\): .*{message}"):
             work_of(first=WORDS)

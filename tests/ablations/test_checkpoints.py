@@ -32,8 +32,25 @@ def files(tmp_path, monkeypatch):
 
 
 def test_checkpoints_of_any_kind_are_jobs_with_names_in_one_table(files, capsys):
-    ask = ["detection", "--checkpoint", "ours.pt", "theirs.pth", "--name", "Ours", "DINO R-50", "--executor", "inline",
-           "--data-dir", "scenes", "--widths", "1.0", "0.5", "--out", "others", *QUICK]
+    ask = [
+        "detection",
+        "--checkpoint",
+        "ours.pt",
+        "theirs.pth",
+        "--name",
+        "Ours",
+        "DINO R-50",
+        "--executor",
+        "inline",
+        "--data-dir",
+        "scenes",
+        "--widths",
+        "1.0",
+        "0.5",
+        "--out",
+        "others",
+        *QUICK,
+    ]
     assert main([*ask, "--dry-run"]) == 0 and not Path("others").exists()
     assert main(ask) == 0
     said = capsys.readouterr().out
@@ -51,22 +68,58 @@ def test_checkpoints_of_any_kind_are_jobs_with_names_in_one_table(files, capsys)
 
 def test_an_entries_file_gives_the_reference_once_per_network(files, capsys):
     Path("e.yaml").write_text("[{task: detection, data_dir: scenes, iterations: 2, batch_size: 2}]")
-    assert main(["all", "--checkpoint", "ours.pt", "theirs.pth", "--transfer", "e.yaml", "--widths", "0.5", "--dry-run",
-                 "--executor", "inline"]) == 0
+    assert (
+        main(
+            [
+                "all",
+                "--checkpoint",
+                "ours.pt",
+                "theirs.pth",
+                "--transfer",
+                "e.yaml",
+                "--widths",
+                "0.5",
+                "--dry-run",
+                "--executor",
+                "inline",
+            ]
+        )
+        == 0
+    )
     assert "2 checkpoints, 3 jobs, 0 finished, 3 to do" in capsys.readouterr().out
 
 
 def test_spreads_and_narrower_widths_are_jobs_too_and_marked_in_the_report(files, capsys):
-    ask = ["classification", "--checkpoint", "ours.pt", "ours2.pt", "--protocol", "knn", "--limit", "40", "--executor", "inline",
-           "--widths", "0.25:1.0:4", "0.125", "--out", "others"]
+    ask = [
+        "classification",
+        "--checkpoint",
+        "ours.pt",
+        "ours2.pt",
+        "--protocol",
+        "knn",
+        "--limit",
+        "40",
+        "--executor",
+        "inline",
+        "--widths",
+        "0.25:1.0:4",
+        "0.125",
+        "--out",
+        "others",
+    ]
     shutil.copy("ours.pt", "ours2.pt")
     with pytest.raises(UserError, match=r"0\.125 is outside the trained range"):
         main(ask)
     assert not Path("others").exists()
     assert main([*ask, "--extrapolate"]) == 0
     records = json.loads(Path("others/ours/result.json").read_text())["records"]
-    assert {r["width"]: r.get("extrapolated", False) for r in records} == {1.0: False, 0.75: False, 0.5: False, 0.25: False,
-                                                                          0.125: True}
+    assert {r["width"]: r.get("extrapolated", False) for r in records} == {
+        1.0: False,
+        0.75: False,
+        0.5: False,
+        0.25: False,
+        0.125: True,
+    }
     said = capsys.readouterr().out
     assert "2 checkpoints, 2 jobs, 0 finished, 2 to do" in said and "claims: none" in said
     [table] = Path("others/report").glob("table-digits-knn*.md")
@@ -76,25 +129,29 @@ def test_spreads_and_narrower_widths_are_jobs_too_and_marked_in_the_report(files
 
 
 def test_an_entry_whose_cells_name_no_checkpoint_is_said_to_be_left_out(files, capsys):
-    Path("e.yaml").write_text("[{task: classification, protocol: [knn], limit: 40, cells: [theirs]}, "
-                              "{task: classification, protocol: [knn], limit: 30}]")
+    Path("e.yaml").write_text(
+        "[{task: classification, protocol: [knn], limit: 40, cells: [theirs]}, {task: classification, protocol: [knn], limit: 30}]"
+    )
     assert main(["all", "--checkpoint", "ours.pt", "--transfer", "e.yaml", "--dry-run", "--executor", "inline"]) == 0
     said = capsys.readouterr().out
     assert "e.yaml, entry 1 (classification) is left out: no checkpoint is called as its cells say (theirs)" in said
     assert "1 checkpoint, 1 job," in said and "entry 2" not in said
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["detection", "--checkpoint", "ours.pt", "theirs.pth", "--name", "one"], "--name names 1 of 2 checkpoints"),
-    (["detection", "--checkpoint", "ours.pt", "ours.pt"], "like another one; set --name"),
-    (["detection", "--checkpoint", "ours.pt", "none.pth"], "none.pth"),
-    (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--seed", "3"], "--seed is not for evaluation as jobs"),
-    (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--schedule", "quik"], "did you mean schedule quick"),
-    (["classification", "--checkpoint", "theirs.pth", "--executor", "inline"], "set dataset=NAME"),
-    (["classification", "--checkpoint", "ours.pt", "--executor", "inline", "--dataset", "pets"], "stored; set data_dir=DIR"),
-    (["all", "--checkpoint", "ours.pt", "--name", "x"], "set it to entries files"),
-    (["scenes", "--out", "x", "--name", "y"], ""),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["detection", "--checkpoint", "ours.pt", "theirs.pth", "--name", "one"], "--name names 1 of 2 checkpoints"),
+        (["detection", "--checkpoint", "ours.pt", "ours.pt"], "like another one; set --name"),
+        (["detection", "--checkpoint", "ours.pt", "none.pth"], "none.pth"),
+        (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--seed", "3"], "--seed is not for evaluation as jobs"),
+        (["detection", "--checkpoint", "ours.pt", "--executor", "inline", "--schedule", "quik"], "did you mean schedule quick"),
+        (["classification", "--checkpoint", "theirs.pth", "--executor", "inline"], "set dataset=NAME"),
+        (["classification", "--checkpoint", "ours.pt", "--executor", "inline", "--dataset", "pets"], "stored; set data_dir=DIR"),
+        (["all", "--checkpoint", "ours.pt", "--name", "x"], "set it to entries files"),
+        (["scenes", "--out", "x", "--name", "y"], ""),
+    ],
+)
 def test_what_is_wrong_is_one_line_and_nothing_is_written(files, words, message):
     words = words if "--executor" in words else [*words, "--executor", "inline"]
     with pytest.raises((UserError, SystemExit)) as caught:

@@ -24,14 +24,17 @@ def read(tmp_path: Path, text: str, profile: str = "digits"):
 
 def test_the_issues_example_is_read(tmp_path):
     """Detection with its own widths and cells, masks, segmentation, other data sets and a share of the labels."""
-    found = read(tmp_path, """
+    found = read(
+        tmp_path,
+        """
 - {task: detection, dataset: voc, data_dir: VOCdevkit, model: faster_rcnn_r18_fpn, schedule: voc_24k, widths: [1.0, 0.5, 0.25],
    cells: [us3l, "individual-*"], seeds: 3}
 - {task: detection, dataset: coco, data_dir: coco, model: mask_rcnn_r18_fpn, schedule: coco_1x}
 - {task: segmentation, dataset: ade20k, data_dir: ade20k, model: upernet, schedule: ade20k_80k}
 - {task: classification, dataset: flowers102, data_dir: data, protocol: [knn, linear], size: 224}
 - {task: classification, label_fraction: [0.01, 0.1], protocol: [finetune]}
-""")
+""",
+    )
     first, *_, flowers, own = [placed.entry for placed in found]
     assert [type(placed.entry) for placed in found] == [FinetuningEntry] * 3 + [ScoringEntry] * 2
     assert (first.widths, first.cells, first.seeds, first.reference) == ([1.0, 0.5, 0.25], ["us3l", "individual-*"], 3, True)
@@ -45,23 +48,27 @@ def test_the_issues_example_is_read(tmp_path):
 
 
 WRONG = {
-    "": "must be a list of entries", "a: 1": "must be a list", "[3]": "entry 1 must be a mapping",
+    "": "must be a list of entries",
+    "a: 1": "must be a list",
+    "[3]": "entry 1 must be a mapping",
     "[{dataset: voc}]": "entry 1: task is missing; set one of detection, segmentation, classification",
     "[{task: detect}]": "entry 1: task=detect is not known",
-    "[{task: classification, protocol: [knn]}, {task: detection, shedule: quick}]":
-        "entry 2 (detection): unknown key shedule; did you mean schedule?",
+    "[{task: analysis}, {task: detection, shedule: quick}]": "entry 2 (detection): unknown key shedule; did you mean schedule?",
     "[{task: detection, schedule: quik}]": "entry 1 (detection): unknown schedule 'quik'; did you mean schedule quick?",
     "[{task: detection, dataset: voc}]": "entry 1 (detection): voc is not part of this project; set data_dir=DIR",
-    "[{task: detection, model: fastr}]": "unknown model 'fastr'", "[{task: detection, norm: b}]": "unknown norm 'b'",
+    "[{task: detection, model: fastr}]": "unknown model 'fastr'",
+    "[{task: detection, norm: b}]": "unknown norm 'b'",
     "[{task: segmentation, size: 3}]": "entry 1 (segmentation): size is not an option of segmentation",
     "[{task: classification, protocol: [lin]}]": "unknown protocol 'lin'; did you mean protocol linear?",
     "[{task: classification, set: [linear.epoch=3]}]": "unknown key linear.epoch; did you mean linear.epochs?",
     "[{task: classification, label_fraction: [2]}]": "entry 1 (classification):",
     "[{task: detection, widths: [2]}]": "widths=[2] must be widths, each in (0, 1]",
-    "[{task: detection, iterations: 0}]": "iterations=0 must be in [1,", "[{task: detection, lr: .inf}]": "lr=inf must be finite",
+    "[{task: detection, iterations: 0}]": "iterations=0 must be in [1,",
+    "[{task: detection, lr: .inf}]": "lr=inf must be finite",
     "[{task: detection, cells: us3l}]": "cells=us3l must be a list, such as [us3l]",
     "[{task: segmentation, crop: [3]}]": "crop=[3] must be two numbers",
-    "[{task: detection}, {task: detection, pictures: 9}]": "entry 2 (detection) is the same as", "[": "is not YAML",
+    "[{task: detection}, {task: detection, pictures: 9}]": "entry 2 (detection) is the same as",
+    "[": "is not YAML",
 }
 
 
@@ -76,9 +83,13 @@ def test_what_is_wrong_is_one_line_that_names_file_entry_and_key(tmp_path, text)
 KEYS = st.sampled_from(["task", "dataset", "widths", "cells", "model", "lr", "size", "protocol", "set", "crop"])
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4)),
-       st.sampled_from(["detection", "segmentation", "classification"]))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    ),
+    st.sampled_from(["detection", "segmentation", "classification"]),
+)
 def test_any_value_of_any_key_is_an_entry_or_one_line(value, task):
     raw = [value | {"task": task} if isinstance(value, dict) else value]
     try:
@@ -93,8 +104,12 @@ def test_names_and_short_forms():
     both, _ = entries(["digits-scenes", "coco=COCO"], "digits")
     assert [placed.entry.task for placed in both] == ["detection", "segmentation", "detection"]
     assert both[2].entry.data_dir == str(Path("COCO").absolute()) and both[2].entry.schedule == "coco_1x"
-    for words, expected in ((["vok=x"], "did you mean voc?"), (["voc="], "set --transfer voc=DIR"),
-                            (["digit-scenes"], "did you mean digits-scenes?"), (["nothing.yaml"], "there is no such file")):
+    for words, expected in (
+        (["vok=x"], "did you mean voc?"),
+        (["voc="], "set --transfer voc=DIR"),
+        (["digit-scenes"], "did you mean digits-scenes?"),
+        (["nothing.yaml"], "there is no such file"),
+    ):
         with pytest.raises(UserError, match=r"^--transfer ") as caught:
             entries(words, "digits")
         assert expected in str(caught.value)
@@ -104,8 +119,9 @@ def test_names_and_short_forms():
 
 @pytest.mark.parametrize("name", ["digits-scenes", "search", "unseen-widths"])
 def test_the_projects_entries_that_need_no_data_are_found_by_name(name):
-    by_path, by_name = ([placed.entry for placed in entries([word], "digits")[0]]
-                        for word in (str(module.EVALUATIONS / f"{name}.yaml"), name))
+    by_path, by_name = (
+        [placed.entry for placed in entries([word], "digits")[0]] for word in (str(module.EVALUATIONS / f"{name}.yaml"), name)
+    )
     assert by_path == by_name and by_path
 
 
@@ -140,11 +156,18 @@ def test_a_users_preset_carries_its_own_and_its_config_is_as_without(tmp_path):
 def test_an_entrys_name_is_of_what_scores_depend_on(tmp_path):
     def name(**more) -> str:
         return read(tmp_path, yaml.safe_dump([{"task": "detection", **more}]))[0].name
+
     assert name() == name(cells=["a"], widths=[0.5], seeds=2, pictures=0, workers=2, reference=False, data_dir="elsewhere")
     assert len({name(), name(iterations=3), name(lr=0.1), name(model="mask_rcnn_fpn"), name(overrides=["A", "1"])}) == 5
 
 
 def test_words_behind_transfer_are_its_own_until_a_setting_of_the_cells():
     words = ["--transfer", "voc=V", "mine.yaml", "optimizer.epochs=1", "--slurm", "partition=x", "seed=3", "--transfer", "coco=C"]
-    assert joined(words) == ["--transfer=voc=V", "--transfer=mine.yaml", "optimizer.epochs=1", "--slurm=partition=x", "seed=3",
-                             "--transfer=coco=C"]
+    assert joined(words) == [
+        "--transfer=voc=V",
+        "--transfer=mine.yaml",
+        "optimizer.epochs=1",
+        "--slurm=partition=x",
+        "seed=3",
+        "--transfer=coco=C",
+    ]

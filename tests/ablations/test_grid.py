@@ -58,16 +58,19 @@ def test_overrides_of_the_user_win_over_the_preset():
     assert {r.cfg.optimizer.lr for r in expand(overrides=["optimizer.lr=0.3"])} == {0.3}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"only": ["mse-mse-onlin"]}, "did you mean mse-mse-online"),
-    ({"overrides": ["objective.teacher=momentum"]}, "what the grid guidelines varies"),
-    ({"overrides": ["seed=3"]}, "use --seeds"),
-    ({"widths": [1.0, 0.1]}, "outside the trained range"),
-    ({"widths": [1.0, 0.99]}, "same channels"),
-    ({"widths": [0.5, 0.5]}, "same channels"),
-    ({"profile": "digit"}, "did you mean digits"),
-    ({"overrides": ["optimizer.epoch=3"]}, "did you mean optimizer.epochs"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"only": ["mse-mse-onlin"]}, "did you mean mse-mse-online"),
+        ({"overrides": ["objective.teacher=momentum"]}, "what the grid guidelines varies"),
+        ({"overrides": ["seed=3"]}, "use --seeds"),
+        ({"widths": [1.0, 0.1]}, "outside the trained range"),
+        ({"widths": [1.0, 0.99]}, "same channels"),
+        ({"widths": [0.5, 0.5]}, "same channels"),
+        ({"profile": "digit"}, "did you mean digits"),
+        ({"overrides": ["optimizer.epoch=3"]}, "did you mean optimizer.epochs"),
+    ],
+)
 def test_bad_input_is_refused_with_the_mend(change, message):
     with pytest.raises(UserError, match=message):
         expand(**change)
@@ -80,7 +83,11 @@ def test_unknown_grid_names_the_nearest():
 
 def test_only_takes_wildcards_and_keeps_the_order():
     assert [r.cell for r in expand(only=["naive-*", "mse-mse-*"])] == [
-        "mse-mse-online", "mse-mse-momentum", "naive-mse-online", "naive-infonce-momentum"]
+        "mse-mse-online",
+        "mse-mse-momentum",
+        "naive-mse-online",
+        "naive-infonce-momentum",
+    ]
 
 
 def test_seeds_are_a_count_or_a_list():
@@ -91,10 +98,15 @@ def test_seeds_are_a_count_or_a_list():
             seeds(bad)
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    ((), ""), (("optimizer.lr=1e-4", "optimizer.epochs=3"), "optimizer.lr=0.0001"),
-    (("train.threads=1", "evaluation.protocols=[knn]"), ""),
-    (("regularizer.coefficient=0", "augment.flip=0.5"), "augment.flip=0.5, regularizer.coefficient=0.0")])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), ""),
+        (("optimizer.lr=1e-4", "optimizer.epochs=3"), "optimizer.lr=0.0001"),
+        (("train.threads=1", "evaluation.protocols=[knn]"), ""),
+        (("regularizer.coefficient=0", "augment.flip=0.5"), "augment.flip=0.5, regularizer.coefficient=0.0"),
+    ],
+)
 def test_runs_say_what_their_launch_changed_that_counts(overrides, said):
     runs = expand(overrides=overrides)
     assert {run.cfg.experiment.overrides for run in runs} == {said}

@@ -56,7 +56,8 @@ def test_a_file_of_ones_own_is_a_grid(tmp_path):
     assert [(row.section, row.labels, row.cells) for row in made.rows] == [
         ("SimSiam", ("MSE", "{objective.teacher}"), {"mse": None}),
         ("SimCLR", ("infonce", "{objective.teacher}"), {"infonce": None}),
-        ("alone", ("alone", ""), {"alone-1.0": 1.0, "alone-0.5": 0.5})]
+        ("alone", ("alone", ""), {"alone-1.0": 1.0, "alone-0.5": 0.5}),
+    ]
     assert (made.grid, made.title, made.columns, made.profile) == ("mine", "Mine", ("Loss", "Teacher"), "digits")
     assert made.claims[0]["better"] == ["infonce"] and made.setting.startswith("digits at 12 pixels")
 
@@ -75,6 +76,7 @@ cells:
 def test_a_list_of_factors_is_a_list_of_combinations(tmp_path):
     def change(content):
         content["cells"][0]["factors"] = [{"base": "infonce", "teacher": "online"}, {"base": "mse", "teacher": "online"}]
+
     runs = grid.expand(write(tmp_path, change), "digits", [], [100], [1.0, 0.5], [], tmp_path)
     assert [run.cell for run in runs][:2] == ["infonce", "mse"]
 
@@ -113,8 +115,10 @@ FAULTS = {
     "words": (lambda c: c["words"].update(bse={"mse": "M"}), "words.bse: no cell has a factor bse; did you mean base"),
     "derived words": (lambda c: c["words"]["name"]["{base}-{teacher}"].pop("mse-online"), "words.name has no words for mse-online"),
     "words of no cell": (lambda c: c["words"]["base"].update(mze="M"), "words.base has words for mze, .* did you mean mse"),
-    "derived words of no cell": (lambda c: c["words"]["name"]["{base}-{teacher}"].update({"mse-offline": "x"}),
-                                 "words.name has words for mse-offline, which no cell has; did you mean mse-online"),
+    "derived words of no cell": (
+        lambda c: c["words"]["name"]["{base}-{teacher}"].update({"mse-offline": "x"}),
+        "words.name has words for mse-offline, which no cell has; did you mean mse-online",
+    ),
     "words of nothing": (lambda c: c["words"].update(base=3), "words.base must be"),
     "by": (entry(by={"bas": {}}), "by.bas: no such factor; did you mean base"),
     "by value": (entry(by={"base": {"mze": {}}}), "by.base: mze is not a value of it; did you mean mse"),
@@ -131,7 +135,8 @@ FAULTS = {
     "config value": (entry(set={"objective.base_loss": "l1"}), "base_loss"),
     "kind": (lambda c: c.update(cost="maybe"), "cost is 'maybe', but must be true or false"),
     "claims": (lambda c: c.update(claims=["a"]), "claim number 1 is 'a', not a mapping"),
-    "claim of a grid": (lambda c: c["claims"][0].update(grid="paper"), "claim better: unknown key grid")}
+    "claim of a grid": (lambda c: c["claims"][0].update(grid="paper"), "claim better: unknown key grid"),
+}
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -145,9 +150,16 @@ def test_a_mistake_is_one_line_that_names_the_file(tmp_path, what):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("name", "text", "message"), [
-    ("mine.yaml", None, "no grid file"), ("mine.yaml", "a: [", "is not YAML"), ("mine.yaml", "- a", "not a mapping"),
-    ("my grid.yaml", "cells: [{name: a}]", "named after its file"), ("mine.yaml", "cells: [{name: a}]\ncells: []", "twice")])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("mine.yaml", None, "no grid file"),
+        ("mine.yaml", "a: [", "is not YAML"),
+        ("mine.yaml", "- a", "not a mapping"),
+        ("my grid.yaml", "cells: [{name: a}]", "named after its file"),
+        ("mine.yaml", "cells: [{name: a}]\ncells: []", "twice"),
+    ],
+)
 def test_a_file_that_is_no_grid_is_refused(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_text(text)
@@ -172,8 +184,15 @@ def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):
     before = (folder / "grid.json").stat().st_mtime_ns
     write_into(folder, made)
     assert (folder / "grid.json").stat().st_mtime_ns == before  # the same is not written again
-    write(tmp_path, lambda c: (c["cells"][0]["factors"].update(base=["mse"]), c.pop("claims"), c.pop("words"),
-                               c["cells"][0]["row"].update(section="SimSiam", labels=["MSE", "{objective.teacher}"])))
+    write(
+        tmp_path,
+        lambda c: (
+            c["cells"][0]["factors"].update(base=["mse"]),
+            c.pop("claims"),
+            c.pop("words"),
+            c["cells"][0]["row"].update(section="SimSiam", labels=["MSE", "{objective.teacher}"]),
+        ),
+    )
     made, note = merge_into(folder, described(path))
     assert "had the cells infonce, which are not in the grid file any more" in note and "infonce" not in made.cells
     (tmp_path / "b").mkdir()
@@ -189,8 +208,11 @@ def test_renaming_a_cell_keeps_the_rows(tmp_path):
     before = described(write(tmp_path))
     with pytest.raises(UserError, match=r"claim better: better names infonce, and no cell .* did you mean other-infonce"):
         described(write(tmp_path, entry(name="other-{base}")))
-    after = described(write(tmp_path, lambda c: (entry(name="other-{base}")(c), c["claims"][0].update(
-        better=["other-infonce"], than=["other-mse"]))))
+    after = described(
+        write(
+            tmp_path, lambda c: (entry(name="other-{base}")(c), c["claims"][0].update(better=["other-infonce"], than=["other-mse"]))
+        )
+    )
     after = dataclasses.replace(after, claims=before.claims)
     assert [dataclasses.replace(r, cells={}) for r in after.rows] == [dataclasses.replace(r, cells={}) for r in before.rows]
     assert after.rows[0].cells == {"other-mse": None}

@@ -23,19 +23,61 @@ VARIED = {
     "head": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head"},
     "sampling": {"widths.sampling", "widths.per_step"},
     "regularization": {"regularizer.kind", "regularizer.groups", "regularizer.alpha", "regularizer.warmup_epochs"},
-    "momentum": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.ema_momentum",
-                 "objective.ema_schedule"},
+    "momentum": {
+        "objective.base_loss",
+        "objective.distill_loss",
+        "objective.teacher",
+        "objective.ema_momentum",
+        "objective.ema_schedule",
+    },
     "update": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.update"},
-    "comparison": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head", "widths.sampling",
-                   "widths.min", "widths.max", "widths.slow_start_epochs", "regularizer.kind", "model.switchable_bn",
-                   "objective.width_weights", "objective.seed_teacher"},
+    "comparison": {
+        "objective.base_loss",
+        "objective.distill_loss",
+        "objective.teacher",
+        "objective.head",
+        "widths.sampling",
+        "widths.min",
+        "widths.max",
+        "widths.slow_start_epochs",
+        "regularizer.kind",
+        "model.switchable_bn",
+        "objective.width_weights",
+        "objective.seed_teacher",
+    },
     "guidelines-shared": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head"},
-    "paper": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.head", "widths.min", "widths.max",
-              "widths.sampling", "objective.seed_teacher", "model.arch", "model.projector_last_norm"},
-    "controls": {"objective.distill_loss", "widths.min", "widths.max", "derived.network", "derived.source", "derived.importance",
-                 "derived.calibrate", "optimizer.epochs", "objective.update"},
-    "objectives": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "widths.min", "widths.max",
-                   "model.prototypes", "model.projector_last_norm"},
+    "paper": {
+        "objective.base_loss",
+        "objective.distill_loss",
+        "objective.teacher",
+        "objective.head",
+        "widths.min",
+        "widths.max",
+        "widths.sampling",
+        "objective.seed_teacher",
+        "model.arch",
+        "model.projector_last_norm",
+    },
+    "controls": {
+        "objective.distill_loss",
+        "widths.min",
+        "widths.max",
+        "derived.network",
+        "derived.source",
+        "derived.importance",
+        "derived.calibrate",
+        "optimizer.epochs",
+        "objective.update",
+    },
+    "objectives": {
+        "objective.base_loss",
+        "objective.distill_loss",
+        "objective.teacher",
+        "widths.min",
+        "widths.max",
+        "model.prototypes",
+        "model.projector_last_norm",
+    },
     "teachers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "objective.seed_teacher", "widths.min"},
     "dimensions": {"elastic.vary", "evaluation.dimension"},
     "distillation": {"objective.base_loss", "objective.distill_loss"},
@@ -43,8 +85,12 @@ VARIED = {
     "regularizers": {"objective.base_loss", "objective.distill_loss", "objective.teacher", "regularizer.kind", "widths.sampling"},
 }
 BY_BASE_LOSS = {"digits": set(), "cifar100": {"model.projector_out", "optimizer.lr", "regularizer.coefficient"}}
-METHODS = {"simsiam": ("mse", "online"), "byol": ("mse", "momentum"), "simclr": ("infonce", "online"),
-           "momentum-simclr": ("infonce", "momentum")}
+METHODS = {
+    "simsiam": ("mse", "online"),
+    "byol": ("mse", "momentum"),
+    "simclr": ("infonce", "online"),
+    "momentum-simclr": ("infonce", "momentum"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +104,12 @@ def expand(name, profile="digits", only=(), seeds=(100,), overrides=(), runs="ru
 
 def flat(cfg) -> dict[str, object]:
     content = config.to_dict(cfg)
-    return {f"{section}.{key}": value for section, values in content.items() if isinstance(values, dict)
-            for key, value in values.items()}
+    return {
+        f"{section}.{key}": value
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
 
 
 def guidance(cfg) -> tuple[str, str, str]:
@@ -83,8 +133,9 @@ def test_no_cell_and_no_experiment_is_twice_in_a_grid(expanded, name, profile):
 @pytest.mark.parametrize("profile", ["digits", "cifar100"])
 @pytest.mark.parametrize("name", sorted(VARIED))
 def test_what_varies_is_what_the_grid_is_about(expanded, name, profile):
-    content = [{key: value for key, value in flat(run.cfg).items() if not key.startswith("experiment.")}
-               for run in expanded[name, profile]]
+    content = [
+        {key: value for key, value in flat(run.cfg).items() if not key.startswith("experiment.")} for run in expanded[name, profile]
+    ]
     varied = {key for key in content[0] if len({repr(cell[key]) for cell in content}) > 1}
     losses = {run.cfg.objective.base_loss for run in expanded[name, profile]}
     recipes = {run.cfg.experiment.recipe for run in expanded[name, profile]}
@@ -142,17 +193,24 @@ def test_momentum_cells(expanded):
             assert own.ema_momentum == float(what[1:]) and own.ema_schedule == ("cosine" if cosine else "constant")
             found.add((base, own.ema_momentum, own.ema_schedule))
     assert found == {(base, m, "constant") for base in ("mse", "infonce") for m in (0.5, 0.7, 0.9, 0.95, 0.99)} | {
-        (base, m, "cosine") for base in ("mse", "infonce") for m in (0.5, 0.9, 0.99)}
+        (base, m, "cosine") for base in ("mse", "infonce") for m in (0.5, 0.9, 0.99)
+    }
 
 
 def test_cells_of_the_grids_of_parts_are_what_they_are_called(expanded):
-    named = {name: {run.cell: run.cfg for run in expanded[name, "digits"]}
-             for name in ("objectives", "teachers", "distillation", "regularizers")}
+    named = {
+        name: {run.cell: run.cfg for run in expanded[name, "digits"]}
+        for name in ("objectives", "teachers", "distillation", "regularizers")
+    }
     for cell, cfg in named["objectives"].items():
         training, base = cell.removesuffix("-w1.0").removesuffix("-w0.25").split("-")
         own = "momentum" if base == "dino" else "online"
-        assert guidance(cfg) == (base, *{"naive": ("none", own), "individual": ("none", own), "base": ("mse", own),
-                                         "guided": ("infonce", "momentum")}[training])
+        assert guidance(cfg) == (
+            base,
+            *{"naive": ("none", own), "individual": ("none", own), "base": ("mse", own), "guided": ("infonce", "momentum")}[
+                training
+            ],
+        )
         widths = re.search(r"-w([\d.]+)$", cell)
         assert (cfg.widths.min, cfg.widths.max) == ((float(widths[1]),) * 2 if widths else (0.25, 1.0))
     assert {cell.split("-")[1] for cell in named["objectives"]} == {*BASE_LOSS.names} - {"seed", "mae"}
@@ -170,8 +228,9 @@ def test_cells_of_the_grids_of_parts_are_what_they_are_called(expanded):
     for cell, cfg in named["regularizers"].items():
         loss, kind = cell.split("-", 1)
         assert cfg.objective.teacher == {"infonce": "momentum", "mse": "online"}[loss]
-        assert (cfg.regularizer.kind, cfg.widths.sampling) == (("l2", "ordered_dropout") if kind == "ordered-dropout" else
-                                                               (kind, "sandwich"))
+        assert (cfg.regularizer.kind, cfg.widths.sampling) == (
+            ("l2", "ordered_dropout") if kind == "ordered-dropout" else (kind, "sandwich")
+        )
     assert {cfg.regularizer.kind for cfg in named["regularizers"].values()} == {*REGULARIZER.names}
 
 
@@ -185,14 +244,26 @@ def test_update_cells(expanded):
 def test_us3l_cells_differ_from_the_recipe_in_the_part_that_they_are_without(expanded):
     runs = {run.cell: flat(run.cfg) for run in expanded["comparison", "digits"]}
     full = runs["us3l"]
-    assert (full["objective.base_loss"], full["objective.distill_loss"], full["objective.teacher"], full["objective.head"],
-            full["widths.sampling"], full["regularizer.kind"]) == ("infonce", "mse", "momentum", "own", "dynamic", "group")
-    changed = {cell: {key: value for key, value in content.items() if value != full[key] and not key.startswith("experiment.")}
-               for cell, content in runs.items() if cell.startswith("us3l-without")}
+    assert (
+        full["objective.base_loss"],
+        full["objective.distill_loss"],
+        full["objective.teacher"],
+        full["objective.head"],
+        full["widths.sampling"],
+        full["regularizer.kind"],
+    ) == ("infonce", "mse", "momentum", "own", "dynamic", "group")
+    changed = {
+        cell: {key: value for key, value in content.items() if value != full[key] and not key.startswith("experiment.")}
+        for cell, content in runs.items()
+        if cell.startswith("us3l-without")
+    }
     assert changed == {
-        "us3l-without-infonce-base": {"objective.base_loss": "mse"}, "us3l-without-momentum": {"objective.teacher": "online"},
-        "us3l-without-head": {"objective.head": "none"}, "us3l-without-dynamic": {"widths.sampling": "sandwich"},
-        "us3l-without-group": {"regularizer.kind": "l2"}}
+        "us3l-without-infonce-base": {"objective.base_loss": "mse"},
+        "us3l-without-momentum": {"objective.teacher": "online"},
+        "us3l-without-head": {"objective.head": "none"},
+        "us3l-without-dynamic": {"widths.sampling": "sandwich"},
+        "us3l-without-group": {"regularizer.kind": "l2"},
+    }
 
 
 @pytest.mark.parametrize("name", ["paper", "comparison", "controls", "guidelines"])
@@ -338,8 +409,11 @@ def test_the_manifest_of_a_grid_has_each_cell_in_one_row(name, widths):
     sections = [row.section for row in manifest.rows]
     assert sections == sorted(sections, key=sections.index)  # each stands together
     serving = {cell: width for row in manifest.rows for cell, width in row.cells.items() if width is not None}
-    trained = {run.cell: run.cfg.widths for profile in ("digits", "digits_vit")  # each has what the other's network cannot be
-               for run in grid.expand(name, profile, [], [100], widths, [], Path("runs"))}
+    trained = {
+        run.cell: run.cfg.widths
+        for profile in ("digits", "digits_vit")  # each has what the other's network cannot be
+        for run in grid.expand(name, profile, [], [100], widths, [], Path("runs"))
+    }
     assert all(trained[cell].min == trained[cell].max == width for cell, width in serving.items())
 
 
@@ -364,8 +438,15 @@ def test_a_run_comes_back_from_json(expanded):
             assert grid.from_plain(json.loads(json.dumps(grid.to_plain(run)))) == run
 
 
-@pytest.mark.parametrize("plain", [{}, {"cell": "a"}, {"cell": "a", "config": 3, "directory": "x", "needs": None, "command": []},
-                                   {"cell": "a", "config": {"nothing": 1}, "directory": "x", "needs": None, "command": []}])
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {},
+        {"cell": "a"},
+        {"cell": "a", "config": 3, "directory": "x", "needs": None, "command": []},
+        {"cell": "a", "config": {"nothing": 1}, "directory": "x", "needs": None, "command": []},
+    ],
+)
 def test_what_is_no_run_is_refused(plain):
     with pytest.raises(UserError):
         grid.from_plain(plain)

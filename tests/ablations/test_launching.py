@@ -42,21 +42,25 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.setenv("SLURM_JOB_ID", job)
         if not job:
             monkeypatch.delenv("SLURM_JOB_ID")
+
     return has
 
 
-@pytest.mark.parametrize(("here", "words", "executor", "said"), [
-    ({"sbatch": True}, (), "slurm", "because sbatch is found and this is no Slurm job"),
-    ({"sbatch": True, "gpus": 4}, (), "slurm", "because sbatch is found"),
-    ({"sbatch": True, "job": "17"}, (), "inline", "because this is Slurm job 17, from which nothing is submitted"),
-    ({"sbatch": True, "job": "17", "gpus": 2}, (), "local", "because this is Slurm job 17"),
-    ({"gpus": 4}, (), "local", "because there is no sbatch here and there are 4 GPUs"),
-    ({"gpus": 1}, (), "inline", "there is 1 GPU"),
-    ({}, (), "inline", "because there is no sbatch here and there are no GPUs"),
-    ({}, ("--parallel", "3"), "local", "because --parallel is given"),
-    ({"sbatch": True}, ("--executor", "inline"), "inline", "from --executor"),
-    ({"sbatch": True, "job": "17"}, ("--executor", "slurm"), "slurm", "from --executor"),
-])
+@pytest.mark.parametrize(
+    ("here", "words", "executor", "said"),
+    [
+        ({"sbatch": True}, (), "slurm", "because sbatch is found and this is no Slurm job"),
+        ({"sbatch": True, "gpus": 4}, (), "slurm", "because sbatch is found"),
+        ({"sbatch": True, "job": "17"}, (), "inline", "because this is Slurm job 17, from which nothing is submitted"),
+        ({"sbatch": True, "job": "17", "gpus": 2}, (), "local", "because this is Slurm job 17"),
+        ({"gpus": 4}, (), "local", "because there is no sbatch here and there are 4 GPUs"),
+        ({"gpus": 1}, (), "inline", "there is 1 GPU"),
+        ({}, (), "inline", "because there is no sbatch here and there are no GPUs"),
+        ({}, ("--parallel", "3"), "local", "because --parallel is given"),
+        ({"sbatch": True}, ("--executor", "inline"), "inline", "from --executor"),
+        ({"sbatch": True, "job": "17"}, ("--executor", "slurm"), "slurm", "from --executor"),
+    ],
+)
 def test_auto_takes_what_is_there_and_says_why_and_how_to_choose(machine, capsys, here, words, executor, said):
     machine(**here)
     arguments = options(*words)
@@ -116,8 +120,14 @@ def answered(folder: Path, answer: str, ledger: bool = False) -> tuple[int, str]
         (folder / "other" / "slurm").mkdir(parents=True)
         (folder / "other" / "slurm" / "ledger.jsonl").touch()
     own, terminal = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdin=terminal, stdout=terminal, stderr=terminal,
-                               env=os.environ | {"PYTHONPATH": str(ROOT)}, close_fds=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        close_fds=True,
+    )
     os.close(terminal)
     os.write(own, f"{answer}\n".encode())
     said = b""

@@ -20,8 +20,25 @@ MINE = re.search(r"```yaml\n(title: Losses.*?)```", (ROOT / "docs" / "extending.
 def done(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("own")
     (place / "losses.yaml").write_text(MINE)
-    assert main(["--grid", str(place / "losses.yaml"), "--profile", "digits", "--runs", str(place / "runs"), "--widths", "1.0",
-                 "0.5", "--executor", "inline", *TINY]) == 0
+    assert (
+        main(
+            [
+                "--grid",
+                str(place / "losses.yaml"),
+                "--profile",
+                "digits",
+                "--runs",
+                str(place / "runs"),
+                "--widths",
+                "1.0",
+                "0.5",
+                "--executor",
+                "inline",
+                *TINY,
+            ]
+        )
+        == 0
+    )
     return place / "runs" / "losses"
 
 
@@ -30,8 +47,11 @@ def test_it_has_its_table_pictures_and_verdicts(done):
     table = (made / "table-digits-linear_fast.md").read_text()
     assert "Losses at hand on digits" in table and "| Loss | Networks | 1.0× | 0.5× |" in table
     lines = [line for line in table.splitlines() if line.startswith("| ")][2:]
-    assert [line.split(" | ")[:2] for line in lines] == [["| squared error", "one"], ["| contrast", "one"],
-                                                         ["| contrast", "one per width"]]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        ["| squared error", "one"],
+        ["| contrast", "one"],
+        ["| contrast", "one per width"],
+    ]
     assert not any("—" in line for line in lines)  # the networks of both widths are one row
     picture = (made / "accuracy-width-digits-linear_fast.svg").read_text()
     assert all(f">{text}<" in picture for text in ("slimmable", "alone", "squared error", "contrast"))

@@ -20,8 +20,18 @@ from rundir.errors import UserError
 from transfer.classification import Options, evaluate
 
 ROOT = Path(__file__).parents[2]
-TINY = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
-        "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=32", "calibration.images=64", "train.threads=1"]
+TINY = [
+    "optimizer.epochs=1",
+    "optimizer.batch_size=64",
+    "data.limit=128",
+    "data.size=8",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=16",
+    "diagnostics.images=32",
+    "calibration.images=64",
+    "train.threads=1",
+]
 CELLS = ["--executor", "inline", "--only", "mse-infonce-momentum", "individual-mse-online-w*", "--widths", "1.0", "0.5"]
 
 
@@ -31,8 +41,11 @@ def run(runs: Path, *more: str) -> int:
 
 def files(runs: Path) -> dict[str, int]:
     """Every file of the run directories with its time of change; the report is written anew each time."""
-    return {str(p.relative_to(runs)): p.stat().st_mtime_ns for p in runs.rglob("*")
-            if p.is_file() and "report" not in p.parts and p.name != ".lock"}
+    return {
+        str(p.relative_to(runs)): p.stat().st_mtime_ns
+        for p in runs.rglob("*")
+        if p.is_file() and "report" not in p.parts and p.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +75,28 @@ def test_another_width_is_evaluated_without_training_again(done, tmp_path):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     done = tmp_path
     checkpoints = {path: path.stat().st_mtime_ns for path in done.rglob("checkpoint.pt")}
-    assert main(["--grid", "guidelines", "--profile", "digits", "--runs", str(done), "--executor", "inline",
-                 "--only", "mse-infonce-momentum", "--widths", "1.0", "0.5", "0.75", *TINY]) == 0
+    assert (
+        main(
+            [
+                "--grid",
+                "guidelines",
+                "--profile",
+                "digits",
+                "--runs",
+                str(done),
+                "--executor",
+                "inline",
+                "--only",
+                "mse-infonce-momentum",
+                "--widths",
+                "1.0",
+                "0.5",
+                "0.75",
+                *TINY,
+            ]
+        )
+        == 0
+    )
     assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
     result = next((done / "guidelines").glob("mse-infonce-momentum-*/result.json"))
     assert {r["width"] for r in json.loads(result.read_text())["records"]} == {1.0, 0.75, 0.5}
@@ -136,8 +169,13 @@ def test_local_executor_gives_the_same_weights_and_scores(done, tmp_path, capsys
     assert run(tmp_path, "--executor", "local", "--parallel", "2") == 0
 
     def scores(runs: Path) -> dict:
-        return {path.parent.name: sorted((r["metric"], r["width"], r["value"]) for r in json.loads(path.read_text())["records"]
-                                         if r["width"] in (1.0, 0.5)) for path in runs.rglob("result.json")}
+        return {
+            path.parent.name: sorted(
+                (r["metric"], r["width"], r["value"]) for r in json.loads(path.read_text())["records"] if r["width"] in (1.0, 0.5)
+            )
+            for path in runs.rglob("result.json")
+        }
+
     assert scores(tmp_path) == scores(done)
     for path in done.rglob("checkpoint.pt"):
         one, other = (torch.load(place, weights_only=True)["encoder"] for place in (path, tmp_path / path.relative_to(done)))
@@ -220,8 +258,17 @@ def test_bad_command_lines_end_in_one_line_and_code_2(tmp_path):
         ("--grid", "guidelines", "--profile", "cifar10", "--data-dir", str(tmp_path / "none")): "none",
         ("--grid", "guidelines", "--profile", "digits", "optimizer.batch_size=4096"): "larger than the 1297",
     }
-    started = {arguments: subprocess.Popen([*base, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                           cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}) for arguments in cases}
+    started = {
+        arguments: subprocess.Popen(
+            [*base, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for arguments in cases
+    }
     for arguments, expected in cases.items():
         _, error = started[arguments].communicate(timeout=180)
         assert started[arguments].returncode == 2, error

@@ -20,10 +20,32 @@ from rundir.errors import UserError
 from tests.ablations.test_transfers import SETTINGS, short, work_of
 from transfer import run
 
-ENTRY = {"task": "search", "budgets": ["flops=0.3", "flops=0.6 memory=0.9"], "images": 48, "calibration": 24, "neighbours": 5,
-         "evaluations": 8, "pool": 20, "checked": 6}
-WORDS = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-online", "individual-mse-online-w1.0",
-         "--widths", "1.0", "0.5", "--executor", "inline", "--transfer", "all.yaml"]
+ENTRY = {
+    "task": "search",
+    "budgets": ["flops=0.3", "flops=0.6 memory=0.9"],
+    "images": 48,
+    "calibration": 24,
+    "neighbours": 5,
+    "evaluations": 8,
+    "pool": 20,
+    "checked": 6,
+}
+WORDS = [
+    "--grid",
+    "guidelines",
+    "--profile",
+    "digits",
+    "--only",
+    "mse-infonce-online",
+    "individual-mse-online-w1.0",
+    "--widths",
+    "1.0",
+    "0.5",
+    "--executor",
+    "inline",
+    "--transfer",
+    "all.yaml",
+]
 
 
 @pytest.fixture
@@ -61,9 +83,31 @@ def test_checkpoints_from_anywhere_are_searched_as_jobs(folder, capsys):
     content = config.to_dict(config.load("digits", ["data.size=8"]))
     for name in ("one", "two"):
         torch.save({"format": 1, "config": content, "encoder": build("resnet_small").state_dict()}, f"{name}.pt")
-    ask = ["search", "--checkpoint", "one.pt", "two.pt", "--out", "others", "--budget", "flops=0.5", "memory_mb=0.9",
-           "--images", "48", "--calibration", "24", "--neighbours", "5", "--evaluations", "6", "--pool", "10", "--check", "0",
-           "--executor", "inline"]
+    ask = [
+        "search",
+        "--checkpoint",
+        "one.pt",
+        "two.pt",
+        "--out",
+        "others",
+        "--budget",
+        "flops=0.5",
+        "memory_mb=0.9",
+        "--images",
+        "48",
+        "--calibration",
+        "24",
+        "--neighbours",
+        "5",
+        "--evaluations",
+        "6",
+        "--pool",
+        "10",
+        "--check",
+        "0",
+        "--executor",
+        "inline",
+    ]
     with pytest.raises(UserError, match="--format is not for searches as jobs"):
         run.main([*ask, "--format", "none"])
     assert run.main(ask) == 0
@@ -92,11 +136,17 @@ def test_claims_compare_strategies_over_budgets_and_read_the_rank_correlation(fo
         effect(claim(measure="search", strategy="evolutionary", against="annealing"), scores, None, None)
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"neighbours": 50}, "neighbours 50 must be fewer than the 48"), ({"score": "accuracy"}, "score=accuracy is not known"),
-    ({"budgets": ["speed=2"]}, "unknown cost 'speed'"), ({"budgets": ["flops=0.0001"]}, "no sub-network is so small"),
-    ({"widths": [2.0]}, "widths"), ({"protocol": ["knn"]}, "protocol"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"neighbours": 50}, "neighbours 50 must be fewer than the 48"),
+        ({"score": "accuracy"}, "score=accuracy is not known"),
+        ({"budgets": ["speed=2"]}, "unknown cost 'speed'"),
+        ({"budgets": ["flops=0.0001"]}, "no sub-network is so small"),
+        ({"widths": [2.0]}, "widths"),
+        ({"protocol": ["knn"]}, "protocol"),
+    ],
+)
 def test_mistakes_name_entry_and_key(folder, wrong, message):
     Path("all.yaml").write_text(yaml.safe_dump([ENTRY | wrong]))
     with pytest.raises(UserError, match=r"all\.yaml, entry 1 \(search\)") as error:

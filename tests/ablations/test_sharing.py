@@ -27,8 +27,10 @@ def runs(tmp_path):
 @pytest.fixture
 def gpus(monkeypatch):
     """Makes GPUs with so many GiB free."""
+
     def there(*free: float) -> None:
         monkeypatch.setattr(sharing, "free_bytes", lambda: [int(gib * GIB) for gib in free])
+
     return there
 
 
@@ -42,12 +44,15 @@ def test_processes_take_the_gpus_in_turn(machine, monkeypatch):
     assert [launch._visible_gpus(slot) for slot in range(6)] == ["4", "7"] * 3
 
 
-@pytest.mark.parametrize(("here", "words", "said"), [
-    ({"gpus": 0}, ("--per-gpu", "2"), r"--per-gpu 2: there is no GPU here; set --parallel N"),
-    ({"gpus": 1}, ("--per-gpu", "2", "--parallel", "3"), r"--per-gpu 2 and --parallel 3 both say how many"),
-    ({"gpus": 1}, ("--per-gpu", "2", "--executor", "inline"), r"--per-gpu is for --executor local; set that, or leave it out$"),
-    ({"sbatch": True}, ("--per-gpu", "2", "--executor", "slurm"), r"--per-gpu is for --executor local"),
-])
+@pytest.mark.parametrize(
+    ("here", "words", "said"),
+    [
+        ({"gpus": 0}, ("--per-gpu", "2"), r"--per-gpu 2: there is no GPU here; set --parallel N"),
+        ({"gpus": 1}, ("--per-gpu", "2", "--parallel", "3"), r"--per-gpu 2 and --parallel 3 both say how many"),
+        ({"gpus": 1}, ("--per-gpu", "2", "--executor", "inline"), r"--per-gpu is for --executor local; set that, or leave it out$"),
+        ({"sbatch": True}, ("--per-gpu", "2", "--executor", "slurm"), r"--per-gpu is for --executor local"),
+    ],
+)
 def test_what_cannot_be_shared_is_refused(machine, here, words, said):
     machine(**here)
     with pytest.raises(UserError, match=said):
@@ -60,12 +65,16 @@ def test_memory_is_enough_or_how_many_it_is_enough_for_is_said(runs, gpus, monke
     gpus(4.1 * needed, 9 * needed)
     assert sharing.check_memory(runs, 1297, 4) == (
         f"4 runs share each GPU, about {needed:.1f} GiB each of {4.1 * needed:.1f} GiB free; they take turns, since MPS does not "
-        "run (nvidia-cuda-mps-control -d starts it)")
+        "run (nvidia-cuda-mps-control -d starts it)"
+    )
     (tmp_path / "control").touch()
     assert sharing.check_memory(runs, 1297, 4).endswith("MPS runs, so their kernels run side by side")
     gpus(9 * needed, 3.9 * needed)
-    with pytest.raises(UserError, match=rf"--per-gpu 4: a run takes about {needed:.1f} GiB, and GPU 1 has {3.9 * needed:.1f} GiB "
-                                        r"free; set --per-gpu 3$"):
+    with pytest.raises(
+        UserError,
+        match=rf"--per-gpu 4: a run takes about {needed:.1f} GiB, and GPU 1 has {3.9 * needed:.1f} GiB "
+        r"free; set --per-gpu 3$",
+    ):
         sharing.check_memory(runs, 1297, 4)
     gpus(0.5)
     with pytest.raises(UserError, match=r"set a smaller optimizer.batch_size, or leave --per-gpu out$"):

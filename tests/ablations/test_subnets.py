@@ -22,7 +22,7 @@ from tests.ablations.test_transfers import SETTINGS, WORDS, scenes, work_of  # n
 from transfer import run
 
 SUBNET = "w[1,.5,.5,.5]"
-ASK = [*WORDS[:WORDS.index("--widths")], "--widths", "1.0", "0.5", SUBNET, "--executor", "inline"]
+ASK = [*WORDS[: WORDS.index("--widths")], "--widths", "1.0", "0.5", SUBNET, "--executor", "inline"]
 CELLS = ("mse-infonce-momentum", "individual-mse-online-w1.0", "individual-mse-online-w0.5")
 
 
@@ -60,20 +60,25 @@ def test_each_cell_has_those_within_what_it_is_trained_for():
     assert again.widths == runs[CELLS[0]].widths
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--widths", "1.0", "w[1,.5"], "not understood from 'w[1,.5' on"),
-    (["--widths", SUBNET], "--widths names sub-networks alone, and tables are by width; add a width, such as 1"),
-    (["--widths", "1.0", "w[1,.5]"], "w has 2 widths and the network 4 stages"),
-    (["--widths", "1.0", "p0.5"], "this network has no patches; leave out p0.5"),
-    (["--widths", "0.5", "w[.5,.5,.5,.5]"], "give the same channels"),
-    (["evaluation.widths=[1.0,w[1,.5,.5,.5]]"], "put text with brackets in quotes of its own, as in '[1.0,\"w[1,.5,.5,.5]\"]'"),
-    (['evaluation.widths=[1.0,"w[1,.5"]'], "is not a list of widths: sub-network 'w[1,.5' is not understood"),
-    (["evaluation.widths=[1.0,true]"], "must be widths, each in (0, 1], or sub-networks such as 'w[1,.75,.5,.5]'"),
-    (["evaluation.widths=[1.0,1.5]"], "must be widths, each in (0, 1]"), (["evaluation.widths=w0.5"], "must be a list"),
-    (['widths.fixed=[1.0,"w0.5d[1]"]'], "must be a number")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--widths", "1.0", "w[1,.5"], "not understood from 'w[1,.5' on"),
+        (["--widths", SUBNET], "--widths names sub-networks alone, and tables are by width; add a width, such as 1"),
+        (["--widths", "1.0", "w[1,.5]"], "w has 2 widths and the network 4 stages"),
+        (["--widths", "1.0", "p0.5"], "this network has no patches; leave out p0.5"),
+        (["--widths", "0.5", "w[.5,.5,.5,.5]"], "give the same channels"),
+        (["evaluation.widths=[1.0,w[1,.5,.5,.5]]"], "put text with brackets in quotes of its own, as in '[1.0,\"w[1,.5,.5,.5]\"]'"),
+        (['evaluation.widths=[1.0,"w[1,.5"]'], "is not a list of widths: sub-network 'w[1,.5' is not understood"),
+        (["evaluation.widths=[1.0,true]"], "must be widths, each in (0, 1], or sub-networks such as 'w[1,.75,.5,.5]'"),
+        (["evaluation.widths=[1.0,1.5]"], "must be widths, each in (0, 1]"),
+        (["evaluation.widths=w0.5"], "must be a list"),
+        (['widths.fixed=[1.0,"w0.5d[1]"]'], "must be a number"),
+    ],
+)
 def test_mistakes_are_one_line(folder, words, said):
     with pytest.raises(UserError) as caught:
-        main([*WORDS[:WORDS.index("--widths")], "--dry-run", *words])
+        main([*WORDS[: WORDS.index("--widths")], "--dry-run", *words])
     assert said in str(caught.value) and "\n" not in str(caught.value) and not list(folder.iterdir())
 
 
@@ -83,11 +88,15 @@ def test_a_sub_network_that_would_stand_for_two_widths_is_said_before_training(f
     assert "cell depth: evaluation.widths: w1d[1,1,1,1] is the sub-network of equal FLOPs for 0.55 and 0.5" in str(caught.value)
 
 
-@pytest.mark.parametrize(("entry", "said"), [
-    ({"task": "classification", "widths": ["w[1,.5"]}, "widths=['w[1,.5'] is not a list of widths"),
-    ({"task": "detection", "widths": ["w0.5r8"]}, "widths w0.5r8 names a resolution"),
-    ({"task": "classification", "widths": ["d[1,1,1,1]"]}, "this network has no blocks that can be skipped"),
-    ({"task": "classification", "widths": ["w[1,1,1,.1]"]}, "is outside the trained range")])
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"task": "classification", "widths": ["w[1,.5"]}, "widths=['w[1,.5'] is not a list of widths"),
+        ({"task": "detection", "widths": ["w0.5r8"]}, "widths w0.5r8 names a resolution"),
+        ({"task": "classification", "widths": ["d[1,1,1,1]"]}, "this network has no blocks that can be skipped"),
+        ({"task": "classification", "widths": ["w[1,1,1,.1]"]}, "is outside the trained range"),
+    ],
+)
 def test_mistakes_in_an_entry_name_it(folder, entry, said):
     Path("all.yaml").write_text(yaml.safe_dump([entry]))
     with pytest.raises(UserError) as caught:
@@ -96,10 +105,21 @@ def test_mistakes_in_an_entry_name_it(folder, entry, said):
 
 
 def test_a_grid_with_sub_networks_is_finished_once_and_reported(folder, capsys):
-    Path("all.yaml").write_text(yaml.safe_dump([
-        {"task": "classification", "dataset": "digits", "protocol": ["knn"], "k": 3, "widths": ["w[.5,1,1,.5]"],
-         "reference": False},
-        {"task": "analysis", "images": 32, "pairs": 1, "neighbours": 3, "cells": ["mse-*"], "reference": False}]))
+    Path("all.yaml").write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "task": "classification",
+                    "dataset": "digits",
+                    "protocol": ["knn"],
+                    "k": 3,
+                    "widths": ["w[.5,1,1,.5]"],
+                    "reference": False,
+                },
+                {"task": "analysis", "images": 32, "pairs": 1, "neighbours": 3, "cells": ["mse-*"], "reference": False},
+            ]
+        )
+    )
     ask = [*ASK, "--transfer", "all.yaml", *SETTINGS]
     assert main(ask) == 0
     assert "2 fine-tunings and evaluations of them on other data, 0 finished, 2 to do" in capsys.readouterr().out
@@ -119,9 +139,15 @@ def test_a_grid_with_sub_networks_is_finished_once_and_reported(folder, capsys):
 
 def test_jobs_are_json_and_read_again(folder, scenes, monkeypatch):  # noqa: F811
     one = {"dataset": "digits", "widths": [SUBNET], "cells": ["mse-*"], "reference": False}
-    Path("all.yaml").write_text(yaml.safe_dump([
-        {"task": "detection", "data_dir": str(scenes), "iterations": 2} | one, {"task": "classification"} | one,
-        {"task": "analysis", "images": 32} | one]))
+    Path("all.yaml").write_text(
+        yaml.safe_dump(
+            [
+                {"task": "detection", "data_dir": str(scenes), "iterations": 2} | one,
+                {"task": "classification"} | one,
+                {"task": "analysis", "images": 32} | one,
+            ]
+        )
+    )
     work = work_of("--transfer", "all.yaml", first=ASK)
     seen = []
     monkeypatch.setattr("ablations.transfers._check_ready", lambda place: None)
@@ -138,8 +164,21 @@ def test_checkpoints_are_evaluated_at_them_as_jobs(folder, capsys):
     assert main([*WORDS[:5], CELLS[0], "--widths", "1.0", "0.5", "--executor", "inline", *SETTINGS]) == 0
     [found] = Path("runs/guidelines").glob(f"{CELLS[0]}-*")
     Path("all.yaml").write_text(yaml.safe_dump([{"task": "classification", "protocol": ["knn"], "widths": [SUBNET]}]))
-    ask = ["all", "--checkpoint", str(found), str(found / "checkpoint.pt"), "--name", "A", "B", "--transfer", "all.yaml",
-           "--executor", "inline", "--out", "others"]
+    ask = [
+        "all",
+        "--checkpoint",
+        str(found),
+        str(found / "checkpoint.pt"),
+        "--name",
+        "A",
+        "B",
+        "--transfer",
+        "all.yaml",
+        "--executor",
+        "inline",
+        "--out",
+        "others",
+    ]
     capsys.readouterr()
     assert run.main(ask) == 0
     assert "2 checkpoints, 2 jobs, 0 finished, 2 to do" in capsys.readouterr().out

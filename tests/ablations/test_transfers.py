@@ -23,11 +23,33 @@ from slurm.jobs import Left
 from transfer.finetuning import Finetuning
 from transfer.finetuning.scenes import SceneConfig, write_scenes
 
-SETTINGS = ["optimizer.epochs=1", "optimizer.batch_size=64", "data.limit=128", "data.size=8", "model.projector_hidden=16",
-            "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=32", "calibration.images=64",
-            "train.threads=1", "evaluation.protocols=[knn]"]
-WORDS = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-momentum", "individual-mse-online-w*",
-         "--widths", "1.0", "0.5", "--executor", "inline"]
+SETTINGS = [
+    "optimizer.epochs=1",
+    "optimizer.batch_size=64",
+    "data.limit=128",
+    "data.size=8",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=16",
+    "diagnostics.images=32",
+    "calibration.images=64",
+    "train.threads=1",
+    "evaluation.protocols=[knn]",
+]
+WORDS = [
+    "--grid",
+    "guidelines",
+    "--profile",
+    "digits",
+    "--only",
+    "mse-infonce-momentum",
+    "individual-mse-online-w*",
+    "--widths",
+    "1.0",
+    "0.5",
+    "--executor",
+    "inline",
+]
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +62,23 @@ def folder(tmp_path, scenes, monkeypatch):
     """A working directory with an entries file: detection of all cells, segmentation of one, one share of the labels."""
     monkeypatch.chdir(tmp_path)
     quick = {"dataset": "digits", "data_dir": str(scenes), "iterations": 2, "batch_size": 2, "pictures": 0}
-    Path("all.yaml").write_text(yaml.safe_dump([
-        {"task": "detection", **quick, "overrides": ["MODEL.FPN.OUT_CHANNELS", "8"]},
-        {"task": "segmentation", **quick, "cells": ["mse-*"], "widths": [0.5], "reference": False},
-        {"task": "classification", "protocol": ["knn", "finetune"], "k": 3, "set": ["finetune.epochs=1"], "seeds": 1,
-         "cells": ["mse-*"], "reference": False}]))
+    Path("all.yaml").write_text(
+        yaml.safe_dump(
+            [
+                {"task": "detection", **quick, "overrides": ["MODEL.FPN.OUT_CHANNELS", "8"]},
+                {"task": "segmentation", **quick, "cells": ["mse-*"], "widths": [0.5], "reference": False},
+                {
+                    "task": "classification",
+                    "protocol": ["knn", "finetune"],
+                    "k": 3,
+                    "set": ["finetune.epochs=1"],
+                    "seeds": 1,
+                    "cells": ["mse-*"],
+                    "reference": False,
+                },
+            ]
+        )
+    )
     return tmp_path
 
 
@@ -66,9 +100,18 @@ def test_a_fine_tuning_is_a_job_behind_its_training_and_the_reference_one_per_wi
     work = work_of("--seeds", "2", "--transfer", "all.yaml")
     jobs = {short(job.name): job for job in graph(work.missing, work.runs, Path("runs/guidelines"), work.transfers)}
     seeds, alone = (100, 101), "individual-mse-online-w"
-    expected = {f"{cell}-s{seed}.detection-digits.w{width}": "detection" for seed in seeds for cell, width in (
-        ("mse-infonce-momentum", "1"), ("mse-infonce-momentum", "0.5"), (f"{alone}1.0", "1"), (f"{alone}0.5", "0.5"),
-        ("untrained", "1"), ("untrained", "0.5"))}
+    expected = {
+        f"{cell}-s{seed}.detection-digits.w{width}": "detection"
+        for seed in seeds
+        for cell, width in (
+            ("mse-infonce-momentum", "1"),
+            ("mse-infonce-momentum", "0.5"),
+            (f"{alone}1.0", "1"),
+            (f"{alone}0.5", "0.5"),
+            ("untrained", "1"),
+            ("untrained", "0.5"),
+        )
+    }
     expected |= {f"mse-infonce-momentum-s{seed}.segmentation-digits.w0.5": "segmentation" for seed in seeds}
     expected |= {f"mse-infonce-momentum-s100.classification-own.w{width}": "finetune" for width in ("1", "0.5")}
     expected |= {"mse-infonce-momentum-s100.classification-own": "classification"}
@@ -92,16 +135,19 @@ def test_the_same_graph_on_this_machine_has_a_job_per_run(folder):
     assert all(job.after == (job.directory.name,) for job in jobs[4:])
 
 
-@pytest.mark.parametrize(("entry", "message"), [
-    ({"task": "detection", "cells": ["us4l"]}, "entry 1 (detection): cells: us4l matches no cell; the cells are"),
-    ({"task": "detection", "widths": [0.7, 0.3]}, "entry 1 (detection): widths=[0.7, 0.3]: no network of this launch has 0.3"),
-    ({"task": "detection", "dataset": "voc", "data_dir": "none"}, "entry 1 (detection): "),
-    ({"task": "segmentation", "dataset": "camvid", "data_dir": "none"}, "entry 1 (segmentation): "),
-    ({"task": "classification", "dataset": "folder", "data_dir": "none"}, "entry 1 (classification): "),
-    ({"task": "detection", "model": "faster_rcnn_r50_fpn"}, "entry 1 (detection): model faster_rcnn_r50_fpn"),
-    ({"task": "segmentation", "model": "segmenter"}, "entry 1 (segmentation): "),
-    ({"task": "detection", "overrides": ["NO.SUCH", "1"]}, "entry 1 (detection): "),
-])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"task": "detection", "cells": ["us4l"]}, "entry 1 (detection): cells: us4l matches no cell; the cells are"),
+        ({"task": "detection", "widths": [0.7, 0.3]}, "entry 1 (detection): widths=[0.7, 0.3]: no network of this launch has 0.3"),
+        ({"task": "detection", "dataset": "voc", "data_dir": "none"}, "entry 1 (detection): "),
+        ({"task": "segmentation", "dataset": "camvid", "data_dir": "none"}, "entry 1 (segmentation): "),
+        ({"task": "classification", "dataset": "folder", "data_dir": "none"}, "entry 1 (classification): "),
+        ({"task": "detection", "model": "faster_rcnn_r50_fpn"}, "entry 1 (detection): model faster_rcnn_r50_fpn"),
+        ({"task": "segmentation", "model": "segmenter"}, "entry 1 (segmentation): "),
+        ({"task": "detection", "overrides": ["NO.SUCH", "1"]}, "entry 1 (detection): "),
+    ],
+)
 def test_what_cannot_be_is_said_of_the_entry_before_anything_is_written(folder, entry, message):
     Path("wrong.yaml").write_text(yaml.safe_dump([entry]))
     with pytest.raises(UserError) as caught:
@@ -121,9 +167,12 @@ def test_the_data_of_a_batch_are_shared_by_the_processes_of_its_kind(folder):
 
 
 def records(runs: Path) -> dict:
-    return {path.parent.name: sorted(json.dumps({**record, "latency_ms": 0}, sort_keys=True)
-                                     for record in json.loads(path.read_text())["records"])
-            for path in runs.glob("guidelines/*/result.json")}
+    return {
+        path.parent.name: sorted(
+            json.dumps({**record, "latency_ms": 0}, sort_keys=True) for record in json.loads(path.read_text())["records"]
+        )
+        for path in runs.glob("guidelines/*/result.json")
+    }
 
 
 @pytest.mark.slow
@@ -134,16 +183,23 @@ def test_a_grid_with_transfer_is_finished_once(folder, capsys):
     assert "10 fine-tunings and evaluations of them on other data, 0 finished, 10 to do" in shown
     found = {name.partition("-s100")[0]: [json.loads(text) for text in own] for name, own in records(Path("runs")).items()}
     have = {(cell, r["task"], r["metric"], r["width"]) for cell, own in found.items() for r in own}
-    for cell, width in (("mse-infonce-momentum", 1.0), ("mse-infonce-momentum", 0.5), ("individual-mse-online-w0.5", 0.5),
-                        ("untrained", 1.0), ("untrained", 0.5)):
+    for cell, width in (
+        ("mse-infonce-momentum", 1.0),
+        ("mse-infonce-momentum", 0.5),
+        ("individual-mse-online-w0.5", 0.5),
+        ("untrained", 1.0),
+        ("untrained", 0.5),
+    ):
         assert (cell, "detection", "box_AP", width) in have
     assert {initial for record in found["untrained"] if (initial := record["initial"])} == {"random"}
     assert ("mse-infonce-momentum", "classification", "finetune", 0.5) in have and not any(
-        cell == "individual-mse-online-w0.5" and metric == "finetune" for cell, _, metric, _ in have)
+        cell == "individual-mse-online-w0.5" and metric == "finetune" for cell, _, metric, _ in have
+    )
     before = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*") if path.is_file() and "report" not in path.parts}
     assert main(ask) == 0
     assert "4 runs, 4 finished, 0 to do\n10 fine-tunings and evaluations of them on other data, 10 finished, 0 to do" in (
-        capsys.readouterr().out)
+        capsys.readouterr().out
+    )
     assert {path: path.stat().st_mtime_ns for path in before} == before
     Path("all.yaml").write_text(Path("all.yaml").read_text().replace("iterations: 2", "iterations: 3"))
     assert [one.finished for one in work_of("--transfer", "all.yaml").transfers].count(False) == 7  # another length, other work
@@ -160,6 +216,7 @@ def test_a_job_leaves_what_another_process_holds_and_says_what_it_needs(folder, 
     def busy(finetuning: Finetuning, wait: float) -> None:
         with RunDirectory(folder / "held").lock(), RunDirectory(folder / "held").lock(wait):
             pass
+
     monkeypatch.setattr(transfers, "check_trained", lambda path: None)
     monkeypatch.setattr(transfers.finetuning, "run", busy)
     with pytest.raises(Left, match="held is in use by another process"):
@@ -169,6 +226,7 @@ def test_a_job_leaves_what_another_process_holds_and_says_what_it_needs(folder, 
 def test_what_needs_a_training_that_fails_does_not_start(folder, monkeypatch, capsys):
     def fail(run: Run) -> None:
         raise RuntimeError("no such luck")
+
     monkeypatch.setattr("ablations.jobs.execute", fail)
     assert main([*WORDS, "--transfer", "all.yaml", *SETTINGS]) == 1
     said = capsys.readouterr()

@@ -39,8 +39,11 @@ class Grid:
         write_manifest(self.folder, claims)
 
     def plan(self, count):
-        runs = [SimpleNamespace(directory=self.folder / f"{cell}-s{seed}-00000000", cfg=SimpleNamespace(seed=seed), cell=cell)
-                for seed in range(100, 100 + count) for cell in ("ours", "theirs")]
+        runs = [
+            SimpleNamespace(directory=self.folder / f"{cell}-s{seed}-00000000", cfg=SimpleNamespace(seed=seed), cell=cell)
+            for seed in range(100, 100 + count)
+            for cell in ("ours", "theirs")
+        ]
         return runs, [one for one in runs if not one.directory.exists()]
 
     def launch(self, runs, missing):
@@ -81,9 +84,11 @@ def test_rounds_go_on_by_one_seed_to_the_most_and_say_what_is_open(tmp_path, cap
 
 
 def test_claims_that_no_seed_decides_do_not_keep_it_running(tmp_path, capsys):
-    others = [CLAIM | {"id": "elsewhere", "better": ["third"]},
-              {"id": "counted", "statement": "s", "measure": "train_flops", "better": ["ours"], "than": ["theirs"], "exact": True},
-              {"id": "cells", "statement": "s", "measure": "correlation", "cells": ["*"], "name": "drift/absolute"}]
+    others = [
+        CLAIM | {"id": "elsewhere", "better": ["third"]},
+        {"id": "counted", "statement": "s", "measure": "train_flops", "better": ["ours"], "than": ["theirs"], "exact": True},
+        {"id": "cells", "statement": "s", "measure": "correlation", "cells": ["*"], "name": "drift/absolute"},
+    ]
     grid = Grid(tmp_path, steady, [CLAIM, *others])
     assert grid.go() == 0 and len(grid.launched) == 1
     assert "not for these seeds to decide: elsewhere, cells" in capsys.readouterr().out
@@ -104,12 +109,17 @@ def test_a_round_that_fails_ends_them(tmp_path, capsys):
     assert "the rounds stop here" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--budget", "6h"], "--budget is for --until decided"), (["--most-seeds", "9"], "--most-seeds is for --until"),
-    (["--until", "decided", "--seeds", "100,101"], "set --seeds to a number"),
-    (["--until", "decided", "--seeds", "9", "--most-seeds", "8"], "--seeds 9 is more than the 8"),
-    (["--until", "decided", "--budget", "soon"], "'soon' is not a time"),
-    (["--until", "decided", "--grid", "momentum"], "no claims")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "6h"], "--budget is for --until decided"),
+        (["--most-seeds", "9"], "--most-seeds is for --until"),
+        (["--until", "decided", "--seeds", "100,101"], "set --seeds to a number"),
+        (["--until", "decided", "--seeds", "9", "--most-seeds", "8"], "--seeds 9 is more than the 8"),
+        (["--until", "decided", "--budget", "soon"], "'soon' is not a time"),
+        (["--until", "decided", "--grid", "momentum"], "no claims"),
+    ],
+)
 def test_options_that_do_not_fit_are_one_line(words, message):
     with pytest.raises(UserError, match=message) as error:
         limits(options(*words))
@@ -121,8 +131,26 @@ def test_the_command_line_knows_them(tmp_path, capsys):
     assert limits(options("--until", "decided", "--budget", "1.5 h")) == Limits(FIRST_LOOK, MOST_SEEDS, 5400.0)
     assert exit_code(run.main, ["--grid", "head", "--runs", str(tmp_path), "--until", "decided", "--most-seeds", "21"]) == 2
     assert "--most-seeds" in capsys.readouterr().err
-    assert run.main(["--grid", "head", "--profile", "digits", "--runs", str(tmp_path), "--until", "decided", "--dry-run",
-                     "--executor", "inline", "--only", "mse-mse-online-own"]) == 0
+    assert (
+        run.main(
+            [
+                "--grid",
+                "head",
+                "--profile",
+                "digits",
+                "--runs",
+                str(tmp_path),
+                "--until",
+                "decided",
+                "--dry-run",
+                "--executor",
+                "inline",
+                "--only",
+                "mse-mse-online-own",
+            ]
+        )
+        == 0
+    )
     assert "3 runs, 0 finished, 3 to do" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
@@ -184,5 +212,6 @@ def test_they_take_fewer_seeds_than_a_fixed_number_that_decides_as_often():
     def power(n):  # of the smallest effect, in the first step of Holm's correction
         critical = stats.t.ppf(1 - LEVEL / 2 / len(effects), n - 1)
         return stats.nct.sf(critical, n - 1, min(effects) * math.sqrt(n))
+
     fixed = next(n for n in range(3, 50) if power(n) > 0.99)
     assert taken < 0.8 * fixed

@@ -11,8 +11,10 @@ from benchmarks.launches import GPU, Launches, as_a_gpu, count_step, count_updat
 
 SMALL = ["model.arch=resnet_small", "model.projector_hidden=32", "model.projector_out=16", "model.predictor_hidden=16"]
 VIT = ["model.arch=vit_micro", "data.size=16", "optimizer.name=adamw", "model.projector_hidden=32"]
-CELLS = [[f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}"]
-         for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])]
+CELLS = [
+    [f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}"]
+    for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])
+]
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,9 @@ def test_what_waits_is_counted_or_fails():
             wait()
 
 
-@pytest.mark.parametrize("more", [*CELLS, [*VIT, "objective.teacher=momentum"]], ids=lambda more: "-".join(
-    word.split("=")[1] for word in more))
+@pytest.mark.parametrize(
+    "more", [*CELLS, [*VIT, "objective.teacher=momentum"]], ids=lambda more: "-".join(word.split("=")[1] for word in more)
+)
 @pytest.mark.parametrize("kind", ["group", "none"])
 def test_a_step_and_its_views_wait_for_nothing(more, kind):
     cfg, made = training("digits", [*SMALL, f"regularizer.kind={kind}", *more])
@@ -46,9 +49,16 @@ def test_a_step_and_its_views_wait_for_nothing(more, kind):
     assert count_views(cfg).waits == 0
 
 
-@pytest.mark.parametrize("more", [["regularizer.kind=group"], ["regularizer.kind=none"],
-                                  ["regularizer.kind=group", "regularizer.decoupled=true", "optimizer.name=adamw"],
-                                  ["regularizer.kind=l2", "optimizer.clip_norm=1.0"]], ids=lambda more: "-".join(more))
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["regularizer.kind=group"],
+        ["regularizer.kind=none"],
+        ["regularizer.kind=group", "regularizer.decoupled=true", "optimizer.name=adamw"],
+        ["regularizer.kind=l2", "optimizer.clip_norm=1.0"],
+    ],
+    ids=lambda more: "-".join(more),
+)
 def test_an_update_does_not_grow_with_the_parameters(more):
     counts = {}
     for arch in ("resnet_small", "resnet18_cifar"):

@@ -26,11 +26,13 @@ def architecture(monkeypatch):
 
 
 def config(base, distill, teacher, kind="group"):
-    return from_dict({
-        "model": {"arch": ARCH, "projector_layers": 3, "projector_hidden": 20, "projector_out": 12, "predictor_hidden": 10},
-        "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher, "temperature": SETTINGS["temperature"]},
-        "regularizer": {"kind": kind, "coefficient": SETTINGS["coefficient"]},
-    })
+    return from_dict(
+        {
+            "model": {"arch": ARCH, "projector_layers": 3, "projector_hidden": 20, "projector_out": 12, "predictor_hidden": 10},
+            "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher, "temperature": SETTINGS["temperature"]},
+            "regularizer": {"kind": kind, "coefficient": SETTINGS["coefficient"]},
+        }
+    )
 
 
 class Own:

@@ -57,6 +57,7 @@ def test_the_processors_clock_does_not_count_waiting():
 
 def test_the_step_and_its_parts_in_this_process(monkeypatch):
     """The quick step without other processes: what each of them does, then the parts."""
+
     @contextlib.contextmanager
     def here(preset, quick, device, name, threads, clock):
         answers = {"step": 0.5, "peak": 2**20 * (1 if "reference" in name else 2), "work": (4e9, 16)}
@@ -76,9 +77,21 @@ def test_turns_are_taken():
     assert "".join(calls) == "ababab" and set(spent) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("aten::mkldnn_convolution", True), ("aten::convolution_backward", True), ("aten::addmm", True), ("aten::mm", True),
-    ("aten::bmm", True), ("aten::_foreach_lerp_", False), ("aten::native_batch_norm", False), ("aten::copy_", False),
-    ("aten::addcmul_", False), ("aten::sum", False), ("autograd::engine::evaluate_function: ConvolutionBackward0", False)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("aten::mkldnn_convolution", True),
+        ("aten::convolution_backward", True),
+        ("aten::addmm", True),
+        ("aten::mm", True),
+        ("aten::bmm", True),
+        ("aten::_foreach_lerp_", False),
+        ("aten::native_batch_norm", False),
+        ("aten::copy_", False),
+        ("aten::addcmul_", False),
+        ("aten::sum", False),
+        ("autograd::engine::evaluate_function: ConvolutionBackward0", False),
+    ],
+)
 def test_what_counts_as_a_product(name, expected):
     assert step.is_product(name) == expected

@@ -22,8 +22,11 @@ def test_outputs_are_what_a_cell_prints_and_the_value_of_its_last_expression():
 
 def texts(book: dict) -> list:
     """All that a notebook shows but for pictures, whose bytes depend on fonts."""
-    return [[{kind: said for kind, said in output.get("data", output).items() if kind != "image/png"} for output in cell["outputs"]]
-            for cell in book["cells"] if cell["cell_type"] == "code"]
+    return [
+        [{kind: said for kind, said in output.get("data", output).items() if kind != "image/png"} for output in cell["outputs"]]
+        for cell in book["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 @pytest.mark.slow

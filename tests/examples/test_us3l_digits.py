@@ -28,7 +28,8 @@ def test_losses_are_those_of_the_suite():
 @pytest.mark.parametrize("epochs", [8, 16])
 def test_lowest_widths_are_those_of_dynamic_sampling(epochs):
     assert [example.lowest_width(epoch, epochs) for epoch in range(epochs)] == pytest.approx(
-        [lower_bound(example.LOWEST, 1.0, epoch / epochs) for epoch in range(epochs)])
+        [lower_bound(example.LOWEST, 1.0, epoch / epochs) for epoch in range(epochs)]
+    )
 
 
 def test_the_penalty_is_that_of_group_regularization():

@@ -24,8 +24,19 @@ from tests.faults.fork import Ended, child, program
 from tests.faults.ground import Failed, Ground
 from tests.faults.kills import difference
 
-OWN = ["classification", "--checkpoint", "file.pt", "--widths", "1.0", "--protocol", "knn", "--dataset", "digits", "--out",
-       "scores"]
+OWN = [
+    "classification",
+    "--checkpoint",
+    "file.pt",
+    "--widths",
+    "1.0",
+    "--protocol",
+    "knn",
+    "--dataset",
+    "digits",
+    "--out",
+    "scores",
+]
 FOREIGN = [*OWN, "--size", "16", "--limit", "128"]
 Maker = Callable[[Path, dict, random.Random], None]  # writes the file, of torchvision's weights
 
@@ -157,10 +168,34 @@ def a_cut_safetensors(path: Path, weights: dict, rng: random.Random) -> None:
 
 
 FOREIGNERS: tuple[Maker, ...] = (
-    data_parallel, behind_a_prefix, with_a_namespace, with_numpy_numbers, in_float64, in_the_old_format, without_a_classifier,
-    another_classifier, as_safetensors, other_order, a_whole_module, torchscript, with_nan, without_one_weight, of_another_shape,
-    whole_numbers, nothing_in_it, a_list, texts, a_page, an_lfs_pointer, json_text, a_picture, numpy_file, zipped, an_archive,
-    a_cut_safetensors)
+    data_parallel,
+    behind_a_prefix,
+    with_a_namespace,
+    with_numpy_numbers,
+    in_float64,
+    in_the_old_format,
+    without_a_classifier,
+    another_classifier,
+    as_safetensors,
+    other_order,
+    a_whole_module,
+    torchscript,
+    with_nan,
+    without_one_weight,
+    of_another_shape,
+    whole_numbers,
+    nothing_in_it,
+    a_list,
+    texts,
+    a_page,
+    an_lfs_pointer,
+    json_text,
+    a_picture,
+    numpy_file,
+    zipped,
+    an_archive,
+    a_cut_safetensors,
+)
 # Whatever these hold, a score that is not that of the plain file would be one of another network.
 OWNS: tuple[damage.Damage, ...] = damage.TORCH
 
@@ -217,6 +252,7 @@ def _foreign(make: Maker, wanted: str) -> Callable[[Path, random.Random], Verdic
             return Verdict.wrong(f"the campaign itself: {written.last()}")
         argv = [word.replace("file.pt", name) for word in FOREIGN]
         return _judged(program(transfer_run.main, argv, folder), folder, wanted)
+
     return run
 
 
@@ -227,6 +263,7 @@ def _own(how: damage.Damage, base: Ground, wanted: str) -> Callable[[Path, rando
         said = how(path, rng)
         verdict = _judged(program(transfer_run.main, OWN, folder), folder, wanted)
         return Verdict(verdict.kind, f"{said}: {verdict.why}")
+
     return run
 
 

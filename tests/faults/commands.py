@@ -45,46 +45,182 @@ class Command:
 
 
 COMMANDS = (
-    Command("pretrain", pretrain_run.main, ground.TRAIN, "", {
-        "--seed": NO_COUNT, "--preset": (*NO_WORD, "empty", "a-file", "a-pipe"),
-        "--out": ("", "a-file", "a-file/below", "x" * 300)}, True),
-    Command("classification", transfer_run.main, ground.EVALUATE, "evaluated", {
-        "--checkpoint": NO_PLACE, "--widths": NO_SHARE, "--protocol": NO_WORD, "--dataset": NO_WORD, "--branch": NO_WORD,
-        "--label-fraction": NO_SHARE, "--label-seed": NO_COUNT, "--seed": NO_COUNT, "--limit": NO_COUNT, "--k": (*NO_COUNT, "0"),
-        "--workers": NO_COUNT, "--size": (*NO_COUNT, "0"), "--batch-size": (*NO_COUNT, "0"), "--recipe": NO_WORD,
-        "--score": NO_WORD, "--device": (*NO_WORD, "cuda:99"), "--out": ("", "a-file"),
-        "--set": ("C", "C=abc", "C=-1", "C=nan", "knn=3", "linear.epochs=0", "linear.lr=inf", "linear.milestones=[nan]", "=3", "C=",
-                  "linear.crop_scale=[2,3]", "linear.flip=7", "linear.nothing=1")}),
-    Command("detection", transfer_run.main, ground.DETECT, "detected", {
-        "--checkpoint": NO_PLACE, "--widths": NO_SHARE, "--dataset": NO_WORD, "--data-dir": ("a-file", "a-pipe"),
-        "--model": NO_WORD, "--schedule": NO_WORD, "--iterations": (*NO_COUNT, "0"), "--batch-size": (*NO_COUNT, "0"),
-        "--initial": NO_WORD, "--lr": (*NO_NUMBER, "inf", "-1", "0"), "--norm": NO_WORD, "--seed": NO_COUNT,
-        "--workers": NO_COUNT, "--pictures": NO_COUNT, "--size": (*NO_COUNT, "0")}),
-    Command("segmentation", transfer_run.main,
-            ["segmentation", *ground.DETECT[1:ground.DETECT.index("--set")], "--model", "fcn", "--scale", "48", "48", "--crop",
-             "32", "32"], "detected", {
-        "--checkpoint": NO_PLACE, "--widths": NO_SHARE, "--dataset": NO_WORD, "--model": NO_WORD, "--schedule": NO_WORD,
-        "--iterations": (*NO_COUNT, "0"), "--lr": (*NO_NUMBER, "inf", "-1"), "--inference": NO_WORD, "--output-stride": NO_COUNT,
-        "--norm": NO_WORD, "--seed": NO_COUNT, "--pictures": NO_COUNT}),
-    Command("label-lists", transfer_run.main, ["label-lists", "--dataset", "digits", "--fraction", "0.1", "--out", "lists"], "", {
-        "--dataset": NO_WORD, "--fraction": NO_SHARE, "--seeds": NO_COUNT, "--out": ("", "a-file", "x" * 300)}),
-    Command("scenes", transfer_run.main, ground.SCENES, "", {
-        "--train": (*NO_COUNT, "0"), "--size": (*NO_COUNT, "0"), "--smallest": NO_COUNT, "--most": NO_COUNT, "--seed": NO_COUNT,
-        "--out": ("", "a-file")}),
-    Command("ablations", ablations_run.main, ground.GRID, "", {
-        "--grid": (*NO_WORD, "a-file"), "--profile": (*NO_WORD, "a-file", "a-pipe"),
-        "--seeds": (*NO_COUNT, "0", "1,,2", ",", "-1,3"), "--widths": NO_SHARE,
-        "--only": ("nothing", "", "[", "MSE-*"), "--executor": NO_WORD, "--parallel": (*NO_COUNT, "0"),
-        "--runs": ("", "a-file", "x" * 300)}, True),
-    Command("report", results_report.main, ground.REPORT, "grid", {
-        "--runs": ("nowhere/at/all", "a-file", "empty", "a-pipe", "x" * 300), "--out": ("", "a-file", "a-file/below", "x" * 300)}),
-    Command("export", export.main, ["--checkpoint", "run", "--width", "0.5", "--out", "exported", "--format", "safetensors"],
-            "evaluated", {
-        "--checkpoint": NO_PLACE, "--width": NO_SHARE, "--format": NO_WORD, "--branch": NO_WORD, "--size": (*NO_COUNT, "0"),
-        "--out": ("", "a-file", "x" * 300)}),
-    Command("status", slurm_status.main, ["--runs", "runs/guidelines", "--once"], "grid", {
-        "--runs": ("nowhere/at/all", "", "a-file", "empty", "a-pipe"), "--every": (*NO_NUMBER, "0", "-1", "inf"),
-        "--stalled-minutes": (*NO_NUMBER, "-1", "inf")}),
+    Command(
+        "pretrain",
+        pretrain_run.main,
+        ground.TRAIN,
+        "",
+        {
+            "--seed": NO_COUNT,
+            "--preset": (*NO_WORD, "empty", "a-file", "a-pipe"),
+            "--out": ("", "a-file", "a-file/below", "x" * 300),
+        },
+        True,
+    ),
+    Command(
+        "classification",
+        transfer_run.main,
+        ground.EVALUATE,
+        "evaluated",
+        {
+            "--checkpoint": NO_PLACE,
+            "--widths": NO_SHARE,
+            "--protocol": NO_WORD,
+            "--dataset": NO_WORD,
+            "--branch": NO_WORD,
+            "--label-fraction": NO_SHARE,
+            "--label-seed": NO_COUNT,
+            "--seed": NO_COUNT,
+            "--limit": NO_COUNT,
+            "--k": (*NO_COUNT, "0"),
+            "--workers": NO_COUNT,
+            "--size": (*NO_COUNT, "0"),
+            "--batch-size": (*NO_COUNT, "0"),
+            "--recipe": NO_WORD,
+            "--score": NO_WORD,
+            "--device": (*NO_WORD, "cuda:99"),
+            "--out": ("", "a-file"),
+            "--set": (
+                "C",
+                "C=abc",
+                "C=-1",
+                "C=nan",
+                "knn=3",
+                "linear.epochs=0",
+                "linear.lr=inf",
+                "linear.milestones=[nan]",
+                "=3",
+                "C=",
+                "linear.crop_scale=[2,3]",
+                "linear.flip=7",
+                "linear.nothing=1",
+            ),
+        },
+    ),
+    Command(
+        "detection",
+        transfer_run.main,
+        ground.DETECT,
+        "detected",
+        {
+            "--checkpoint": NO_PLACE,
+            "--widths": NO_SHARE,
+            "--dataset": NO_WORD,
+            "--data-dir": ("a-file", "a-pipe"),
+            "--model": NO_WORD,
+            "--schedule": NO_WORD,
+            "--iterations": (*NO_COUNT, "0"),
+            "--batch-size": (*NO_COUNT, "0"),
+            "--initial": NO_WORD,
+            "--lr": (*NO_NUMBER, "inf", "-1", "0"),
+            "--norm": NO_WORD,
+            "--seed": NO_COUNT,
+            "--workers": NO_COUNT,
+            "--pictures": NO_COUNT,
+            "--size": (*NO_COUNT, "0"),
+        },
+    ),
+    Command(
+        "segmentation",
+        transfer_run.main,
+        [
+            "segmentation",
+            *ground.DETECT[1 : ground.DETECT.index("--set")],
+            "--model",
+            "fcn",
+            "--scale",
+            "48",
+            "48",
+            "--crop",
+            "32",
+            "32",
+        ],
+        "detected",
+        {
+            "--checkpoint": NO_PLACE,
+            "--widths": NO_SHARE,
+            "--dataset": NO_WORD,
+            "--model": NO_WORD,
+            "--schedule": NO_WORD,
+            "--iterations": (*NO_COUNT, "0"),
+            "--lr": (*NO_NUMBER, "inf", "-1"),
+            "--inference": NO_WORD,
+            "--output-stride": NO_COUNT,
+            "--norm": NO_WORD,
+            "--seed": NO_COUNT,
+            "--pictures": NO_COUNT,
+        },
+    ),
+    Command(
+        "label-lists",
+        transfer_run.main,
+        ["label-lists", "--dataset", "digits", "--fraction", "0.1", "--out", "lists"],
+        "",
+        {"--dataset": NO_WORD, "--fraction": NO_SHARE, "--seeds": NO_COUNT, "--out": ("", "a-file", "x" * 300)},
+    ),
+    Command(
+        "scenes",
+        transfer_run.main,
+        ground.SCENES,
+        "",
+        {
+            "--train": (*NO_COUNT, "0"),
+            "--size": (*NO_COUNT, "0"),
+            "--smallest": NO_COUNT,
+            "--most": NO_COUNT,
+            "--seed": NO_COUNT,
+            "--out": ("", "a-file"),
+        },
+    ),
+    Command(
+        "ablations",
+        ablations_run.main,
+        ground.GRID,
+        "",
+        {
+            "--grid": (*NO_WORD, "a-file"),
+            "--profile": (*NO_WORD, "a-file", "a-pipe"),
+            "--seeds": (*NO_COUNT, "0", "1,,2", ",", "-1,3"),
+            "--widths": NO_SHARE,
+            "--only": ("nothing", "", "[", "MSE-*"),
+            "--executor": NO_WORD,
+            "--parallel": (*NO_COUNT, "0"),
+            "--runs": ("", "a-file", "x" * 300),
+        },
+        True,
+    ),
+    Command(
+        "report",
+        results_report.main,
+        ground.REPORT,
+        "grid",
+        {"--runs": ("nowhere/at/all", "a-file", "empty", "a-pipe", "x" * 300), "--out": ("", "a-file", "a-file/below", "x" * 300)},
+    ),
+    Command(
+        "export",
+        export.main,
+        ["--checkpoint", "run", "--width", "0.5", "--out", "exported", "--format", "safetensors"],
+        "evaluated",
+        {
+            "--checkpoint": NO_PLACE,
+            "--width": NO_SHARE,
+            "--format": NO_WORD,
+            "--branch": NO_WORD,
+            "--size": (*NO_COUNT, "0"),
+            "--out": ("", "a-file", "x" * 300),
+        },
+    ),
+    Command(
+        "status",
+        slurm_status.main,
+        ["--runs", "runs/guidelines", "--once"],
+        "grid",
+        {
+            "--runs": ("nowhere/at/all", "", "a-file", "empty", "a-pipe"),
+            "--every": (*NO_NUMBER, "0", "-1", "inf"),
+            "--stalled-minutes": (*NO_NUMBER, "-1", "inf"),
+        },
+    ),
 )
 
 
@@ -114,6 +250,7 @@ def _case(command: Command, argv: list[str], base: Ground) -> Callable[[Path, ra
             changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
             return Verdict.wrong(f"refused, but it wrote {', '.join(changed[:3])}")
         return verdict
+
     return run
 
 
@@ -146,14 +283,14 @@ def _misspelled(command: Command, rng: random.Random) -> list[str]:
     place = rng.choice(places)
     word = command.argv[place]
     letter = rng.randrange(3, len(word))
-    return [*command.argv[:place], word[:letter] + "x" + word[letter:], *command.argv[place + 1:]]
+    return [*command.argv[:place], word[:letter] + "x" + word[letter:], *command.argv[place + 1 :]]
 
 
 def _cut(command: Command, rng: random.Random) -> list[str]:
     """The last option without its value."""
     places = [place for place, word in enumerate(command.argv[:-1]) if word.startswith("--") and command.argv[place + 1][0] != "-"]
     place = rng.choice(places)
-    rest = command.argv[place + 2:]
+    rest = command.argv[place + 2 :]
     return [*command.argv[:place], *([] if not rest else rest if rest[0].startswith("--") else []), command.argv[place]]
 
 
@@ -164,8 +301,9 @@ def _surplus(command: Command, rng: random.Random) -> list[str]:
 def _bad_key(command: Command, rng: random.Random) -> list[str]:
     key = rng.choice([name for name, _ in settings()])
     section, _, last = key.rpartition(".")
-    word = rng.choice([f"{key}x=1", f"{section}s.{last}=1", f"{last}.{section}.{last}=1", f"{key}.more=1", f".{key}=1",
-                       f"{key}.=1"])
+    word = rng.choice(
+        [f"{key}x=1", f"{section}s.{last}=1", f"{last}.{section}.{last}=1", f"{key}.more=1", f".{key}=1", f"{key}.=1"]
+    )
     return [*command.argv, word]
 
 

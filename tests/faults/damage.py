@@ -16,7 +16,8 @@ import yaml
 WORDS = ("abc", -1, 10**400, None, [], {}, True, [[1, 2]], "é\u2028", float("nan"), float("inf"), 1e308, "", {"a": {"b": []}})
 ALWAYS = {"format", "records", "state", "task", "dataset", "metric", "width", "value", "seed", "packages"}
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9))
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
+)
 
 
 class Trap:
@@ -156,9 +157,16 @@ def yaml_value(path: Path, rng: random.Random) -> str:
 
 def yaml_text(path: Path, rng: random.Random) -> str:
     """No YAML, or too much of it."""
-    name, text = rng.choice([("an alias bomb", BOMB), ("a tab", "\tmodel: {}\n" + path.read_text()), ("a list", "- a\n- b\n"),
-                             ("a section twice", path.read_text() + "\nmodel: {arch: resnet18}\n"), ("a tag", "!!python/none x\n"),
-                             ("an alias of itself", "model: &a [*a]\n")])
+    name, text = rng.choice(
+        [
+            ("an alias bomb", BOMB),
+            ("a tab", "\tmodel: {}\n" + path.read_text()),
+            ("a list", "- a\n- b\n"),
+            ("a section twice", path.read_text() + "\nmodel: {arch: resnet18}\n"),
+            ("a tag", "!!python/none x\n"),
+            ("an alias of itself", "model: &a [*a]\n"),
+        ]
+    )
     path.write_text(text)
     return name
 

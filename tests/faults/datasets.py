@@ -24,14 +24,48 @@ from tests.faults.fork import program
 from tests.faults.ground import Failed, Ground, asked
 from tests.faults.kills import difference
 
-FOLDER = [*(word for word in ground.TRAIN if not word.startswith(("data.", "augment.flip"))), "data.name=folder", "data.root=data",
-          "data.size=8"]
-VOC = [*ground.DETECT[:3], "--dataset", "voc", "--out", "scores",
-       *["data" if word == "scenes" else word for word in ground.DETECT[3:]]]
+FOLDER = [
+    *(word for word in ground.TRAIN if not word.startswith(("data.", "augment.flip"))),
+    "data.name=folder",
+    "data.root=data",
+    "data.size=8",
+]
+VOC = [
+    *ground.DETECT[:3],
+    "--dataset",
+    "voc",
+    "--out",
+    "scores",
+    *["data" if word == "scenes" else word for word in ground.DETECT[3:]],
+]
 COCO = ["coco" if word == "voc" else word for word in VOC]
-MASKS = ["segmentation", "--checkpoint", "run", "--dataset", "voc", "--data-dir", "data", "--model", "fcn", "--widths", "1.0",
-         "--iterations", "2", "--batch-size", "2", "--pictures", "0", "--scale", "48", "48", "--crop", "32", "32", "--out",
-         "scores"]
+MASKS = [
+    "segmentation",
+    "--checkpoint",
+    "run",
+    "--dataset",
+    "voc",
+    "--data-dir",
+    "data",
+    "--model",
+    "fcn",
+    "--widths",
+    "1.0",
+    "--iterations",
+    "2",
+    "--batch-size",
+    "2",
+    "--pictures",
+    "0",
+    "--scale",
+    "48",
+    "48",
+    "--crop",
+    "32",
+    "32",
+    "--out",
+    "scores",
+]
 Change = Callable[[Path, random.Random], object]
 
 
@@ -130,10 +164,16 @@ def lost_picture(root: Path, rng: random.Random) -> None:
 
 def picture_bomb(root: Path, rng: random.Random) -> None:
     """A header that says 60,000 x 60,000 pixels."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    _picture(root, rng).write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-                                    + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b""))
+
+    _picture(root, rng).write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def no_training(root: Path, rng: random.Random) -> None:
@@ -214,10 +254,10 @@ def empty_list(root: Path, rng: random.Random) -> None:
 
 
 def xml_bomb(root: Path, rng: random.Random) -> None:
-    entities = '<!ENTITY a "xxxxxxxxxx">' + "".join(
-        f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
+    entities = '<!ENTITY a "xxxxxxxxxx">' + "".join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(9))
     _annotation(root, rng).write_text(
-        f"<!DOCTYPE annotation [{entities}]><annotation><object><name>&j;</name></object></annotation>")
+        f"<!DOCTYPE annotation [{entities}]><annotation><object><name>&j;</name></object></annotation>"
+    )
 
 
 # -- boxes and masks in COCO's ----------------------------------------------------------------------------------------------
@@ -229,6 +269,7 @@ def _coco(change: Callable[[dict, random.Random], object]) -> Change:
         content = json.loads(path.read_text())
         change(content, rng)
         path.write_text(json.dumps(content))
+
     changed.__name__ = change.__name__
     return changed
 
@@ -252,8 +293,18 @@ def further_fields(content: dict, rng: random.Random) -> None:
 
 @_coco
 def a_bad_box(content: dict, rng: random.Random) -> None:
-    _one(content, rng)["bbox"] = rng.choice([[float("nan"), 1, 5, 5], [1, 1, -5, 5], [1, 1, 5], "box", None, [1, 1, "a", 5],
-                                             [9999, 1, 5, 5], [0.1, 0.1, 0.2, float("inf")]])
+    _one(content, rng)["bbox"] = rng.choice(
+        [
+            [float("nan"), 1, 5, 5],
+            [1, 1, -5, 5],
+            [1, 1, 5],
+            "box",
+            None,
+            [1, 1, "a", 5],
+            [9999, 1, 5, 5],
+            [0.1, 0.1, 0.2, float("inf")],
+        ]
+    )
 
 
 @_coco
@@ -337,18 +388,53 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout("folder", pretrain_run.main, FOLDER,
-           (hidden_files, a_text_beside, a_mac_folder, names_of_people, large_suffixes, linked, linked_pictures, other_modes,
-            upright_by_exif),
-           (cut_picture, empty_picture, text_picture, pipe_picture, lost_picture, picture_bomb, no_training, empty_class, too_few)),
-    Layout("VOC", transfer_run.main, VOC, (byte_order_mark, windows_lines, blank_lines),
-           (cut_annotation, without_a_tag, box_that_is_none, names_that_leave, unlisted_picture, twice_in_the_list, empty_list,
-            xml_bomb)),
-    Layout("COCO", transfer_run.main, COCO, (ids_from_zero, further_fields),
-           (a_bad_box, a_bad_id, one_id_twice, a_field_is_missing, a_list_is_missing, an_image_twice, a_name_that_leaves,
-            coco_text)),
-    Layout("masks", transfer_run.main, MASKS, (blank_lines_of_masks,),
-           (a_class_too_many, a_coloured_mask, a_mask_of_another_size, a_broken_mask)),
+    Layout(
+        "folder",
+        pretrain_run.main,
+        FOLDER,
+        (
+            hidden_files,
+            a_text_beside,
+            a_mac_folder,
+            names_of_people,
+            large_suffixes,
+            linked,
+            linked_pictures,
+            other_modes,
+            upright_by_exif,
+        ),
+        (cut_picture, empty_picture, text_picture, pipe_picture, lost_picture, picture_bomb, no_training, empty_class, too_few),
+    ),
+    Layout(
+        "VOC",
+        transfer_run.main,
+        VOC,
+        (byte_order_mark, windows_lines, blank_lines),
+        (
+            cut_annotation,
+            without_a_tag,
+            box_that_is_none,
+            names_that_leave,
+            unlisted_picture,
+            twice_in_the_list,
+            empty_list,
+            xml_bomb,
+        ),
+    ),
+    Layout(
+        "COCO",
+        transfer_run.main,
+        COCO,
+        (ids_from_zero, further_fields),
+        (a_bad_box, a_bad_id, one_id_twice, a_field_is_missing, a_list_is_missing, an_image_twice, a_name_that_leaves, coco_text),
+    ),
+    Layout(
+        "masks",
+        transfer_run.main,
+        MASKS,
+        (blank_lines_of_masks,),
+        (a_class_too_many, a_coloured_mask, a_mask_of_another_size, a_broken_mask),
+    ),
 )
 
 
@@ -357,8 +443,10 @@ def cases(count: int, base: Ground, rng: random.Random) -> list[Case]:
     every = [(layout, change) for layout in LAYOUTS for change in (*layout.same, *layout.damaged)]
     chosen = [*every, *rng.choices(every, k=max(0, count - len(every)))] if count >= len(every) else rng.sample(every, count)
     wanted = {layout.name: _whole(layout, base) for layout in {layout.name: layout for layout, _ in chosen}.values()}
-    return [Case(f"data {layout.name}", f"{number} {change.__name__}", _case(layout, change, base, wanted[layout.name]))
-            for number, (layout, change) in enumerate(chosen)]
+    return [
+        Case(f"data {layout.name}", f"{number} {change.__name__}", _case(layout, change, base, wanted[layout.name]))
+        for number, (layout, change) in enumerate(chosen)
+    ]
 
 
 def _begin(layout: Layout, base: Ground, folder: Path) -> Path:
@@ -397,4 +485,5 @@ def _case(layout: Layout, change: Change, base: Ground, wanted: str) -> Callable
         if verdict.kind == "refused" and change in layout.same:
             return Verdict.wrong(f"refused, though only its looks differ: {ended.last()}")
         return verdict
+
     return run

@@ -18,8 +18,14 @@ from tests.faults.fork import Ended, program
 from tests.faults.ground import Ground, asked
 from tests.faults.kills import difference
 
-FILES = {"result.json": damage.JSON, "status.json": damage.JSON, "provenance.json": damage.JSON, "metrics.jsonl": damage.LINES,
-         "config.yaml": damage.YAML, "checkpoint.pt": damage.TORCH}
+FILES = {
+    "result.json": damage.JSON,
+    "status.json": damage.JSON,
+    "provenance.json": damage.JSON,
+    "metrics.jsonl": damage.LINES,
+    "config.yaml": damage.YAML,
+    "checkpoint.pt": damage.TORCH,
+}
 LEFT_OUT = "left out: "  # what a report says of a run that it cannot use
 NOT_OF_RUNS = ("report", "logs")  # in a grid's folder
 
@@ -39,6 +45,7 @@ def cases(count: int, base: Ground, rng: random.Random) -> list[Case]:
 def _case(try_it: Callable, base: Ground, file: str, how: damage.Damage) -> Callable[[Path, random.Random], Verdict]:
     def run(folder: Path, rng: random.Random) -> Verdict:
         return try_it(folder, rng, base, file, how)
+
     return run
 
 
@@ -133,8 +140,9 @@ def _looked(folder: Path, rng: random.Random, base: Ground, file: str, how: dama
     ended = program(slurm_status.main, ["--runs", "runs/guidelines", "--all"], folder)
     if snapshot(folder / "runs") != before:
         return _wrong(said, "looking changed something")
-    if ended.code == 0 and all(path.parent.name in ended.out.replace("\n", "") for path in run.parent.glob("*/checkpoint.pt")
-                               if path.parent != run):
+    if ended.code == 0 and all(
+        path.parent.name in ended.out.replace("\n", "") for path in run.parent.glob("*/checkpoint.pt") if path.parent != run
+    ):
         return Verdict("equal", said)
     return _judged(said, ended, "", lambda: "another table", folder, file)
 

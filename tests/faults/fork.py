@@ -20,10 +20,33 @@ from rundir.cli import cli
 
 LIMIT = 150.0  # seconds after which a child hangs
 # C functions that change or hold files; torch writes its archives by the last three.
-FILE_CALLS = frozenset([
-    "open", "write", "writelines", "flush", "close", "replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync",
-    "ftruncate", "truncate", "link", "symlink", "flock", "utime", "chmod", "fchmod", "PyTorchFileWriter", "write_record",
-    "write_end_of_file"])
+FILE_CALLS = frozenset(
+    [
+        "open",
+        "write",
+        "writelines",
+        "flush",
+        "close",
+        "replace",
+        "rename",
+        "unlink",
+        "remove",
+        "rmdir",
+        "mkdir",
+        "fsync",
+        "ftruncate",
+        "truncate",
+        "link",
+        "symlink",
+        "flock",
+        "utime",
+        "chmod",
+        "fchmod",
+        "PyTorchFileWriter",
+        "write_record",
+        "write_end_of_file",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +70,16 @@ class Ended:
         return (self.err.strip().splitlines() or self.out.strip().splitlines() or ["nothing"])[-1]
 
 
-def program(main: Callable[[Sequence[str]], int | None], argv: Sequence[str | os.PathLike], folder: Path, *, kill_at: int = 0,
-            files: bool = False, count: bool = False, limit: float = LIMIT) -> Ended:
+def program(
+    main: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str | os.PathLike],
+    folder: Path,
+    *,
+    kill_at: int = 0,
+    files: bool = False,
+    count: bool = False,
+    limit: float = LIMIT,
+) -> Ended:
     """``main(argv)`` as a program, in a child whose working directory is ``folder``.
 
     Args:
@@ -60,8 +91,15 @@ def program(main: Callable[[Sequence[str]], int | None], argv: Sequence[str | os
     return child(lambda: cli(main, words), folder, kill_at=kill_at, files=files, count=count, limit=limit)
 
 
-def child(function: Callable[[], object], folder: Path, *, kill_at: int = 0, files: bool = False, count: bool = False,
-          limit: float = LIMIT) -> Ended:
+def child(
+    function: Callable[[], object],
+    folder: Path,
+    *,
+    kill_at: int = 0,
+    files: bool = False,
+    count: bool = False,
+    limit: float = LIMIT,
+) -> Ended:
     """``function()`` in a child; see :func:`program`."""
     folder.mkdir(parents=True, exist_ok=True)
     out, err, number = (folder.parent / f".{folder.name}.{name}" for name in ("out", "err", "events"))

@@ -25,17 +25,81 @@ SETTINGS = tiny.OVERRIDES
 TRAIN = ["--preset", "digits", "--out", "run", *SETTINGS]
 EVALUATE = ["classification", "--checkpoint", "run", "--widths", "1.0", "0.25", "--protocol", "knn", "linear_fast"]
 CELLS = ["mse-mse-online", "mse-infonce-momentum"]
-GRID = ["--grid", "guidelines", "--profile", "digits", "--only", *CELLS, "--widths", "1.0", "0.5", "--runs", "runs",
-        "--executor", "inline", "evaluation.protocols=[knn]",
-        *[text for text in SETTINGS if text.split("=")[0] not in (
-            "objective.teacher", "objective.distill_loss", "diagnostics.widths", "calibration.widths", "widths.sampling",
-            "optimizer.epochs")], "optimizer.epochs=1"]
+GRID = [
+    "--grid",
+    "guidelines",
+    "--profile",
+    "digits",
+    "--only",
+    *CELLS,
+    "--widths",
+    "1.0",
+    "0.5",
+    "--runs",
+    "runs",
+    "--executor",
+    "inline",
+    "evaluation.protocols=[knn]",
+    *[
+        text
+        for text in SETTINGS
+        if text.split("=")[0]
+        not in (
+            "objective.teacher",
+            "objective.distill_loss",
+            "diagnostics.widths",
+            "calibration.widths",
+            "widths.sampling",
+            "optimizer.epochs",
+        )
+    ],
+    "optimizer.epochs=1",
+]
 FOUR_STAGES = [text for text in TRAIN if not text.startswith(("model.arch", "optimizer.epochs"))] + [
-    "model.arch=resnet_tiny_of_tests", "optimizer.epochs=1"]
-SCENES = ["scenes", "--out", "scenes", "--train", "8", "--test", "4", "--size", "48", "--smallest", "14", "--largest", "20",
-          "--fewest", "1", "--most", "3"]
-DETECT = ["detection", "--checkpoint", "run", "--data-dir", "scenes", "--widths", "1.0", "--iterations", "3", "--batch-size", "2",
-          "--pictures", "0", "--workers", "0", "--set", "MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"]
+    "model.arch=resnet_tiny_of_tests",
+    "optimizer.epochs=1",
+]
+SCENES = [
+    "scenes",
+    "--out",
+    "scenes",
+    "--train",
+    "8",
+    "--test",
+    "4",
+    "--size",
+    "48",
+    "--smallest",
+    "14",
+    "--largest",
+    "20",
+    "--fewest",
+    "1",
+    "--most",
+    "3",
+]
+DETECT = [
+    "detection",
+    "--checkpoint",
+    "run",
+    "--data-dir",
+    "scenes",
+    "--widths",
+    "1.0",
+    "--iterations",
+    "3",
+    "--batch-size",
+    "2",
+    "--pictures",
+    "0",
+    "--workers",
+    "0",
+    "--set",
+    "MODEL.FPN.OUT_CHANNELS",
+    "8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "16",
+]
 REPORT = ["--runs", "runs", "--out", "report", "--small", "--no-keep"]
 
 
@@ -116,12 +180,19 @@ def of_training(folder: Path) -> dict:
 def digest(run: Path) -> str:
     """All numbers of a run's checkpoint in one."""
     found = hashlib.sha256()
-    content = tiny.flattened({key: value for key, value in checkpoint.load(run / "checkpoint.pt").items()
-                              if key not in ("config", "data")})  # what it was made with
+    content = tiny.flattened(
+        {key: value for key, value in checkpoint.load(run / "checkpoint.pt").items() if key not in ("config", "data")}
+    )  # what it was made with
     for key in sorted(content):
         value = content[key]
-        found.update(key.encode() + (value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if torch.is_tensor(value)
-                                     else repr(value).encode()))
+        found.update(
+            key.encode()
+            + (
+                value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                if torch.is_tensor(value)
+                else repr(value).encode()
+            )
+        )
     return found.hexdigest()
 
 
@@ -138,8 +209,10 @@ def left_over(folder: Path) -> list[str]:
 def records(run: Path) -> list[dict]:
     """Score records without what the clock decides."""
     measured = {"latency_ms", "latency_on", "changed"} & set(MEASURED)
-    found = [{key: value for key, value in record.items() if key not in measured}
-             for record in json.loads((run / "result.json").read_text())["records"]]
+    found = [
+        {key: value for key, value in record.items() if key not in measured}
+        for record in json.loads((run / "result.json").read_text())["records"]
+    ]
     return sorted(found, key=lambda record: json.dumps(record, sort_keys=True))
 
 
@@ -164,5 +237,8 @@ def of_grid(folder: Path) -> dict:
     """Weights, scores and tables of the grid ``runs`` in ``folder``."""
     grid = folder / "runs" / "guidelines"
     runs = sorted(path.parent for path in grid.glob("*/config.yaml"))
-    return {"runs": {run.name: [digest(run), tiny.metrics(run), records(run), state(run)] for run in runs},
-            "tables": tables(grid / "report"), "left over": left_over(folder)}
+    return {
+        "runs": {run.name: [digest(run), tiny.metrics(run), records(run), state(run)] for run in runs},
+        "tables": tables(grid / "report"),
+        "left over": left_over(folder),
+    }

@@ -99,6 +99,7 @@ def _killed(work: Work, unfaulted: Whole, base: Ground, kills: int) -> Callable[
                 return Verdict("equal")
             where.clear()
             _begin(work, base, folder)
+
     return run
 
 
@@ -114,4 +115,4 @@ def difference(wanted: str, found: str) -> str:
     """Where two texts begin to differ."""
     place = next((i for i, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found)))
     start = max(0, place - 60)
-    return f"...{wanted[start:place + 60]}... is now ...{found[start:place + 60]}..."
+    return f"...{wanted[start : place + 60]}... is now ...{found[start : place + 60]}..."

@@ -45,10 +45,15 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     own = argparse.ArgumentParser(prog="tests/faults/run.py", description=__doc__.splitlines()[0])
     own.add_argument("--seed", type=int, default=0, help="chooses what is damaged, and where; default 0")
-    own.add_argument("--only", nargs="+", choices=list(COUNTS), default=list(COUNTS), metavar="KIND",
-                     help=f"of {', '.join(COUNTS)}; default all")
-    own.add_argument("--count", type=int, metavar="N",
-                     help="of each kind; default " + ", ".join(f"{number} {kind}" for kind, number in COUNTS.items()))
+    own.add_argument(
+        "--only", nargs="+", choices=list(COUNTS), default=list(COUNTS), metavar="KIND", help=f"of {', '.join(COUNTS)}; default all"
+    )
+    own.add_argument(
+        "--count",
+        type=int,
+        metavar="N",
+        help="of each kind; default " + ", ".join(f"{number} {kind}" for kind, number in COUNTS.items()),
+    )
     own.add_argument("--case", metavar="TEXT", help="only cases whose name holds this text")
     own.add_argument("--processes", type=int, default=2, metavar="N", help="default 2")
     own.add_argument("--keep", action="store_true", help="keep the folders of all cases, not only of what went WRONG")
@@ -81,8 +86,11 @@ def collected(arguments: argparse.Namespace, folder: Path) -> list[Case]:
     chooser = {kind: random.Random(f"{arguments.seed} {kind}") for kind in counts}
     found: list[Case] = []
     if "kill" in counts:
-        wholes = {one.name: kills.whole(one, base, folder / "whole" / one.name.replace(" ", "-")) for one in kills.WORKS
-                  if not arguments.case or f"kill {one.name}" in arguments.case or arguments.case in f"kill {one.name}: "}
+        wholes = {
+            one.name: kills.whole(one, base, folder / "whole" / one.name.replace(" ", "-"))
+            for one in kills.WORKS
+            if not arguments.case or f"kill {one.name}" in arguments.case or arguments.case in f"kill {one.name}: "
+        }
         found += kills.cases(counts["kill"], base, wholes)
     for kind, module in (("directory", directories), ("command", commands), ("data", datasets), ("checkpoint", checkpoints)):
         if kind in counts:

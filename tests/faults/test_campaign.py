@@ -50,9 +50,17 @@ def hangs(argv):
     time.sleep(60)
 
 
-@pytest.mark.parametrize(("main", "kind", "why"), [
-    (one_line, "refused", ""), (two_lines, "WRONG", "2 error lines"), (traceback, "WRONG", "traceback"),
-    (other_code, "WRONG", "exit code 3"), (silent, "WRONG", "0 error lines"), (writes, "WRONG", "exit code 0")])
+@pytest.mark.parametrize(
+    ("main", "kind", "why"),
+    [
+        (one_line, "refused", ""),
+        (two_lines, "WRONG", "2 error lines"),
+        (traceback, "WRONG", "traceback"),
+        (other_code, "WRONG", "exit code 3"),
+        (silent, "WRONG", "0 error lines"),
+        (writes, "WRONG", "exit code 0"),
+    ],
+)
 def test_a_refusal_is_one_line_and_code_2(main, kind, why, tmp_path):
     verdict = refusal(program(main, [], tmp_path / "here"))
     assert verdict.kind == kind and why in verdict.why
@@ -105,6 +113,7 @@ def test_every_case_is_tried_once_and_counted(tmp_path, capsys):
             if kind == "error":
                 raise ValueError("mine")
             return refusal(program(one_line if kind == "refused" else traceback, [], folder))
+
         return Case("kind of case", kind, run, weight)
 
     cases = [case("refused"), case("wrong"), case("error"), case("refused", 4)]

@@ -24,20 +24,29 @@ def flowers102(root: Path, monkeypatch) -> dict:
     for i in range(1, 10):
         photograph(base / "jpg" / f"image_{i:05d}.jpg", i)
     scipy.io.savemat(base / "imagelabels.mat", {"labels": np.array([[1, 2, 3, 1, 2, 3, 1, 1, 3]])})
-    scipy.io.savemat(base / "setid.mat", {"trnid": np.array([[1, 2, 3]]), "valid": np.array([[6, 4, 5]]),
-                                          "tstid": np.array([[7, 8, 9]])})
-    monkeypatch.setattr(datasets.Flowers102, "_file_dict", {"image": ("102flowers.tgz", None), "setid": ("setid.mat", None),
-                                                            "label": ("imagelabels.mat", None)})
+    scipy.io.savemat(
+        base / "setid.mat", {"trnid": np.array([[1, 2, 3]]), "valid": np.array([[6, 4, 5]]), "tstid": np.array([[7, 8, 9]])}
+    )
+    monkeypatch.setattr(
+        datasets.Flowers102,
+        "_file_dict",
+        {"image": ("102flowers.tgz", None), "setid": ("setid.mat", None), "label": ("imagelabels.mat", None)},
+    )
     path = "jpg/image_{:05d}.jpg".format
-    return {"classes": 102, "train": [(path(1), 0), (path(2), 1), (path(3), 2), (path(6), 2), (path(4), 0), (path(5), 1)],
-            "val": [(path(7), 0), (path(8), 0), (path(9), 2)]}
+    return {
+        "classes": 102,
+        "train": [(path(1), 0), (path(2), 1), (path(3), 2), (path(6), 2), (path(4), 0), (path(5), 1)],
+        "val": [(path(7), 0), (path(8), 0), (path(9), 2)],
+    }
 
 
 def pets(root: Path, monkeypatch) -> dict:
     """Two breeds: three training and three test images."""
     base = root / "oxford-iiit-pet"
-    lists = {"trainval": [("Bengal_1", 1, 1), ("great_pyrenees_10", 2, 2), ("great_pyrenees_2", 2, 2)],
-             "test": [("Bengal_3", 1, 1), ("Bengal_4", 1, 1), ("great_pyrenees_5", 2, 2)]}
+    lists = {
+        "trainval": [("Bengal_1", 1, 1), ("great_pyrenees_10", 2, 2), ("great_pyrenees_2", 2, 2)],
+        "test": [("Bengal_3", 1, 1), ("Bengal_4", 1, 1), ("great_pyrenees_5", 2, 2)],
+    }
     (base / "annotations").mkdir(parents=True)
     for split, images in lists.items():
         lines = [f"{name} {label} {kind} 1\n" for name, label, kind in images]
@@ -69,15 +78,16 @@ def aircraft(root: Path, monkeypatch) -> dict:
     base = root / "fgvc-aircraft-2013b" / "data"
     base.mkdir(parents=True)
     (base / "variants.txt").write_text("707-320\nAn-12\nDC-9-30 Super\n")
-    lists = {"trainval": [("0034309", "An-12"), ("1025794", "707-320"), ("1340192", "DC-9-30 Super"), ("0056978", "An-12")],
-             "test": [("1514522", "707-320"), ("0747566", "DC-9-30 Super")]}
+    lists = {
+        "trainval": [("0034309", "An-12"), ("1025794", "707-320"), ("1340192", "DC-9-30 Super"), ("0056978", "An-12")],
+        "test": [("1514522", "707-320"), ("0747566", "DC-9-30 Super")],
+    }
     order = ["707-320", "An-12", "DC-9-30 Super"]
     for split, images in lists.items():
         (base / f"images_variant_{split}.txt").write_text("".join(f"{name} {kind}\n" for name, kind in images))
         for i, (name, _) in enumerate(images):
             photograph(base / "images" / f"{name}.jpg", i)
-    entries = {split: [(f"data/images/{name}.jpg", order.index(kind)) for name, kind in images]
-               for split, images in lists.items()}
+    entries = {split: [(f"data/images/{name}.jpg", order.index(kind)) for name, kind in images] for split, images in lists.items()}
     return {"classes": 3, "names": order, "train": entries["trainval"], "val": entries["test"]}
 
 

@@ -63,7 +63,7 @@ def feature_loop(maps, targets):
 def adapted(p, stage, y):
     """The 1x1 convolution of a stage: a sum over the channels that there are."""
     weight = p[f"adapters.{stage}.weight"][:, :, 0, 0]
-    return sum(weight[:, i].view(1, -1, 1, 1) * y[:, i:i + 1] for i in range(y.shape[1]))
+    return sum(weight[:, i].view(1, -1, 1, 1) * y[:, i : i + 1] for i in range(y.shape[1]))
 
 
 class SlowRecipe:
@@ -194,14 +194,18 @@ class SlowRecipe:
             base = width == max(widths) or own.distill_loss == "none"
             if place == 0 or own.ema_update == "pass":
                 self.average(momentum)
-            name = {"own": "distill_head", "shared": "predictor", "none": None}[own.head] if not base else (
-                "predictor" if own.base_loss == "mse" else None)
+            name = (
+                {"own": "distill_head", "shared": "predictor", "none": None}[own.head]
+                if not base
+                else ("predictor" if own.base_loss == "mse" else None)
+            )
             seen = [self.seen(x, width, name, not base) for x in views]
             if self.k is not None and (base or own.ema_update == "pass"):
                 targets = [self.guided(x) for x in keys]
             elif base:
-                targets = [[(z if own.two_sided else z.detach(), [m.detach() for m in maps]) for z, _, maps in view]
-                           for view in seen]
+                targets = [
+                    [(z if own.two_sided else z.detach(), [m.detach() for m in maps]) for z, _, maps in view] for view in seen
+                ]
             if base:
                 top = [[output.detach() for _, output, _ in view] for view in seen]
                 last_keys = targets
@@ -219,6 +223,6 @@ class SlowRecipe:
         if self.queue is not None:
             new = [unit(row) for view in last_keys for z, _ in view for row in z]
             size = len(self.queue)
-            self.queue = self.queue[len(new):] + new
+            self.queue = self.queue[len(new) :] + new
             assert len(self.queue) == size
         return values

@@ -81,7 +81,7 @@ def relative(s, t, temperature):
     rows = torch.stack([r / r.norm() for r in [*s, *t]])
     half, total = len(s), 0.0
     for i, row in enumerate(rows):
-        logits = torch.cat([rows[:i], rows[i + 1:]]) @ row / temperature
+        logits = torch.cat([rows[:i], rows[i + 1 :]]) @ row / temperature
         positive = (row * rows[(i + half) % (2 * half)]).sum() / temperature
         total = total + torch.log(torch.exp(logits - logits.max()).sum()) + logits.max() - positive
     return total / len(rows)
@@ -131,8 +131,9 @@ class SlowMethod:
         return head(p, "projector", encode(p, x, width))
 
     def sgd(self):
-        extra = penalty(self.p, self.cfg.regularizer.kind, self.cfg.regularizer.coefficient, self.alpha,
-                        self.cfg.regularizer.groups)
+        extra = penalty(
+            self.p, self.cfg.regularizer.kind, self.cfg.regularizer.coefficient, self.alpha, self.cfg.regularizer.groups
+        )
         if torch.is_tensor(extra):
             extra.backward()
         with torch.no_grad():

@@ -26,9 +26,18 @@ OPERATIONS = (reference.adjust_brightness, reference.adjust_contrast, reference.
 
 
 def config(**changes):
-    fields = {"crop_scale": [0.2, 1.0], "crop_ratio": [3 / 4, 4 / 3], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1],
-              "jitter_p": 0.8, "grayscale_p": 0.2, "blur_p": [0.5, 0.1], "blur_sigma": [0.1, 2.0],
-              "solarize_p": [0.0, 0.2], "interpolation": "bilinear"}
+    fields = {
+        "crop_scale": [0.2, 1.0],
+        "crop_ratio": [3 / 4, 4 / 3],
+        "flip": 0.5,
+        "jitter": [0.4, 0.4, 0.4, 0.1],
+        "jitter_p": 0.8,
+        "grayscale_p": 0.2,
+        "blur_p": [0.5, 0.1],
+        "blur_sigma": [0.1, 2.0],
+        "solarize_p": [0.0, 0.2],
+        "interpolation": "bilinear",
+    }
     return SimpleNamespace(**{**fields, **changes})
 
 
@@ -40,7 +49,7 @@ def pictures(n=24, height=16, width=16, seed=0):
     """Random images, some with exact greys or fully saturated pixels: there, conversions of colour have branches."""
     x = torch.rand(n, 3, height, width, generator=seeded(seed))
     x[: n // 4] = x[: n // 4].round()
-    x[n // 4: n // 3] = x[n // 4: n // 3, :1]
+    x[n // 4 : n // 3] = x[n // 4 : n // 3, :1]
     return x
 
 
@@ -53,11 +62,14 @@ def jitter_parameters(n, seed=1):
 # --- crops
 
 
-@pytest.mark.parametrize(("height", "width", "scale", "ratio"), [
-    (32, 32, (0.2, 1.0), (3 / 4, 4 / 3)),
-    (200, 300, (0.08, 1.0), (3 / 4, 4 / 3)),
-    (60, 200, (0.5, 1.0), (0.5, 2.0)),  # often needs the central fallback
-])
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "ratio"),
+    [
+        (32, 32, (0.2, 1.0), (3 / 4, 4 / 3)),
+        (200, 300, (0.08, 1.0), (3 / 4, 4 / 3)),
+        (60, 200, (0.5, 1.0), (0.5, 2.0)),  # often needs the central fallback
+    ],
+)
 def test_crop_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
     n = 3000
     ours = CropDraws.draw(n, scale, ratio, seeded()).boxes(height, width)
@@ -74,8 +86,13 @@ def _box(params):
 
 
 @settings(max_examples=150)
-@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 10**6), st.sampled_from([(0.2, 1.0), (0.01, 0.1), (0.99, 1.0)]),
-       st.sampled_from([(3 / 4, 4 / 3), (0.1, 0.2), (5.0, 9.0)]))
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.integers(0, 10**6),
+    st.sampled_from([(0.2, 1.0), (0.01, 0.1), (0.99, 1.0)]),
+    st.sampled_from([(3 / 4, 4 / 3), (0.1, 0.2), (5.0, 9.0)]),
+)
 def test_the_box_of_one_image_is_that_of_a_batch(height, width, seed, scale, ratio):
     draws = CropDraws.draw(8, scale, ratio, seeded(seed))
     assert [list(draws.box(i, height, width)) for i in range(8)] == draws.boxes(height, width).tolist()
@@ -98,8 +115,7 @@ def test_crop_that_never_fits_is_central_as_in_torchvision(height, width):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("height", "width", "size"),
-                         [(32, 32, 32), (32, 32, 12), (17, 40, 24), (8, 8, 32), (90, 70, 10)])
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (32, 32, 12), (17, 40, 24), (8, 8, 32), (90, 70, 10)])
 def test_crop_resize_agrees_with_torchvision(interpolation, height, width, size):
     images = pictures(20, height, width)
     boxes = CropDraws.draw(20, (0.1, 1.0), (0.5, 2.0), seeded()).boxes(height, width)
@@ -195,7 +211,7 @@ def test_turns_of_hue_add_up(seed, first, second):
 def test_images_do_not_influence_one_another():
     images, parameters = pictures(12), jitter_parameters(12)
     together = color_jitter(images, *parameters)
-    alone = torch.cat([color_jitter(images[i:i + 1], *(p[i:i + 1] for p in parameters)) for i in range(12)])
+    alone = torch.cat([color_jitter(images[i : i + 1], *(p[i : i + 1] for p in parameters)) for i in range(12)])
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
@@ -242,8 +258,13 @@ def test_solarize_agrees_with_torchvision_and_undoes_itself_once():
 def test_sampled_parameters_have_the_asked_distributions():
     augment, n = Augment(config(), 16, MEAN, STD), 4000
     params = augment.sample(n, 0, seeded())
-    for marked, share in ((params.flip, 0.5), (params.gray, 0.2), (params.sigma > 0, 0.5), (params.hue != 0, 0.8),
-                          (params.solarize, 0.0)):
+    for marked, share in (
+        (params.flip, 0.5),
+        (params.gray, 0.2),
+        (params.sigma > 0, 0.5),
+        (params.hue != 0, 0.8),
+        (params.solarize, 0.0),
+    ):
         assert abs(marked.float().mean().item() - share) < 0.03
     jittered = params.hue != 0
     assert torch.equal(jittered, params.brightness != 1)
@@ -305,8 +326,7 @@ def test_views_are_float32_under_autocast():
 
 
 def test_with_everything_off_a_view_is_the_normalised_image():
-    off = config(crop_scale=[1.0, 1.0], crop_ratio=[1.0, 1.0], flip=0.0, jitter_p=0.0, grayscale_p=0.0,
-                 blur_p=[0.0, 0.0])
+    off = config(crop_scale=[1.0, 1.0], crop_ratio=[1.0, 1.0], flip=0.0, jitter_p=0.0, grayscale_p=0.0, blur_p=[0.0, 0.0])
     augment = Augment(off, 16, MEAN, STD)
     images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=seeded())
     views = augment.apply(images, augment.sample(6, 0, seeded()))

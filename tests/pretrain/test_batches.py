@@ -24,9 +24,18 @@ SIZE = 10
 
 
 def config(**changes):
-    fields = {"crop_scale": [0.2, 1.0], "crop_ratio": [3 / 4, 4 / 3], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1],
-              "jitter_p": 0.8, "grayscale_p": 0.2, "blur_p": [0.5, 0.1], "blur_sigma": [0.1, 2.0],
-              "solarize_p": [0.0, 0.0], "interpolation": "bilinear"}
+    fields = {
+        "crop_scale": [0.2, 1.0],
+        "crop_ratio": [3 / 4, 4 / 3],
+        "flip": 0.5,
+        "jitter": [0.4, 0.4, 0.4, 0.1],
+        "jitter_p": 0.8,
+        "grayscale_p": 0.2,
+        "blur_p": [0.5, 0.1],
+        "blur_sigma": [0.1, 2.0],
+        "solarize_p": [0.0, 0.0],
+        "interpolation": "bilinear",
+    }
     return SimpleNamespace(**{**fields, **changes})
 
 
@@ -100,13 +109,18 @@ def photographs(tmp_path):
 def test_crops_of_drafts_are_crops_of_the_same_place(photographs, monkeypatch):
     factors = []
     decode = batches_module.pixels_of
-    monkeypatch.setattr(batches_module, "pixels_of",
-                        lambda where, file, content, factor: factors.append(factor) or decode(where, file, content, factor))
+    monkeypatch.setattr(
+        batches_module,
+        "pixels_of",
+        lambda where, file, content, factor: factors.append(factor) or decode(where, file, content, factor),
+    )
     for step in range(20):
         draws = CropDraws.draw(6, (0.3, 1.0), (3 / 4, 4 / 3), generator(1, 0, step, 0))
         views = [(draws, torch.arange(6) % 2 == 0)]
-        [full], [draft] = (batches_module._crop(source, torch.arange(6), views, 10, "bilinear")
-                           for source in (photographs, photographs.drafted(True)))
+        [full], [draft] = (
+            batches_module._crop(source, torch.arange(6), views, 10, "bilinear")
+            for source in (photographs, photographs.drafted(True))
+        )
         assert torch.equal(full[3], draft[3]) and torch.equal(full[5], draft[5])  # too small, and no JPEG
         difference = (full.float() - draft.float()).abs().mean((1, 2, 3))
         between_images = (full.float() - full.roll(1, 0).float()).abs().mean((1, 2, 3))
@@ -213,20 +227,23 @@ def test_files_of_different_sizes_are_batched(tmp_path):
         io.write_png(torch.full((3, height, width), 40 * i, dtype=torch.uint8), paths[-1])
     mixed = FolderSource("mixed", ["a"], torch.zeros(4, dtype=torch.int64), (0.0,) * 3, (1.0,) * 3, paths)
     plain = config(jitter_p=0.0, grayscale_p=0.0, blur_p=[0.0, 0.0])
-    (index, x1, _), = two_views(mixed, 4, augment=plain).epoch(0)
+    ((index, x1, _),) = two_views(mixed, 4, augment=plain).epoch(0)
     torch.testing.assert_close(x1.amax((1, 2, 3)) * 255, index * 40.0)
     x = torch.cat([x for x, _ in evaluation_batches(mixed, 8, 3, "cpu")])
     assert x.shape == (4, 3, 8, 8)
     torch.testing.assert_close(x.amin((1, 2, 3)) * 255, torch.arange(4) * 40.0)
 
 
-@pytest.mark.parametrize(("n", "batch", "world_size", "said"), [
-    (300, 512, 1, r"batch_size 512 is larger than the 300 training images of noise; set optimizer.batch_size=256"),
-    (26, 27, 1, r"set optimizer.batch_size=16"),
-    (26, 10, 4, r"batch_size 10 cannot be shared evenly by 4 processes; set optimizer.batch_size=8"),
-    (26, 2, 4, r"set optimizer.batch_size=4"),
-    (26, 0, 1, r"batch_size 0 .*set optimizer.batch_size=1"),
-])
+@pytest.mark.parametrize(
+    ("n", "batch", "world_size", "said"),
+    [
+        (300, 512, 1, r"batch_size 512 is larger than the 300 training images of noise; set optimizer.batch_size=256"),
+        (26, 27, 1, r"set optimizer.batch_size=16"),
+        (26, 10, 4, r"batch_size 10 cannot be shared evenly by 4 processes; set optimizer.batch_size=8"),
+        (26, 2, 4, r"set optimizer.batch_size=4"),
+        (26, 0, 1, r"batch_size 0 .*set optimizer.batch_size=1"),
+    ],
+)
 def test_unusable_batch_sizes_are_explained(n, batch, world_size, said):
     with pytest.raises(UserError, match=said):
         two_views(tensor_source(n), batch, world_size=world_size)

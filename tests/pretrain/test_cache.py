@@ -76,8 +76,9 @@ CHANGES = {
     "a longer file": lambda root: rewrite(root / "train/dog/1.png", bytes(11)),
     "another content as long and as old": lambda root: rewrite(root / "train/dog/1.png", bytes([7] * 10)),
     "what a link leads to": lambda root: (root.parent / "linked.png").write_bytes(b"LINKED"),
-    "two classes exchanged": lambda root: [(root / "train" / a).rename(root / "train" / b)
-                                           for a, b in (("cat", "x"), ("dog", "cat"), ("x", "dog"))],
+    "two classes exchanged": lambda root: [
+        (root / "train" / a).rename(root / "train" / b) for a, b in (("cat", "x"), ("dog", "cat"), ("x", "dog"))
+    ],
 }
 
 
@@ -90,11 +91,14 @@ def test_every_change_that_a_fingerprint_shows_is_noticed(change, images, notes,
     assert after == found(images) and after[0] != before[0]
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda root: (root / "val/owl").mkdir(), "different classes"),
-    (lambda root: (root.parent / "linked.png").unlink(), "broken link"),
-    (lambda root: [path.unlink() for path in (root / "train/dog").iterdir()], "no image in"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: (root / "val/owl").mkdir(), "different classes"),
+        (lambda root: (root.parent / "linked.png").unlink(), "broken link"),
+        (lambda root: [path.unlink() for path in (root / "train/dog").iterdir()], "no image in"),
+    ],
+)
 def test_what_ends_a_start_without_notes_ends_one_with_them(change, said, images, notes):
     found(images)
     change(images)
@@ -111,7 +115,7 @@ def test_a_damaged_note_counts_as_none(images, notes, data):
         content = bytearray(file.read_bytes())
         for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
             content[place] ^= data.draw(st.integers(1, 255))
-        file.write_bytes(content[:data.draw(st.integers(0, len(content)))])
+        file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     assert found(images) == expected == found(images)
 
 

@@ -57,8 +57,11 @@ def test_any_reordering_keeps_the_function_of_the_full_width(name, seed):
         for group, order in zip(groups, orders, strict=True):
             reorder(group, order)
         torch.testing.assert_close(after(network(images)), before, rtol=1e-9, atol=1e-9)
-        assert all(list(norm.statistics) == [1.0] for norm in batch_norms(network).values() if norm.channels_out(0.5) <
-                   norm.channels_out(1.0))
+        assert all(
+            list(norm.statistics) == [1.0]
+            for norm in batch_norms(network).values()
+            if norm.channels_out(0.5) < norm.channels_out(1.0)
+        )
         for group, order in zip(groups, orders, strict=True):
             reorder(group, torch.argsort(order))
         torch.testing.assert_close(after(network(images)), before, rtol=1e-9, atol=1e-9)
@@ -71,14 +74,23 @@ def test_every_channel_that_a_width_cuts_is_in_a_group(name):
     groups = network.channel_groups([after])
     written = {id(layer) for group in groups for layer in group.written}
     read = {id(layer) for group in groups for layer in group.read}
-    left_out = [name for name, layer in network.named_modules() if getattr(layer, "channels_out", None)
-                and layer.channels_out(0.5) < layer.channels_out(1.0) and id(layer) not in written]
+    left_out = [
+        name
+        for name, layer in network.named_modules()
+        if getattr(layer, "channels_out", None) and layer.channels_out(0.5) < layer.channels_out(1.0) and id(layer) not in written
+    ]
     if "vit" in name:
         assert all(part.endswith(("proj", "norm1", "norm2", "norm", "fc2")) for part in left_out)
         return
     assert left_out == []
-    unread = [name for name, layer in network.named_modules() if getattr(layer, "channels_in", None)
-              and layer.channels_in(0.5) < layer.channels_in(1.0) and not layer.depthwise and id(layer) not in read]
+    unread = [
+        name
+        for name, layer in network.named_modules()
+        if getattr(layer, "channels_in", None)
+        and layer.channels_in(0.5) < layer.channels_in(1.0)
+        and not layer.depthwise
+        and id(layer) not in read
+    ]
     assert unread == [] and (id(after) in read) == (name != "mobilenet")
 
 
@@ -109,8 +121,9 @@ def test_activation_moments_are_those_of_all_rows_at_once(name):
         hook.remove()
     found = activation_covariances(network, groups, images.split(4), after)
     for group, covariance in zip(groups, found, strict=True):
-        expected = np.mean([np.cov(np.concatenate(seen[id(layer)]).astype(np.float64), rowvar=False, bias=True)
-                            for layer in group.read], axis=0)
+        expected = np.mean(
+            [np.cov(np.concatenate(seen[id(layer)]).astype(np.float64), rowvar=False, bias=True) for layer in group.read], axis=0
+        )
         np.testing.assert_allclose(covariance.numpy(), expected, atol=1e-6 * abs(expected).max())
 
 

@@ -76,8 +76,10 @@ def test_recomputed_blocks_give_the_same_step_and_keep_less(tmp_path):
     kept = {}
     for recompute in (False, True):
         model, saved = Student(config.load("digits", overrides(f"train.recompute={recompute}".lower(), *VIT))), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t), \
-                at_width(model, 0.5):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t),
+            at_width(model, 0.5),
+        ):
             model.encoder(torch.randn(4, 3, 16, 16))
         kept[recompute] = sum(saved)
     assert kept[True] < 0.5 * kept[False]

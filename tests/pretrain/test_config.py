@@ -156,11 +156,16 @@ def test_presets_by_file_and_by_name(tmp_path):
     chosen = config.load(str(own), ["objective.base_loss=infonce"])
     assert (chosen.optimizer.lr, chosen.objective.temperature) == (0.7, 0.2)
     assert config.load(str(own), ["objective.base_loss=infonce", "optimizer.lr=3"]).optimizer.lr == 3
-    for text, expected in (("[1, 2]", "mapping"), ("a: [", "is not YAML"), ("optimizer: 3", "section"),
-                           ("by_base_loss: {mse: {optimizer: {lrr: 1}}}", "did you mean"),
-                           ("by_base_loss: {infonce: {optimizer: {lrr: 1}}}", "did you mean"),
-                           ("by_base_loss: {infoNCE: {}}", "must map"), ("by_base_loss: 3", "must map"),
-                           ("by_base_loss: {mse: 3}", "sections")):
+    for text, expected in (
+        ("[1, 2]", "mapping"),
+        ("a: [", "is not YAML"),
+        ("optimizer: 3", "section"),
+        ("by_base_loss: {mse: {optimizer: {lrr: 1}}}", "did you mean"),
+        ("by_base_loss: {infonce: {optimizer: {lrr: 1}}}", "did you mean"),
+        ("by_base_loss: {infoNCE: {}}", "must map"),
+        ("by_base_loss: 3", "must map"),
+        ("by_base_loss: {mse: 3}", "sections"),
+    ):
         own.write_text(text)
         with pytest.raises(UserError, match=expected) as caught:
             config.load(str(own))
@@ -181,13 +186,35 @@ def test_defaults_are_the_papers():
     assert (augment.grayscale_p, augment.flip, augment.blur_p) == (0.2, 0.5, [0, 0])
 
 
-CHANGES = {"seed": 1, "model.arch": "resnet18_cifar", "objective.temperature": 0.2, "objective.update": "accumulate",
-           "objective.gather_negatives": True, "widths.min": 0.5, "regularizer.alpha": 0.01, "optimizer.lr": 0.1,
-           "data.limit": 100, "data.name": "cifar10", "augment.flip": 0.25, "train.precision": "bf16",
-           "train.synchronized_bn": True, "calibration.images": 100}
-LABELS = {"experiment.cell": "x", "experiment.grid": "y", "train.device": "cpu", "train.threads": 3, "data.root": "/x",
-          "train.checkpoint_minutes": 1, "train.tensorboard": True, "data.workers": 2, "diagnostics.images": 5,
-          "calibration.widths": "[1.0]", "evaluation.widths": "[1.0]"}
+CHANGES = {
+    "seed": 1,
+    "model.arch": "resnet18_cifar",
+    "objective.temperature": 0.2,
+    "objective.update": "accumulate",
+    "objective.gather_negatives": True,
+    "widths.min": 0.5,
+    "regularizer.alpha": 0.01,
+    "optimizer.lr": 0.1,
+    "data.limit": 100,
+    "data.name": "cifar10",
+    "augment.flip": 0.25,
+    "train.precision": "bf16",
+    "train.synchronized_bn": True,
+    "calibration.images": 100,
+}
+LABELS = {
+    "experiment.cell": "x",
+    "experiment.grid": "y",
+    "train.device": "cpu",
+    "train.threads": 3,
+    "data.root": "/x",
+    "train.checkpoint_minutes": 1,
+    "train.tensorboard": True,
+    "data.workers": 2,
+    "diagnostics.images": 5,
+    "calibration.widths": "[1.0]",
+    "evaluation.widths": "[1.0]",
+}
 
 
 def test_hash_changes_with_what_decides_the_result_and_with_nothing_else():
@@ -213,8 +240,13 @@ def test_round_trip_of_any_numbers(lr, epochs, low, seed):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")),
-                 st.text("abc: [{}]&*!<>-?|%@#'\"\\n\t,", max_size=60).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.text("abc: [{}]&*!<>-?|%@#'\"\\n\t,", max_size=60).map(str.encode),
+    )
+)
 def test_any_bytes_as_a_preset_are_a_config_or_one_line(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("preset") / "own.yaml"
     path.write_bytes(content)
@@ -235,7 +267,9 @@ def test_loading_leaves_no_trace():
 
 def test_split_overrides():
     assert config.split_overrides(["--out", "a=b", "optimizer.lr=1", "-x", "_k=2"]) == (
-        ["--out", "-x"], ["a=b", "optimizer.lr=1", "_k=2"])
+        ["--out", "-x"],
+        ["a=b", "optimizer.lr=1", "_k=2"],
+    )
     assert config.split_overrides(["--seed=3", "/tmp/a=b", "x"]) == (["--seed=3", "/tmp/a=b", "x"], [])
 
 
@@ -252,8 +286,22 @@ def test_every_number_has_limits_and_every_name_without_a_hash_is_of_a_field():
 @pytest.mark.parametrize("name", sorted(constraints(Config)))
 def test_nonsense_for_any_value_is_one_line_or_a_config(name):
     """Whatever is written: a config that says it back, or one line with the key."""
-    for value in ("nan", "inf", "-inf", "-1", "true", "[]", "{a: 1}", "null", "[nan, nan]", "1e400", "9" * 400,
-                  "''", '"\\0"', "[[1]]"):
+    for value in (
+        "nan",
+        "inf",
+        "-inf",
+        "-1",
+        "true",
+        "[]",
+        "{a: 1}",
+        "null",
+        "[nan, nan]",
+        "1e400",
+        "9" * 400,
+        "''",
+        '"\\0"',
+        "[[1]]",
+    ):
         try:
             cfg = config.load("digits", [f"{name}={value}"])
         except UserError as error:

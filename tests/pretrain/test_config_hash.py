@@ -31,8 +31,10 @@ def test_a_key_added_at_its_default_renames_no_run():
 
     for text, name in known.items():
         now = config.load("digits", [text])
-        later = Later(**{f.name: getattr(now, f.name) for f in dataclasses.fields(Config) if f.name != "model"},
-                      model=ModelConfig(**vars(now.model)))
+        later = Later(
+            **{f.name: getattr(now, f.name) for f in dataclasses.fields(Config) if f.name != "model"},
+            model=ModelConfig(**vars(now.model)),
+        )
         assert config_hash(later) == name
         later.model.added = 0.25
         changed = config_hash(later)
@@ -40,11 +42,16 @@ def test_a_key_added_at_its_default_renames_no_run():
         assert len({name, changed, config_hash(later)}) == 3
 
 
-@pytest.mark.parametrize(("one", "other"), [
-    ("optimizer.lr=0.3", "optimizer.momentum=0.3"), ("widths.min=0.5", "regularizer.alpha=0.5"),
-    ("data.size=32", "data.size=16"), ("widths.fixed=[]", "widths.fixed=[1.0]"),
-    ("widths.fixed=[1.0,0.5]", "widths.fixed=[0.5,1.0]"),
-])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("optimizer.lr=0.3", "optimizer.momentum=0.3"),
+        ("widths.min=0.5", "regularizer.alpha=0.5"),
+        ("data.size=32", "data.size=16"),
+        ("widths.fixed=[]", "widths.fixed=[1.0]"),
+        ("widths.fixed=[1.0,0.5]", "widths.fixed=[0.5,1.0]"),
+    ],
+)
 def test_different_settings_have_different_names(one, other):
     assert config_hash(config.load("digits", [one])) != config_hash(config.load("digits", [other]))
 
@@ -55,6 +62,7 @@ def test_a_default_written_out_is_the_same_experiment():
 
 def test_no_default_has_changed():
     """A run's name leaves out what is at its default, so another default would give old names to new experiments."""
+
     def check(before, now):
         for key, value in before.items():
             if isinstance(value, dict):

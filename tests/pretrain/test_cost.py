@@ -11,8 +11,12 @@ from pretrain.objective.sampling import sample_widths
 from pretrain.slimmable import cost, extract
 from tests.pretrain.slow_reference import keep
 
-NETWORKS = {"resnet_small": (1, (1, 1, 1, 1), 16), "resnet18_cifar": (1, (2, 2, 2, 2), 64),
-            "resnet34_cifar": (1, (3, 4, 6, 3), 64), "resnet50_cifar": (4, (3, 4, 6, 3), 64)}
+NETWORKS = {
+    "resnet_small": (1, (1, 1, 1, 1), 16),
+    "resnet18_cifar": (1, (2, 2, 2, 2), 64),
+    "resnet34_cifar": (1, (3, 4, 6, 3), 64),
+    "resnet50_cifar": (4, (3, 4, 6, 3), 64),
+}
 
 
 def resnet_cost(arch, width, size):
@@ -34,7 +38,7 @@ def resnet_cost(arch, width, size):
             stride = 2 if stage and not block else 1
             side = -(-size // stride)
             # Whether there is a projection is decided by the full network's channels.
-            full_in = base if not stage and not block else base * expansion * 2**(stage - (block == 0))
+            full_in = base if not stage and not block else base * expansion * 2 ** (stage - (block == 0))
             if expansion == 1:
                 conv(planes, conv(channels, planes, 3, side), 3, side)
             else:
@@ -64,21 +68,34 @@ def test_torchs_counter_on_a_real_image(width):
     assert next(encoder.parameters()).device.type == "cpu"
 
 
-HEAD = {"projector": lambda w: 2 * (keep(128, w) * 24 + 24 * 24 + 24 * 10), "predictor": lambda w: 2 * (10 * 14 + 14 * 10),
-        "none": lambda w: 0}
+HEAD = {
+    "projector": lambda w: 2 * (keep(128, w) * 24 + 24 * 24 + 24 * 10),
+    "predictor": lambda w: 2 * (10 * 14 + 14 * 10),
+    "none": lambda w: 0,
+}
 
 
-@pytest.mark.parametrize(("objective", "sampling", "base_head", "sub_head"), [
-    ({"base_loss": "mse", "distill_loss": "mse", "teacher": "online"}, "sandwich", "predictor", "predictor"),
-    ({"base_loss": "mse", "distill_loss": "infonce", "teacher": "momentum"}, "dynamic", "predictor", "predictor"),
-    ({"base_loss": "infonce", "distill_loss": "infonce", "teacher": "momentum", "head": "none"}, "uniform", "none", "none"),
-    ({"base_loss": "infonce", "distill_loss": "mse", "teacher": "online"}, "fixed", "none", "predictor"),
-    ({"base_loss": "mse", "distill_loss": "none", "teacher": "momentum"}, "sandwich", "predictor", "predictor")])
+@pytest.mark.parametrize(
+    ("objective", "sampling", "base_head", "sub_head"),
+    [
+        ({"base_loss": "mse", "distill_loss": "mse", "teacher": "online"}, "sandwich", "predictor", "predictor"),
+        ({"base_loss": "mse", "distill_loss": "infonce", "teacher": "momentum"}, "dynamic", "predictor", "predictor"),
+        ({"base_loss": "infonce", "distill_loss": "infonce", "teacher": "momentum", "head": "none"}, "uniform", "none", "none"),
+        ({"base_loss": "infonce", "distill_loss": "mse", "teacher": "online"}, "fixed", "none", "predictor"),
+        ({"base_loss": "mse", "distill_loss": "none", "teacher": "momentum"}, "sandwich", "predictor", "predictor"),
+    ],
+)
 def test_training_by_hand(objective, sampling, base_head, sub_head):
     """Forward and a backward of twice the cost for two views at each width, and two forward passes of the teacher."""
-    cfg = from_dict({"model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
-                     "objective": objective, "widths": {"sampling": sampling}, "data": {"size": 12},
-                     "optimizer": {"epochs": 5, "batch_size": 32}})
+    cfg = from_dict(
+        {
+            "model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
+            "objective": objective,
+            "widths": {"sampling": sampling},
+            "data": {"size": 12},
+            "optimizer": {"epochs": 5, "batch_size": 32},
+        }
+    )
     naive = objective["distill_loss"] == "none"
     expected = 0
     for step in range(5 * 4):  # 140 images: four full batches an epoch
@@ -94,9 +111,14 @@ def test_training_by_hand(objective, sampling, base_head, sub_head):
 
 
 def test_long_runs_are_estimated_from_a_sample_of_their_steps():
-    cfg = from_dict({"model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
-                     "widths": {"sampling": "dynamic", "per_step": 2}, "data": {"size": 12},
-                     "optimizer": {"epochs": 100, "batch_size": 10}})
+    cfg = from_dict(
+        {
+            "model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
+            "widths": {"sampling": "dynamic", "per_step": 2},
+            "data": {"size": 12},
+            "optimizer": {"epochs": 100, "batch_size": 10},
+        }
+    )
     one = {w: resnet_cost("resnet_small", w, 12)[0] + HEAD["projector"](w) + HEAD["predictor"](w) for w in (1.0, 0.75, 0.5, 0.25)}
     mean = one[1.0] + (one[0.75] + one[0.5] + one[0.25]) / 4
     assert training_flops(cfg, 100) == pytest.approx(3 * mean * 2 * 10 * 1000, rel=1e-9)
@@ -113,9 +135,17 @@ def test_a_steps_price_and_passes_are_those_of_the_method(rule, n):
     price, passes = RULES[rule, n]
 
     def flops(**widths):
-        return training_flops(from_dict({
-            "model": {"arch": "resnet18_cifar", "projector_hidden": 8, "projector_out": 8, "predictor_hidden": 8},
-            "optimizer": {"epochs": 40, "batch_size": 10}, "widths": widths}), 1000, samples=4000)
+        return training_flops(
+            from_dict(
+                {
+                    "model": {"arch": "resnet18_cifar", "projector_hidden": 8, "projector_out": 8, "predictor_hidden": 8},
+                    "optimizer": {"epochs": 40, "batch_size": 10},
+                    "widths": widths,
+                }
+            ),
+            1000,
+            samples=4000,
+        )
 
     ratio = flops(sampling=rule, per_step=n) / flops(min=1.0)
     assert ratio == pytest.approx(price, rel=0.03)  # channels are rounded to eights and the image's three are not sliced
@@ -127,9 +157,16 @@ def test_a_steps_price_and_passes_are_those_of_the_method(rule, n):
 
 def test_epochs_of_equal_flops_are_those_whose_cost_is_nearest():
     def cfg(epochs=16, **widths):
-        return from_dict({"model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
-                          "objective": {"distill_loss": "mse"}, "widths": widths, "data": {"size": 12}, "seed": 3,
-                          "optimizer": {"epochs": epochs, "batch_size": 32}})
+        return from_dict(
+            {
+                "model": {"arch": "resnet_small", "projector_hidden": 24, "projector_out": 10, "predictor_hidden": 14},
+                "objective": {"distill_loss": "mse"},
+                "widths": widths,
+                "data": {"size": 12},
+                "seed": 3,
+                "optimizer": {"epochs": epochs, "batch_size": 32},
+            }
+        )
 
     slimmable, alone = cfg(sampling="fixed", fixed=[1.0, 0.5, 0.25]), cfg(min=1.0)
     epochs = epochs_of_equal_flops(alone, slimmable)

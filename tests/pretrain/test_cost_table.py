@@ -16,8 +16,17 @@ from pretrain.slimmable import CostTable, Subnet, calibrate, calibrated_features
 from pretrain.slimmable.calibrate import batch_norms, norms_at
 from pretrain.slimmable.layers import moments
 
-SIZES = {"resnet_small": 12, "resnet_medium": 16, "resnet50_cifar": 16, "resnet18": 64, "mobilenetv2_cifar": 32,
-         "resnet_small_elastic": 12, "mobilenetv2_cifar_elastic": 32, "vit_micro": 12, "vit_micro_heads": 12}
+SIZES = {
+    "resnet_small": 12,
+    "resnet_medium": 16,
+    "resnet50_cifar": 16,
+    "resnet18": 64,
+    "mobilenetv2_cifar": 32,
+    "resnet_small_elastic": 12,
+    "mobilenetv2_cifar_elastic": 32,
+    "vit_micro": 12,
+    "vit_micro_heads": 12,
+}
 TABLES: dict[str, tuple[nn.Module, CostTable]] = {}
 
 
@@ -108,9 +117,11 @@ def test_features_are_those_of_the_network_with_the_collected_statistics():
     found = calibrated_features(model, width, batches)
     network = extract(model, width)
     for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+
         def measure(norm, inputs):
             norm.running_var, norm.running_mean = torch.var_mean(inputs[0], (0, 2, 3))
             norm.track_running_stats = True
+
         norm.register_forward_pre_hook(measure)
     first = network(batches[0])
     for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
@@ -141,8 +152,9 @@ def test_nothing_is_left_behind():
         calibrated_features(model, 0.5, [images, images[:, :2]])
     assert model.training and not any(norm.collecting or norm.passes for norm in batch_norms(model).values())
     assert not any(layer.reuse or layer.slices is not None for layer in slimmable_layers(model))
-    assert all(set(norm.statistics) == {0.5} and norm.statistics[0.5][0].equal(before[name])
-               for name, norm in norms_at(model, 0.5).items())
+    assert all(
+        set(norm.statistics) == {0.5} and norm.statistics[0.5][0].equal(before[name]) for name, norm in norms_at(model, 0.5).items()
+    )
 
 
 def test_without_images_there_is_nothing_to_calibrate_on():
@@ -159,8 +171,9 @@ def test_without_images_there_is_nothing_to_calibrate_on():
 def test_two_are_one_network_where_extraction_gives_the_same_layers(arch, seed):
     model, table = table_of(arch)
     first, second = drawn(model, 3 * seed + 1), drawn(model, 3 * (seed // 7) + 1)
-    layers = [[(name, parameter.shape) for name, parameter in extract(model, width).named_parameters()]
-              for width in (first, second)]
+    layers = [
+        [(name, parameter.shape) for name, parameter in extract(model, width).named_parameters()] for width in (first, second)
+    ]
     assert (table.network(first) == table.network(second)) == (layers[0] == layers[1])
 
 

@@ -20,9 +20,21 @@ from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from transfer.classification import evaluate
 
-SIZES = ["model.projector_layers=2", "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16",
-         "optimizer.epochs=1", "optimizer.batch_size=32", "data.limit=64", "data.size=8", "diagnostics.images=0",
-         "calibration.images=48", "calibration.widths=[1.0,0.5]", "train.device=cpu", "train.threads=1"]
+SIZES = [
+    "model.projector_layers=2",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=16",
+    "optimizer.epochs=1",
+    "optimizer.batch_size=32",
+    "data.limit=64",
+    "data.size=8",
+    "diagnostics.images=0",
+    "calibration.images=48",
+    "calibration.widths=[1.0,0.5]",
+    "train.device=cpu",
+    "train.threads=1",
+]
 
 
 def made(path, *more):
@@ -74,12 +86,12 @@ def test_without_calibration_narrow_widths_have_the_first_of_the_full_statistics
     for width, layers in payload["calibration"].items():
         for name, moments in layers.items():
             full = payload["calibration"]["1.0"][name]
-            assert all(torch.equal(moments[key], full[key][:len(moments[key])]) for key in full), width
+            assert all(torch.equal(moments[key], full[key][: len(moments[key])]) for key in full), width
     # At a width that the checkpoint has no statistics of too.
     backbone = open_checkpoint(tmp_path / "a")
     backbone.calibrate([0.75], [images()[2]])
     norm = backbone.encoder.bn1
-    assert torch.equal(norm.statistics_at(0.75)[0], norm.statistics_at(1.0)[0][:len(norm.statistics_at(0.75)[0])])
+    assert torch.equal(norm.statistics_at(0.75)[0], norm.statistics_at(1.0)[0][: len(norm.statistics_at(0.75)[0])])
 
 
 @pytest.mark.parametrize("importance", ["weights", "variance", "svd"])
@@ -134,15 +146,21 @@ def test_the_other_run_counts_by_name_and_old_configs_keep_their_hash(trained):
     assert config_hash(from_dict(old)) == config_hash(plain)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (["derived.network=sliced"], "set derived.source=RUN_DIRECTORY"),
-    (["derived.source=x"], "set derived.network=sliced or pruned"),
-    (["derived.network=untrained", "derived.source=x"], "set derived.network=sliced or pruned"),
-    (["derived.network=sliced", "derived.source=x", "derived.calibrate=false", "model.arch=vit_micro"], "has no BatchNorm"),
-    (["derived.network=untrained", "derived.calibrate=maybe"], "derived.calibrate"),
-    (["derived.network=chopped"], "set one of none, untrained, sliced, pruned"),
-    (["derived.network=pruned", "derived.source=x", "model.switchable_bn=true", "widths.sampling=fixed"], "switchable_bn=false"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["derived.network=sliced"], "set derived.source=RUN_DIRECTORY"),
+        (["derived.source=x"], "set derived.network=sliced or pruned"),
+        (["derived.network=untrained", "derived.source=x"], "set derived.network=sliced or pruned"),
+        (["derived.network=sliced", "derived.source=x", "derived.calibrate=false", "model.arch=vit_micro"], "has no BatchNorm"),
+        (["derived.network=untrained", "derived.calibrate=maybe"], "derived.calibrate"),
+        (["derived.network=chopped"], "set one of none, untrained, sliced, pruned"),
+        (
+            ["derived.network=pruned", "derived.source=x", "model.switchable_bn=true", "widths.sampling=fixed"],
+            "switchable_bn=false",
+        ),
+    ],
+)
 def test_settings_that_make_no_network_are_refused(settings, message):
     with pytest.raises(UserError, match=message) as error:
         load("digits", settings)
@@ -150,8 +168,11 @@ def test_settings_that_make_no_network_are_refused(settings, message):
 
 
 def test_what_it_cannot_be_made_from_is_refused_and_nothing_is_left(trained, tmp_path):
-    cases = {"derived.source=nowhere": "there is no checkpoint", "model.projector_hidden=24": "set model.projector_hidden=16",
-             "widths.max=0.5": "is not the full width of"}
+    cases = {
+        "derived.source=nowhere": "there is no checkpoint",
+        "model.projector_hidden=24": "set model.projector_hidden=16",
+        "widths.max=0.5": "is not the full width of",
+    }
     for text, message in cases.items():
         with pytest.raises(UserError, match=message):
             made(tmp_path / "a", "derived.network=sliced", f"derived.source={trained}", text)

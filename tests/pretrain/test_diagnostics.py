@@ -81,21 +81,32 @@ def test_a_common_rotation_is_absolute_drift_only(seed, n, d, scale):
     assert relative_drift(rotated, targets) == pytest.approx(0, abs=1e-9)
     assert cka_drift(rotated, targets) == pytest.approx(0, abs=1e-9)
     assert absolute_drift(rotated, targets) == pytest.approx(
-        float(np.mean([cosine(a, b) for a, b in zip(rotated.numpy(), targets.numpy(), strict=True)])), abs=1e-9)
+        float(np.mean([cosine(a, b) for a, b in zip(rotated.numpy(), targets.numpy(), strict=True)])), abs=1e-9
+    )
     assert absolute_drift(targets, targets) == pytest.approx(0, abs=1e-12)
     assert absolute_drift(-targets, targets) == pytest.approx(2, abs=1e-12)
     assert 0 <= relative_drift(randn(n, d, seed + 1), targets) <= 2
 
 
 def config(**objective):
-    return from_dict({"model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 8, "predictor_hidden": 8},
-                      "objective": objective, "diagnostics": {"widths": [1.0, 0.5, 0.25, 0.125]}})
+    return from_dict(
+        {
+            "model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 8, "predictor_hidden": 8},
+            "objective": objective,
+            "diagnostics": {"widths": [1.0, 0.5, 0.25, 0.125]},
+        }
+    )
 
 
-@pytest.mark.parametrize(("objective", "guided"), [
-    ({"teacher": "online", "distill_loss": "mse"}, [1.0]), ({"teacher": "momentum", "distill_loss": "infonce"}, [1.0]),
-    ({"teacher": "online", "distill_loss": "none"}, [1.0, 0.5, 0.25]),
-    ({"teacher": "momentum", "distill_loss": "none"}, [1.0, 0.5, 0.25])])
+@pytest.mark.parametrize(
+    ("objective", "guided"),
+    [
+        ({"teacher": "online", "distill_loss": "mse"}, [1.0]),
+        ({"teacher": "momentum", "distill_loss": "infonce"}, [1.0]),
+        ({"teacher": "online", "distill_loss": "none"}, [1.0, 0.5, 0.25]),
+        ({"teacher": "momentum", "distill_loss": "none"}, [1.0, 0.5, 0.25]),
+    ],
+)
 def test_what_is_measured_when(objective, guided):
     torch.manual_seed(0)
     cfg = config(**objective)
@@ -104,8 +115,9 @@ def test_what_is_measured_when(objective, guided):
     images = torch.randn(9, 3, 8, 8, dtype=torch.float64)
     diagnostics = Diagnostics(cfg, images)
     first = diagnostics.measure(student, teacher)
-    assert [(n, w) for n, w, _ in first] == [(n, w) for w in (1.0, 0.5, 0.25)
-                                           for n in ("feature_std", "effective_rank", "projection_std", "projection_rank")]
+    assert [(n, w) for n, w, _ in first] == [
+        (n, w) for w in (1.0, 0.5, 0.25) for n in ("feature_std", "effective_rank", "projection_std", "projection_rank")
+    ]
     measured = {(n, w): v for n, w, v in first}
     for width in (1.0, 0.5, 0.25):
         projections = project(student, images, width)

@@ -151,10 +151,19 @@ SAME = {  # where the mathematics says that two processes train what one trains
     "infonce, gathered": ("objective.base_loss=infonce", "train.synchronized_bn=true", "objective.gather_negatives=true"),
     "mse": ("objective.base_loss=mse", "objective.distill_loss=mse", "train.synchronized_bn=true"),
     "mse, online, accumulated, shared head": (
-        "objective.base_loss=mse", "objective.distill_loss=mse", "objective.teacher=online", "objective.update=accumulate",
-        "objective.head=shared", "train.synchronized_bn=true"),
-    "naive infonce": ("objective.base_loss=infonce", "objective.distill_loss=none", "train.synchronized_bn=true",
-                      "objective.gather_negatives=true"),
+        "objective.base_loss=mse",
+        "objective.distill_loss=mse",
+        "objective.teacher=online",
+        "objective.update=accumulate",
+        "objective.head=shared",
+        "train.synchronized_bn=true",
+    ),
+    "naive infonce": (
+        "objective.base_loss=infonce",
+        "objective.distill_loss=none",
+        "train.synchronized_bn=true",
+        "objective.gather_negatives=true",
+    ),
 }
 
 
@@ -210,8 +219,22 @@ def test_a_distributed_run_resumes_and_knows_when_it_is_done(tmp_path):
 @pytest.mark.slow
 def test_torchrun(tmp_path):
     """The launcher itself, from a shell."""
-    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--rdzv-backend", "c10d",
-            "--rdzv-endpoint", "localhost:0", str(ROOT / "pretrain" / "run.py"), "--out", "run"]
+    argv = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(ROOT / "pretrain" / "run.py"),
+        "--out",
+        "run",
+    ]
     more = tiny.overrides("optimizer.epochs=1", "model.arch=resnet_small", "train.synchronized_bn=true")
     done = subprocess.run([*argv, *more], cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
@@ -301,8 +324,11 @@ def test_two_processes_with_graphs_train_what_they_train_without(tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-@pytest.mark.parametrize("more", [("train.reduce_once=true", "objective.update=accumulate"), ("regularizer.variant=authors",)],
-                         ids=["reduced once a step", "gradients that come late"])
+@pytest.mark.parametrize(
+    "more",
+    [("train.reduce_once=true", "objective.update=accumulate"), ("regularizer.variant=authors",)],
+    ids=["reduced once a step", "gradients that come late"],
+)
 def test_ways_to_reduce_train_the_same(more, tmp_path):
     common = (*SHORT, "objective.base_loss=mse", "objective.distill_loss=mse", "train.synchronized_bn=true")
     tiny.distributed(run, str(tmp_path / "two"), True, *common, *more)

@@ -21,8 +21,13 @@ from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain import tiny
 
-ELASTIC = ["widths.sampling=elastic", "widths.per_step=2", "objective.update=accumulate", "objective.same_view_weight=0.7",
-           "optimizer.accumulate_steps=3"]
+ELASTIC = [
+    "widths.sampling=elastic",
+    "widths.per_step=2",
+    "objective.update=accumulate",
+    "objective.same_view_weight=0.7",
+    "optimizer.accumulate_steps=3",
+]
 
 
 def test_a_step_draws_the_widest_and_one_anew():
@@ -41,10 +46,19 @@ def cosine(a, b):
 
 def test_the_sub_network_learns_from_the_teachers_other_view_and_the_intact_students_same_view(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "resnet_of_the_elastic_test", lambda: ResNet(BasicBlock, (1, 1), base_channels=16))
-    cfg = from_dict({"model": {"arch": "resnet_of_the_elastic_test", "projector_hidden": 12, "projector_out": 6,
-                               "predictor_hidden": 8},
-                     "objective": {"base_loss": "infonce", "distill_loss": "mse", "teacher": "momentum", "update": "accumulate",
-                                   "same_view_weight": 0.7, "distill_weight": 0.4}})
+    cfg = from_dict(
+        {
+            "model": {"arch": "resnet_of_the_elastic_test", "projector_hidden": 12, "projector_out": 6, "predictor_hidden": 8},
+            "objective": {
+                "base_loss": "infonce",
+                "distill_loss": "mse",
+                "teacher": "momentum",
+                "update": "accumulate",
+                "same_view_weight": 0.7,
+                "distill_weight": 0.4,
+            },
+        }
+    )
     torch.manual_seed(1)
     student = Student(cfg).double()
     teacher = Teacher(student)
@@ -54,7 +68,8 @@ def test_the_sub_network_learns_from_the_teachers_other_view_and_the_intact_stud
     x1, x2 = (torch.randn(5, 3, 8, 8, dtype=torch.float64) for _ in range(2))
     updates = []
     Objective(cfg.objective, student, student, teacher, 1.0, nullcontext).step(
-        x1, x2, [1.0, 0.5], 1.0, lambda loss: loss.backward(), updates.append)
+        x1, x2, [1.0, 0.5], 1.0, lambda loss: loss.backward(), updates.append
+    )
     found = {name: parameter.grad for name, parameter in student.named_parameters()}
     student.zero_grad(set_to_none=True)
 
@@ -87,8 +102,16 @@ def gradients_at_updates(directory, monkeypatch, *more):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.SGD, "step", spied)
-    cfg = tiny.tiny("objective.update=accumulate", "regularizer.kind=none", "optimizer.lr=1e-30", "widths.sampling=elastic",
-                    "widths.per_step=2", "objective.ema_schedule=constant", "train.channels_last=false", *more)
+    cfg = tiny.tiny(
+        "objective.update=accumulate",
+        "regularizer.kind=none",
+        "optimizer.lr=1e-30",
+        "widths.sampling=elastic",
+        "widths.per_step=2",
+        "objective.ema_schedule=constant",
+        "train.channels_last=false",
+        *more,
+    )
     with processes("cpu") as group:
         trainer = Trainer(cfg, RunDirectory(directory), group)
         batches = [views for epoch in range(2) for _, *views in trainer.batches.epoch(epoch)][:6]
@@ -104,7 +127,7 @@ def test_an_update_has_the_mean_gradient_of_its_steps(tmp_path, monkeypatch):
         joint = gradients_at_updates(tmp_path / "b", patch, "optimizer.accumulate_steps=3")
     assert (len(single), len(joint)) == (6, 2)
     for place, found in enumerate(joint):
-        expected = [torch.stack(parts).mean(0) for parts in zip(*single[3 * place:3 * place + 3], strict=True)]
+        expected = [torch.stack(parts).mean(0) for parts in zip(*single[3 * place : 3 * place + 3], strict=True)]
         for mine, mean in zip(found, expected, strict=True):
             torch.testing.assert_close(mine, mean, rtol=1e-4, atol=1e-6 + 1e-5 * float(mean.abs().max()))
 
@@ -117,11 +140,15 @@ def test_a_run_that_dies_between_two_updates_resumes_to_the_same_numbers(tmp_pat
     tiny.assert_same_run(tmp_path / "whole", tmp_path / "torn")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    (["optimizer.accumulate_steps=2"], "set objective.update=accumulate"),
-    (["objective.same_view_weight=1", "objective.distill_loss=none"], "set objective.distill_loss=mse or infonce"),
-    (["widths.sampling=elastic", "widths.per_step=1"], "at least the widest and another one"),
-    (["optimizer.accumulate_steps=0"], "optimizer.accumulate_steps=0")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["optimizer.accumulate_steps=2"], "set objective.update=accumulate"),
+        (["objective.same_view_weight=1", "objective.distill_loss=none"], "set objective.distill_loss=mse or infonce"),
+        (["widths.sampling=elastic", "widths.per_step=1"], "at least the widest and another one"),
+        (["optimizer.accumulate_steps=0"], "optimizer.accumulate_steps=0"),
+    ],
+)
 def test_impossible_combinations_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         load("digits", settings)

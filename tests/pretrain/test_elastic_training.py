@@ -53,9 +53,16 @@ def test_without_elastic_dimensions_a_step_has_the_widths_it_had(rule, step, n):
     assert sample_networks(cfg, step, TOTAL) == sample_widths(cfg.widths, cfg.seed, step, TOTAL, cfg.optimizer.epochs)
 
 
-@pytest.mark.parametrize(("vary", "smallest"), [
-    ("width", 0.5), ("depth", "w1d[1,1,1,1]"), ("kernel", "w1k[3,3,3,3]"), ("depth,kernel", "w1d[1,1,1,1]k[3,3,3,3]"),
-    ("width,depth,kernel", "w0.5d[1,1,1,1]k[3,3,3,3]")])
+@pytest.mark.parametrize(
+    ("vary", "smallest"),
+    [
+        ("width", 0.5),
+        ("depth", "w1d[1,1,1,1]"),
+        ("kernel", "w1k[3,3,3,3]"),
+        ("depth,kernel", "w1d[1,1,1,1]k[3,3,3,3]"),
+        ("width,depth,kernel", "w0.5d[1,1,1,1]k[3,3,3,3]"),
+    ],
+)
 def test_the_sandwich_rule_over_all_dimensions(vary, smallest):
     found = steps(*ELASTIC, f"elastic.vary=[{vary}]", "widths.per_step=4")
     assert found == steps(*ELASTIC, f"elastic.vary=[{vary}]", "widths.per_step=4")
@@ -79,9 +86,16 @@ def test_a_width_for_each_stage():
 def test_progressive_shrinking_adds_one_dimension_after_the_other():
     found = steps(*ELASTIC, "elastic.vary=[kernel,depth,width]", "elastic.schedule=progressive")
     assert all(networks == [1.0] for networks in found[:15])
-    seen = [{name for networks in part for network in networks[1:] for name, there in (
-        ("width", network.width != 1), ("depth", network.depth), ("kernel", network.kernel)) if there}
-        for part in (found[15:30], found[30:45], found[45:])]
+    seen = [
+        {
+            name
+            for networks in part
+            for network in networks[1:]
+            for name, there in (("width", network.width != 1), ("depth", network.depth), ("kernel", network.kernel))
+            if there
+        }
+        for part in (found[15:30], found[30:45], found[45:])
+    ]
     assert seen == [{"kernel"}, {"kernel", "depth"}, {"kernel", "depth", "width"}]
     assert str(found[-1][-1]) == "w0.5d[1,1,1,1]k[3,3,3,3]"
     cfg = loaded(*ALL).elastic
@@ -120,8 +134,16 @@ def test_without_patches_the_draws_of_a_vit_are_what_they_were():
 
 
 def test_a_step_trains_the_networks_it_says():
-    cfg = loaded(*ALL, "objective.base_loss=infonce", "objective.distill_loss=infonce", "objective.teacher=momentum",
-                 "objective.head=none", "objective.update=accumulate", "model.projector_hidden=32", "model.projector_out=16")
+    cfg = loaded(
+        *ALL,
+        "objective.base_loss=infonce",
+        "objective.distill_loss=infonce",
+        "objective.teacher=momentum",
+        "objective.head=none",
+        "objective.update=accumulate",
+        "model.projector_hidden=32",
+        "model.projector_out=16",
+    )
     torch.manual_seed(0)
     student = Student(cfg).double()
     teacher = Teacher(student)
@@ -152,8 +174,9 @@ def test_a_step_trains_the_networks_it_says():
 
 def test_feature_distillation_taps_the_last_block_that_runs():
     for arch, text, expected in (
-            ("resnet_medium", "d[2,1,2,1]", ["layer2.0.bn2", "layer3.1.bn2", "layer4.0.bn2"]),
-            ("mobilenetv2_cifar", "d[1,2,1,4,2,3,1]", ["features.4.body.7", "features.12.body.7", "features.18.1"])):
+        ("resnet_medium", "d[2,1,2,1]", ["layer2.0.bn2", "layer3.1.bn2", "layer4.0.bn2"]),
+        ("mobilenetv2_cifar", "d[1,2,1,4,2,3,1]", ["features.4.body.7", "features.12.body.7", "features.18.1"]),
+    ):
         encoder = build(arch)
         names = {module: name for name, module in encoder.named_modules()}
         with at_width(encoder, Subnet.parse(text)):
@@ -164,9 +187,18 @@ def test_feature_distillation_taps_the_last_block_that_runs():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run in which depth varies, and its config."""
-    cfg = loaded(*TINY, *ELASTIC, "elastic.vary=[depth]", "evaluation.dimension=depth", "objective.feature_weight=1",
-                 "objective.teacher=momentum", "calibration.widths=[1.0]", "evaluation.widths=[1.0,0.75,0.5625]",
-                 "evaluation.protocols=[knn]", "evaluation.label_fractions=[1.0]")
+    cfg = loaded(
+        *TINY,
+        *ELASTIC,
+        "elastic.vary=[depth]",
+        "evaluation.dimension=depth",
+        "objective.feature_weight=1",
+        "objective.teacher=momentum",
+        "calibration.widths=[1.0]",
+        "evaluation.widths=[1.0,0.75,0.5625]",
+        "evaluation.protocols=[knn]",
+        "evaluation.label_fractions=[1.0]",
+    )
     directory = tmp_path_factory.mktemp("elastic") / "run"
     pretrain(cfg, directory)
     return directory, cfg
@@ -216,9 +248,13 @@ def test_of_equal_flops_and_the_path_of_a_space():
     space = elastic_space(loaded(*ALL))
     path = space.path()
     assert (path[0], path[-1]) == (space.largest, space.smallest) and all(network in space for network in path)
-    sizes = [sum(widths) / len(widths) + sum(depth) + sum(kernel) for widths, depth, kernel in (
-        (each.widths, each.depth or (2,) * 4, each.kernel or (5,) * 4) for each in (
-            network if isinstance(network, Subnet) else Subnet(network) for network in path))]
+    sizes = [
+        sum(widths) / len(widths) + sum(depth) + sum(kernel)
+        for widths, depth, kernel in (
+            (each.widths, each.depth or (2,) * 4, each.kernel or (5,) * 4)
+            for each in (network if isinstance(network, Subnet) else Subnet(network) for network in path)
+        )
+    ]
     assert sizes == sorted(sizes, reverse=True) and len(path) > 40
     flops = dict(zip(path, range(len(path), 0, -1), strict=True))
     assert of_equal_flops(space, 7.2, flops.__getitem__) == path[-7]
@@ -232,27 +268,41 @@ def test_training_costs_what_its_networks_cost():
     assert 1.3 < both / alone < 1.6  # all blocks, and half of them
 
 
-@pytest.mark.parametrize(("overrides", "said"), [
-    (["model.arch=resnet_small", "elastic.vary=[depth]"], "does not suit model.arch=resnet_small: this network has no elastic"),
-    ([*ELASTIC, "elastic.vary=[heads]"], "no elastic heads"), ([*ELASTIC, "elastic.vary=[size]"], "unknown 'size'"),
-    ([*ALL, "widths.sampling=uniform"], "set widths.sampling=sandwich or dynamic"),
-    ([*ALL, "widths.min=1"], "set widths.min below"),
-    ([*ALL, "elastic.schedule=progressive", "widths.sampling=dynamic"], "both say which networks come when"),
-    ([*ELASTIC, "elastic.vary=[resolution]"], "set both or neither"), ([*ALL, "elastic.resolutions=[12]"], "set both or neither"),
-    ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[8]"], "must have data.size=12 as the largest"),
-    ([*ELASTIC, "elastic.vary=[patches]"], "does not suit model.arch=resnet_small_elastic: this network has no elastic patches"),
-    ([*VIT, "elastic.vary=[patches]", "data.size=4"], "images of 4 pixels have too few patches of 4 pixels"),
-    ([*VIT, "elastic.vary=[patches]", "objective.base_loss=mae", "objective.distill_loss=none", "objective.teacher=online"],
-     "objective.base_loss=mae hides patches itself; leave patches out"),
-    ([*VIT, "elastic.vary=[resolution]", "elastic.resolutions=[16,10]"], "r10 is not a whole number of patches of 4 pixels; set a"),
-    ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[12,0]"], "at least 1; set for example r128"),
-    ([*ELASTIC, "elastic.by_stage=true"], "has no effect where nothing varies"),
-    ([*ELASTIC, "elastic.vary=[depth]", "elastic.by_stage=true"], "elastic.by_stage=true draws a width for each stage"),
-    ([*ELASTIC, "evaluation.dimension=depth"], "scores sub-networks that were not trained"),
-    ([*ALL, "evaluation.dimension=mlp"], "is not trained; set it to one of width, depth, kernel, all"),
-    ([*ALL, "objective.width_weights=slimclr"], "set objective.width_weights=none"),
-    ([*ALL, "widths.sampling=sandwich", "widths.per_step=4", "widths.doubled_ends=true"], "widths.doubled_ends=false"),
-    ([*ALL, "train.graphs=true", "widths.grid=8"], "set train.graphs=false")])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.arch=resnet_small", "elastic.vary=[depth]"], "does not suit model.arch=resnet_small: this network has no elastic"),
+        ([*ELASTIC, "elastic.vary=[heads]"], "no elastic heads"),
+        ([*ELASTIC, "elastic.vary=[size]"], "unknown 'size'"),
+        ([*ALL, "widths.sampling=uniform"], "set widths.sampling=sandwich or dynamic"),
+        ([*ALL, "widths.min=1"], "set widths.min below"),
+        ([*ALL, "elastic.schedule=progressive", "widths.sampling=dynamic"], "both say which networks come when"),
+        ([*ELASTIC, "elastic.vary=[resolution]"], "set both or neither"),
+        ([*ALL, "elastic.resolutions=[12]"], "set both or neither"),
+        ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[8]"], "must have data.size=12 as the largest"),
+        (
+            [*ELASTIC, "elastic.vary=[patches]"],
+            "does not suit model.arch=resnet_small_elastic: this network has no elastic patches",
+        ),
+        ([*VIT, "elastic.vary=[patches]", "data.size=4"], "images of 4 pixels have too few patches of 4 pixels"),
+        (
+            [*VIT, "elastic.vary=[patches]", "objective.base_loss=mae", "objective.distill_loss=none", "objective.teacher=online"],
+            "objective.base_loss=mae hides patches itself; leave patches out",
+        ),
+        (
+            [*VIT, "elastic.vary=[resolution]", "elastic.resolutions=[16,10]"],
+            "r10 is not a whole number of patches of 4 pixels; set a",
+        ),
+        ([*ELASTIC, "elastic.vary=[resolution]", "elastic.resolutions=[12,0]"], "at least 1; set for example r128"),
+        ([*ELASTIC, "elastic.by_stage=true"], "has no effect where nothing varies"),
+        ([*ELASTIC, "elastic.vary=[depth]", "elastic.by_stage=true"], "elastic.by_stage=true draws a width for each stage"),
+        ([*ELASTIC, "evaluation.dimension=depth"], "scores sub-networks that were not trained"),
+        ([*ALL, "evaluation.dimension=mlp"], "is not trained; set it to one of width, depth, kernel, all"),
+        ([*ALL, "objective.width_weights=slimclr"], "set objective.width_weights=none"),
+        ([*ALL, "widths.sampling=sandwich", "widths.per_step=4", "widths.doubled_ends=true"], "widths.doubled_ends=false"),
+        ([*ALL, "train.graphs=true", "widths.grid=8"], "set train.graphs=false"),
+    ],
+)
 def test_impossible_configs_are_one_line(overrides, said):
     with pytest.raises(UserError) as caught:
         loaded(*overrides)
@@ -261,8 +311,14 @@ def test_impossible_configs_are_one_line(overrides, said):
 
 
 def test_a_vit_trains_its_depth_heads_and_mlp(tmp_path):
-    cfg = loaded(*TINY, "model.arch=vit_micro_heads", "elastic.vary=[width,depth,heads,mlp,resolution,patches]",
-                 "elastic.resolutions=[16,12]", "optimizer.lr=0.01", "train.recompute=true")
+    cfg = loaded(
+        *TINY,
+        "model.arch=vit_micro_heads",
+        "elastic.vary=[width,depth,heads,mlp,resolution,patches]",
+        "elastic.resolutions=[16,12]",
+        "optimizer.lr=0.01",
+        "train.recompute=true",
+    )
     networks = sample_networks(cfg, 0, TOTAL)
     assert str(networks[-1]) == "w0.25d[1,0,0,0]m[2,2,2,2]r12p0.25"
     pretrain(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, limit=128)), tmp_path / "run")

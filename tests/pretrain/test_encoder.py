@@ -70,8 +70,16 @@ def test_the_network_of_the_guide_trains(tmp_path):
     from pretrain.config import load
     from pretrain.training import pretrain
 
-    overrides = ["model.arch=plain_net", "optimizer.epochs=1", "data.limit=64", "optimizer.batch_size=32", "diagnostics.images=0",
-                 "model.projector_hidden=32", "model.projector_out=16", "model.predictor_hidden=32"]
+    overrides = [
+        "model.arch=plain_net",
+        "optimizer.epochs=1",
+        "data.limit=64",
+        "optimizer.batch_size=32",
+        "diagnostics.images=0",
+        "model.projector_hidden=32",
+        "model.projector_out=16",
+        "model.predictor_hidden=32",
+    ]
     pretrain(load("digits", overrides), tmp_path / "run")
     network = open_checkpoint(tmp_path / "run").at(0.5)
     assert network(torch.zeros(2, 3, 12, 12)).shape == (2, 64)

@@ -21,8 +21,17 @@ from rundir.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
-SIZES = {"resnet_medium": 16, "resnet_small_elastic": 16, "mobilenetv2_cifar_elastic": 32, "resnet_small": 16,
-         "resnet18": 32, "mobilenetv2_cifar": 32, "mobilenetv2": 32, "vit_micro": 16, "vit_micro_heads": 16}
+SIZES = {
+    "resnet_medium": 16,
+    "resnet_small_elastic": 16,
+    "mobilenetv2_cifar_elastic": 32,
+    "resnet_small": 16,
+    "resnet18": 32,
+    "mobilenetv2_cifar": 32,
+    "mobilenetv2": 32,
+    "vit_micro": 16,
+    "vit_micro_heads": 16,
+}
 
 
 def checkpoint_of(arch, folder, widths):
@@ -32,8 +41,13 @@ def checkpoint_of(arch, folder, widths):
     encoder = build(arch)
     calibrate(encoder, widths, [torch.randn(8, 3, size, size)])
     cfg = config.load("digits", [f"model.arch={arch}", f"data.size={size}"])
-    payload = {"format": 1, "config": config.to_dict(cfg), "encoder": encoder.state_dict(), "epoch": 1,
-               "calibration": calibration_state(encoder)}
+    payload = {
+        "format": 1,
+        "config": config.to_dict(cfg),
+        "encoder": encoder.state_dict(),
+        "epoch": 1,
+        "calibration": calibration_state(encoder),
+    }
     torch.save(payload, folder / "checkpoint.pt")
     return folder / "checkpoint.pt", encoder
 
@@ -51,11 +65,20 @@ def test_the_documented_loaders_need_nothing_of_this_project():
     assert set(imports) == {"json", "torch", "torchvision", "timm", "safetensors"}
 
 
-@pytest.mark.parametrize(("arch", "width", "loader"), [
-    ("resnet_small", 1.0, 0), ("resnet_small", 0.6, 0), ("resnet_small", 0.25, 0), ("resnet18", 0.55, 0),
-    ("mobilenetv2_cifar", 0.4, 0), ("mobilenetv2", 0.25, 0),
-    ("vit_micro", 1.0, 1), ("vit_micro_heads", 0.5, 1), ("vit_micro_heads", 0.25, 1),
-])
+@pytest.mark.parametrize(
+    ("arch", "width", "loader"),
+    [
+        ("resnet_small", 1.0, 0),
+        ("resnet_small", 0.6, 0),
+        ("resnet_small", 0.25, 0),
+        ("resnet18", 0.55, 0),
+        ("mobilenetv2_cifar", 0.4, 0),
+        ("mobilenetv2", 0.25, 0),
+        ("vit_micro", 1.0, 1),
+        ("vit_micro_heads", 0.5, 1),
+        ("vit_micro_heads", 0.25, 1),
+    ],
+)
 @torch.no_grad()
 def test_the_weights_load_without_slimmable_layers(tmp_path, arch, width, loader):
     path, encoder = checkpoint_of(arch, tmp_path, [width])
@@ -72,12 +95,25 @@ def test_the_weights_load_without_slimmable_layers(tmp_path, arch, width, loader
     assert described["parameters"] == sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(("arch", "width"), [
-    ("resnet_small", 0.5),
-    *(pytest.param(arch, width, marks=pytest.mark.slow) for arch, width in (
-        ("resnet_small", 1.0), ("resnet_small", 0.3), ("resnet18", 0.25), ("mobilenetv2_cifar", 1.0), ("mobilenetv2_cifar", 0.35),
-        ("vit_micro", 1.0), ("vit_micro", 0.3), ("vit_micro_heads", 0.5))),
-])
+@pytest.mark.parametrize(
+    ("arch", "width"),
+    [
+        ("resnet_small", 0.5),
+        *(
+            pytest.param(arch, width, marks=pytest.mark.slow)
+            for arch, width in (
+                ("resnet_small", 1.0),
+                ("resnet_small", 0.3),
+                ("resnet18", 0.25),
+                ("mobilenetv2_cifar", 1.0),
+                ("mobilenetv2_cifar", 0.35),
+                ("vit_micro", 1.0),
+                ("vit_micro", 0.3),
+                ("vit_micro_heads", 0.5),
+            )
+        ),
+    ],
+)
 @torch.no_grad()
 def test_onnx_computes_the_same(tmp_path, arch, width):
     import onnxruntime
@@ -92,12 +128,20 @@ def test_onnx_computes_the_same(tmp_path, arch, width):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-@pytest.mark.parametrize(("arch", "text", "loader", "size"), [
-    ("resnet_medium", "w[1,.75,.5,.5]d[2,1,2,1]", 0, 16), ("resnet_medium", "w0.5d[1,1,1,1]r12", 0, 12),
-    ("resnet_small_elastic", "w[.5,1,.5,1]d[1,2,1,2]k[3,5,3,5]", 0, 16),
-    ("mobilenetv2_cifar_elastic", "w[1,.5,.75,.5,1,.5,1]d[1,1,2,3,3,1,1]k[3,5,7,5,3,3,7]", 0, 32),
-    ("vit_micro_heads", "w0.5d[1,0,1,1]m[2,2,2,2]r8", 1, 8), ("vit_micro_heads", "w1h[4,2,4,4]", 2, 16),
-    ("vit_micro", "w0.5d[1,1,0,1]h[1,2,1,2]r12", 2, 12), ("vit_micro_heads", "w0.5p0.5", 2, 16), ("vit_micro", "w1r8p0.5", 2, 8)])
+@pytest.mark.parametrize(
+    ("arch", "text", "loader", "size"),
+    [
+        ("resnet_medium", "w[1,.75,.5,.5]d[2,1,2,1]", 0, 16),
+        ("resnet_medium", "w0.5d[1,1,1,1]r12", 0, 12),
+        ("resnet_small_elastic", "w[.5,1,.5,1]d[1,2,1,2]k[3,5,3,5]", 0, 16),
+        ("mobilenetv2_cifar_elastic", "w[1,.5,.75,.5,1,.5,1]d[1,1,2,3,3,1,1]k[3,5,7,5,3,3,7]", 0, 32),
+        ("vit_micro_heads", "w0.5d[1,0,1,1]m[2,2,2,2]r8", 1, 8),
+        ("vit_micro_heads", "w1h[4,2,4,4]", 2, 16),
+        ("vit_micro", "w0.5d[1,1,0,1]h[1,2,1,2]r12", 2, 12),
+        ("vit_micro_heads", "w0.5p0.5", 2, 16),
+        ("vit_micro", "w1r8p0.5", 2, 8),
+    ],
+)
 @torch.no_grad()
 def test_a_sub_network_is_an_ordinary_network(tmp_path, arch, text, loader, size):
     subnet = Subnet.parse(text)
@@ -114,8 +158,10 @@ def test_a_sub_network_is_an_ordinary_network(tmp_path, arch, text, loader, size
         assert described["parameters"] == sum(p.numel() for p in loaded(tmp_path / "out", loader).parameters())
 
 
-@pytest.mark.parametrize(("arch", "text"), [
-    ("resnet_small_elastic", "w[1,.5,.5,1]d[1,2,1,2]k[3,5,3,3]r12"), ("vit_micro_heads", "w0.5d[1,0,1,1]r12p0.4")])
+@pytest.mark.parametrize(
+    ("arch", "text"),
+    [("resnet_small_elastic", "w[1,.5,.5,1]d[1,2,1,2]k[3,5,3,3]r12"), ("vit_micro_heads", "w0.5d[1,0,1,1]r12p0.4")],
+)
 @torch.no_grad()
 def test_a_sub_network_runs_in_onnxruntime(tmp_path, arch, text):
     import onnxruntime

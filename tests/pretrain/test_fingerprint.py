@@ -16,7 +16,8 @@ from pretrain.data import fingerprint
 from rundir.errors import UserError
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=8).filter(
-    lambda name: name not in (".", ".."))
+    lambda name: name not in (".", "..")
+)
 SETS = st.dictionaries(NAMES, st.binary(max_size=12), min_size=1, max_size=6)
 
 
@@ -63,7 +64,8 @@ def test_two_sets_are_equal_exactly_where_names_and_contents_are(tmp_path_factor
 
 
 ARRAYS = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), max_size=3).map(
-    lambda rows: np.array(rows, np.uint8).reshape(len(rows), 2))
+    lambda rows: np.array(rows, np.uint8).reshape(len(rows), 2)
+)
 
 
 @settings(max_examples=100, deadline=None)

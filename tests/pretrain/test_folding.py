@@ -68,8 +68,10 @@ class Branching(Twice):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("model", "expected"), [(Twice(1), [("first", "norm")]), (Twice(0), [("first", "norm")]),
-                                                 (Twice(2), [("first", "norm")]), (Branching(1), [])])
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [(Twice(1), [("first", "norm")]), (Twice(0), [("first", "norm")]), (Twice(2), [("first", "norm")]), (Branching(1), [])],
+)
 def test_only_what_a_batch_norm_alone_reads_is_folded(model, expected):
     images = torch.randn(4, 3, 5, 5)
     for norm in batch_norms(model).values():

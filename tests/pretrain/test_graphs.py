@@ -19,25 +19,53 @@ from rundir.errors import UserError
 from tests.pretrain import tiny
 
 GRID = ("widths.sampling=sandwich", "widths.grid=4", "optimizer.epochs=2")
-CELLS = [(f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}")
-         for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])]
+CELLS = [
+    (f"objective.base_loss={base}", f"objective.distill_loss={distill}", f"objective.teacher={teacher}")
+    for base, distill, teacher in itertools.product(["mse", "infonce"], ["mse", "infonce"], ["online", "momentum"])
+]
 OTHERS = {
-    "no regularizer": ("regularizer.kind=none",), "l2": ("regularizer.kind=l2",), "authors": ("regularizer.variant=authors",),
+    "no regularizer": ("regularizer.kind=none",),
+    "l2": ("regularizer.kind=l2",),
+    "authors": ("regularizer.variant=authors",),
     "dynamic": ("widths.sampling=dynamic", "widths.grid=5", "optimizer.epochs=4"),
     "authors, dynamic": ("widths.sampling=dynamic", "widths.grid=5", "optimizer.epochs=4", "regularizer.variant=authors"),
     "accumulate": ("objective.update=accumulate", "optimizer.accumulate_steps=2"),
     "naive": ("objective.distill_loss=none", "objective.base_loss=infonce"),
     "features": ("objective.feature_weight=1", "model.arch=resnet_small"),
-    "vit": ("model.arch=vit_micro", "data.size=16", "optimizer.name=adamw", "optimizer.lr=0.001", "optimizer.clip_norm=1",
-            "regularizer.decoupled=true"),
+    "vit": (
+        "model.arch=vit_micro",
+        "data.size=16",
+        "optimizer.name=adamw",
+        "optimizer.lr=0.001",
+        "optimizer.clip_norm=1",
+        "regularizer.decoupled=true",
+    ),
     "recomputed vit": ("model.arch=vit_micro", "data.size=16", "train.recompute=true"),
-    "queue, shuffled": ("objective.base_loss=infonce", "objective.queue=64", "optimizer.virtual_processes=2",
-                        "objective.shuffle=true"),
-    "doubled, every pass": ("objective.base_loss=mse", "objective.head=shared", "objective.ema_update=pass", "widths.per_step=4",
-                            "widths.doubled_ends=true"),
-    "slimclr": ("objective.base_loss=infonce", "objective.distill_loss=kl", "objective.head=none", "objective.teacher=online",
-                "widths.sampling=fixed", "widths.grid=0", "objective.width_weights=slimclr", "objective.sub_base_weight=0.5"),
-    "last batch": ("data.drop_last=false", "data.limit=60"), "bf16": ("train.precision=bf16",),
+    "queue, shuffled": (
+        "objective.base_loss=infonce",
+        "objective.queue=64",
+        "optimizer.virtual_processes=2",
+        "objective.shuffle=true",
+    ),
+    "doubled, every pass": (
+        "objective.base_loss=mse",
+        "objective.head=shared",
+        "objective.ema_update=pass",
+        "widths.per_step=4",
+        "widths.doubled_ends=true",
+    ),
+    "slimclr": (
+        "objective.base_loss=infonce",
+        "objective.distill_loss=kl",
+        "objective.head=none",
+        "objective.teacher=online",
+        "widths.sampling=fixed",
+        "widths.grid=0",
+        "objective.width_weights=slimclr",
+        "objective.sub_base_weight=0.5",
+    ),
+    "last batch": ("data.drop_last=false", "data.limit=60"),
+    "bf16": ("train.precision=bf16",),
     "chain": ("objective.teacher=chain", "widths.per_step=4"),
     "momentum per width": ("objective.teacher=momentum_per_width",),
     "dino": ("objective.base_loss=dino", "model.prototypes=12"),
@@ -62,8 +90,12 @@ def trained(directory, *more):
                 trainer.train_step(x1, x2)
                 losses.append({name: float(total) for name, (total, _) in trainer.meter.items()})
     training = trainer.training
-    state = {"student": training.student.state_dict(), "optimizer": training.optimizer.state_dict()["state"], "losses": losses,
-             "teacher": training.teacher.state_dict() if training.teacher else {}}
+    state = {
+        "student": training.student.state_dict(),
+        "optimizer": training.optimizer.state_dict()["state"],
+        "losses": losses,
+        "teacher": training.teacher.state_dict() if training.teacher else {},
+    }
     return tiny.flattened(state), trainer
 
 
@@ -73,8 +105,9 @@ def assert_same(first, second):
     assert different == []
 
 
-@pytest.mark.parametrize("more", [*CELLS, *OTHERS.values()],
-                         ids=[*("-".join(word.split("=")[1] for word in cell) for cell in CELLS), *OTHERS])
+@pytest.mark.parametrize(
+    "more", [*CELLS, *OTHERS.values()], ids=[*("-".join(word.split("=")[1] for word in cell) for cell in CELLS), *OTHERS]
+)
 def test_recorded_passes_train_the_same(tmp_path, more):
     plain, _ = trained(tmp_path / "plain", *more)
     repeated, trainer = trained(tmp_path / "graphs", "train.graphs=true", *more)
@@ -147,8 +180,13 @@ def test_passes_that_are_never_the_same_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("variant", ["paper", "authors"])
 def test_an_interrupted_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, variant):
-    more = (*GRID, "train.graphs=true", f"regularizer.variant={variant}", "objective.update=accumulate",
-            "optimizer.accumulate_steps=3")
+    more = (
+        *GRID,
+        "train.graphs=true",
+        f"regularizer.variant={variant}",
+        "objective.update=accumulate",
+        "optimizer.accumulate_steps=3",
+    )
     plain = tuple(word for word in more if word != "train.graphs=true")
     pretrain(tiny.tiny(*plain), tmp_path / "whole")
     step = Trainer.train_step
@@ -183,8 +221,10 @@ def own_loss(student, target):
 def test_where_nothing_can_be_recorded(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"set widths.grid=16"):
         config.load("digits", tiny.overrides("widths.sampling=sandwich", "train.graphs=true"))
-    for more, said in ((("objective.teacher=ensemble",), "objective.teacher=ensemble"),
-                       ((f"objective.base_loss={__file__}:own_loss",), "objective.base_loss of your own")):
+    for more, said in (
+        (("objective.teacher=ensemble",), "objective.teacher=ensemble"),
+        ((f"objective.base_loss={__file__}:own_loss",), "objective.base_loss of your own"),
+    ):
         with pytest.raises(UserError, match=f"{said}.*set train.graphs=false"):
             config.load("digits", tiny.overrides(*GRID, "train.graphs=true", *more))
     monkeypatch.delitem(graphs.RECORDERS, "cpu")
@@ -199,8 +239,13 @@ def test_where_nothing_can_be_recorded(tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_cuda_graphs_train_like_plain_passes(tmp_path, precision):
-    more = ("train.device=cuda", f"train.precision={precision}", "objective.base_loss=infonce", "diagnostics.images=16",
-            *tiny.COMPARABLE)
+    more = (
+        "train.device=cuda",
+        f"train.precision={precision}",
+        "objective.base_loss=infonce",
+        "diagnostics.images=16",
+        *tiny.COMPARABLE,
+    )
     losses = []
     for directory, own in (("plain", ()), ("graphs", ("train.graphs=true",))):
         pretrain(tiny.tiny(*GRID, *more, *own), tmp_path / directory)

@@ -16,9 +16,19 @@ from pretrain.slimmable import at_width
 
 
 def config(width=(0.25, 1.0), layers=3, **objective):
-    return from_dict({"model": {"arch": "resnet_small", "projector_layers": layers, "projector_hidden": 24, "projector_out": 10,
-                                "predictor_hidden": 14},
-                      "objective": objective, "widths": {"min": width[0], "max": width[1]}})
+    return from_dict(
+        {
+            "model": {
+                "arch": "resnet_small",
+                "projector_layers": layers,
+                "projector_hidden": 24,
+                "projector_out": 10,
+                "predictor_hidden": 14,
+            },
+            "objective": objective,
+            "widths": {"min": width[0], "max": width[1]},
+        }
+    )
 
 
 def plain_mlp(sizes):
@@ -63,14 +73,18 @@ def test_mlp_of_the_paper():
     assert isinstance(mlp([8, 8], slice_input=False)[-1], nn.Module)
 
 
-@pytest.mark.parametrize(("objective", "has_predictor", "has_own", "sub"), [
-    ({"base_loss": "mse", "distill_loss": "mse", "head": "own"}, True, True, "distill_head"),
-    ({"base_loss": "mse", "distill_loss": "infonce", "head": "shared"}, True, False, "predictor"),
-    ({"base_loss": "mse", "distill_loss": "infonce", "head": "none"}, True, False, None),
-    ({"base_loss": "infonce", "distill_loss": "mse", "head": "own"}, False, True, "distill_head"),
-    ({"base_loss": "infonce", "distill_loss": "infonce", "head": "none"}, False, False, None),
-    ({"base_loss": "mse", "distill_loss": "none"}, True, False, None),
-    ({"base_loss": "infonce", "distill_loss": "none"}, False, False, None)])
+@pytest.mark.parametrize(
+    ("objective", "has_predictor", "has_own", "sub"),
+    [
+        ({"base_loss": "mse", "distill_loss": "mse", "head": "own"}, True, True, "distill_head"),
+        ({"base_loss": "mse", "distill_loss": "infonce", "head": "shared"}, True, False, "predictor"),
+        ({"base_loss": "mse", "distill_loss": "infonce", "head": "none"}, True, False, None),
+        ({"base_loss": "infonce", "distill_loss": "mse", "head": "own"}, False, True, "distill_head"),
+        ({"base_loss": "infonce", "distill_loss": "infonce", "head": "none"}, False, False, None),
+        ({"base_loss": "mse", "distill_loss": "none"}, True, False, None),
+        ({"base_loss": "infonce", "distill_loss": "none"}, False, False, None),
+    ],
+)
 def test_which_heads_there_are(objective, has_predictor, has_own, sub):
     student = Student(config(**objective))
     assert (student.predictor is not None) == has_predictor
@@ -121,7 +135,7 @@ def test_moving_average_closed_form(momenta, seed):
     for name in names:
         expected = weights[0][name] * torch.tensor(momenta, dtype=torch.float64).prod()
         for i, momentum in enumerate(momenta):
-            rest = torch.tensor(momenta[i + 1:], dtype=torch.float64).prod()
+            rest = torch.tensor(momenta[i + 1 :], dtype=torch.float64).prod()
             expected = expected + (1 - momentum) * rest * weights[i + 1][name]
         torch.testing.assert_close(teacher.state_dict()[name], expected, rtol=1e-12, atol=1e-12)
 

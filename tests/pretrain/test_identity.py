@@ -55,6 +55,7 @@ def trained(cfg: config.Config, directory: Path) -> Path:
 
 def refused(cfg: config.Config, directory: Path) -> str:
     """The line with which training of ``cfg`` is refused; nothing in ``directory`` has changed but its state."""
+
     def content() -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file() and p.name not in ("status.json", ".lock")}
 
@@ -93,8 +94,9 @@ def test_bundled_data_are_named_as_before():
 def test_images_that_cannot_be_seen_from_here_leave_the_config_as_it_is(folder, tmp_path):
     unseen = tiny.tiny(*SHORT, "data.name=folder", f"data.root={tmp_path / 'elsewhere'}")
     assert identity.identified(unseen) is unseen
-    told = tiny.tiny(*SHORT, "data.name=folder", f"data.root={tmp_path / 'elsewhere'}",
-                     f"data.fingerprint={own(folder).data.fingerprint}")
+    told = tiny.tiny(
+        *SHORT, "data.name=folder", f"data.root={tmp_path / 'elsewhere'}", f"data.fingerprint={own(folder).data.fingerprint}"
+    )
     assert config.config_hash(identity.identified(told)) == config.config_hash(own(folder))
 
 

@@ -34,10 +34,16 @@ def written(tmp_path, image, name="picture.png", **options):
     return path
 
 
-@pytest.mark.parametrize(("mode", "expected"), [
-    ("RGB", RGB), ("RGBA", RGB), ("L", np.stack([GREY] * 3, -1)), ("LA", np.stack([GREY] * 3, -1)),
-    ("1", np.stack([(GREY > 127) * np.uint8(255)] * 3, -1)),
-])
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("RGB", RGB),
+        ("RGBA", RGB),
+        ("L", np.stack([GREY] * 3, -1)),
+        ("LA", np.stack([GREY] * 3, -1)),
+        ("1", np.stack([(GREY > 127) * np.uint8(255)] * 3, -1)),
+    ],
+)
 def test_every_mode_becomes_three_channels_of_bytes(tmp_path, mode, expected):
     grey = Image.fromarray(GREY)
     image = {"RGB": Image.fromarray(RGB), "L": grey, "1": Image.fromarray(GREY > 127)}.get(mode)
@@ -59,7 +65,7 @@ def test_a_palette_with_a_transparent_colour_keeps_its_colours(tmp_path):
 @pytest.mark.parametrize("name", ["deep.png", "deep.tiff", "deep.pgm"])
 def test_sixteen_bits_keep_their_upper_eight(tmp_path, name):
     deep = GREY.astype(np.uint16) * 257
-    deep[0, 0] = 0x12ff
+    deep[0, 0] = 0x12FF
     path = tmp_path / name
     if name.endswith("pgm"):
         path.write_bytes(b"P5 9 6 65535\n" + deep.astype(">u2").tobytes())
@@ -174,10 +180,15 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
         refused(tmp_path / "bomb.png", "pixels, more than the 134,217,728 that are read")
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"), (b"\n<!DOCTYPE html><html>", "an HTML page"),
-    (b"", "empty or none of JPEG"), (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "none of JPEG"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+        (b"", "empty or none of JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "none of JPEG"),
+    ],
+)
 def test_other_contents_are_named(tmp_path, content, said):
     (tmp_path / "a.jpg").write_bytes(content)
     refused(tmp_path / "a.jpg", said)

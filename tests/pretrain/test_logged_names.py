@@ -24,12 +24,22 @@ def listed() -> set[str]:
     return {name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
 
 
-@pytest.mark.parametrize(("overrides", "more"), [
-    ((), {"loss/distill", "ema_momentum"} | COLLAPSE | DRIFT),  # with all parts
-    (("objective.teacher=online", "objective.ema_schedule=constant", "objective.distill_loss=none", "objective.base_loss=infonce"),
-     {"loss/distill"} | COLLAPSE | DRIFT),
-    (("widths.min=1.0", "diagnostics.widths=[1.0]", "calibration.widths=[1.0]", "diagnostics.images=0"), {"ema_momentum"}),
-])
+@pytest.mark.parametrize(
+    ("overrides", "more"),
+    [
+        ((), {"loss/distill", "ema_momentum"} | COLLAPSE | DRIFT),  # with all parts
+        (
+            (
+                "objective.teacher=online",
+                "objective.ema_schedule=constant",
+                "objective.distill_loss=none",
+                "objective.base_loss=infonce",
+            ),
+            {"loss/distill"} | COLLAPSE | DRIFT,
+        ),
+        (("widths.min=1.0", "diagnostics.widths=[1.0]", "calibration.widths=[1.0]", "diagnostics.images=0"), {"ema_momentum"}),
+    ],
+)
 def test_a_run_logs_what_is_listed(tmp_path, monkeypatch, overrides, more):
     monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
     pretrain(tiny.tiny(*SHORT, *overrides), tmp_path)

@@ -22,8 +22,7 @@ def slow_infonce(s, t, temperature):
     rows = [[x / math.sqrt(math.fsum(v * v for v in row)) for x in row] for row in s.tolist() + t.tolist()]
     half, total = len(s), 0.0
     for i, row in enumerate(rows):
-        logits = {j: math.fsum(a * b for a, b in zip(row, rows[j], strict=True)) / temperature
-                  for j in range(2 * half) if j != i}
+        logits = {j: math.fsum(a * b for a, b in zip(row, rows[j], strict=True)) / temperature for j in range(2 * half) if j != i}
         top = max(logits.values())
         total += top + math.log(math.fsum(math.exp(v - top) for v in logits.values())) - logits[(i + half) % (2 * half)]
     return total / (2 * half)
@@ -83,8 +82,15 @@ def test_half_precision_is_computed_in_float32_under_autocast(name, dtype):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 8), st.integers(0, 10**6), st.sampled_from(["mse", "infonce"]),
-       st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(0.05, 5))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 8),
+    st.integers(0, 10**6),
+    st.sampled_from(["mse", "infonce"]),
+    st.floats(1e-3, 1e3),
+    st.floats(1e-3, 1e3),
+    st.floats(0.05, 5),
+)
 def test_laws(batch, dim, seed, name, a, b, temperature):
     """Row scale does not matter, the order of pairs neither, and infonce does not tell student from target."""
     s, t = pair(batch, dim, seed)

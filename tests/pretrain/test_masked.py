@@ -16,8 +16,17 @@ from tests.pretrain.interruption import pretrain_until
 from tests.pretrain.tiny import assert_same_run, metrics
 
 MAE = ["objective.base_loss=mae", "objective.distill_loss=none"]
-TINY = [*MAE, "optimizer.epochs=2", "optimizer.warmup_epochs=0", "optimizer.batch_size=16", "data.limit=64",
-        "diagnostics.images=16", "calibration.images=40", "model.projector_hidden=16", "model.projector_out=8"]
+TINY = [
+    *MAE,
+    "optimizer.epochs=2",
+    "optimizer.warmup_epochs=0",
+    "optimizer.batch_size=16",
+    "data.limit=64",
+    "diagnostics.images=16",
+    "calibration.images=40",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+]
 
 
 def student(*more):
@@ -39,11 +48,13 @@ def test_hidden_patches_are_not_seen_and_are_what_is_asked_for(width, arch):
     predicted, pixels = seen.outputs[0], seen.z[0]
     assert predicted.shape == pixels.shape == (5, 10 * 48)  # of 15 patches, 4.5 are to be seen, rounded up
     (gradient,) = torch.autograd.grad(predicted.square().sum(), x)
-    patches = [[(i, j) for i in range(3) for j in range(5) if not gradient[b, :, 4 * i:4 * i + 4, 4 * j:4 * j + 4].any()]
-               for b in range(5)]
+    patches = [
+        [(i, j) for i in range(3) for j in range(5) if not gradient[b, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].any()]
+        for b in range(5)
+    ]
     assert {len(hidden) for hidden in patches} == {10} and len({tuple(hidden) for hidden in patches}) > 1
     for b, hidden in enumerate(patches):
-        true = {tuple(x[b, :, 4 * i:4 * i + 4, 4 * j:4 * j + 4].flatten().tolist()) for i, j in hidden}
+        true = {tuple(x[b, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten().tolist()) for i, j in hidden}
         assert {tuple(part.tolist()) for part in pixels[b].split(48)} == true
 
 
@@ -111,15 +122,18 @@ def test_a_run_lowers_its_loss_continues_to_the_same_bits_and_can_be_used(tmp_pa
     assert open_checkpoint(tmp_path / "whole").config.objective.base_loss == "mae"
 
 
-@pytest.mark.parametrize(("preset", "setting", "message"), [
-    ("digits", [], r"hides patches, which resnet_small does not have; set model\.arch to a ViT"),
-    ("digits_vit", ["objective.distill_loss=mse"], r"images as targets at every width; set objective\.distill_loss=none"),
-    ("digits_vit", ["objective.teacher=momentum"], r"set objective\.distill_loss=none, objective\.teacher=online"),
-    ("digits_vit", ["data.size=4"], r"needs several patches of 4 pixels; set data\.size=8 or more"),
-    ("digits_vit", ["objective.base_options.decoder_dim=40"], r"decoder_dim must be a multiple of 16"),
-    ("digits_vit", ["objective.base_options.mask=1.5"], r"mask=1\.5 must be in \(0, 1\]"),
-    ("digits_vit", ["train.compile=true"], r"does not support objective\.base_loss=mae"),
-])
+@pytest.mark.parametrize(
+    ("preset", "setting", "message"),
+    [
+        ("digits", [], r"hides patches, which resnet_small does not have; set model\.arch to a ViT"),
+        ("digits_vit", ["objective.distill_loss=mse"], r"images as targets at every width; set objective\.distill_loss=none"),
+        ("digits_vit", ["objective.teacher=momentum"], r"set objective\.distill_loss=none, objective\.teacher=online"),
+        ("digits_vit", ["data.size=4"], r"needs several patches of 4 pixels; set data\.size=8 or more"),
+        ("digits_vit", ["objective.base_options.decoder_dim=40"], r"decoder_dim must be a multiple of 16"),
+        ("digits_vit", ["objective.base_options.mask=1.5"], r"mask=1\.5 must be in \(0, 1\]"),
+        ("digits_vit", ["train.compile=true"], r"does not support objective\.base_loss=mae"),
+    ],
+)
 def test_what_it_does_not_go_with_is_one_line(preset, setting, message):
     with pytest.raises(UserError, match=message) as found:
         config.load(preset, [*MAE, *setting])

@@ -27,6 +27,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_large_tensors_are_made_from_pages_the_process_has():
-    faults = {how: int(subprocess.run([sys.executable, "-c", PAGE_FAULTS, how], capture_output=True, text=True, check=True).stdout)
-              for how in ("give_back", "keep")}
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", PAGE_FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("give_back", "keep")
+    }
     assert faults["keep"] < 0.5 * faults["give_back"], faults

@@ -39,10 +39,18 @@ SMALL = {"projector_layers": 2, "projector_hidden": 24, "projector_out": 10, "pr
 
 def small(model=None, **sections):
     """A config whose training takes seconds."""
-    return from_dict({"model": {"arch": "resnet_small", **SMALL, **(model or {})}, "regularizer": {"coefficient": 1e-4},
-                      "data": {"name": "digits", "size": 8, "limit": 30}, "calibration": {"images": 30},
-                      "diagnostics": {"images": 0}, "train": {"tensorboard": False, "device": "cpu", "threads": 1},
-                      "optimizer": {"epochs": 2, "batch_size": 8, "lr": 0.05}} | sections)
+    return from_dict(
+        {
+            "model": {"arch": "resnet_small", **SMALL, **(model or {})},
+            "regularizer": {"coefficient": 1e-4},
+            "data": {"name": "digits", "size": 8, "limit": 30},
+            "calibration": {"images": 30},
+            "diagnostics": {"images": 0},
+            "train": {"tensorboard": False, "device": "cpu", "threads": 1},
+            "optimizer": {"epochs": 2, "batch_size": 8, "lr": 0.05},
+        }
+        | sections
+    )
 
 
 # -- the step ------------------------------------------------------------------------------------------------------------
@@ -79,18 +87,32 @@ def queue_loss(method, outputs, targets, temperature):
 
 @pytest.mark.parametrize("distill", ["infonce", "mse", "none"])
 def test_a_step_of_moco_v2_is_the_method(distill, monkeypatch):
-    cfg = from_dict({"model": {"arch": "resnet_of_the_step_test", "projector_layers": 3, "projector_hidden": 20,
-                               "projector_out": 12, "predictor_hidden": 10},
-                     "objective": {"base_loss": "infonce", "distill_loss": distill, "teacher": "momentum", "temperature": 0.3,
-                                   "queue": 20},
-                     "optimizer": {"batch_size": 6}, "regularizer": {"kind": "group", "coefficient": 1e-2}})
+    cfg = from_dict(
+        {
+            "model": {
+                "arch": "resnet_of_the_step_test",
+                "projector_layers": 3,
+                "projector_hidden": 20,
+                "projector_out": 12,
+                "predictor_hidden": 10,
+            },
+            "objective": {"base_loss": "infonce", "distill_loss": distill, "teacher": "momentum", "temperature": 0.3, "queue": 20},
+            "optimizer": {"batch_size": 6},
+            "regularizer": {"kind": "group", "coefficient": 1e-2},
+        }
+    )
     fast = Fast(cfg)
     queue = Queue(20, 12, seed=1, dtype=torch.float64)
     fast.objective = Objective(cfg.objective, fast.student, fast.student, fast.teacher, 1.0, fast.objective.autocast, queue)
     slow = SlowQueue(cfg, fast.student, fast.teacher, LR, ALPHA, rows=queue.rows)
     plain = slow_reference.loss
-    monkeypatch.setattr(slow_reference, "loss", lambda name, outputs, targets, temperature: plain(
-        name, outputs, targets, temperature) if name == "mse" else queue_loss(slow, outputs, targets, temperature))
+    monkeypatch.setattr(
+        slow_reference,
+        "loss",
+        lambda name, outputs, targets, temperature: (
+            plain(name, outputs, targets, temperature) if name == "mse" else queue_loss(slow, outputs, targets, temperature)
+        ),
+    )
     for index, widths in enumerate(STEPS):
         x1, x2 = views(index)
         assert fast.step(x1, x2, widths) == pytest.approx(slow.step(x1, x2, widths, MOMENTUM), abs=1e-9)
@@ -105,6 +127,7 @@ def test_a_step_of_moco_v2_is_the_method(distill, monkeypatch):
 def architecture(monkeypatch):
     from pretrain.models import ARCHITECTURES
     from pretrain.models.resnet import BasicBlock, ResNet
+
     monkeypatch.setitem(ARCHITECTURES, "resnet_of_the_step_test", lambda: ResNet(BasicBlock, (1, 1, 1), base_channels=16))
 
 
@@ -132,8 +155,17 @@ Fast.autocast = staticmethod(lambda: torch.autocast("cpu", enabled=False))
 
 
 def test_moco_v3_has_a_predictor_and_the_other_images_keys():
-    cfg = small(objective={"base_loss": "infonce", "distill_loss": "none", "predictor": "true", "negatives": "keys",
-                           "temperature": 0.2, "width_weights": "slimclr"}, model={"heads": "mocov3"})
+    cfg = small(
+        objective={
+            "base_loss": "infonce",
+            "distill_loss": "none",
+            "predictor": "true",
+            "negatives": "keys",
+            "temperature": 0.2,
+            "width_weights": "slimclr",
+        },
+        model={"heads": "mocov3"},
+    )
     outputs, (x1, x2), losses, weighted = first_losses(cfg, [1.0, 0.5])
     torch.manual_seed(0)
     student = Student(cfg).double()
@@ -151,13 +183,19 @@ def teacher_payload(width=1.0, **model):
     torch.manual_seed(9)
     cfg = small(model=model, widths={"min": 0.25, "max": width})
     student = Student(cfg)
-    return {"format": 1, "config": to_dict(cfg), "encoder": student.encoder.state_dict(),
-            "projector": student.projector.state_dict()}
+    return {
+        "format": 1,
+        "config": to_dict(cfg),
+        "encoder": student.encoder.state_dict(),
+        "projector": student.projector.state_dict(),
+    }
 
 
 def seed_config(teacher, width=0.25, **objective):
-    return small(objective={"base_loss": "seed", "seed_teacher": str(teacher), "distill_loss": "none", "queue": 24,
-                            **objective}, widths={"min": width, "max": width})
+    return small(
+        objective={"base_loss": "seed", "seed_teacher": str(teacher), "distill_loss": "none", "queue": 24, **objective},
+        widths={"min": width, "max": width},
+    )
 
 
 @pytest.mark.parametrize("teacher_width", [1.0, 0.5])
@@ -187,10 +225,12 @@ def test_a_seed_teacher_that_cannot_be_used_is_refused(tmp_path):
     payload = teacher_payload()
     torch.save(payload, tmp_path / "checkpoint.pt")
     assert fingerprint(load_teacher(seed_config(tmp_path))) == fingerprint(load_teacher(seed_config(tmp_path / "checkpoint.pt")))
-    for change, message in (({"projector": None}, r"does not fit the projector of its config: 0\.weight is missing"),
-                            ({"config": None}, "holds no config"),
-                            ({"config": to_dict(small(model={"projector_out": 12}))}, "set model.projector_out=12"),
-                            ({"encoder": {}}, r"conv1\.weight is missing")):
+    for change, message in (
+        ({"projector": None}, r"does not fit the projector of its config: 0\.weight is missing"),
+        ({"config": None}, "holds no config"),
+        ({"config": to_dict(small(model={"projector_out": 12}))}, "set model.projector_out=12"),
+        ({"encoder": {}}, r"conv1\.weight is missing"),
+    ):
         torch.save(payload | change, tmp_path / "other.pt")
         with pytest.raises(UserError, match=message) as caught:
             load_teacher(seed_config(tmp_path / "other.pt"))
@@ -212,6 +252,7 @@ def test_the_cost_of_seed_counts_its_teacher(tmp_path):
 
 def test_heads_of_moco_v3():
     """Its code's MLPs: no bias anywhere, BN and ReLU between, BN without scale and shift at the end."""
+
     def plain(sizes):
         layers = []
         for inputs, outputs in pairwise(sizes):
@@ -219,8 +260,10 @@ def test_heads_of_moco_v3():
         return nn.Sequential(*layers[:-2], nn.BatchNorm1d(sizes[-1], affine=False)).double()
 
     x = torch.randn(9, 24, dtype=torch.float64)
-    for ours, theirs, width, kept in ((projector(40, 20, 10, 3, True), plain([24, 20, 20, 10]), 0.5, 24),
-                                      (predictor(24, 14, True), plain([24, 14, 24]), 0.25, 24)):
+    for ours, theirs, width, kept in (
+        (projector(40, 20, 10, 3, True), plain([24, 20, 20, 10]), 0.5, 24),
+        (predictor(24, 14, True), plain([24, 14, 24]), 0.25, 24),
+    ):
         weights = dict(ours.double().state_dict())
         weights["0.weight"] = weights["0.weight"][:, :kept]
         assert set(weights) == {k for k in theirs.state_dict() if "running" not in k and "tracked" not in k}
@@ -230,8 +273,17 @@ def test_heads_of_moco_v3():
     assert Student(small(model={"heads": "mocov3"})).distill_head[-1].weight is None
 
 
-@pytest.mark.parametrize(("base", "asked", "there"), [("mse", "auto", True), ("infonce", "auto", False), ("infonce", True, True),
-                                                      ("infonce", "True", True), ("mse", "false", False), ("mse", False, False)])
+@pytest.mark.parametrize(
+    ("base", "asked", "there"),
+    [
+        ("mse", "auto", True),
+        ("infonce", "auto", False),
+        ("infonce", True, True),
+        ("infonce", "True", True),
+        ("mse", "false", False),
+        ("mse", False, False),
+    ],
+)
 def test_a_predictor_where_one_is_asked_for(base, asked, there):
     cfg = config.load("digits", [f"objective.base_loss={base}", f"objective.predictor={asked}", "model.arch=resnet_small"])
     assert (Student(cfg).predictor is not None) == there
@@ -249,7 +301,8 @@ def test_rate_of_every_step():
     cfg = OptimizerConfig(lr=0.3, epochs=10, warmup_epochs=4, schedule="step")
     assert [learning_rate(cfg, e) for e in (0, 0.5, 2, 3.75, 4)] == pytest.approx([0, 0.0375, 0.15, 0.28125, 0.3])
     assert [learning_rate(cfg, e) for e in (4.5, 7, 9.9)] == pytest.approx(
-        [0.15 * (1 + math.cos(math.pi * x / 6)) for x in (0.5, 3, 5.9)])
+        [0.15 * (1 + math.cos(math.pi * x / 6)) for x in (0.5, 3, 5.9)]
+    )
     each_epoch = OptimizerConfig(lr=0.3, epochs=10, warmup_epochs=4)
     assert [learning_rate(each_epoch, e) for e in (2.0, 2.9, 6.99)] == [learning_rate(each_epoch, e) for e in (2, 2, 6)]
 
@@ -293,8 +346,11 @@ def switchable(**sections):
 def test_every_width_has_its_own_batchnorms():
     student = Student(switchable()).double()
     shapes = {name: tuple(p.shape) for name, p in student.named_parameters() if name.startswith("encoder.layer4.0.bn2.")}
-    assert shapes == {f"encoder.layer4.0.bn2.{kind}.{i}": (channels,) for kind in ("weights", "biases")
-                      for i, channels in enumerate((128, 64, 32))}
+    assert shapes == {
+        f"encoder.layer4.0.bn2.{kind}.{i}": (channels,)
+        for kind in ("weights", "biases")
+        for i, channels in enumerate((128, 64, 32))
+    }
     x1, x2 = views(0)
     with at_width(student, 0.5):
         sum(output.square().sum() for output in student((x1, x2), False).outputs).backward()
@@ -317,9 +373,16 @@ def test_a_switchable_network_is_the_dense_one_with_that_widths_batchnorms():
     state, x = encoder.state_dict(), torch.randn(3, 3, 8, 8, dtype=torch.float64)
     for index, width in enumerate((1.0, 0.5)):
         for name, parameter in shared.named_parameters():
-            source = state[name] if name in state else state[name[:-len("weight")] + f"weights.{index}" if name.endswith("weight")
-                                                             else name[:-len("bias")] + f"biases.{index}"]
-            parameter.data[:len(source)] = source
+            source = (
+                state[name]
+                if name in state
+                else state[
+                    name[: -len("weight")] + f"weights.{index}"
+                    if name.endswith("weight")
+                    else name[: -len("bias")] + f"biases.{index}"
+                ]
+            )
+            parameter.data[: len(source)] = source
         calibrate(shared, [width], images)
         torch.testing.assert_close(extract(encoder, width)(x), extract(shared, width)(x))
         with at_width(encoder, width):
@@ -337,8 +400,12 @@ def test_batchnorms_start_as_they_were():
 
 
 def test_a_switchable_run_from_training_to_its_backbone(tmp_path):
-    cfg = switchable(objective={"teacher": "momentum"}, calibration={"widths": [1.0, 0.75, 0.25], "images": 30},
-                     diagnostics={"images": 8, "widths": [1.0, 0.75]}, regularizer={"kind": "group"})
+    cfg = switchable(
+        objective={"teacher": "momentum"},
+        calibration={"widths": [1.0, 0.75, 0.25], "images": 30},
+        diagnostics={"images": 8, "widths": [1.0, 0.75]},
+        regularizer={"kind": "group"},
+    )
     pretrain(cfg, tmp_path / "run")
     backbone = open_checkpoint(tmp_path / "run")
     assert backbone.default_widths() == backbone.calibrated == [1.0, 0.25]
@@ -366,11 +433,18 @@ def flat(payload, prefix=""):
 
 RESUMED = {
     "moco-v2": {"objective": {"base_loss": "infonce", "distill_loss": "infonce", "teacher": "momentum", "queue": 20}},
-    "moco-v3": {"model": {"arch": "vit_micro", "heads": "mocov3", "freeze_patch_projection": True},
-                "objective": {"base_loss": "infonce", "teacher": "momentum", "predictor": "true", "negatives": "keys",
-                              "ema_schedule": "cosine"},
-                "optimizer": {"name": "adamw", "schedule": "step", "warmup_epochs": 1, "epochs": 2, "batch_size": 8, "lr": 0.001},
-                "regularizer": {"coefficient": 0.05, "decoupled": True}},
+    "moco-v3": {
+        "model": {"arch": "vit_micro", "heads": "mocov3", "freeze_patch_projection": True},
+        "objective": {
+            "base_loss": "infonce",
+            "teacher": "momentum",
+            "predictor": "true",
+            "negatives": "keys",
+            "ema_schedule": "cosine",
+        },
+        "optimizer": {"name": "adamw", "schedule": "step", "warmup_epochs": 1, "epochs": 2, "batch_size": 8, "lr": 0.001},
+        "regularizer": {"coefficient": 0.05, "decoupled": True},
+    },
     "seed": {"objective": {"base_loss": "seed", "distill_loss": "none", "queue": 20, "seed_teacher": "{here}/teacher.pt"}},
 }
 
@@ -405,29 +479,45 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, tmp_path):
 # -- what is refused -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
-    (["objective.queue=512"], "has no effect with objective.base_loss=mse"),
-    (["objective.queue=512", "objective.base_loss=infonce"], "set objective.teacher=momentum"),
-    (["objective.queue=100", "objective.base_loss=infonce", "objective.teacher=momentum"], "at least the 256 targets"),
-    (["objective.queue=512", "objective.base_loss=infonce", "objective.teacher=momentum", "objective.gather_negatives=true"],
-     "objective.queue holds InfoNCE's negatives"),
-    (["objective.negatives=keys"], "but neither loss is InfoNCE"),
-    (["objective.negatives=some"], "set one of batch, keys"),
-    (["objective.base_loss=seed"], "set objective.seed_teacher=RUN_DIRECTORY"),
-    (["objective.base_loss=seed", "objective.seed_teacher=x"], "set for example objective.queue=1024"),
-    (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512"], "set objective.distill_loss=none"),
-    (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512", "objective.distill_loss=none",
-      "objective.seed_teacher_temperature=0"], "seed_teacher_temperature=0.0 must be above 0"),
-    (["objective.seed_teacher=x"], "used by objective.base_loss=seed and objective.teacher=frozen"),
-    (["objective.base_loss=infonce", "objective.head=shared"], "objective.predictor=true"),
-    (["model.switchable_bn=true"], "set widths.sampling=fixed"),
-    (["model.switchable_bn=true", "widths.sampling=fixed", "widths.fixed=[1.0,0.5]"], "smallest and largest as widths.min"),
-    (["model.switchable_bn=true", "widths.sampling=fixed", "widths.min=1.0"], "widths.min below widths.max"),
-    (["model.switchable_bn=true", "widths.sampling=fixed", "model.arch=vit_micro", "data.size=16"], "vit_micro has no BatchNorm"),
-    (["model.freeze_patch_projection=true"], "resnet_small has no patch projection"),
-    (["widths.slow_start_epochs=16"], "must be in \\[0, 15\\]"),
-    (["optimizer.schedule=batch"], "set one of epoch, step"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.queue=512"], "has no effect with objective.base_loss=mse"),
+        (["objective.queue=512", "objective.base_loss=infonce"], "set objective.teacher=momentum"),
+        (["objective.queue=100", "objective.base_loss=infonce", "objective.teacher=momentum"], "at least the 256 targets"),
+        (
+            ["objective.queue=512", "objective.base_loss=infonce", "objective.teacher=momentum", "objective.gather_negatives=true"],
+            "objective.queue holds InfoNCE's negatives",
+        ),
+        (["objective.negatives=keys"], "but neither loss is InfoNCE"),
+        (["objective.negatives=some"], "set one of batch, keys"),
+        (["objective.base_loss=seed"], "set objective.seed_teacher=RUN_DIRECTORY"),
+        (["objective.base_loss=seed", "objective.seed_teacher=x"], "set for example objective.queue=1024"),
+        (["objective.base_loss=seed", "objective.seed_teacher=x", "objective.queue=512"], "set objective.distill_loss=none"),
+        (
+            [
+                "objective.base_loss=seed",
+                "objective.seed_teacher=x",
+                "objective.queue=512",
+                "objective.distill_loss=none",
+                "objective.seed_teacher_temperature=0",
+            ],
+            "seed_teacher_temperature=0.0 must be above 0",
+        ),
+        (["objective.seed_teacher=x"], "used by objective.base_loss=seed and objective.teacher=frozen"),
+        (["objective.base_loss=infonce", "objective.head=shared"], "objective.predictor=true"),
+        (["model.switchable_bn=true"], "set widths.sampling=fixed"),
+        (["model.switchable_bn=true", "widths.sampling=fixed", "widths.fixed=[1.0,0.5]"], "smallest and largest as widths.min"),
+        (["model.switchable_bn=true", "widths.sampling=fixed", "widths.min=1.0"], "widths.min below widths.max"),
+        (
+            ["model.switchable_bn=true", "widths.sampling=fixed", "model.arch=vit_micro", "data.size=16"],
+            "vit_micro has no BatchNorm",
+        ),
+        (["model.freeze_patch_projection=true"], "resnet_small has no patch projection"),
+        (["widths.slow_start_epochs=16"], "must be in \\[0, 15\\]"),
+        (["optimizer.schedule=batch"], "set one of epoch, step"),
+    ],
+)
 def test_impossible_combinations_are_refused_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         config.load("digits", overrides)

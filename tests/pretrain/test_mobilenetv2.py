@@ -39,8 +39,11 @@ def expected_convolutions(width, cifar=False):
 
 
 def convolutions_of(network):
-    return [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.groups) for m in network.modules()
-            if isinstance(m, nn.Conv2d)]
+    return [
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.groups)
+        for m in network.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +76,9 @@ def torchvision_name(name):
     if parts[2] != "body":
         return name
     index, first = int(parts[3]), parts[1] == "1"
-    layer = {True: {0: "0.0", 1: "0.1", 3: "1", 4: "2"},
-             False: {0: "0.0", 1: "0.1", 3: "1.0", 4: "1.1", 6: "2", 7: "3"}}[first][index]
+    layer = {True: {0: "0.0", 1: "0.1", 3: "1", 4: "2"}, False: {0: "0.0", 1: "0.1", 3: "1.0", 4: "1.1", 6: "2", 7: "3"}}[first][
+        index
+    ]
     return ".".join(["features", parts[1], "conv", layer, parts[4]])
 
 
@@ -83,9 +87,15 @@ def test_full_width_is_torchvisions_network():
     ours, theirs = build("mobilenetv2").eval(), torchvision.models.mobilenet_v2(num_classes=3).eval()
     state = {torchvision_name(k): v for k, v in ours.state_dict().items()}
     assert set(theirs.state_dict()) - set(state) == {
-        "classifier.1.weight", "classifier.1.bias",
-        *(f"{n}.{b}" for n, m in theirs.named_modules() if isinstance(m, nn.BatchNorm2d)
-          for b in ("running_mean", "running_var", "num_batches_tracked"))}
+        "classifier.1.weight",
+        "classifier.1.bias",
+        *(
+            f"{n}.{b}"
+            for n, m in theirs.named_modules()
+            if isinstance(m, nn.BatchNorm2d)
+            for b in ("running_mean", "running_var", "num_batches_tracked")
+        ),
+    }
     theirs.load_state_dict(state, strict=False)
     norms = dict(theirs.named_modules())
     for name, module in ours.named_modules():
@@ -127,8 +137,9 @@ def multiply_adds(width, size, cifar):
     return total
 
 
-@pytest.mark.parametrize(("arch", "size", "width"), [
-    ("mobilenetv2", 224, 1.0), ("mobilenetv2", 96, 0.7), ("mobilenetv2_cifar", 32, 0.25)])
+@pytest.mark.parametrize(
+    ("arch", "size", "width"), [("mobilenetv2", 224, 1.0), ("mobilenetv2", 96, 0.7), ("mobilenetv2_cifar", 32, 0.25)]
+)
 def test_cost(arch, size, width):
     with torch.device("meta"):
         model = build(arch)

@@ -10,8 +10,12 @@ from pretrain.slimmable import at_width
 from rundir.errors import UserError
 from tests.pretrain.slow_reference import keep
 
-NETWORKS = {"resnet_small": (BasicBlock, (1, 1, 1, 1), 16), "resnet18_cifar": (BasicBlock, (2, 2, 2, 2), 64),
-            "resnet34_cifar": (BasicBlock, (3, 4, 6, 3), 64), "resnet50_cifar": (Bottleneck, (3, 4, 6, 3), 64)}
+NETWORKS = {
+    "resnet_small": (BasicBlock, (1, 1, 1, 1), 16),
+    "resnet18_cifar": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34_cifar": (BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50_cifar": (Bottleneck, (3, 4, 6, 3), 64),
+}
 
 
 def reference(arch, width):
@@ -42,8 +46,10 @@ def test_agrees_with_torchvisions_blocks(arch, width):
     torch.manual_seed(0)
     ours, theirs = build(arch).double(), reference(arch, width).double()
     mine = ours.state_dict()
-    weights = {k: mine[k][tuple(slice(0, n) for n in v.shape)] if "running" not in k and "tracked" not in k else v
-               for k, v in theirs.state_dict().items()}
+    weights = {
+        k: mine[k][tuple(slice(0, n) for n in v.shape)] if "running" not in k and "tracked" not in k else v
+        for k, v in theirs.state_dict().items()
+    }
     assert {k for k in weights if "running" not in k and "tracked" not in k} == set(mine)
     theirs.load_state_dict(weights)
     x = torch.randn(3, 3, 16, 16, dtype=torch.float64)

@@ -66,15 +66,25 @@ def slow_barlow_twins(s, t, weight):
 
 
 def slow_vicreg(s, t, invariance, variance, covariance):
-    total = invariance * math.fsum((x - y) ** 2 for a, b in zip(s.tolist(), t.tolist(), strict=True)
-                                   for x, y in zip(a, b, strict=True)) / s.numel()
+    total = (
+        invariance
+        * math.fsum((x - y) ** 2 for a, b in zip(s.tolist(), t.tolist(), strict=True) for x, y in zip(a, b, strict=True))
+        / s.numel()
+    )
     for side in (s, t):
         c, v = columns(side)
         dim, batch = len(c), len(c[0])
         total += variance * math.fsum(max(0.0, 1 - math.sqrt(x * batch / (batch - 1) + 1e-4)) for x in v) / dim
-        total += covariance / dim * math.fsum(
-            (math.fsum(x * y for x, y in zip(c[i], c[j], strict=True)) / (batch - 1)) ** 2
-            for i in range(dim) for j in range(dim) if i != j)
+        total += (
+            covariance
+            / dim
+            * math.fsum(
+                (math.fsum(x * y for x, y in zip(c[i], c[j], strict=True)) / (batch - 1)) ** 2
+                for i in range(dim)
+                for j in range(dim)
+                if i != j
+            )
+        )
     return total
 
 
@@ -83,7 +93,7 @@ def slow_whitened(x, group, epsilon):
     x = x.numpy()
     parts = []
     for start in range(0, x.shape[1], group):
-        part = x[:, start:start + group] - x[:, start:start + group].mean(0)
+        part = x[:, start : start + group] - x[:, start : start + group].mean(0)
         cov = (1 - epsilon) * np.cov(part, rowvar=False).reshape(part.shape[1], -1) + epsilon * np.eye(part.shape[1])
         factor = np.zeros_like(cov)
         for i in range(len(cov)):
@@ -106,8 +116,9 @@ def softmax(values):
 
 
 def cross_entropy(wanted, given):
-    return -math.fsum(math.fsum(q * math.log(p) for q, p in zip(a, b, strict=True))
-                      for a, b in zip(wanted, given, strict=True)) / len(wanted)
+    return -math.fsum(
+        math.fsum(q * math.log(p) for q, p in zip(a, b, strict=True)) for a, b in zip(wanted, given, strict=True)
+    ) / len(wanted)
 
 
 def slow_swav(s, t, temperature, epsilon, iterations):
@@ -249,8 +260,14 @@ def test_distillation_losses_are_the_formulas(batch, dim):
 # -- teachers, in a step whose losses are computed again from plain passes ---------------------------------------------------
 
 
-TINY = ["model.arch=resnet_of_the_training_tests", "model.projector_layers=2", "model.projector_hidden=16", "model.projector_out=8",
-        "model.predictor_hidden=8", "data.size=8"]
+TINY = [
+    "model.arch=resnet_of_the_training_tests",
+    "model.projector_layers=2",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=8",
+    "data.size=8",
+]
 
 
 def views(seed=0):
@@ -285,8 +302,9 @@ def distance(student, width, targets):
 
 def test_a_chain_is_each_width_learning_from_the_next_wider():
     student, _, found = stepped("chain")
-    assert found[1:] == pytest.approx([distance(student, 0.6, projections(student, 1.0)),
-                                       distance(student, 0.25, projections(student, 0.6))], abs=1e-12)
+    assert found[1:] == pytest.approx(
+        [distance(student, 0.6, projections(student, 1.0)), distance(student, 0.25, projections(student, 0.6))], abs=1e-12
+    )
     _, _, online = stepped("online")
     assert found[0] == online[0] and found[1] == online[1] and abs(found[2] - online[2]) > 1e-6
 
@@ -352,16 +370,28 @@ def test_balanced_divides_by_the_square_root_of_the_updates_per_step():
     assert model.weight.grad[0].tolist() == pytest.approx([1 / math.sqrt(10 / 4)] * 2 + [1.0] * 2)
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    (["regularizer.kind=balanced", "objective.update=accumulate"], r"counts the updates of each width; set objective\.update="),
-    (["regularizer.kind=balanced", "widths.sampling=uniform"], r"by those of the widest network; set widths\.sampling to one of"),
-    (["objective.base_loss=swav", "model.prototypes=0"], r"distributions over prototypes; set for example model\.prototypes="),
-    (["objective.base_loss=dino", "model.prototypes=0"], r"distributions over prototypes; set for example model\.prototypes="),
-    (["objective.base_loss=wmse", "objective.base_options.group=128"], r"over 128 images, which are too few; set .*group=64 or"),
-    (["objective.base_loss=wmse", "optimizer.virtual_processes=8"], r"whitens groups of 32 dimensions over 16 images"),
-    (["objective.teacher=ensemble", "objective.feature_weight=1"], r"objective\.teacher=ensemble has no feature maps"),
-    (["objective.base_loss=vicreg", "objective.queue=512"], r"objective\.queue=512 has no effect with objective\.base_loss=vicreg"),
-])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (["regularizer.kind=balanced", "objective.update=accumulate"], r"counts the updates of each width; set objective\.update="),
+        (
+            ["regularizer.kind=balanced", "widths.sampling=uniform"],
+            r"by those of the widest network; set widths\.sampling to one of",
+        ),
+        (["objective.base_loss=swav", "model.prototypes=0"], r"distributions over prototypes; set for example model\.prototypes="),
+        (["objective.base_loss=dino", "model.prototypes=0"], r"distributions over prototypes; set for example model\.prototypes="),
+        (
+            ["objective.base_loss=wmse", "objective.base_options.group=128"],
+            r"over 128 images, which are too few; set .*group=64 or",
+        ),
+        (["objective.base_loss=wmse", "optimizer.virtual_processes=8"], r"whitens groups of 32 dimensions over 16 images"),
+        (["objective.teacher=ensemble", "objective.feature_weight=1"], r"objective\.teacher=ensemble has no feature maps"),
+        (
+            ["objective.base_loss=vicreg", "objective.queue=512"],
+            r"objective\.queue=512 has no effect with objective\.base_loss=vicreg",
+        ),
+    ],
+)
 def test_a_config_that_cannot_work_is_one_line(setting, message):
     with pytest.raises(UserError, match=message) as found:
         config.load("digits", setting)
@@ -371,13 +401,20 @@ def test_a_config_that_cannot_work_is_one_line(setting, message):
 # -- whole runs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", [
-    ["objective.base_loss=dino", "model.prototypes=12"], ["objective.base_loss=swav", "model.prototypes=12"],
-    ["regularizer.kind=balanced"], ["objective.teacher=ensemble"], ["objective.teacher=momentum_per_width"],
-])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ["objective.base_loss=dino", "model.prototypes=12"],
+        ["objective.base_loss=swav", "model.prototypes=12"],
+        ["regularizer.kind=balanced"],
+        ["objective.teacher=ensemble"],
+        ["objective.teacher=momentum_per_width"],
+    ],
+)
 def test_an_interrupted_run_continues_to_the_same_bits(setting, tmp_path):
-    cfg = config.load("digits", [*OVERRIDES, "optimizer.epochs=2", "objective.ema_schedule=constant", "widths.sampling=sandwich",
-                                 *setting])
+    cfg = config.load(
+        "digits", [*OVERRIDES, "optimizer.epochs=2", "objective.ema_schedule=constant", "widths.sampling=sandwich", *setting]
+    )
     pretrain(cfg, tmp_path / "whole")
     pretrain_until(cfg, tmp_path / "broken", 6)
     pretrain(cfg, tmp_path / "broken")

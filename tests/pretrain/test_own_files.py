@@ -61,10 +61,16 @@ def test_the_page_trains_its_other_parts(tmp_path, monkeypatch):
 
 def test_the_loss_is_what_is_trained(tmp_path):
     """The file's loss with its option and the built-in that it repeats give the same weights to the bit."""
-    same = own(tmp_path, "import torch.nn.functional as F\n\n\ndef cosine(student, target, *, scale: float = 2.0):\n"
-                         "    return -F.cosine_similarity(student, target.detach(), dim=1).mean() * scale\n")
-    settings = [[f"objective.base_loss={same}:cosine", "objective.base_options.scale=1.0", "objective.predictor=true"],
-                [f"objective.base_loss={same}:cosine", "objective.predictor=true"], ["objective.base_loss=mse"]]
+    same = own(
+        tmp_path,
+        "import torch.nn.functional as F\n\n\ndef cosine(student, target, *, scale: float = 2.0):\n"
+        "    return -F.cosine_similarity(student, target.detach(), dim=1).mean() * scale\n",
+    )
+    settings = [
+        [f"objective.base_loss={same}:cosine", "objective.base_options.scale=1.0", "objective.predictor=true"],
+        [f"objective.base_loss={same}:cosine", "objective.predictor=true"],
+        ["objective.base_loss=mse"],
+    ]
     weights = []
     for index, setting in enumerate(settings):
         pretrain(config.load("digits", [*QUICK, *setting]), tmp_path / str(index))
@@ -75,18 +81,19 @@ def test_the_loss_is_what_is_trained(tmp_path):
 
 PARTS = {
     "objective.distill_loss": "import torch.nn.functional as F\n\n\ndef part(student, wider):\n"
-                              "    return F.mse_loss(student, wider)\n",
+    "    return F.mse_loss(student, wider)\n",
     "objective.teacher": "from pretrain.objective.teaching import Guide\n\n\nclass Part(Guide):\n    def __init__(self, setting):\n"
-                         "        super().__init__()\n",
+    "        super().__init__()\n",
     "widths.sampling": "def part(widths, draw, progress):\n    return [widths.max, draw.choice([0.25, 0.5])]\n",
     "regularizer.kind": "from pretrain.objective.regularization import Regularizer\n\n\nclass Part(Regularizer):\n    pass\n",
     "objective.base_loss": "import torch\nfrom pretrain.objective.losses import LossModule\n\n\nclass Part(LossModule):\n"
-                           "    def __init__(self, setting, *, share: float = 0.5):\n        super().__init__()\n"
-                           "        self.share = share\n        self.register_buffer('mean', torch.zeros(setting.dim))\n\n"
-                           "    def forward(self, student, target):\n"
-                           "        return (student - target.detach() - self.mean).square().mean()\n\n"
-                           "    def observe(self, targets):\n"
-                           "        self.mean.lerp_(torch.cat(list(targets)).detach().mean(0), self.share)\n"}
+    "    def __init__(self, setting, *, share: float = 0.5):\n        super().__init__()\n"
+    "        self.share = share\n        self.register_buffer('mean', torch.zeros(setting.dim))\n\n"
+    "    def forward(self, student, target):\n"
+    "        return (student - target.detach() - self.mean).square().mean()\n\n"
+    "    def observe(self, targets):\n"
+    "        self.mean.lerp_(torch.cat(list(targets)).detach().mean(0), self.share)\n",
+}
 
 
 @pytest.mark.parametrize("key", PARTS)
@@ -109,8 +116,9 @@ def test_a_moved_file_is_the_same_experiment_and_a_changed_one_is_not(tmp_path, 
     (tmp_path / "there").mkdir()
     here, there = own(tmp_path, MINE), own(tmp_path / "there", MINE)
     monkeypatch.chdir(tmp_path)
-    one, moved, relative = (config.load("digits", [f"objective.base_loss={place}:smooth_distance"])
-                            for place in (here, there, "mine.py"))
+    one, moved, relative = (
+        config.load("digits", [f"objective.base_loss={place}:smooth_distance"]) for place in (here, there, "mine.py")
+    )
     assert config_hash(one) == config_hash(moved) == config_hash(relative)
     assert experiment.changes(config.to_dict(one)) == experiment.changes(config.to_dict(moved))
     own(tmp_path, MINE + "\n# another experiment\n")
@@ -134,17 +142,33 @@ MISTAKES = [
     (LOSS, "def f(student, target): return student.mean() * float('nan')", "f", r"returns nan for .*; let it return a finite loss"),
     (LOSS, "def f(student, target): return (student - target.zero_()).mean()", "f", r"changes its arguments in place"),
     (LOSS, "import sys\nsys.exit(0)", "f", r"mine\.py cannot be imported: SystemExit: 0; run python mine\.py"),
-    (LOSS, "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
-           "    def __init__(self, setting): self.a = 1\n"
-           "    def forward(self, student, target): return student.mean()", "F",
-     r"does not call that of LossModule; let it begin with"),
-    ("objective.teacher", "from pretrain.objective.teaching import Guide\nclass F(Guide):\n"
-     "    def __init__(self, setting): 1 / 0", "F",
-     r"fails when it is made: ZeroDivisionError: division by zero \(line 3 of mine\.py\); correct it"),
-    ("regularizer.kind", "from pretrain.objective.regularization import Regularizer\nclass F(Regularizer):\n"
-     "    def __init__(self, cfg, model): self.cfg = cfg", "F", r"let it begin with super\(\)\.__init__\(cfg, model\)"),
-    (LOSS, "def f(student, target): return student.nothing", "f",
-     r"fails on outputs of shape .*AttributeError.*\(line 1 of mine\.py\); correct it"),
+    (
+        LOSS,
+        "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
+        "    def __init__(self, setting): self.a = 1\n"
+        "    def forward(self, student, target): return student.mean()",
+        "F",
+        r"does not call that of LossModule; let it begin with",
+    ),
+    (
+        "objective.teacher",
+        "from pretrain.objective.teaching import Guide\nclass F(Guide):\n    def __init__(self, setting): 1 / 0",
+        "F",
+        r"fails when it is made: ZeroDivisionError: division by zero \(line 3 of mine\.py\); correct it",
+    ),
+    (
+        "regularizer.kind",
+        "from pretrain.objective.regularization import Regularizer\nclass F(Regularizer):\n"
+        "    def __init__(self, cfg, model): self.cfg = cfg",
+        "F",
+        r"let it begin with super\(\)\.__init__\(cfg, model\)",
+    ),
+    (
+        LOSS,
+        "def f(student, target): return student.nothing",
+        "f",
+        r"fails on outputs of shape .*AttributeError.*\(line 1 of mine\.py\); correct it",
+    ),
     (LOSS, "def f(student): return student.mean()", "f", r"f takes \(student\), but a base loss takes \(student, target\)"),
     (LOSS, "def f(student, target, scale=2): return student.mean()", "f", r"f takes \(student, target, scale\), but"),
     (LOSS, "def f(student, target, *, scale): return student.mean()", "f", r"the option scale has no default; give it one"),
@@ -154,11 +178,21 @@ MISTAKES = [
     (LOSS, "import nothing_of_this_name", "f", r"mine\.py cannot be imported: ModuleNotFoundError: No module named"),
     (LOSS, "def f(:", "f", r"mine\.py cannot be imported: SyntaxError"),
     (LOSS, "class F:\n    pass", "F", r"must extend pretrain\.objective\.losses\.module\.LossModule"),
-    (LOSS, "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n    def __init__(self): super().__init__()\n"
-           "    def forward(self, student, target): return student.mean()", "F", r"__init__ takes \(\), but .* takes \(setting\)"),
-    (LOSS, "import torch\nfrom pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
-           "    def __init__(self, setting):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.ones(1))\n"
-           "    def forward(self, student, target): return student.mean()", "F", r"has parameters, which nothing trains"),
+    (
+        LOSS,
+        "from pretrain.objective.losses import LossModule\nclass F(LossModule):\n    def __init__(self): super().__init__()\n"
+        "    def forward(self, student, target): return student.mean()",
+        "F",
+        r"__init__ takes \(\), but .* takes \(setting\)",
+    ),
+    (
+        LOSS,
+        "import torch\nfrom pretrain.objective.losses import LossModule\nclass F(LossModule):\n"
+        "    def __init__(self, setting):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.ones(1))\n"
+        "    def forward(self, student, target): return student.mean()",
+        "F",
+        r"has parameters, which nothing trains",
+    ),
     ("objective.distill_loss", "def f(student, teacher): return student.mean()", "f", r"or some of them, student first"),
     ("objective.distill_loss", "def f(student): return student.mean()", "f", r"or some of them, student first"),
     ("objective.teacher", "def f(student): return student", "f", r"a teacher must be a class that extends pretrain\.objective"),
@@ -181,24 +215,42 @@ def test_a_mistake_is_one_line_and_leaves_nothing(key, text, name, message, tmp_
     assert not (tmp_path / "run").exists()
 
 
-TEACHER = "from pretrain.objective.teaching import Guide\n\nclass Part(Guide):\n    def __init__(self, setting):\n" \
-          "        super().__init__()\n\n    def targets(self, now):\n        "
+TEACHER = (
+    "from pretrain.objective.teaching import Guide\n\nclass Part(Guide):\n    def __init__(self, setting):\n"
+    "        super().__init__()\n\n    def targets(self, now):\n        "
+)
 LATE = [
     ("objective.teacher", TEACHER + "return None", r"returns NoneType from targets; let it return a Seen"),
     ("objective.teacher", TEACHER + "return now.seen.z[0]", r"returns Tensor from targets; let it return a Seen"),
-    ("objective.teacher", TEACHER + "return now.seen._replace(z=tuple(z[:, :4] for z in now.seen.z))",
-     r"let it return one target for"),
-    ("objective.teacher", TEACHER + "return now.seen._replace(z=now.seen.z[:1])",
-     r"returns z of shapes \[\(\d+, 16\)\] from targets"),
+    (
+        "objective.teacher",
+        TEACHER + "return now.seen._replace(z=tuple(z[:, :4] for z in now.seen.z))",
+        r"let it return one target for",
+    ),
+    (
+        "objective.teacher",
+        TEACHER + "return now.seen._replace(z=now.seen.z[:1])",
+        r"returns z of shapes \[\(\d+, 16\)\] from targets",
+    ),
     ("objective.teacher", TEACHER + "return now.nothing", r"fails: AttributeError: .*'nothing' \(line 8 of mine\.py\); correct it"),
-    ("regularizer.kind", "from pretrain.objective.regularization import Regularizer\nclass Part(Regularizer):\n"
-     "    def add_gradient(self, widest=False): raise ValueError", r"fails: ValueError \(line 3 of mine\.py\); correct it"),
-    ("objective.distill_loss", "calls = []\n\ndef part(student, target):\n    calls.append(1)\n"
-     "    assert len(calls) < 4, 'no more'\n    return (student - target).square().mean()",
-     r"fails: AssertionError: no more \(line 5 of mine\.py\); correct it"),
-    ("objective.base_loss", "calls = []\n\ndef part(student, target):\n    calls.append(1)\n    return (student - target.detach())"
-     ".square().mean() / (len(calls) < 2 or float('nan'))",
-     r"training diverged: .*or correct /.*mine\.py:part@.* and train in another"),
+    (
+        "regularizer.kind",
+        "from pretrain.objective.regularization import Regularizer\nclass Part(Regularizer):\n"
+        "    def add_gradient(self, widest=False): raise ValueError",
+        r"fails: ValueError \(line 3 of mine\.py\); correct it",
+    ),
+    (
+        "objective.distill_loss",
+        "calls = []\n\ndef part(student, target):\n    calls.append(1)\n"
+        "    assert len(calls) < 4, 'no more'\n    return (student - target).square().mean()",
+        r"fails: AssertionError: no more \(line 5 of mine\.py\); correct it",
+    ),
+    (
+        "objective.base_loss",
+        "calls = []\n\ndef part(student, target):\n    calls.append(1)\n    return (student - target.detach())"
+        ".square().mean() / (len(calls) < 2 or float('nan'))",
+        r"training diverged: .*or correct /.*mine\.py:part@.* and train in another",
+    ),
 ]
 
 
@@ -219,23 +271,32 @@ def test_a_crash_of_the_project_is_no_fault_of_the_users_file(tmp_path, monkeypa
         pretrain(config.load("digits", [*QUICK, f"objective.base_loss={path}:smooth_distance"]), tmp_path / "run")
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ("objective.base_loss=mine.py:", r"must be text; set it without brackets and without a colon at its end"),
-    ("objective.base_loss=[mse]", r"objective\.base_loss=\['mse'\] must be text"),
-    ("HERE:smooth_distance objective.base_options.beta=", r"objective\.base_options\.beta is empty; set objective\.base_options"),
-    ("optimizer.lr=big", r"optimizer\.lr=big must be a number"),
-    ("optimizer.epochs=1.5", r"optimizer\.epochs=1\.5 must be a whole number"),
-    ("optimizer.epochs=", r"optimizer\.epochs is empty; set a value"),
-    ("train.compile=perhaps", r"train\.compile=perhaps must be true or false"),
-    ("objective.base_loss=mine.py", r"names no function or class; set FILE\.py:NAME"),
-    ("objective.base_loss=nowhere.py:f", r": /.*/nowhere\.py cannot be read \(No such file or directory\); set the path"),
-    ("objective.base_loss=mine", r"is not known; set one of mse, .*, or FILE\.py:NAME for a base loss of your own"),
-    ("objective.base_options.gamma=1", r"objective\.base_options: objective\.base_loss=mse has no options"),
-    ("objective.base_options=3", r"objective\.base_options=3 must be NAME: VALUE pairs; set objective\.base_options\.NAME=VALUE"),
-    ("HERE:smooth_distance objective.base_options.gamma=1", r"unknown key objective\.base_options\.gamma"),
-    ("HERE:smooth_distance objective.base_options.beta=wide", r"objective\.base_options\.beta=wide must be a number"),
-    ("HERE:smooth_distance objective.base_options.beta=nan", r"objective\.base_options\.beta=nan must be finite"),
-])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("objective.base_loss=mine.py:", r"must be text; set it without brackets and without a colon at its end"),
+        ("objective.base_loss=[mse]", r"objective\.base_loss=\['mse'\] must be text"),
+        (
+            "HERE:smooth_distance objective.base_options.beta=",
+            r"objective\.base_options\.beta is empty; set objective\.base_options",
+        ),
+        ("optimizer.lr=big", r"optimizer\.lr=big must be a number"),
+        ("optimizer.epochs=1.5", r"optimizer\.epochs=1\.5 must be a whole number"),
+        ("optimizer.epochs=", r"optimizer\.epochs is empty; set a value"),
+        ("train.compile=perhaps", r"train\.compile=perhaps must be true or false"),
+        ("objective.base_loss=mine.py", r"names no function or class; set FILE\.py:NAME"),
+        ("objective.base_loss=nowhere.py:f", r": /.*/nowhere\.py cannot be read \(No such file or directory\); set the path"),
+        ("objective.base_loss=mine", r"is not known; set one of mse, .*, or FILE\.py:NAME for a base loss of your own"),
+        ("objective.base_options.gamma=1", r"objective\.base_options: objective\.base_loss=mse has no options"),
+        (
+            "objective.base_options=3",
+            r"objective\.base_options=3 must be NAME: VALUE pairs; set objective\.base_options\.NAME=VALUE",
+        ),
+        ("HERE:smooth_distance objective.base_options.gamma=1", r"unknown key objective\.base_options\.gamma"),
+        ("HERE:smooth_distance objective.base_options.beta=wide", r"objective\.base_options\.beta=wide must be a number"),
+        ("HERE:smooth_distance objective.base_options.beta=nan", r"objective\.base_options\.beta=nan must be finite"),
+    ],
+)
 def test_a_setting_that_names_no_part_or_no_option_is_one_line(setting, message, tmp_path):
     path = own(tmp_path, MINE)
     with pytest.raises(UserError, match=message) as found:
@@ -244,8 +305,11 @@ def test_a_setting_that_names_no_part_or_no_option_is_one_line(setting, message,
 
 
 def test_a_limit_in_an_annotation_is_kept(tmp_path):
-    path = own(tmp_path, "from typing import Annotated\nfrom rundir.fields import Number\n"
-                         + MINE.replace("beta: float", "beta: Annotated[float, Number(0, strictly=True)]"))
+    path = own(
+        tmp_path,
+        "from typing import Annotated\nfrom rundir.fields import Number\n"
+        + MINE.replace("beta: float", "beta: Annotated[float, Number(0, strictly=True)]"),
+    )
     with pytest.raises(UserError, match=r"objective\.base_options\.beta=-1\.0 must be above 0"):
         config.load("digits", [f"objective.base_loss={path}:smooth_distance", "objective.base_options.beta=-1"])
     cfg = config.load("digits", [f"objective.base_loss={path}:smooth_distance", "objective.base_options.beta=2"])
@@ -261,7 +325,9 @@ def test_the_pages_loss_is_the_huber_distance_of_unit_vectors():
     assert float(scope["smooth_distance"](s, t, beta=0.1)) == pytest.approx(float(expected))
 
 
-CHECKED = MINE + """
+CHECKED = (
+    MINE
+    + """
 
 def check(cfg):
     from rundir.errors import UserError
@@ -269,6 +335,7 @@ def check(cfg):
         raise UserError(f"optimizer.batch_size={cfg.optimizer.batch_size} is too small for it; set at least 100")
     assert cfg.seed != 13
 """
+)
 
 
 def test_a_file_checks_the_configs_that_name_it(tmp_path):

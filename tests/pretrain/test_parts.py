@@ -21,14 +21,22 @@ from rundir import experiment
 from rundir.errors import UserError
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
-HEADINGS = {"base loss": "Base losses", "distillation loss": "Distillation losses", "teacher": "Teachers",
-            "width rule": "Width rules", "regularizer": "Regularizers"}
+HEADINGS = {
+    "base loss": "Base losses",
+    "distillation loss": "Distillation losses",
+    "teacher": "Teachers",
+    "width rule": "Width rules",
+    "regularizer": "Regularizers",
+}
 ALL = [(part, name) for part in PARTS for name in part.names if name not in part.special]
 # What a part needs of a config, besides its name.
-NEEDS = {"seed": ["objective.seed_loss=mse", "objective.seed_teacher=nowhere", "objective.distill_loss=none"],
-         "kl": ["objective.base_loss=infonce"], "mae": ["model.arch=vit_micro", "objective.distill_loss=none"],
-         "swav": ["objective.base_options.epsilon=0.05"],  # its default, which the preset changes
-         "frozen": ["objective.seed_teacher=nowhere"]}
+NEEDS = {
+    "seed": ["objective.seed_loss=mse", "objective.seed_teacher=nowhere", "objective.distill_loss=none"],
+    "kl": ["objective.base_loss=infonce"],
+    "mae": ["model.arch=vit_micro", "objective.distill_loss=none"],
+    "swav": ["objective.base_options.epsilon=0.05"],  # its default, which the preset changes
+    "frozen": ["objective.seed_teacher=nowhere"],
+}
 
 
 def of(part, names=None):
@@ -82,8 +90,11 @@ def made(part, name, dim):
     return base if part is BASE_LOSS else losses.distill_loss(setting, base)
 
 
-@pytest.mark.parametrize(("part", "name"), [(p, n) for p, n in ALL if p in (BASE_LOSS, DISTILL_LOSS)],
-                         ids=lambda x: x if isinstance(x, str) else x.folder)
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(p, n) for p, n in ALL if p in (BASE_LOSS, DISTILL_LOSS)],
+    ids=lambda x: x if isinstance(x, str) else x.folder,
+)
 class TestLosses:
     """What holds for every loss, of 24 images."""
 

@@ -91,8 +91,9 @@ def by_hand(model, width, places, x):
 
 
 @pytest.mark.parametrize("arch", ["vit_micro", "vit_micro_heads"])
-@pytest.mark.parametrize(("width", "share", "places"), [
-    (1.0, 0.25, (0, 2, 8, 10)), (0.5, 0.5, (0, 2, 5, 7, 8, 10, 13, 15)), (1.0, 0.0625, (0,))])
+@pytest.mark.parametrize(
+    ("width", "share", "places"), [(1.0, 0.25, (0, 2, 8, 10)), (0.5, 0.5, (0, 2, 5, 7, 8, 10, 13, 15)), (1.0, 0.0625, (0,))]
+)
 def test_the_blocks_compute_on_the_kept_patches_at_their_places(arch, width, share, places):
     model, x = network(arch), images(size=16)
     with torch.no_grad(), at_width(model.eval(), Subnet(width, patches=share)):
@@ -125,8 +126,11 @@ def test_the_table_of_costs_equals_counting(seed, share, side):
     table = TABLES.setdefault("table", CostTable(network("vit_micro_heads"), 16))
     model = network("vit_micro_heads")
     drawn = space_of(model).random(random.Random(seed))
-    subnet = Subnet(*(getattr(drawn, name, None) for name in ("width", "depth")), resolution=side, patches=share) if isinstance(
-        drawn, Subnet) else Subnet(drawn, resolution=side, patches=share)
+    subnet = (
+        Subnet(*(getattr(drawn, name, None) for name in ("width", "depth")), resolution=side, patches=share)
+        if isinstance(drawn, Subnet)
+        else Subnet(drawn, resolution=side, patches=share)
+    )
     counted, load = cost(model, subnet, 16), table.load(subnet)
     assert (load.flops, load.parameters) == (counted.flops, counted.parameters)
 
@@ -158,8 +162,10 @@ def test_the_space_of_a_vit_has_shares():
 
 def test_who_needs_all_patches_says_so():
     model, subnet = network("vit_micro"), Subnet(patches=0.5)
-    for use in (lambda: extract(model, subnet).stages(images(size=16)),
-                lambda: extract(model, subnet).visible_tokens(images(size=16), torch.zeros(4, 2, dtype=torch.int64))):
+    for use in (
+        lambda: extract(model, subnet).stages(images(size=16)),
+        lambda: extract(model, subnet).visible_tokens(images(size=16), torch.zeros(4, 2, dtype=torch.int64)),
+    ):
         with pytest.raises(ValueError, match=re.escape("need all patches, and p0.5 leaves some out; leave out p0.5")):
             use()
     with pytest.raises(ValueError, match=re.escape("p0.5: this network has no patches; leave out p0.5")):

@@ -22,22 +22,35 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def machine(monkeypatch):
     """Make this a machine on which ``auto`` is ``precision``."""
+
     def choose(precision: str) -> None:
         monkeypatch.setattr(identity, "best_precision", lambda device: (precision, "the test says so"))
+
     return choose
 
 
-@pytest.mark.parametrize(("flags", "capability", "limits", "found"), [
-    ("avx2 avx512f avx512_bf16", "AVX512", {}, ("bf16", "this processor computes it (avx512_bf16)")),
-    ("avx512_bf16 amx_bf16 amx_tile", "AVX512_BF16", {}, ("bf16", "this processor computes it (amx_bf16, avx512_bf16)")),
-    ("avx2 avx512f avx512bw", "AVX512", {}, ("fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)")),
-    ("avx512_bf16_of_others", "AVX512", {}, ("fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)")),
-    ("avx512_bf16", "AVX512", {"ONEDNN_MAX_CPU_ISA": "avx2"},
-     ("fp32", "ONEDNN_MAX_CPU_ISA=avx2 leaves this processor's arithmetic for bfloat16 unused")),
-    ("avx512_bf16", "AVX512", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, ("bf16", "this processor computes it (avx512_bf16)")),
-    ("avx512_bf16", "AVX2", {"ATEN_CPU_CAPABILITY": "avx2"},
-     ("fp32", "ATEN_CPU_CAPABILITY=avx2 leaves this processor's arithmetic for bfloat16 unused")),
-])
+@pytest.mark.parametrize(
+    ("flags", "capability", "limits", "found"),
+    [
+        ("avx2 avx512f avx512_bf16", "AVX512", {}, ("bf16", "this processor computes it (avx512_bf16)")),
+        ("avx512_bf16 amx_bf16 amx_tile", "AVX512_BF16", {}, ("bf16", "this processor computes it (amx_bf16, avx512_bf16)")),
+        ("avx2 avx512f avx512bw", "AVX512", {}, ("fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)")),
+        ("avx512_bf16_of_others", "AVX512", {}, ("fp32", "this processor has no arithmetic for bfloat16 (AVX-512 BF16 or AMX)")),
+        (
+            "avx512_bf16",
+            "AVX512",
+            {"ONEDNN_MAX_CPU_ISA": "avx2"},
+            ("fp32", "ONEDNN_MAX_CPU_ISA=avx2 leaves this processor's arithmetic for bfloat16 unused"),
+        ),
+        ("avx512_bf16", "AVX512", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, ("bf16", "this processor computes it (avx512_bf16)")),
+        (
+            "avx512_bf16",
+            "AVX2",
+            {"ATEN_CPU_CAPABILITY": "avx2"},
+            ("fp32", "ATEN_CPU_CAPABILITY=avx2 leaves this processor's arithmetic for bfloat16 unused"),
+        ),
+    ],
+)
 def test_of_a_processor(flags, capability, limits, found, monkeypatch):
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
         monkeypatch.delenv(name, raising=False)
@@ -54,8 +67,10 @@ def test_where_linux_does_not_say_what_the_processor_can():
         assert hardware.best_precision(CPU)[0] == "fp32"
 
 
-@pytest.mark.parametrize(("capability", "hip", "precision"),
-                         [((7, 5), None, "fp32"), ((8, 0), None, "bf16"), ((9, 0), None, "bf16"), ((7, 5), "6.2", "bf16")])
+@pytest.mark.parametrize(
+    ("capability", "hip", "precision"),
+    [((7, 5), None, "fp32"), ((8, 0), None, "bf16"), ((9, 0), None, "bf16"), ((7, 5), "6.2", "bf16")],
+)
 def test_of_a_gpu(capability, hip, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -88,8 +103,11 @@ def test_a_machine_that_would_choose_another_does_not_continue_it(machine, tmp_p
     machine("bf16")
     run.main(words)
     machine("fp32")
-    with pytest.raises(UserError, match=r"train.precision=bf16, not fp32\); set train.precision=bf16 to continue it, or choose "
-                                        r"another --out$"):
+    with pytest.raises(
+        UserError,
+        match=r"train.precision=bf16, not fp32\); set train.precision=bf16 to continue it, or choose "
+        r"another --out$",
+    ):
         run.main(words)
     assert run.main([*words, "train.precision=bf16"]) == 0
     with pytest.raises(UserError, match=r"seed=100, not 7; train.precision=bf16, not fp32\); choose another --out$"):
@@ -99,8 +117,10 @@ def test_a_machine_that_would_choose_another_does_not_continue_it(machine, tmp_p
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_it_has_the_name_of_the_precision_found(precision, machine, tmp_path):
     machine(precision)
-    auto, own = (identity.own_directory(tmp_path, "x", identity.identified(tiny(f"train.precision={asked}")))
-                 for asked in ("auto", precision))
+    auto, own = (
+        identity.own_directory(tmp_path, "x", identity.identified(tiny(f"train.precision={asked}")))
+        for asked in ("auto", precision)
+    )
     assert auto == own
 
 
@@ -113,8 +133,10 @@ def test_print_config_is_a_config_that_says_the_precision_found(machine, capsys)
 
 def test_a_grids_cells_have_it_and_it_is_said_once(machine, tmp_path, capsys):
     machine("bf16")
-    auto, own = (grid.expand("guidelines", "digits", ["mse-*"], [100, 101], None, [f"train.precision={asked}"], tmp_path)
-                 for asked in ("auto", "bf16"))
+    auto, own = (
+        grid.expand("guidelines", "digits", ["mse-*"], [100, 101], None, [f"train.precision={asked}"], tmp_path)
+        for asked in ("auto", "bf16")
+    )
     assert [one.directory for one in auto] == [one.directory for one in own]
     assert {one.cfg.train.precision for one in auto} == {"bf16"}
     assert capsys.readouterr().out.count("precision bf16, because") == 1

@@ -10,16 +10,46 @@ from pretrain import config
 from pretrain.objective.networks import Student
 from rundir.errors import UserError
 
-CIFAR_VIEWS = {"augment.crop_scale": [0.2, 1.0], "augment.jitter": [0.4, 0.4, 0.4, 0.1], "augment.jitter_p": 0.8,
-               "augment.grayscale_p": 0.2, "augment.flip": 0.5, "augment.blur_p": [0.0, 0.0], "augment.solarize_p": [0.0, 0.0]}
+CIFAR_VIEWS = {
+    "augment.crop_scale": [0.2, 1.0],
+    "augment.jitter": [0.4, 0.4, 0.4, 0.1],
+    "augment.jitter_p": 0.8,
+    "augment.grayscale_p": 0.2,
+    "augment.flip": 0.5,
+    "augment.blur_p": [0.0, 0.0],
+    "augment.solarize_p": [0.0, 0.0],
+}
 IMAGENET_VIEWS = CIFAR_VIEWS | {"augment.blur_p": [0.5, 0.5], "augment.blur_sigma": [0.1, 2.0]}
-COMMON = {"seed": 100, "widths.min": 0.25, "widths.max": 1.0, "widths.per_step": 3, "objective.update": "per_width",
-          "objective.head": "own", "objective.ema_momentum": 0.99}
-SGD = COMMON | {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.warmup_epochs": 0, "objective.temperature": 0.5,
-                "objective.ema_schedule": "constant", "model.projector_layers": 3, "model.projector_hidden": 2048,
-                "model.predictor_hidden": 2048}
-COLUMNS = ("model.arch", "data.name", "data.size", "optimizer.epochs", "optimizer.batch_size", "optimizer.lr",
-           "regularizer.coefficient", "model.projector_out", "regularizer.warmup_epochs")
+COMMON = {
+    "seed": 100,
+    "widths.min": 0.25,
+    "widths.max": 1.0,
+    "widths.per_step": 3,
+    "objective.update": "per_width",
+    "objective.head": "own",
+    "objective.ema_momentum": 0.99,
+}
+SGD = COMMON | {
+    "optimizer.name": "sgd",
+    "optimizer.momentum": 0.9,
+    "optimizer.warmup_epochs": 0,
+    "objective.temperature": 0.5,
+    "objective.ema_schedule": "constant",
+    "model.projector_layers": 3,
+    "model.projector_hidden": 2048,
+    "model.predictor_hidden": 2048,
+}
+COLUMNS = (
+    "model.arch",
+    "data.name",
+    "data.size",
+    "optimizer.epochs",
+    "optimizer.batch_size",
+    "optimizer.lr",
+    "regularizer.coefficient",
+    "model.projector_out",
+    "regularizer.warmup_epochs",
+)
 # Coefficients are half of the weight decays 5e-4 and 1e-4; batches are GPUs x images.
 PUBLISHED = {
     ("cifar10", "mse"): ("resnet18_cifar", "cifar10", 32, 400, 4 * 128, 0.05, 2.5e-4, 2048, 0),
@@ -44,27 +74,71 @@ PUBLISHED = {
     ("imagenet_r50_200", "mse"): ("resnet50", "folder", 224, 200, 8 * 60, 0.05, 5e-5, 2048, 50),
 }
 VIT = COMMON | {
-    "model.arch": "vit_tiny", "model.heads": "mocov3", "model.projector_layers": 3, "model.projector_hidden": 2048,
-    "model.projector_out": 256, "model.predictor_hidden": 2048, "model.freeze_patch_projection": True,
-    "objective.base_loss": "infonce", "objective.predictor": "true", "objective.negatives": "keys", "objective.teacher": "momentum",
-    "objective.temperature": 0.2, "objective.ema_schedule": "cosine", "optimizer.name": "adamw", "optimizer.lr": 1.5e-4 * 512 / 256,
-    "optimizer.epochs": 300, "optimizer.batch_size": 512, "optimizer.warmup_epochs": 40, "regularizer.coefficient": 0.1 / 2,
-    "regularizer.warmup_epochs": 100, "data.name": "cifar10", "data.size": 224, "augment.blur_p": [1.0, 0.1],
-    "augment.solarize_p": [0.0, 0.2], "augment.jitter": [0.4, 0.4, 0.2, 0.1], "augment.jitter_p": 0.8, "augment.grayscale_p": 0.2,
-    "augment.flip": 0.5}
-MOCOV2 = {"objective.base_loss": "infonce", "objective.distill_loss": "none", "objective.teacher": "momentum",
-          "objective.queue": 2048, "objective.ema_momentum": 0.999, "objective.temperature": 0.2, "optimizer.lr": 0.3,
-          "model.projector_out": 256, "optimizer.batch_size": 4 * 64, "optimizer.epochs": 400, "regularizer.coefficient": 5e-5,
-          "widths.min": 1.0}
-SEED = {"objective.base_loss": "seed", "objective.distill_loss": "none", "objective.teacher": "online", "objective.queue": 32768,
-        "optimizer.epochs": 200, "optimizer.lr": 0.05, "optimizer.batch_size": 4 * 128, "model.projector_out": 2048,
-        "regularizer.coefficient": 5e-5, "widths.min": 1.0}
+    "model.arch": "vit_tiny",
+    "model.heads": "mocov3",
+    "model.projector_layers": 3,
+    "model.projector_hidden": 2048,
+    "model.projector_out": 256,
+    "model.predictor_hidden": 2048,
+    "model.freeze_patch_projection": True,
+    "objective.base_loss": "infonce",
+    "objective.predictor": "true",
+    "objective.negatives": "keys",
+    "objective.teacher": "momentum",
+    "objective.temperature": 0.2,
+    "objective.ema_schedule": "cosine",
+    "optimizer.name": "adamw",
+    "optimizer.lr": 1.5e-4 * 512 / 256,
+    "optimizer.epochs": 300,
+    "optimizer.batch_size": 512,
+    "optimizer.warmup_epochs": 40,
+    "regularizer.coefficient": 0.1 / 2,
+    "regularizer.warmup_epochs": 100,
+    "data.name": "cifar10",
+    "data.size": 224,
+    "augment.blur_p": [1.0, 0.1],
+    "augment.solarize_p": [0.0, 0.2],
+    "augment.jitter": [0.4, 0.4, 0.2, 0.1],
+    "augment.jitter_p": 0.8,
+    "augment.grayscale_p": 0.2,
+    "augment.flip": 0.5,
+}
+MOCOV2 = {
+    "objective.base_loss": "infonce",
+    "objective.distill_loss": "none",
+    "objective.teacher": "momentum",
+    "objective.queue": 2048,
+    "objective.ema_momentum": 0.999,
+    "objective.temperature": 0.2,
+    "optimizer.lr": 0.3,
+    "model.projector_out": 256,
+    "optimizer.batch_size": 4 * 64,
+    "optimizer.epochs": 400,
+    "regularizer.coefficient": 5e-5,
+    "widths.min": 1.0,
+}
+SEED = {
+    "objective.base_loss": "seed",
+    "objective.distill_loss": "none",
+    "objective.teacher": "online",
+    "objective.queue": 32768,
+    "optimizer.epochs": 200,
+    "optimizer.lr": 0.05,
+    "optimizer.batch_size": 4 * 128,
+    "model.projector_out": 2048,
+    "regularizer.coefficient": 5e-5,
+    "widths.min": 1.0,
+}
 
 
 def resolved(preset: str, *overrides: str) -> dict[str, object]:
     content = config.to_dict(config.load(preset, overrides))
-    return {"seed": content["seed"]} | {f"{section}.{key}": value for section, values in content.items()
-                                        if isinstance(values, dict) for key, value in values.items()}
+    return {"seed": content["seed"]} | {
+        f"{section}.{key}": value
+        for section, values in content.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }
 
 
 def differences(found: dict, expected: dict) -> dict:
@@ -97,8 +171,9 @@ def test_every_preset_of_the_project_is_looked_at_here():
     assert set(config.presets()) == looked_at | laptop
 
 
-@pytest.mark.parametrize(("preset", "loss", "layers"), [("cifar10", "mse", 2), ("cifar10", "infonce", 0),
-                                                        ("vit_cifar10", "infonce", 2)])
+@pytest.mark.parametrize(
+    ("preset", "loss", "layers"), [("cifar10", "mse", 2), ("cifar10", "infonce", 0), ("vit_cifar10", "infonce", 2)]
+)
 def test_heads_have_the_published_depth(preset, loss, layers):
     """Projector of 3 linear layers; predictor and distillation head of 2; no predictor with InfoNCE but for MoCo v3."""
     cfg = config.load(preset, [f"objective.base_loss={loss}", "model.projector_hidden=32", "model.predictor_hidden=32"])
@@ -121,11 +196,12 @@ def write(tmp_path):
 
 
 def test_a_preset_says_only_what_differs_from_its_base(write):
-    write("lowest", "optimizer: {lr: 0.1, epochs: 7}\ndata: {name: digits}\n"
-                    "by_base_loss: {infonce: {optimizer: {lr: 0.9, batch_size: 64}}}\n")
+    write(
+        "lowest",
+        "optimizer: {lr: 0.1, epochs: 7}\ndata: {name: digits}\nby_base_loss: {infonce: {optimizer: {lr: 0.9, batch_size: 64}}}\n",
+    )
     write("middle", "base: lowest.yaml\noptimizer: {epochs: 8}\nmodel: {arch: resnet_small}\n")
-    top = write("top", "base: middle.yaml\noptimizer: {lr: 0.2}\n"
-                       "by_base_loss: {infonce: {optimizer: {batch_size: 32}}}\n")
+    top = write("top", "base: middle.yaml\noptimizer: {lr: 0.2}\nby_base_loss: {infonce: {optimizer: {batch_size: 32}}}\n")
     plain, chosen = config.load(top, []), config.load(top, ["objective.base_loss=infonce"])
     own = plain.optimizer
     assert (own.lr, own.epochs, own.batch_size, plain.model.arch) == (0.2, 8, 512, "resnet_small")
@@ -147,20 +223,23 @@ def test_settings_of_a_recipe_beat_those_by_base_loss_and_are_kept_by_its_heirs(
     assert (config.load(mine, chosen).optimizer.lr, config.load(mine, [*chosen, "optimizer.lr=0.9"]).optimizer.lr) == (0.3, 0.9)
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ({"a": "base: b.yaml", "b": "base: c.yaml", "c": "base: a.yaml"}, "in a circle: a -> b -> c -> a"),
-    ({"a": "base: a.yaml"}, "in a circle: a -> a"),
-    ({"a": "base: cifar_100"}, "did you mean cifar100"),
-    ({"a": "base: b.yaml", "b": "optimiser: {lr: 1}"}, "unknown key optimiser; did you mean optimizer"),
-    ({"a": "by_base_loss: {infonce: {optimizer: {rate: 1}}}\nobjective: {base_loss: infonce}"}, "unknown key optimizer.rate"),
-    ({"a": "by_base_loss: 3"}, "by_base_loss must map"),
-    ({"a": "objective: 3"}, "objective is a section"),
-    ({"a": "base: digits\nexperiment: {recipe: sed}"}, "unknown recipe 'sed'; did you mean seed"),
-    ({"a": "experiment: {baseline: seed}"}, "set experiment.recipe="),
-    ({"a": "by_baseline: {seed: {objective: {queue: 7}}}"}, "set experiment.recipe="),
-    ({"a": "by_recipe: {sed: {objective: {queue: 7}}}"}, "by_recipe must map any, "),
-    ({"a": "by_recipe: {any: {objective: {queues: 7}}}"}, "unknown key objective.queues"),
-])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "base: b.yaml", "b": "base: c.yaml", "c": "base: a.yaml"}, "in a circle: a -> b -> c -> a"),
+        ({"a": "base: a.yaml"}, "in a circle: a -> a"),
+        ({"a": "base: cifar_100"}, "did you mean cifar100"),
+        ({"a": "base: b.yaml", "b": "optimiser: {lr: 1}"}, "unknown key optimiser; did you mean optimizer"),
+        ({"a": "by_base_loss: {infonce: {optimizer: {rate: 1}}}\nobjective: {base_loss: infonce}"}, "unknown key optimizer.rate"),
+        ({"a": "by_base_loss: 3"}, "by_base_loss must map"),
+        ({"a": "objective: 3"}, "objective is a section"),
+        ({"a": "base: digits\nexperiment: {recipe: sed}"}, "unknown recipe 'sed'; did you mean seed"),
+        ({"a": "experiment: {baseline: seed}"}, "set experiment.recipe="),
+        ({"a": "by_baseline: {seed: {objective: {queue: 7}}}"}, "set experiment.recipe="),
+        ({"a": "by_recipe: {sed: {objective: {queue: 7}}}"}, "by_recipe must map any, "),
+        ({"a": "by_recipe: {any: {objective: {queues: 7}}}"}, "unknown key objective.queues"),
+    ],
+)
 def test_bad_presets_are_refused_with_the_mend(write, files, message):
     paths = {name: write(name, text) for name, text in files.items()}
     with pytest.raises(UserError, match=message):

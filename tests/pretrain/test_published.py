@@ -19,9 +19,16 @@ from pretrain.data.sources import NAMES, FolderSource, TensorSource
 from rundir.errors import UserError
 from tests.pretrain.published_copies import CALTECH, COPIES, caltech101
 
-FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "flowers102": "flowers-102",
-           "pets": "oxford-iiit-pet", "dtd": "dtd", "aircraft": "fgvc-aircraft-2013b", "caltech101": "caltech101",
-           "food101": "food-101"}
+FOLDERS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "flowers102": "flowers-102",
+    "pets": "oxford-iiit-pet",
+    "dtd": "dtd",
+    "aircraft": "fgvc-aircraft-2013b",
+    "caltech101": "caltech101",
+    "food101": "food-101",
+}
 
 
 def test_all_asked_data_sets_have_a_name():
@@ -70,9 +77,9 @@ def test_images_of_all_sizes_stream(tmp_path, monkeypatch):
     COPIES["pets"](tmp_path, monkeypatch)
     source = load("pets", "train", str(tmp_path), 8)
     assert len({tuple(source.decode(i).shape) for i in range(3)}) > 1
-    (x, y), = evaluation_batches(source, 8, 16, "cpu")
+    ((x, y),) = evaluation_batches(source, 8, 16, "cpu")
     assert x.shape == (3, 3, 8, 8) and y.tolist() == [0, 1, 1]
-    (x, y), = crop_batches(source, 8, 16, 0, 1, "cpu")
+    ((x, y),) = crop_batches(source, 8, 16, 0, 1, "cpu")
     assert x.shape == (3, 3, 8, 8) and sorted(y.tolist()) == [0, 1, 1]
 
 
@@ -131,19 +138,22 @@ def test_a_download_arrives_whole(name, tmp_path, monkeypatch):
     assert len(load(name, "val", str(tmp_path / "data"), 8))
 
 
-@pytest.mark.parametrize(("name", "damage", "said"), [
-    ("flowers102", lambda base: (base / "setid.mat").unlink(), "not found or corrupted"),
-    ("flowers102", lambda base: (base / "setid.mat").write_bytes(b"cut"), "incomplete or damaged"),
-    ("flowers102", lambda base: (base / "jpg" / "image_00004.jpg").unlink(), "1 of 6 images are missing.*image_00004.jpg"),
-    ("pets", lambda base: (base / "annotations" / "trainval.txt").write_text("Bengal_1 one 1 1\n"), "incomplete or damaged"),
-    ("pets", lambda base: (base / "annotations" / "trainval.txt").write_text(""), "list of images is empty"),
-    ("dtd", lambda base: shutil.rmtree(base / "dtd" / "labels"), "incomplete or damaged"),
-    ("dtd", lambda base: (base / "dtd/labels/val1.txt").write_text("dotted/dotted_0002.jpg\n"), "not have the same classes"),
-    ("aircraft", lambda base: (base / "data/variants.txt").write_text("707-320\n"), "KeyError: 'An-12'"),
-    ("aircraft", lambda base: shutil.rmtree(base / "data/images"), "4 of 4 images are missing"),
-    ("food101", lambda base: (base / "meta/train.json").write_text("{"), "incomplete or damaged"),
-    ("food101", lambda base: shutil.rmtree(base / "meta"), "Dataset not found"),
-])
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("flowers102", lambda base: (base / "setid.mat").unlink(), "not found or corrupted"),
+        ("flowers102", lambda base: (base / "setid.mat").write_bytes(b"cut"), "incomplete or damaged"),
+        ("flowers102", lambda base: (base / "jpg" / "image_00004.jpg").unlink(), "1 of 6 images are missing.*image_00004.jpg"),
+        ("pets", lambda base: (base / "annotations" / "trainval.txt").write_text("Bengal_1 one 1 1\n"), "incomplete or damaged"),
+        ("pets", lambda base: (base / "annotations" / "trainval.txt").write_text(""), "list of images is empty"),
+        ("dtd", lambda base: shutil.rmtree(base / "dtd" / "labels"), "incomplete or damaged"),
+        ("dtd", lambda base: (base / "dtd/labels/val1.txt").write_text("dotted/dotted_0002.jpg\n"), "not have the same classes"),
+        ("aircraft", lambda base: (base / "data/variants.txt").write_text("707-320\n"), "KeyError: 'An-12'"),
+        ("aircraft", lambda base: shutil.rmtree(base / "data/images"), "4 of 4 images are missing"),
+        ("food101", lambda base: (base / "meta/train.json").write_text("{"), "incomplete or damaged"),
+        ("food101", lambda base: shutil.rmtree(base / "meta"), "Dataset not found"),
+    ],
+)
 def test_a_damaged_copy_is_explained(name, damage, said, tmp_path, monkeypatch):
     COPIES[name](tmp_path, monkeypatch)
     damage(tmp_path / FOLDERS[name])

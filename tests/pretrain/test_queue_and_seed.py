@@ -68,7 +68,8 @@ def test_moco_v2_and_v3(dtype, temperature):
     queue = Queue(19, 6, seed=3, dtype=torch.float64 if dtype == torch.float64 else torch.float32).rows
     close = {"abs": 1e-10 if dtype == torch.float64 else 3e-5}
     assert float(infonce_queue(student, target, queue, temperature)) == pytest.approx(
-        slow_queue(student, target, queue.tolist(), temperature), **close)
+        slow_queue(student, target, queue.tolist(), temperature), **close
+    )
     assert float(infonce_keys(student, target, temperature)) == pytest.approx(slow_keys(student, target, temperature), **close)
 
 
@@ -77,15 +78,16 @@ def test_seed(student_temperature, teacher_temperature):
     student, target = rows(7, 7)
     queue = Queue(19, 6, seed=3, dtype=torch.float64).rows
     value = seed(student, target, queue, student_temperature, teacher_temperature)
-    assert float(value) == pytest.approx(slow_seed(student, target, queue.tolist(), student_temperature, teacher_temperature),
-                                         abs=1e-10)
+    assert float(value) == pytest.approx(
+        slow_seed(student, target, queue.tolist(), student_temperature, teacher_temperature), abs=1e-10
+    )
     value32 = seed(student.float(), target.float(), queue.float(), student_temperature, teacher_temperature)
     assert float(value32) == pytest.approx(float(value), abs=1e-4)
 
 
 def test_seed_is_least_where_the_student_is_the_teacher():
     """With equal temperatures the cross-entropy's minimum is the teacher's entropy, reached by the teacher's own directions."""
-    target, = rows(5)
+    (target,) = rows(5)
     queue = Queue(40, 6, seed=1, dtype=torch.float64).rows
     student = (3 * target).requires_grad_()
     least = seed(student, target, queue, 0.2, 0.2)
@@ -95,8 +97,14 @@ def test_seed_is_least_where_the_student_is_the_teacher():
         assert float(seed(other, target, queue, 0.2, 0.2)) > float(least.detach())
 
 
-@pytest.mark.parametrize("loss", [lambda s, t, q: infonce_queue(s, t, q, 0.2), lambda s, t, q: infonce_keys(s, t, 0.2),
-                                  lambda s, t, q: seed(s, t, q, 0.2, 0.01)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda s, t, q: infonce_queue(s, t, q, 0.2),
+        lambda s, t, q: infonce_keys(s, t, 0.2),
+        lambda s, t, q: seed(s, t, q, 0.2, 0.01),
+    ],
+)
 def test_only_the_student_has_a_gradient(loss):
     student, target = (x.requires_grad_() for x in rows(4, 4))
     queue = Queue(9, 6, seed=0, dtype=torch.float64).rows
@@ -149,7 +157,7 @@ def test_a_queue_starts_as_its_seed_says_and_goes_through_its_state():
 
 def _rank(rank, store, out):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    student, target = (x[3 * rank:3 * rank + 3] for x in rows(6, 6))
+    student, target = (x[3 * rank : 3 * rank + 3] for x in rows(6, 6))
     queue = Queue(10, 6, seed=1, dtype=torch.float64)
     queue.enqueue(target[:1], target[1:])
     torch.save({"rows": queue.rows, "keys": infonce_keys(student, target, 0.2, gather=True)}, f"{out}/{rank}.pt")
@@ -169,13 +177,16 @@ def test_two_processes_have_one_queue_and_one_set_of_keys(tmp_path):
 # -- weights of the losses --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("settings_", "widths", "expected"), [
-    ({}, [1.0, 0.5, 0.25], [1, 1, 1]),
-    ({"distill_weight": 0.3}, [1.0, 0.5, 0.25], [1, 0.3, 0.3]),
-    ({"distill_weight": 0.3, "distill_loss": "none"}, [1.0, 0.5], [1, 1]),
-    ({"width_weights": "slimclr"}, [1.0, 0.75, 0.5, 0.25], [2.5, 1, 1, 1]),
-    ({"width_weights": "slimclr", "distill_weight": 2.0}, [0.9, 0.5], [1.5, 2]),
-    ({"width_weights": "slimclr"}, [1.0], [1]),
-])
+@pytest.mark.parametrize(
+    ("settings_", "widths", "expected"),
+    [
+        ({}, [1.0, 0.5, 0.25], [1, 1, 1]),
+        ({"distill_weight": 0.3}, [1.0, 0.5, 0.25], [1, 0.3, 0.3]),
+        ({"distill_weight": 0.3, "distill_loss": "none"}, [1.0, 0.5], [1, 1]),
+        ({"width_weights": "slimclr"}, [1.0, 0.75, 0.5, 0.25], [2.5, 1, 1, 1]),
+        ({"width_weights": "slimclr", "distill_weight": 2.0}, [0.9, 0.5], [1.5, 2]),
+        ({"width_weights": "slimclr"}, [1.0], [1]),
+    ],
+)
 def test_weights_of_the_widths(settings_, widths, expected):
     assert loss_weights(ObjectiveConfig(**settings_), widths) == pytest.approx(expected)

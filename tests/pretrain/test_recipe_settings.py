@@ -29,9 +29,22 @@ from rundir.errors import UserError
 from tests.pretrain.interruption import pretrain_until
 
 ARCH = "resnet_of_the_settings_test"
-TINY = [f"model.arch={ARCH}", "model.projector_layers=2", "model.projector_hidden=24", "model.projector_out=16",
-        "model.predictor_hidden=16", "optimizer.batch_size=16", "optimizer.epochs=4", "data.limit=50", "data.size=8",
-        "diagnostics.images=0", "calibration.images=40", "train.device=cpu", "train.threads=1", "train.checkpoint_minutes=0"]
+TINY = [
+    f"model.arch={ARCH}",
+    "model.projector_layers=2",
+    "model.projector_hidden=24",
+    "model.projector_out=16",
+    "model.predictor_hidden=16",
+    "optimizer.batch_size=16",
+    "optimizer.epochs=4",
+    "data.limit=50",
+    "data.size=8",
+    "diagnostics.images=0",
+    "calibration.images=40",
+    "train.device=cpu",
+    "train.threads=1",
+    "train.checkpoint_minutes=0",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +113,7 @@ def test_doubled_ends():
 def test_sizes_of_batches(images, batch, parts):
     batch *= parts
     dropped, kept = (batch_sizes(images, batch, drop, parts) for drop in (True, False))
-    assert dropped == [batch] * (images // batch) and kept[:len(dropped)] == dropped
+    assert dropped == [batch] * (images // batch) and kept[: len(dropped)] == dropped
     rest = images - sum(dropped)
     assert len(kept) - len(dropped) == (rest >= 2 * parts)
     if len(kept) > len(dropped):
@@ -216,11 +229,15 @@ def test_of_a_vit_the_authors_group_all_matrices():
 # -- training -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("recipe", "more"), [
-    ("us3l-r50", ["optimizer.virtual_processes=2"]),  # heads wait for their first gradient until the second stage; adapters
-    ("us3l-mse", ["widths.slow_start_epochs=2"]),  # plain decay leaves them alone until then
-    ("usnet-byol", []), ("slimclr", ["objective.queue=40"]),
-])
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("us3l-r50", ["optimizer.virtual_processes=2"]),  # heads wait for their first gradient until the second stage; adapters
+        ("us3l-mse", ["widths.slow_start_epochs=2"]),  # plain decay leaves them alone until then
+        ("usnet-byol", []),
+        ("slimclr", ["objective.queue=40"]),
+    ],
+)
 def test_a_resumed_recipe_is_the_uninterrupted_one(recipe, more, tmp_path):
     cfg = config.load("digits", [f"experiment.recipe={recipe}", *TINY, *more])
     pretrain(cfg, tmp_path / "whole")

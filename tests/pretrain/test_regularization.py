@@ -17,9 +17,15 @@ from pretrain.slimmable import SlimmableBatchNorm1d, SlimmableBatchNorm2d, Slimm
 def network():
     """One of each layer, with channel counts that eight does and does not divide."""
     torch.manual_seed(0)
-    model = nn.Sequential(SlimmableConv2d(3, 13, 3, slice_in=False, bias=True), SlimmableBatchNorm2d(13),
-                          SlimmableConv2d(24, 24, 3, depthwise=True), SlimmableBatchNorm1d(24, slice_channels=False),
-                          SlimmableConv2d(5, 7, 1), SlimmableBatchNorm2d(1), SlimmableLinear(16, 9)).double()
+    model = nn.Sequential(
+        SlimmableConv2d(3, 13, 3, slice_in=False, bias=True),
+        SlimmableBatchNorm2d(13),
+        SlimmableConv2d(24, 24, 3, depthwise=True),
+        SlimmableBatchNorm1d(24, slice_channels=False),
+        SlimmableConv2d(5, 7, 1),
+        SlimmableBatchNorm2d(1),
+        SlimmableLinear(16, 9),
+    ).double()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model
@@ -71,8 +77,10 @@ def test_plain_coefficient_is_half_of_the_weight_decay_it_replaces():
     """SGD with weight_decay 2 lambda walks the same path as SGD with the l2 regularizer of lambda."""
     ours, theirs = network(), network()
     regularizer = Regularizer(RegularizerConfig(kind="l2", coefficient=2.5e-2), ours)
-    optimizers = (torch.optim.SGD(ours.parameters(), 0.1, momentum=0.9),
-                  torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9, weight_decay=5e-2))
+    optimizers = (
+        torch.optim.SGD(ours.parameters(), 0.1, momentum=0.9),
+        torch.optim.SGD(theirs.parameters(), 0.1, momentum=0.9, weight_decay=5e-2),
+    )
     for _ in range(5):
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             optimizer.zero_grad()
@@ -85,8 +93,13 @@ def test_plain_coefficient_is_half_of_the_weight_decay_it_replaces():
 
 
 def test_every_student_parameter_is_regularized_and_no_teacher_parameter():
-    cfg = from_dict({"model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 8, "predictor_hidden": 8},
-                     "objective": {"teacher": "momentum"}, "regularizer": {"kind": "group", "coefficient": 1e-2}})
+    cfg = from_dict(
+        {
+            "model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 8, "predictor_hidden": 8},
+            "objective": {"teacher": "momentum"},
+            "regularizer": {"kind": "group", "coefficient": 1e-2},
+        }
+    )
     student = Student(cfg)
     teacher = Teacher(student)
     regularizer = Regularizer(cfg.regularizer, student)

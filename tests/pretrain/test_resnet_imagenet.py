@@ -19,8 +19,10 @@ def test_full_width_is_torchvisions_network(arch):
     assert not unexpected
     assert {name for name in missing if "running" not in name and "num_batches" not in name} == {"fc.weight", "fc.bias"}
     for (name, norm), (other, theirs_norm) in zip(
-            ((n, m) for n, m in ours.named_modules() if hasattr(m, "statistics")),
-            ((n, m) for n, m in theirs.named_modules() if isinstance(m, nn.BatchNorm2d)), strict=True):
+        ((n, m) for n, m in ours.named_modules() if hasattr(m, "statistics")),
+        ((n, m) for n, m in theirs.named_modules() if isinstance(m, nn.BatchNorm2d)),
+        strict=True,
+    ):
         assert name == other
         moments = 0.1 * torch.randn_like(norm.weight), 0.5 + torch.rand_like(norm.weight)
         norm.statistics[1.0] = moments
@@ -48,8 +50,10 @@ def test_extraction_equals_slicing_and_maps_have_the_strides_of_a_pyramid(arch):
 
 
 # torchvision's published parameters with 1000 classes, and multiply-adds at 224 (billions, two digits).
-@pytest.mark.parametrize(("arch", "features", "parameters", "giga"), [
-    ("resnet18", 512, 11_689_512, 1.81), ("resnet34", 512, 21_797_672, 3.66), ("resnet50", 2048, 25_557_032, 4.09)])
+@pytest.mark.parametrize(
+    ("arch", "features", "parameters", "giga"),
+    [("resnet18", 512, 11_689_512, 1.81), ("resnet34", 512, 21_797_672, 3.66), ("resnet50", 2048, 25_557_032, 4.09)],
+)
 def test_published_cost(arch, features, parameters, giga):
     with torch.device("meta"):
         got = cost(build(arch), 1.0, 224)

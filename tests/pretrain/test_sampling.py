@@ -19,8 +19,13 @@ def draws(cfg, seed=1, total=40):
 
 
 @settings(max_examples=200, deadline=None)
-@given(RANGES, st.sampled_from(["sandwich", "uniform", "fixed", "dynamic"]), st.integers(2, 6), st.integers(0, 10**6),
-       st.integers(1, 50))
+@given(
+    RANGES,
+    st.sampled_from(["sandwich", "uniform", "fixed", "dynamic"]),
+    st.integers(2, 6),
+    st.integers(0, 10**6),
+    st.integers(1, 50),
+)
 @example((0.3, 1.0), "dynamic", 3, 0, 8)  # 0.3 + 3 * 0.7 / 3 is just below 1 in floating point
 def test_laws_of_every_rule(bounds, rule, per_step, seed, total):
     low, high = bounds
@@ -96,8 +101,13 @@ def test_the_narrow_end_of_two_widths_per_step():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["sandwich", "dynamic", "uniform", "elastic"]), st.integers(3, 20), st.integers(2, 6), st.integers(0, 10**6),
-       st.sampled_from([(0.25, 1.0), (0.3, 0.9), (0.5, 0.55)]))
+@given(
+    st.sampled_from(["sandwich", "dynamic", "uniform", "elastic"]),
+    st.integers(3, 20),
+    st.integers(2, 6),
+    st.integers(0, 10**6),
+    st.sampled_from([(0.25, 1.0), (0.3, 0.9), (0.5, 0.55)]),
+)
 def test_a_grid_keeps_the_order_and_the_ends(rule, count, per_step, step, ends):
     """Widths of a grid are the nearest of it to those drawn without, at most half a place away where nothing hinders."""
     free = WidthsConfig(sampling=rule, per_step=per_step, min=ends[0], max=ends[1])

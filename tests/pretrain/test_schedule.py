@@ -28,11 +28,12 @@ def test_rate_rises_to_its_base_then_falls_towards_zero(epochs, data):
     warmup = data.draw(st.integers(0, epochs - 1))
     rates = [learning_rate(OptimizerConfig(lr=0.3, epochs=epochs, warmup_epochs=warmup), e) for e in range(epochs)]
     assert rates[warmup] == pytest.approx(0.3) and max(rates) == pytest.approx(0.3) and min(rates) > 0
-    assert rates[:warmup + 1] == sorted(rates[:warmup + 1]) and rates[warmup:] == sorted(rates[warmup:], reverse=True)
-    steps = [b - a for a, b in zip([0, *rates[:warmup]], rates[:warmup + 1], strict=True)]
+    assert rates[: warmup + 1] == sorted(rates[: warmup + 1]) and rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    steps = [b - a for a, b in zip([0, *rates[:warmup]], rates[: warmup + 1], strict=True)]
     assert steps == pytest.approx([0.3 / (warmup + 1)] * (warmup + 1))
-    assert all(rates[e] == pytest.approx(0.15 * (1 + math.cos(math.pi * (e - warmup) / (epochs - warmup))))
-               for e in range(warmup, epochs))
+    assert all(
+        rates[e] == pytest.approx(0.15 * (1 + math.cos(math.pi * (e - warmup) / (epochs - warmup)))) for e in range(warmup, epochs)
+    )
 
 
 def test_teacher_momentum():

@@ -126,6 +126,7 @@ def test_any_number_of_workers_and_a_resumption_give_the_same_batches_to_the_bit
 
 def test_calibration_and_evaluation_read_them(root):
     from pretrain.config import CalibrationConfig
+
     source = read(root)
     for views in ("plain", "crops", "pretraining"):
         cfg = CalibrationConfig(images=8, batch_size=4, views=views)
@@ -137,8 +138,14 @@ def test_calibration_and_evaluation_read_them(root):
 
 def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_and_is_evaluated(root, tmp_path, monkeypatch):
     monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
-    settings = ["optimizer.epochs=2", "optimizer.batch_size=4", "data.name=webdataset", f"data.root={root}", "data.limit=0",
-                "train.checkpoint_minutes=0"]
+    settings = [
+        "optimizer.epochs=2",
+        "optimizer.batch_size=4",
+        "data.name=webdataset",
+        f"data.root={root}",
+        "data.limit=0",
+        "train.checkpoint_minutes=0",
+    ]
     cfg = tiny.tiny(*settings)
     pretrain(cfg, tmp_path / "whole")
     pretrain_until(cfg, tmp_path / "broken", 8)  # 5 steps an epoch
@@ -228,7 +235,7 @@ def spoil(path: Path) -> None:
     """Damage the header of the second image."""
     content = bytearray(path.read_bytes())
     place = first_byte(path) - 512
-    content[place:place + 8] = b"\xff" * 8
+    content[place : place + 8] = b"\xff" * 8
     path.write_bytes(content)
 
 
@@ -242,33 +249,45 @@ def without(root: Path, part: str) -> None:
 
 FAULTS = {
     "a gap": (lambda root: (root / "train/train-002.tar").unlink(), r"1 of the train shards train-\*.tar .* missing.*: 2;"),
-    "fewer than the names say": (lambda root: [path.rename(path.with_name(f"{path.stem}-of-0005.tar"))
-                                               for path in list((root / "train").iterdir())], r"missing.*: 4;"),
+    "fewer than the names say": (
+        lambda root: [path.rename(path.with_name(f"{path.stem}-of-0005.tar")) for path in list((root / "train").iterdir())],
+        r"missing.*: 4;",
+    ),
     "no validation": (lambda root: (root / "val/val-000.tar").unlink(), "no shards of the split val"),
     "no training": (lambda root: (root / "train").rename(root / "other"), "no shards of the split train"),
     "compressed": (lambda root: (root / "train/train-003.tar").rename(root / "train/train-003.tar.gz"), "is compressed"),
     "empty": (lambda root: (root / "train/train-003.tar").write_bytes(b""), "cannot read the shard .*train-003.tar"),
     "no tar": (lambda root: (root / "train/train-003.tar").write_bytes(b"x" * 5000), "cannot read the shard .*train-003.tar"),
     "cut off in a file": (lambda root: cut(root / "train/train-003.tar", 1000), "train-003.tar"),
-    "cut off in a header": (lambda root: cut(root / "train/train-003.tar", first_byte(root / "train/train-003.tar") - 300),
-                            "train-003.tar"),
+    "cut off in a header": (
+        lambda root: cut(root / "train/train-003.tar", first_byte(root / "train/train-003.tar") - 300),
+        "train-003.tar",
+    ),
     "a damaged header": (lambda root: spoil(root / "train/train-003.tar"), r"train-003.tar.*(beyond byte|bad checksum)"),
-    "two in one": (lambda root: (root / "train/train-003.tar").open("ab").write((root / "train/train-002.tar").read_bytes()),
-                   "several tar files in one"),
+    "two in one": (
+        lambda root: (root / "train/train-003.tar").open("ab").write((root / "train/train-002.tar").read_bytes()),
+        "several tar files in one",
+    ),
     "a link": (lambda root: add(root / "train/train-003.tar", "z.jpg", type=tarfile.SYMTYPE, linkname="n0015.jpg"), "is a link"),
     "no label": (lambda root: without(root, "cls"), r"sample n0005 has no label .*n0005.cls"),
     "an empty label": (lambda root: replaced(root, cls=b" \n"), "is '', which is no class"),
     "no image": (lambda root: without(root, "jpg"), "sample n0005 has no image"),
     "two images": (lambda root: replaced(root, png=b"x"), "sample n0005 has two images"),
     "an empty image": (lambda root: replaced(root, jpg=b""), "n0005.jpg is empty"),
-    "a name with two dots": (lambda root: write(root / "train/train-001.tar", {"__key__": "a", "v2.jpg": picture(1), "cls": b"1"}),
-                             "no image .*first dot"),
+    "a name with two dots": (
+        lambda root: write(root / "train/train-001.tar", {"__key__": "a", "v2.jpg": picture(1), "cls": b"1"}),
+        "no image .*first dot",
+    ),
     "a name twice": (lambda root: add(root / "train/train-003.tar", "n0019.jpg", picture(1)), "holds n0019.jpg twice"),
     "a sample in two places": (lambda root: add(root / "train/train-003.tar", "n0015.txt", b"x"), "not next to each other"),
-    "a shard twice": (lambda root: (root / "train/train-004.tar").write_bytes((root / "train/train-001.tar").read_bytes()),
-                      "train-001.tar and .*train-004.tar hold the same image"),
-    "a training shard among the validation": (lambda root: (root / "val/val-001.tar").write_bytes(
-        (root / "train/train-001.tar").read_bytes()), "hold the same image"),
+    "a shard twice": (
+        lambda root: (root / "train/train-004.tar").write_bytes((root / "train/train-001.tar").read_bytes()),
+        "train-001.tar and .*train-004.tar hold the same image",
+    ),
+    "a training shard among the validation": (
+        lambda root: (root / "val/val-001.tar").write_bytes((root / "train/train-001.tar").read_bytes()),
+        "hold the same image",
+    ),
     "a class of one split": (lambda root: replaced(root, cls=b"7"), "different classes: only one of them has the label 7"),
 }
 

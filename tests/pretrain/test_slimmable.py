@@ -127,9 +127,17 @@ def test_impossible_widths(width):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1.0, 0.77, 0.5, 0.25, 0.01])
-@pytest.mark.parametrize(("inputs", "outputs", "kernel", "stride", "padding", "bias", "slice_in", "slice_out"), [
-    (3, 64, 3, 1, 1, False, False, True), (3, 64, 7, 2, 3, True, False, True), (64, 24, 3, 2, 1, True, True, True),
-    (13, 7, 1, 1, 0, False, True, True), (7, 13, 3, 1, 2, True, True, False), (1, 1, 5, 3, 0, True, True, True)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "stride", "padding", "bias", "slice_in", "slice_out"),
+    [
+        (3, 64, 3, 1, 1, False, False, True),
+        (3, 64, 7, 2, 3, True, False, True),
+        (64, 24, 3, 2, 1, True, True, True),
+        (13, 7, 1, 1, 0, False, True, True),
+        (7, 13, 3, 1, 2, True, True, False),
+        (1, 1, 5, 3, 0, True, True, True),
+    ],
+)
 def test_convolution(dtype, width, inputs, outputs, kernel, stride, padding, bias, slice_in, slice_out):
     torch.manual_seed(0)
     layer = SlimmableConv2d(inputs, outputs, kernel, stride, padding, bias=bias, slice_in=slice_in, slice_out=slice_out).to(dtype)
@@ -158,8 +166,9 @@ def test_convolution(dtype, width, inputs, outputs, kernel, stride, padding, bia
 @pytest.mark.parametrize("width", [1.0, 0.6, 0.25])
 @pytest.mark.parametrize(("channels", "expansion"), [(64, 1), (13, 1), (6 * 24, 6), (6 * 7, 6), (1, 1)])
 def test_depthwise_convolution(width, channels, expansion):
-    layer = SlimmableConv2d(channels, channels, 3, 2, 1, depthwise=True, bias=True, expansion_in=expansion,
-                            expansion_out=expansion).double()
+    layer = SlimmableConv2d(
+        channels, channels, 3, 2, 1, depthwise=True, bias=True, expansion_in=expansion, expansion_out=expansion
+    ).double()
     nn.init.normal_(layer.bias)
     kept = keep(channels // expansion, width) * expansion
     x = randn(2, kept, 7, 7)
@@ -167,7 +176,7 @@ def test_depthwise_convolution(width, channels, expansion):
     padded, expected = F.pad(x, (1, 1, 1, 1)), torch.zeros(2, kept, 4, 4, dtype=torch.float64)
     for i in range(3):
         for j in range(3):
-            expected += padded[:, :, i:i + 7:2, j:j + 7:2] * layer.weight[:kept, 0, i, j].view(1, -1, 1, 1).detach()
+            expected += padded[:, :, i : i + 7 : 2, j : j + 7 : 2] * layer.weight[:kept, 0, i, j].view(1, -1, 1, 1).detach()
     expected += layer.bias[:kept].detach().view(1, -1, 1, 1)
     with at_width(layer, width):
         y = layer(x)
@@ -192,8 +201,10 @@ def test_the_unexpanded_count_is_what_is_rounded():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1.0, 0.5, 0.25])
-@pytest.mark.parametrize(("inputs", "outputs", "slice_in", "slice_out", "bias"), [
-    (64, 40, True, True, True), (64, 40, True, False, False), (13, 7, True, True, True), (10, 32, False, True, True)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "slice_in", "slice_out", "bias"),
+    [(64, 40, True, True, True), (64, 40, True, False, False), (13, 7, True, True, True), (10, 32, False, True, True)],
+)
 def test_linear(dtype, width, inputs, outputs, slice_in, slice_out, bias):
     layer = SlimmableLinear(inputs, outputs, slice_in=slice_in, slice_out=slice_out, bias=bias).to(dtype)
     cin, cout = keep(inputs, width) if slice_in else inputs, keep(outputs, width) if slice_out else outputs
@@ -229,8 +240,8 @@ def test_batch_norm_trains_on_the_batch(ours, theirs, extent, channels, width, d
         y = layer(a)
     expected = plain(b)
     torch.testing.assert_close(y, expected)
-    (y ** 3).sum().backward()
-    (expected ** 3).sum().backward()
+    (y**3).sum().backward()
+    (expected**3).sum().backward()
     torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(layer.weight.grad[:kept], plain.weight.grad)
     assert layer.weight.grad[kept:].count_nonzero() == 0 and layer.bias.grad[kept:].count_nonzero() == 0
@@ -259,8 +270,12 @@ class Mixed(nn.Module):
         self.bn2 = SlimmableBatchNorm2d(96, expansion=4)
         self.project = SlimmableConv2d(96, 13, 1, expansion_in=4, bias=True)
         self.bn3 = SlimmableBatchNorm2d(13)
-        self.head = nn.Sequential(SlimmableLinear(13, 20, slice_out=False), SlimmableBatchNorm1d(20, slice_channels=False),
-                                  nn.ReLU(), SlimmableLinear(20, 6, slice_in=False, slice_out=False))
+        self.head = nn.Sequential(
+            SlimmableLinear(13, 20, slice_out=False),
+            SlimmableBatchNorm1d(20, slice_channels=False),
+            nn.ReLU(),
+            SlimmableLinear(20, 6, slice_in=False, slice_out=False),
+        )
         self.plain = nn.Linear(6, 5)  # not slimmable at all
         self.register_buffer("offset", torch.arange(5.0))
 
@@ -431,8 +446,9 @@ def test_extraction_shares_nothing(calibrated):
 
 def test_extraction_is_of_a_plain_size():
     dense = extract(mixed(), 0.25)
-    assert sum(p.numel() for p in dense.parameters()) == sum((
-        8 * 3 * 9, 2 * 8, 32 * 8, 2 * 32, 32 * 9, 2 * 32, 8 * 32 + 8, 2 * 8, 20 * 8 + 20, 2 * 20, 6 * 20 + 6, 5 * 6 + 5))
+    assert sum(p.numel() for p in dense.parameters()) == sum(
+        (8 * 3 * 9, 2 * 8, 32 * 8, 2 * 32, 32 * 9, 2 * 32, 8 * 32 + 8, 2 * 8, 20 * 8 + 20, 2 * 20, 6 * 20 + 6, 5 * 6 + 5)
+    )
     for tensor in dense.parameters():
         assert tensor.untyped_storage().nbytes() == tensor.numel() * 4  # a slice was copied, not the whole weight
 

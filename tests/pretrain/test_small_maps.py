@@ -14,8 +14,17 @@ from pretrain.slimmable.small_maps import small_map_conv2d, suits
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(1, 6), st.integers(1, 6),
-       st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.integers(0, 2), st.booleans())
+@given(
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 3, 5]),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.booleans(),
+)
 def test_gradients_are_those_of_a_convolution_in_float64(images, inputs, outputs, height, width, kernel, stride, padding, last):
     if min(height, width) + 2 * padding < kernel:
         return
@@ -39,7 +48,7 @@ def test_it_is_used_for_maps_of_so_many_pixels_only_where_a_gradient_is_wanted(m
     assert small_maps.largest(capability) == most
     monkeypatch.setattr(small_maps, "LARGEST", most)
     weight = torch.randn(8, 8, 3, 3, requires_grad=True)
-    side = int(most ** 0.5)
+    side = int(most**0.5)
     small, large = torch.randn(2, 8, side, side), torch.randn(2, 8, side + 1, side)
     assert suits(small, weight, 1, 1) and not suits(large, weight, 1, 1) and suits(large, weight, 2, 1)
     assert not suits(small, weight.detach(), 1, 1) and not suits(small.double(), weight, 1, 1)
@@ -90,8 +99,13 @@ def test_a_whole_parameter_is_not_copied_and_without_gradients_nothing_is():
 @pytest.mark.parametrize("autocast", [False, True])
 def test_slicing_once_changes_neither_outputs_nor_gradients(autocast):
     torch.manual_seed(0)
-    model = torch.nn.Sequential(SlimmableConv2d(3, 32, 3, 1, 1, slice_in=False), SlimmableConv2d(32, 32, 1, bias=True),
-                                torch.nn.Flatten(), torch.nn.Unflatten(1, (-1, 36)), SlimmableLinear(36, 16, slice_in=False))
+    model = torch.nn.Sequential(
+        SlimmableConv2d(3, 32, 3, 1, 1, slice_in=False),
+        SlimmableConv2d(32, 32, 1, bias=True),
+        torch.nn.Flatten(),
+        torch.nn.Unflatten(1, (-1, 36)),
+        SlimmableLinear(36, 16, slice_in=False),
+    )
     views = torch.randn(2, 2, 3, 6, 6)
     found = []
     for once in (False, True):

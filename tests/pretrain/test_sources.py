@@ -183,8 +183,15 @@ def test_links_that_lead_round_are_followed_once(tmp_path, capsys):
     assert "2 links in " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("nowhere", path), lambda path: os.symlink(path, path),
-                                  lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        os.mkfifo,
+        lambda path: os.symlink("nowhere", path),
+        lambda path: os.symlink(path, path),
+        lambda path: os.symlink("/dev/zero", path),
+    ],
+)
 def test_an_image_that_is_no_file_is_refused(tmp_path, make):
     make_folder(tmp_path)
     make(tmp_path / "train" / "bee" / "9.png")
@@ -238,8 +245,11 @@ def fake_cifar(root, monkeypatch):
     base.mkdir()
     data = picture(20, 1024).permute(1, 0, 2).reshape(20, 3072).numpy()
     names = [f"class{i}" for i in range(10)]
-    files = {"data_batch_1": {"data": data, "labels": [i % 10 for i in range(20)]},
-             "test_batch": {"data": data[::-1], "labels": [0] * 20}, "batches.meta": {"label_names": names}}
+    files = {
+        "data_batch_1": {"data": data, "labels": [i % 10 for i in range(20)]},
+        "test_batch": {"data": data[::-1], "labels": [0] * 20},
+        "batches.meta": {"label_names": names},
+    }
     for file, entry in files.items():
         (base / file).write_bytes(pickle.dumps(entry))
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", None]])
@@ -305,6 +315,7 @@ def _remove(*parts):
             file.unlink()
         for directory in [*sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True), path]:
             directory.rmdir()
+
     return damage
 
 
@@ -321,16 +332,19 @@ def _empty_file(root):
     (root / "train" / "bee" / "001.png").write_bytes(b"")
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (_remove("train"), r"no folder .*train; set data\.root="),
-    (_remove("val"), r"no folder .*val; set data\.root="),
-    (_remove("val", "bee"), "different classes.*bee"),
-    (lambda root: [_remove("train", c)(root) for c in ("ant", "bee")], "no class folders in .*train"),
-    (lambda root: [f.unlink() for f in (root / "train" / "bee").iterdir()], "no image in .*bee"),
-    (_garbage, "cannot read the image .*bee.001.png"),
-    (_truncated, "cannot read the image .*bee.001.png"),
-    (_empty_file, "cannot read the image .*bee.001.png"),
-])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_remove("train"), r"no folder .*train; set data\.root="),
+        (_remove("val"), r"no folder .*val; set data\.root="),
+        (_remove("val", "bee"), "different classes.*bee"),
+        (lambda root: [_remove("train", c)(root) for c in ("ant", "bee")], "no class folders in .*train"),
+        (lambda root: [f.unlink() for f in (root / "train" / "bee").iterdir()], "no image in .*bee"),
+        (_garbage, "cannot read the image .*bee.001.png"),
+        (_truncated, "cannot read the image .*bee.001.png"),
+        (_empty_file, "cannot read the image .*bee.001.png"),
+    ],
+)
 def test_unusable_folders_are_explained(tmp_path, damage, said):
     make_folder(tmp_path)
     damage(tmp_path)
@@ -339,14 +353,17 @@ def test_unusable_folders_are_explained(tmp_path, damage, said):
     one_line(error)
 
 
-@pytest.mark.parametrize(("name", "root", "options", "said"), [
-    ("cifr10", "x", {}, "unknown data set 'cifr10'.*cifar100"),
-    ("folder", None, {}, "set data.root=DIR"),
-    ("cifar10", "", {}, "set data.root=DIR"),
-    ("folder", "/nonexistent/place", {}, "no folder /nonexistent/place/train"),
-    ("digits", None, {"limit": -1}, "data.limit=-1"),
-    ("digits", None, {"store_size": -4}, "data.store_size=-4"),
-])
+@pytest.mark.parametrize(
+    ("name", "root", "options", "said"),
+    [
+        ("cifr10", "x", {}, "unknown data set 'cifr10'.*cifar100"),
+        ("folder", None, {}, "set data.root=DIR"),
+        ("cifar10", "", {}, "set data.root=DIR"),
+        ("folder", "/nonexistent/place", {}, "no folder /nonexistent/place/train"),
+        ("digits", None, {"limit": -1}, "data.limit=-1"),
+        ("digits", None, {"store_size": -4}, "data.store_size=-4"),
+    ],
+)
 def test_wrong_requests_are_explained(name, root, options, said):
     with pytest.raises(UserError, match=said) as error:
         load(name, "train", root, 8, **options)

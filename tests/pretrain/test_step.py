@@ -26,14 +26,22 @@ def architecture(monkeypatch):
 
 
 def config(base="mse", distill="infonce", teacher="online", head="own", update="per_width", low=0.25, high=1.0, **regularizer):
-    return from_dict({
-        "model": {"arch": ARCH, "projector_layers": 3, "projector_hidden": 20, "projector_out": 12,
-                  "predictor_hidden": 10},
-        "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher, "head": head, "update": update,
-                      "distill_weight": 0.8, "temperature": 0.3},
-        "widths": {"min": low, "max": high},
-        "regularizer": {"kind": "group", "coefficient": 1e-2, **regularizer},
-    })
+    return from_dict(
+        {
+            "model": {"arch": ARCH, "projector_layers": 3, "projector_hidden": 20, "projector_out": 12, "predictor_hidden": 10},
+            "objective": {
+                "base_loss": base,
+                "distill_loss": distill,
+                "teacher": teacher,
+                "head": head,
+                "update": update,
+                "distill_weight": 0.8,
+                "temperature": 0.3,
+            },
+            "widths": {"min": low, "max": high},
+            "regularizer": {"kind": "group", "coefficient": 1e-2, **regularizer},
+        }
+    )
 
 
 class Fast:
@@ -110,8 +118,10 @@ def test_every_cell_is_the_method(base, distill, teacher, update):
     assert fast.updates == slow.teacher_calls
 
 
-@pytest.mark.parametrize(("base", "distill", "teacher", "head"), [
-    (b, d, t, h) for b, d, t in CELLS for h in ("shared", "none") if not (h == "shared" and b == "infonce")])
+@pytest.mark.parametrize(
+    ("base", "distill", "teacher", "head"),
+    [(b, d, t, h) for b, d, t in CELLS for h in ("shared", "none") if not (h == "shared" and b == "infonce")],
+)
 def test_other_heads_of_the_sub_networks(base, distill, teacher, head):
     assert_same_training(config(base, distill, teacher, head=head), STEPS[:1])
 

@@ -32,8 +32,18 @@ from pretrain.slimmable import (
 )
 from pretrain.slimmable.calibrate import batch_norms, norms_at
 
-ARCHS = ("resnet_medium", "resnet50_cifar", "resnet18", "resnet_small_elastic", "mobilenetv2_cifar", "mobilenetv2_cifar_elastic",
-         "vit_micro", "vit_micro_heads", "vit_tiny_cifar", "vit_tiny_cifar_heads")
+ARCHS = (
+    "resnet_medium",
+    "resnet50_cifar",
+    "resnet18",
+    "resnet_small_elastic",
+    "mobilenetv2_cifar",
+    "mobilenetv2_cifar_elastic",
+    "vit_micro",
+    "vit_micro_heads",
+    "vit_tiny_cifar",
+    "vit_tiny_cifar_heads",
+)
 MADE = {}
 
 
@@ -80,8 +90,14 @@ def test_whatever_is_whole_is_the_plain_width_to_the_bit(arch, width):
     model, x = network(arch), images()
     structure = space_of(model).structure
     kernels, ratios = tuple(sides[0] for sides in structure.kernels), (4,) * len(structure.mlp)
-    named = Subnet((width,) * structure.stages, depth=structure.depths or None, kernel=kernels or None, mlp=ratios or None,
-                   heads=structure.heads_at(width) or None, patches=1.0 if structure.patches else None)
+    named = Subnet(
+        (width,) * structure.stages,
+        depth=structure.depths or None,
+        kernel=kernels or None,
+        mlp=ratios or None,
+        heads=structure.heads_at(width) or None,
+        patches=1.0 if structure.patches else None,
+    )
     assert canonical(model, named) == width == canonical(model, Subnet(width))
     calibrate(model, [width], [images(seed=1)])
     assert is_calibrated(model, named) and channel_signature(model, named) == channel_signature(model, width)
@@ -100,7 +116,7 @@ def by_hand(model, widths, depth, x):
 
     def unit(x, conv, norm, out, stride):
         weight = state[f"{conv}.weight"]
-        x = F.conv2d(x, weight[:out, :x.shape[1]], stride=stride, padding=weight.shape[-1] // 2)
+        x = F.conv2d(x, weight[:out, : x.shape[1]], stride=stride, padding=weight.shape[-1] // 2)
         return F.batch_norm(x, None, None, state[f"{norm}.weight"][:out], state[f"{norm}.bias"][:out], training=True)
 
     x = unit(x, "conv1", "bn1", kept[0], 1).relu()
@@ -127,8 +143,12 @@ def test_calibration_equals_a_slow_loop(arch):
     subnet, batches = drawn(model, 3), [images(5, seed=1), images(3, seed=2)]
     calibrate(model, [subnet], batches)
     expected, used = {}, norms_at(model, subnet)
-    hooks = [norm.register_forward_pre_hook(lambda module, inputs, name=name: expected.setdefault(name, []).append(
-        inputs[0].detach().double())) for name, norm in batch_norms(model).items()]
+    hooks = [
+        norm.register_forward_pre_hook(
+            lambda module, inputs, name=name: expected.setdefault(name, []).append(inputs[0].detach().double())
+        )
+        for name, norm in batch_norms(model).items()
+    ]
     with torch.no_grad(), at_width(model.train(), subnet):
         for x in batches:
             model(x)
@@ -183,8 +203,15 @@ def test_gradients_reach_exactly_what_a_sub_network_uses(seed):
 def test_a_space_is_closed(arch, seed, p):
     space, draw = space_of(network(arch), low=0.3, widths=5), random.Random(seed)
     a, b = space.random(draw), space.random(draw)
-    for found in (a, space.mutate(a, draw, p), space.crossover(a, b, draw), space.largest, space.smallest, *space.smaller(a),
-                  *space.uniform()):
+    for found in (
+        a,
+        space.mutate(a, draw, p),
+        space.crossover(a, b, draw),
+        space.largest,
+        space.smallest,
+        *space.smaller(a),
+        *space.uniform(),
+    ):
         assert found in space and space.canonical(found) == found
     assert space.mutate(a, draw, 0.0) == a == space.crossover(a, a, draw)
 
@@ -206,23 +233,43 @@ def test_what_a_space_holds():
     assert {space.random(random.Random(seed)) for seed in range(50)} > {space.random(random.Random(0))}
 
 
-@pytest.mark.parametrize(("limits", "said"), [
-    ({"vary": ["size"]}, "no dimension"), ({"vary": ["kernel"]}, "no elastic kernel"), ({"low": 0.0}, "0 < low"),
-    ({"shortest": [3, 1, 1, 1]}, "not within"), ({"shortest": [1]}, "not within"), ({"widths": 0}, "at least one")])
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"vary": ["size"]}, "no dimension"),
+        ({"vary": ["kernel"]}, "no elastic kernel"),
+        ({"low": 0.0}, "0 < low"),
+        ({"shortest": [3, 1, 1, 1]}, "not within"),
+        ({"shortest": [1]}, "not within"),
+        ({"widths": 0}, "at least one"),
+    ],
+)
 def test_impossible_spaces(limits, said):
     with pytest.raises(ValueError, match=said):
         space_of(network("resnet_medium"), **limits)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("w[1,.5]", "2 widths and the network 4 stages"), ("d[1,1]", "2 numbers and the network needs 4"),
-    ("d[3,1,1,1]", "3 at place 1, where the network has from 1 to 2"), ("d[1,0,1,1]", "0 at place 2"),
-    ("k[3,3,3,3]", "no elastic kernels"), ("h[1]", "no attention heads"), ("m[4]", "no MLP ratios"),
-    ("p.5", "p0.5: this network has no patches; leave out p0.5")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("w[1,.5]", "2 widths and the network 4 stages"),
+        ("d[1,1]", "2 numbers and the network needs 4"),
+        ("d[3,1,1,1]", "3 at place 1, where the network has from 1 to 2"),
+        ("d[1,0,1,1]", "0 at place 2"),
+        ("k[3,3,3,3]", "no elastic kernels"),
+        ("h[1]", "no attention heads"),
+        ("m[4]", "no MLP ratios"),
+        ("p.5", "p0.5: this network has no patches; leave out p0.5"),
+    ],
+)
 def test_sub_networks_that_a_network_has_not(text, said):
     model = network("resnet_medium")
-    for use in (lambda subnet: extract(model, subnet), lambda subnet: at_width(model, subnet).__enter__(),
-                lambda subnet: calibrate(model, [subnet], [images()]), lambda subnet: is_calibrated(model, subnet)):
+    for use in (
+        lambda subnet: extract(model, subnet),
+        lambda subnet: at_width(model, subnet).__enter__(),
+        lambda subnet: calibrate(model, [subnet], [images()]),
+        lambda subnet: is_calibrated(model, subnet),
+    ):
         with pytest.raises(ValueError, match=said):
             use(Subnet.parse(text))
 
@@ -250,7 +297,7 @@ def test_a_smaller_kernel_is_the_transformed_centre(depthwise, side):
     x = torch.randn(2, 16, 11, 11, dtype=torch.float64)
     with at_width(layer, Subnet(1.0, kernel=(7, side))):
         rim = (7 - side) // 2
-        centre = layer.weight[..., rim:7 - rim, rim:7 - rim]
+        centre = layer.weight[..., rim : 7 - rim, rim : 7 - rim]
         plain = nn.functional.conv2d(x, centre, stride=2, padding=side // 2, groups=16 if depthwise else 1)
         torch.testing.assert_close(layer(x), plain)  # as it starts
     for transform in layer.transforms:
@@ -262,8 +309,9 @@ def test_a_smaller_kernel_is_the_transformed_centre(depthwise, side):
         made = torch.zeros(*expected.shape[:2], size, size, dtype=torch.float64)
         for place in range(size**2):
             for other in range(size**2):
-                made[..., place // size, place % size] += (transform[place, other].detach()
-                                                           * expected[..., 1 + other // size, 1 + other % size])
+                made[..., place // size, place % size] += (
+                    transform[place, other].detach() * expected[..., 1 + other // size, 1 + other % size]
+                )
         expected = made
     with at_width(layer, Subnet(1.0, kernel=(7, side))):
         found = layer(x)
@@ -290,10 +338,14 @@ def test_networks_without_elastic_kernels_have_the_parameters_they_had():
     assert all(".transforms." in name for name in added) and len(added) == 2 * 17
 
 
-@pytest.mark.parametrize(("arch", "text", "features", "hidden", "qkv"), [
-    ("vit_micro_heads", "w0.5h[4,2,1,3]m[4,2,1,3]", 32, (128, 64, 32, 96), (64, 32, 16, 48)),
-    ("vit_micro_heads", "w1m[2,2,2,2]", 64, (128,) * 4, (64,) * 4),
-    ("vit_micro", "w0.5h[4,2,1,3]m[4,2,1,3]", 64, (128, 64, 32, 96), (32, 32, 16, 32))])
+@pytest.mark.parametrize(
+    ("arch", "text", "features", "hidden", "qkv"),
+    [
+        ("vit_micro_heads", "w0.5h[4,2,1,3]m[4,2,1,3]", 32, (128, 64, 32, 96), (64, 32, 16, 48)),
+        ("vit_micro_heads", "w1m[2,2,2,2]", 64, (128,) * 4, (64,) * 4),
+        ("vit_micro", "w0.5h[4,2,1,3]m[4,2,1,3]", 64, (128, 64, 32, 96), (32, 32, 16, 32)),
+    ],
+)
 def test_heads_and_mlp_ratios_by_block(arch, text, features, hidden, qkv):
     model, subnet = network(arch), Subnet.parse(text)
     dense = extract(model, subnet)
@@ -303,10 +355,18 @@ def test_heads_and_mlp_ratios_by_block(arch, text, features, hidden, qkv):
     assert tuple(min(block.attn.proj.in_features, rows) for block, rows in zip(dense.blocks, qkv, strict=True)) == qkv
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("w[1,.5]", "all layers of this network follow one width"), ("d[0,1,1,1]", "0 at place 1, where the network has from 1 to 1"),
-    ("h[5,1,1,1]", "5 at place 1"), ("m[4.5,1,1,1]", "4.5 at place 1, where the network has at most 4"), ("h[1]", "1 numbers"),
-    ("r18", "not a whole number of patches of 4 pixels; set a multiple of 4, such as r16"), ("k[3]", "no elastic kernels")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("w[1,.5]", "all layers of this network follow one width"),
+        ("d[0,1,1,1]", "0 at place 1, where the network has from 1 to 1"),
+        ("h[5,1,1,1]", "5 at place 1"),
+        ("m[4.5,1,1,1]", "4.5 at place 1, where the network has at most 4"),
+        ("h[1]", "1 numbers"),
+        ("r18", "not a whole number of patches of 4 pixels; set a multiple of 4, such as r16"),
+        ("k[3]", "no elastic kernels"),
+    ],
+)
 def test_sub_networks_that_a_vit_has_not(text, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         extract(network("vit_micro"), Subnet.parse(text))

@@ -98,6 +98,7 @@ def test_a_list_names_every_image(tmp_path):
 
 def test_names_of_folders_and_digits(tmp_path):
     from torchvision import io
+
     for split in ("train", "val"):
         for name in ("ant", "bee"):
             (tmp_path / split / name).mkdir(parents=True)

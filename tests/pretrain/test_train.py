@@ -49,9 +49,18 @@ def uncounted(monkeypatch):
 
 
 def test_what_a_run_writes(uninterrupted):
-    assert sorted(os.listdir(uninterrupted)) == sorted([
-        ".lock", ".result.lock", "config.yaml", "status.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt",
-        "provenance.json"])
+    assert sorted(os.listdir(uninterrupted)) == sorted(
+        [
+            ".lock",
+            ".result.lock",
+            "config.yaml",
+            "status.json",
+            "metrics.jsonl",
+            "checkpoint.pt",
+            "checkpoint.previous.pt",
+            "provenance.json",
+        ]
+    )
     there = RunDirectory(uninterrupted)
     assert config.from_dict(there.read_config()) == tiny.tiny()
     status = there.status()
@@ -70,8 +79,17 @@ def test_metrics_of_a_run(uninterrupted):
     cfg = tiny.tiny()
     for epoch in range(1, EPOCHS + 1):
         names = {n for e, n, _ in values if e == epoch}
-        expected = {"loss/base", "penalty", "lr", "ema_momentum", "widths_per_step", "feature_std", "effective_rank",
-                    "projection_std", "projection_rank"}
+        expected = {
+            "loss/base",
+            "penalty",
+            "lr",
+            "ema_momentum",
+            "widths_per_step",
+            "feature_std",
+            "effective_rank",
+            "projection_std",
+            "projection_rank",
+        }
         expected |= {"loss/distill"} if epoch > 1 else set()  # stage 1 of dynamic sampling trains the widest only
         expected |= {"drift/absolute", "drift/relative", "drift/cka"} if epoch > 1 else set()
         assert names - {"gradient_norm"} == expected
@@ -110,8 +128,12 @@ def test_a_checkpoint_has_all_that_is_needed_to_use_it(uninterrupted):
 
 
 def test_training_reduces_the_losses(tmp_path):
-    assert tiny.train(tmp_path, "optimizer.epochs=8", "widths.sampling=sandwich", "diagnostics.images=0",
-                      "objective.base_loss=infonce") == 0
+    assert (
+        tiny.train(
+            tmp_path, "optimizer.epochs=8", "widths.sampling=sandwich", "diagnostics.images=0", "objective.base_loss=infonce"
+        )
+        == 0
+    )
     values = {(r["epoch"], r["name"]): r["value"] for r in tiny.metrics(tmp_path)}
     assert values[8, "loss/base"] < values[1, "loss/base"] - 0.1
     assert values[8, "loss/distill"] < values[1, "loss/distill"] - 0.1
@@ -198,6 +220,7 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
 
 def test_an_epoch_is_logged_before_it_counts(uninterrupted, tmp_path, monkeypatch):
     """Killed between an epoch's last step and its metrics, with checkpoints after every step."""
+
     class Killed(BaseException):
         pass
 
@@ -322,8 +345,12 @@ def test_a_full_disk(uninterrupted, interrupted, small_disk, tmp_path):
 VARIANTS = {
     "bf16": ["train.precision=bf16"],
     "bf16 naive infonce": ["train.precision=bf16", "objective.distill_loss=none", "objective.base_loss=infonce"],
-    "adamw, accumulated, clipped": ["optimizer.name=adamw", "optimizer.lr=1e-3", "objective.update=accumulate",
-                                    "optimizer.clip_norm=1"],
+    "adamw, accumulated, clipped": [
+        "optimizer.name=adamw",
+        "optimizer.lr=1e-3",
+        "objective.update=accumulate",
+        "optimizer.clip_norm=1",
+    ],
     "individual": ["widths.min=0.25", "widths.max=0.25", "objective.distill_loss=none"],
     "fixed list, online": ["widths.sampling=fixed", "objective.teacher=online", "optimizer.warmup_epochs=1"],
     "uniform, shared head": ["widths.sampling=uniform", "objective.head=shared"],
@@ -354,8 +381,16 @@ def test_bf16_is_near_fp32(tmp_path):
 def test_memory_layout_changes_rounding_only(tmp_path):
     losses = []  # of one step: what rounding does to the weights grows from step to step
     for layout in ("true", "false"):
-        pretrain(tiny.tiny("optimizer.epochs=1", "data.limit=16", f"train.channels_last={layout}", "objective.update=accumulate",
-                           "widths.sampling=sandwich"), tmp_path / layout)
+        pretrain(
+            tiny.tiny(
+                "optimizer.epochs=1",
+                "data.limit=16",
+                f"train.channels_last={layout}",
+                "objective.update=accumulate",
+                "widths.sampling=sandwich",
+            ),
+            tmp_path / layout,
+        )
         losses.append([r["value"] for r in tiny.metrics(tmp_path / layout) if r["name"].startswith("loss")])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
@@ -441,9 +476,12 @@ def test_bad_input_is_one_line_and_exit_code_2(name, tmp_path, capsys):
 
 def test_bad_presets_and_directories(tmp_path, capsys, uninterrupted):
     (tmp_path / "file").write_text("")
-    for argv, expected in ((["--preset", "digit"], "did you mean digits"), (["--preset", "x/y.yaml"], "unknown preset"),
-                           (["--out", str(tmp_path / "file"), *tiny.overrides()], "cannot make the run directory"),
-                           (["--out", str(uninterrupted), *tiny.overrides("seed=3")], "another experiment")):
+    for argv, expected in (
+        (["--preset", "digit"], "did you mean digits"),
+        (["--preset", "x/y.yaml"], "unknown preset"),
+        (["--out", str(tmp_path / "file"), *tiny.overrides()], "cannot make the run directory"),
+        (["--out", str(uninterrupted), *tiny.overrides("seed=3")], "another experiment"),
+    ):
         code, output = run_command(argv, capsys)
         assert code == 2 and len(output.err.splitlines()) == 1 and expected in output.err
 
@@ -494,8 +532,10 @@ def test_cuda_trains_like_the_cpu(tmp_path, precision):
     losses = []
     for device in ("cpu", "cuda"):
         chosen = precision if device == "cuda" else "fp32"
-        pretrain(tiny.tiny(f"train.device={device}", f"train.precision={chosen}", "widths.sampling=sandwich", *tiny.COMPARABLE),
-                 tmp_path / device)
+        pretrain(
+            tiny.tiny(f"train.device={device}", f"train.precision={chosen}", "widths.sampling=sandwich", *tiny.COMPARABLE),
+            tmp_path / device,
+        )
         losses.append([r["value"] for r in tiny.metrics(tmp_path / device) if r["name"].startswith("loss") and r["epoch"] == 1])
         payload = checkpoint.load(tmp_path / device / "checkpoint.pt")
         assert all(v.isfinite().all() for v in payload["encoder"].values())

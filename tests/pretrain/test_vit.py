@@ -68,6 +68,7 @@ def kept_heads(heads, width):
 
 def transformer(p, x, width, heads, depth, patch):
     """The authors' slimming, literally: every linear layer reads the first features of its input and gives all outputs."""
+
     def linear(name, z):
         inputs = keep(z.shape[-1], width)
         return z[..., :inputs] @ p[f"{name}.weight"][:, :inputs].T + p[f"{name}.bias"]
@@ -120,7 +121,7 @@ def test_heads_slimming_is_a_smaller_timm_transformer(width):
         else:
             tensor = tensor[:dim]
         if tensor.ndim == 2:
-            tensor = tensor[:, :hidden if "fc2" in name else dim]
+            tensor = tensor[:, : hidden if "fc2" in name else dim]
         state[name] = tensor
     small.load_state_dict(state)
     with at_width(model, width), torch.no_grad():
@@ -129,13 +130,27 @@ def test_heads_slimming_is_a_smaller_timm_transformer(width):
 
 def timm_like(dim, depth, heads, size, patch, mlp_ratio=4.0):
     return timm.models.vision_transformer.VisionTransformer(
-        img_size=size, patch_size=patch, embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=mlp_ratio, num_classes=0,
-        global_pool="token", norm_layer=partial(nn.LayerNorm, eps=1e-6)).eval()
+        img_size=size,
+        patch_size=patch,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=mlp_ratio,
+        num_classes=0,
+        global_pool="token",
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    ).eval()
 
 
-@pytest.mark.parametrize(("arch", "dim", "depth", "heads", "size", "patch"), [
-    ("vit_micro", 64, 4, 4, 16, 4), ("vit_micro_heads", 64, 4, 4, 16, 4), ("vit_tiny_cifar", 192, 12, 6, 32, 4),
-    ("vit_tiny", 192, 12, 6, 224, 16)])
+@pytest.mark.parametrize(
+    ("arch", "dim", "depth", "heads", "size", "patch"),
+    [
+        ("vit_micro", 64, 4, 4, 16, 4),
+        ("vit_micro_heads", 64, 4, 4, 16, 4),
+        ("vit_tiny_cifar", 192, 12, 6, 32, 4),
+        ("vit_tiny", 192, 12, 6, 224, 16),
+    ],
+)
 def test_full_width_is_timms_transformer(arch, dim, depth, heads, size, patch):
     torch.manual_seed(0)
     ours, theirs = build(arch).eval(), timm_like(dim, depth, heads, size, patch)
@@ -174,8 +189,12 @@ def test_channels(slimming, width):
         read = stream = attention = 32 * kept_heads(6, width)
     block = dense.blocks[3]
     shapes = {name: tuple(p.shape) for name, p in block.named_parameters() if p.ndim == 2}
-    assert shapes == {"attn.qkv.weight": (3 * attention, read), "attn.proj.weight": (stream, read),
-                      "mlp.fc1.weight": (hidden, read), "mlp.fc2.weight": (stream, hidden)}
+    assert shapes == {
+        "attn.qkv.weight": (3 * attention, read),
+        "attn.proj.weight": (stream, read),
+        "mlp.fc1.weight": (hidden, read),
+        "mlp.fc2.weight": (stream, hidden),
+    }
     assert block.norm1.weight.shape == block.norm2.bias.shape == dense.norm.weight.shape == (stream,)
     assert dense.patch_embed.proj.weight.shape == (stream, 3, 16, 16)
     assert dense.cls_token.shape == (1, 1, stream) and dense.pos_embed.shape == (1, 197, stream)
@@ -207,9 +226,16 @@ def closed_form(slimming, width, size, patch, dim, depth, heads):
 
 
 @BOTH
-@pytest.mark.parametrize(("name", "shape", "width"), [
-    ("vit_micro", (16, 4, 64, 4, 4), 1.0), ("vit_micro", (16, 4, 64, 4, 4), 0.61), ("vit_micro", (16, 4, 64, 4, 4), 0.25),
-    ("vit_tiny", (224, 16, 192, 12, 6), 0.25), ("vit_base_cifar", (32, 4, 768, 12, 12), 0.6)])
+@pytest.mark.parametrize(
+    ("name", "shape", "width"),
+    [
+        ("vit_micro", (16, 4, 64, 4, 4), 1.0),
+        ("vit_micro", (16, 4, 64, 4, 4), 0.61),
+        ("vit_micro", (16, 4, 64, 4, 4), 0.25),
+        ("vit_tiny", (224, 16, 192, 12, 6), 0.25),
+        ("vit_base_cifar", (32, 4, 768, 12, 12), 0.6),
+    ],
+)
 def test_cost_by_hand(name, shape, width, slimming):
     with torch.device("meta"):
         got = cost(build(name + SUFFIX[slimming]), width, shape[0])
@@ -222,15 +248,16 @@ def test_cost_is_torchs_count_on_the_extracted_network(slimming):
     """On the CPU torch counts no flash attention, so the count is made where attention is two products."""
     model = micro(slimming)
     dense = extract(model, 0.4)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), \
-            nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
         dense(images(1))
     assert cost(model, 0.4, 16).flops == dense_cost(dense, 16).flops == counter.get_total_flops()
 
 
 # timm's parameters without a head, and billions of multiply-adds at 224 (DeiT, arXiv 2012.12877, table 5: 1.3, 4.6, 17.6).
-@pytest.mark.parametrize(("arch", "parameters", "giga"), [
-    ("vit_tiny_heads", 5_524_416, 1.3), ("vit_small", 21_665_664, 4.6), ("vit_base", 85_798_656, 17.6)])
+@pytest.mark.parametrize(
+    ("arch", "parameters", "giga"),
+    [("vit_tiny_heads", 5_524_416, 1.3), ("vit_small", 21_665_664, 4.6), ("vit_base", 85_798_656, 17.6)],
+)
 def test_published_cost(arch, parameters, giga):
     with torch.device("meta"):
         got = cost(build(arch), 1.0, 224)
@@ -246,8 +273,11 @@ def slow_positions(rows, columns, dim, interleaved):
     table = []
     for r in rows:
         for c in columns:
-            waves = [(f(x * 10000 ** -(i / (dim // 4)))) for x, f in
-                     ((r, math.sin), (r, math.cos), (c, math.sin), (c, math.cos)) for i in range(dim // 4)]
+            waves = [
+                (f(x * 10000 ** -(i / (dim // 4))))
+                for x, f in ((r, math.sin), (r, math.cos), (c, math.sin), (c, math.cos))
+                for i in range(dim // 4)
+            ]
             order = [part * (dim // 4) + i for i in range(dim // 4) for part in range(4)] if interleaved else range(dim)
             table.append([waves[i] for i in order])
     return torch.tensor([[0.0] * dim, *table])[None]
@@ -267,8 +297,9 @@ def test_positions_of_other_sizes_span_the_range_of_the_configured_one(slimming)
     torch.testing.assert_close(model.pos_embed, slow_positions(range(4), range(4), dim, slimming == "heads"))
     # Twice as fine: two patches where there was one, half a patch apart around it.
     rows = [-0.25, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25]
-    torch.testing.assert_close(model.positions(8, 2, torch.device("cpu")),
-                               slow_positions(rows, [0.5, 2.5], dim, slimming == "heads"))
+    torch.testing.assert_close(
+        model.positions(8, 2, torch.device("cpu")), slow_positions(rows, [0.5, 2.5], dim, slimming == "heads")
+    )
     assert not model.pos_embed.requires_grad
 
 
@@ -310,9 +341,12 @@ def test_gradients_reach_the_active_slices_only(slimming):
         model(images()).sin().sum().backward()
     block = model.blocks[2]
     stream = 48 if slimming == "input" else 16
-    active = {"attn.qkv": (block.attn.qkv, [*range(16), *range(48, 64), *range(96, 112)], 16),
-              "attn.proj": (block.attn.proj, range(stream), 16), "mlp.fc1": (block.mlp.fc1, range(64), 16),
-              "mlp.fc2": (block.mlp.fc2, range(stream), 64)}
+    active = {
+        "attn.qkv": (block.attn.qkv, [*range(16), *range(48, 64), *range(96, 112)], 16),
+        "attn.proj": (block.attn.proj, range(stream), 16),
+        "mlp.fc1": (block.mlp.fc1, range(64), 16),
+        "mlp.fc2": (block.mlp.fc2, range(stream), 64),
+    }
     for name, (layer, outputs, inputs) in active.items():
         mask = torch.zeros_like(layer.weight, dtype=torch.bool)
         mask[list(outputs), :inputs] = True
@@ -350,12 +384,14 @@ def test_a_network_without_batch_norm_is_ready_at_every_width(slimming):
 
 
 def config(arch="vit_micro", base="infonce", distill="infonce", teacher="momentum"):
-    return from_dict({
-        "model": {"arch": arch, "projector_hidden": 24, "projector_out": 12, "predictor_hidden": 16},
-        "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher},
-        "optimizer": {"name": "adamw", "lr": 1e-3},
-        "regularizer": {"kind": "group", "coefficient": 0.05},
-    })
+    return from_dict(
+        {
+            "model": {"arch": arch, "projector_hidden": 24, "projector_out": 12, "predictor_hidden": 16},
+            "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher},
+            "optimizer": {"name": "adamw", "lr": 1e-3},
+            "regularizer": {"kind": "group", "coefficient": 0.05},
+        }
+    )
 
 
 @BOTH
@@ -383,8 +419,11 @@ def test_group_regularization_groups_the_input_features_of_a_transformers_linear
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, 2 * slow[name] * parameter.detach(), rtol=1e-12, atol=0)
         else:
-            assert parameter.grad is None and name in ("encoder.pos_embed", "encoder.patch_embed.proj.weight",
-                                                       "encoder.patch_embed.proj.bias")
+            assert parameter.grad is None and name in (
+                "encoder.pos_embed",
+                "encoder.patch_embed.proj.weight",
+                "encoder.patch_embed.proj.bias",
+            )
 
 
 def test_convolutional_networks_are_grouped_as_before():
@@ -399,8 +438,10 @@ def test_convolutional_networks_are_grouped_as_before():
     assert by_parameter[student.projector[0].weight].ndim == 0
 
 
-@pytest.mark.parametrize(("slimming", "base", "distill", "teacher"), [
-    ("input", "infonce", "infonce", "momentum"), ("heads", "mse", "infonce", "momentum"), ("heads", "mse", "mse", "online")])
+@pytest.mark.parametrize(
+    ("slimming", "base", "distill", "teacher"),
+    [("input", "infonce", "infonce", "momentum"), ("heads", "mse", "infonce", "momentum"), ("heads", "mse", "mse", "online")],
+)
 def test_a_step_trains_every_width(slimming, base, distill, teacher):
     torch.manual_seed(0)
     cfg = config("vit_micro" + SUFFIX[slimming], base, distill, teacher)

@@ -33,12 +33,28 @@ CONTEXT.set_forkserver_preload(["tests.pretrain.tiny"])
 ARCHITECTURES["resnet_of_the_training_tests"] = lambda: ResNet(BasicBlock, (1, 1), base_channels=16)
 # Every part that has a state: momentum teacher, momentum SGD, own head, dynamic widths, group regularization, drift.
 OVERRIDES = [
-    "model.arch=resnet_of_the_training_tests", "model.projector_layers=2",
-    "model.projector_hidden=32", "model.projector_out=16", "model.predictor_hidden=16",
-    "objective.teacher=momentum", "objective.distill_loss=infonce", "objective.ema_schedule=cosine",
-    "widths.sampling=dynamic", "regularizer.kind=group", "optimizer.lr=0.05", "optimizer.epochs=4", "optimizer.batch_size=16",
-    "data.limit=64", "data.size=8", "diagnostics.images=16", "diagnostics.widths=[1.0,0.25]", "calibration.images=40",
-    "calibration.widths=[1.0,0.25]", "train.device=cpu", "train.threads=1", "train.tensorboard=false",
+    "model.arch=resnet_of_the_training_tests",
+    "model.projector_layers=2",
+    "model.projector_hidden=32",
+    "model.projector_out=16",
+    "model.predictor_hidden=16",
+    "objective.teacher=momentum",
+    "objective.distill_loss=infonce",
+    "objective.ema_schedule=cosine",
+    "widths.sampling=dynamic",
+    "regularizer.kind=group",
+    "optimizer.lr=0.05",
+    "optimizer.epochs=4",
+    "optimizer.batch_size=16",
+    "data.limit=64",
+    "data.size=8",
+    "diagnostics.images=16",
+    "diagnostics.widths=[1.0,0.25]",
+    "calibration.images=40",
+    "calibration.widths=[1.0,0.25]",
+    "train.device=cpu",
+    "train.threads=1",
+    "train.tensorboard=false",
 ]
 # For runs of two devices, whose sums are rounded differently: small steps, or the difference grows to the size of the losses.
 COMPARABLE = ["optimizer.lr=0.001", "train.tf32=none"]
@@ -77,6 +93,7 @@ def die(event: int | str) -> None:
             result = function(*args, **kwargs) if before else None
             _event()
             return result
+
         return call
 
     def _event() -> bool:
@@ -147,8 +164,9 @@ def command(argv: list[str], errors: Path, file_size: int = 0) -> tuple[int, str
 
 
 def _ranked(rank: int, world_size: int, port: int, function, args) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     torch.set_num_threads(1)
     function(*args)
 

@@ -21,8 +21,18 @@ class Page:
     def __init__(self, folder: Path):
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        arguments = [BINARY, "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                     "--no-first-run", "--disable-dev-shm-usage", f"--user-data-dir={folder}", "about:blank"]
+        arguments = [
+            BINARY,
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={folder}",
+            "about:blank",
+        ]
 
         def as_three_and_four() -> None:
             os.dup2(os.dup(to_browser), 3)
@@ -30,8 +40,14 @@ class Page:
 
         # Above 4, so that moving one descriptor to its place does not overwrite the other.
         moved = [os.dup(to_browser) for _ in range(6)]
-        self._process = subprocess.Popen(arguments, preexec_fn=as_three_and_four, close_fds=False, stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            arguments,
+            preexec_fn=as_three_and_four,
+            close_fds=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for descriptor in (*moved, to_browser, from_browser):
             os.close(descriptor)
         self._buffer, self._count, self.errors, self.requests = b"", 0, [], []

@@ -24,15 +24,21 @@ CHANCE, COUNT = 0.1, 500
 EPOCHS = 20
 
 
-def config(base="infonce", distill="infonce", teacher="momentum", seed=100, widths=(0.25, 1.0), cell="",
-           grid="guidelines", **sections):
+def config(
+    base="infonce", distill="infonce", teacher="momentum", seed=100, widths=(0.25, 1.0), cell="", grid="guidelines", **sections
+):
     """The part of a resolved configuration that the results room reads."""
     cell = cell or f"{base}-{distill}-{teacher}"
-    content = {"format": 1, "experiment": {"grid": grid, "cell": cell, "preset": "digits"},
-               "seed": seed, "model": {"arch": "resnet_small"},
-               "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher},
-               "widths": {"min": widths[0], "max": widths[1]}, "optimizer": {"epochs": EPOCHS, "batch_size": 128},
-               "data": {"name": "digits", "size": 16, "limit": 0}}
+    content = {
+        "format": 1,
+        "experiment": {"grid": grid, "cell": cell, "preset": "digits"},
+        "seed": seed,
+        "model": {"arch": "resnet_small"},
+        "objective": {"base_loss": base, "distill_loss": distill, "teacher": teacher},
+        "widths": {"min": widths[0], "max": widths[1]},
+        "optimizer": {"epochs": EPOCHS, "batch_size": 128},
+        "data": {"name": "digits", "size": 16, "limit": 0},
+    }
     for name, values in sections.items():
         content[name] = content.get(name, {}) | values
     return content
@@ -40,14 +46,29 @@ def config(base="infonce", distill="infonce", teacher="momentum", seed=100, widt
 
 def record(width, value, metric="knn", **changes):
     """One record of result.json; FLOPs and parameters grow with the square of the width."""
-    return {"task": "classification", "dataset": "digits", "metric": metric, "width": width,
-            "value": value, "chance": CHANCE, "count": COUNT, "flops": int(4e7 * width**2),
-            "parameters": int(7e5 * width**2)} | changes
+    return {
+        "task": "classification",
+        "dataset": "digits",
+        "metric": metric,
+        "width": width,
+        "value": value,
+        "chance": CHANCE,
+        "count": COUNT,
+        "flops": int(4e7 * width**2),
+        "parameters": int(7e5 * width**2),
+    } | changes
 
 
 # What every report has, whatever the runs are.
-ALWAYS = ["claims.json", "claims.md", "frame.csv", "frame.parquet", "index.html", "runs.csv",
-          *(f"table-published.{suffix}" for suffix in ("csv", "html", "md", "tex"))]
+ALWAYS = [
+    "claims.json",
+    "claims.md",
+    "frame.csv",
+    "frame.parquet",
+    "index.html",
+    "runs.csv",
+    *(f"table-published.{suffix}" for suffix in ("csv", "html", "md", "tex")),
+]
 FORMATS = ("csv", "html", "md", "tex")  # of a table
 
 
@@ -108,17 +129,27 @@ def curves(base, distill, teacher, seed, widths=WIDTHS, epochs=EPOCHS, naive=Fal
         for name, loss in (("loss/base", base), ("loss/distill", base if naive else distill)):
             if loss != "none":
                 low, span = level[loss]
-                lines.append(metric(name, epoch, low + span * (fall + noise) - 0.1 * (teacher == "momentum"),
-                                    max(widths) if name == "loss/base" else None))
+                lines.append(
+                    metric(
+                        name,
+                        epoch,
+                        low + span * (fall + noise) - 0.1 * (teacher == "momentum"),
+                        max(widths) if name == "loss/base" else None,
+                    )
+                )
         slow = 0.4 if teacher == "momentum" else 1.0
         if epoch > 1:
             absolute = slow * (0.6 if distill == "mse" else 0.4) * (fall + 0.1) + abs(noise)
-            lines += [metric("drift/absolute", epoch, absolute, max(widths)),
-                      metric("drift/relative", epoch, absolute * (0.3 if base == "infonce" else 0.8), max(widths))]
+            lines += [
+                metric("drift/absolute", epoch, absolute, max(widths)),
+                metric("drift/relative", epoch, absolute * (0.3 if base == "infonce" else 0.8), max(widths)),
+            ]
         for width in widths:
             rank = (12 if base == "mse" else 40) * width**0.5 * (1 - fall) * (0.6 if naive else 1)
-            lines += [metric("effective_rank", epoch, 1 + rank + 20 * noise, width),
-                      metric("feature_std", epoch, (0.3 if naive else 0.6) * (1 - 0.5 * fall) + noise, width)]
+            lines += [
+                metric("effective_rank", epoch, 1 + rank + 20 * noise, width),
+                metric("feature_std", epoch, (0.3 if naive else 0.6) * (1 - 0.5 * fall) + noise, width),
+            ]
     return lines
 
 
@@ -134,15 +165,21 @@ def write_grid(grid_directory: Path, seeds=(100, 101, 102), metrics=("knn",), ep
             good = 0.62 + 0.15 * (base == "infonce") + 0.08 * (distill == "infonce") + 0.05 * (teacher == "momentum")
             cell = f"naive-{base}-{teacher}" if naive else ""
             values = [min(0.99, good - 0.25 * naive - 0.16 * (1 - width) + rng.normal(0, 0.012)) for width in WIDTHS]
-            write_run(grid_directory, config(base, distill, teacher, seed, cell=cell),
-                      [record(WIDTHS[k], v - 0.02 * i, m) for i, m in enumerate(metrics) for k, v in enumerate(values)],
-                      curves(base, distill, teacher, seed, epochs=epochs, naive=naive))
+            write_run(
+                grid_directory,
+                config(base, distill, teacher, seed, cell=cell),
+                [record(WIDTHS[k], v - 0.02 * i, m) for i, m in enumerate(metrics) for k, v in enumerate(values)],
+                curves(base, distill, teacher, seed, epochs=epochs, naive=naive),
+            )
         for base, teacher, width in product(("mse", "infonce"), ("online", "momentum"), WIDTHS):
             if width < 1 and (base, teacher) not in (("mse", "online"), ("infonce", "momentum")):
                 continue  # the methods at the ends of the grid have a network for each width, the others one
             cell = f"individual-{base}-{teacher}-w{width}"
             value = 0.6 + 0.2 * (base == "infonce") - 0.22 * (1 - width) + rng.normal(0, 0.015)
-            write_run(grid_directory, config(base, "none", teacher, seed, (width, width), cell),
-                      [record(width, value - 0.02 * i, m) for i, m in enumerate(metrics)],
-                      curves(base, "none", teacher, seed, (width,), epochs=epochs))
+            write_run(
+                grid_directory,
+                config(base, "none", teacher, seed, (width, width), cell),
+                [record(width, value - 0.02 * i, m) for i, m in enumerate(metrics)],
+                curves(base, "none", teacher, seed, (width,), epochs=epochs),
+            )
     return grid_directory

@@ -29,8 +29,10 @@ def test_seeds_of_two_learning_rates_are_two_experiments(tmp_path, undrawn_modul
     base = "digits at 16 pixels, resnet_small, 20 epochs, batch 128"
     assert sorted(set(load(tmp_path)["setting"])) == [base, f"{base}, optimizer.lr=0.0001"]
     first, second = [table for table in build(tmp_path, tmp_path / "out").tables if table.title.startswith("Guidelines")]
-    means = {table.caption.split(".")[0] + table.caption.split(".")[1]: [s.mean for row in table.rows for s in row.scores if s]
-             for table in (first, second)}
+    means = {
+        table.caption.split(".")[0] + table.caption.split(".")[1]: [s.mean for row in table.rows for s in row.scores if s]
+        for table in (first, second)
+    }
     assert sorted(means.values()) == [[0.1005], [0.102]]
     assert "optimizer.lr=0.0001" in second.caption and "optimizer.lr" not in first.caption
 
@@ -42,30 +44,48 @@ def test_claims_pair_runs_of_one_setting_only(tmp_path):
         for seed in range(6):
             lr = 0.05 if (seed < 3) == (name == "mse-mse-online") else 0.2
             cfg = config(*factors, seed, cell=name, optimizer={"lr": lr}, experiment={"overrides": ""})
-            write_run(tmp_path / "guidelines", cfg, [record(w, 0.5, "linear_fast") for w in (1.0, 0.5)],
-                      name=f"{name}-s{seed}-{seed:08x}")
+            write_run(
+                tmp_path / "guidelines", cfg, [record(w, 0.5, "linear_fast") for w in (1.0, 0.5)], name=f"{name}-s{seed}-{seed:08x}"
+            )
     frames = load_all(tmp_path)
-    known = Claim("c", "It is so.", "guidelines", "score",
-                  {"better": ["infonce-mse-online"], "than": ["mse-mse-online"], "at": "narrower"})
+    known = Claim(
+        "c", "It is so.", "guidelines", "score", {"better": ["infonce-mse-online"], "than": ["mse-mse-online"], "at": "narrower"}
+    )
     verdicts = judge([known], frames.scores, frames.runs, frames.metrics)
     by_run = settings_by_run(tmp_path)
     assert len(set(by_run.values())) > 1
     for verdict in verdicts:
-        rates = {yaml.safe_load((tmp_path / "guidelines" / run / "config.yaml").read_text())["optimizer"]["lr"]
-                 for run in verdict.runs}
+        rates = {
+            yaml.safe_load((tmp_path / "guidelines" / run / "config.yaml").read_text())["optimizer"]["lr"] for run in verdict.runs
+        }
         assert len({by_run[run] for run in verdict.runs}) <= 1 and len(rates) <= 2
         if verdict.runs:
             for cell in cells:
                 own = [run for run in verdict.runs if run.startswith(cell)]
-                assert len({yaml.safe_load((tmp_path / "guidelines" / run / "config.yaml").read_text())["optimizer"]["lr"]
-                            for run in own}) == 1
+                assert (
+                    len(
+                        {
+                            yaml.safe_load((tmp_path / "guidelines" / run / "config.yaml").read_text())["optimizer"]["lr"]
+                            for run in own
+                        }
+                    )
+                    == 1
+                )
 
 
-keys = st.sampled_from([("optimizer", "lr", (0.05, 0.5, 1e-4)), ("optimizer", "momentum", (0.9, 0.5)),
-                        ("regularizer", "coefficient", (2.5e-4, 0.0)), ("model", "projector_out", (2048, 64)),
-                        ("augment", "crop_scale", ([0.2, 1.0], [0.5, 1.0])), ("objective", "gather_negatives", (False, True)),
-                        ("train", "threads", (0, 2)), ("data", "workers", (0, 4)), ("experiment", "overrides", ("", "a=1"))]
-                       ).flatmap(lambda key: st.tuples(st.just(key[0]), st.just(key[1]), st.sampled_from(key[2])))
+keys = st.sampled_from(
+    [
+        ("optimizer", "lr", (0.05, 0.5, 1e-4)),
+        ("optimizer", "momentum", (0.9, 0.5)),
+        ("regularizer", "coefficient", (2.5e-4, 0.0)),
+        ("model", "projector_out", (2048, 64)),
+        ("augment", "crop_scale", ([0.2, 1.0], [0.5, 1.0])),
+        ("objective", "gather_negatives", (False, True)),
+        ("train", "threads", (0, 2)),
+        ("data", "workers", (0, 4)),
+        ("experiment", "overrides", ("", "a=1")),
+    ]
+).flatmap(lambda key: st.tuples(st.just(key[0]), st.just(key[1]), st.sampled_from(key[2])))
 
 
 @settings(max_examples=30, deadline=None)
@@ -114,10 +134,16 @@ def test_what_the_launch_changed_names_its_runs_where_it_is_recorded(tmp_path):
 
 def test_students_of_different_teachers_stand_apart(tmp_path):
     for seed, lr in ((1, 0.05), (2, 0.05), (3, 0.5)):
-        teacher = write_run(tmp_path, config("mse", "none", "momentum", seed, (1.0, 1.0), "teacher", optimizer={"lr": lr}),
-                            name=f"teacher-s{seed}-0000000{seed}")
-        write_run(tmp_path, config(seed=seed, cell="seed", objective={"seed_teacher": str(teacher / "checkpoint.pt")}),
-                  name=f"seed-s{seed}-1000000{seed}")
+        teacher = write_run(
+            tmp_path,
+            config("mse", "none", "momentum", seed, (1.0, 1.0), "teacher", optimizer={"lr": lr}),
+            name=f"teacher-s{seed}-0000000{seed}",
+        )
+        write_run(
+            tmp_path,
+            config(seed=seed, cell="seed", objective={"seed_teacher": str(teacher / "checkpoint.pt")}),
+            name=f"seed-s{seed}-1000000{seed}",
+        )
     named = settings_by_run(tmp_path)
     students = [named[f"seed-s{seed}-1000000{seed}"] for seed in (1, 2, 3)]
     assert students[0] == students[1] != students[2]
@@ -137,23 +163,42 @@ def scored(width, value, changed=None, metric="linear_fast", data=None, **settin
 
 def test_an_evaluation_by_hand_has_a_table_of_its_own(tmp_path, undrawn_module):
     for seed in (1, 2):
-        write_run(tmp_path / "guidelines", config(seed=seed), [
-            scored(1.0, 0.9, {}), scored(1.0, 0.4, {"C": 1e-6}, C=1e-6), scored(1.0, 0.5, {"limit": 20}, limit=20),
-            scored(1.0, 0.6, {"branch": "teacher"}, branch="teacher", weights="0b"), scored(1.0, 0.7, {"seed": 9})])
+        write_run(
+            tmp_path / "guidelines",
+            config(seed=seed),
+            [
+                scored(1.0, 0.9, {}),
+                scored(1.0, 0.4, {"C": 1e-6}, C=1e-6),
+                scored(1.0, 0.5, {"limit": 20}, limit=20),
+                scored(1.0, 0.6, {"branch": "teacher"}, branch="teacher", weights="0b"),
+                scored(1.0, 0.7, {"seed": 9}),
+            ],
+        )
     made = build(tmp_path / "guidelines", tmp_path / "out")
     *tables, across = made.tables
     means = {table.title: [score.mean for row in table.rows for score in row.scores if score] for table in tables}
-    assert means == {"Guidelines grid on digits, linear probe": [0.9], "Guidelines grid on digits, linear probe (C=1e-06)": [0.4],
-                     "Guidelines grid on digits, linear probe (limit=20)": [0.5],
-                     "Guidelines grid on digits, linear probe (branch=teacher)": [0.6],
-                     "Guidelines grid on digits, linear probe (seed=9)": [0.7]}
+    assert means == {
+        "Guidelines grid on digits, linear probe": [0.9],
+        "Guidelines grid on digits, linear probe (C=1e-06)": [0.4],
+        "Guidelines grid on digits, linear probe (limit=20)": [0.5],
+        "Guidelines grid on digits, linear probe (branch=teacher)": [0.6],
+        "Guidelines grid on digits, linear probe (seed=9)": [0.7],
+    }
     assert len(across.value_names) == 5 and "digits, linear probe (limit=20)" in across.value_names
     assert "table-digits-linear_fast.md" in made.paths  # the grid's own keeps its name
 
 
 def test_scores_of_new_weights_or_data_replace_those_of_old_ones_in_tables(tmp_path):
-    write_run(tmp_path, config(), [scored(1.0, 0.3, {}, weights="old"), scored(1.0, 0.8, {}, data="1a"),
-                                   scored(1.0, 0.9, {}, data="2b"), scored(1.0, 0.1, {"C": 2.0}, C=2.0)])
+    write_run(
+        tmp_path,
+        config(),
+        [
+            scored(1.0, 0.3, {}, weights="old"),
+            scored(1.0, 0.8, {}, data="1a"),
+            scored(1.0, 0.9, {}, data="2b"),
+            scored(1.0, 0.1, {"C": 2.0}, C=2.0),
+        ],
+    )
     assert load(tmp_path)[["value", "variant"]].values.tolist() == [[0.9, ""], [0.1, "C=2.0"]]
 
 
@@ -182,17 +227,36 @@ def test_settings_that_differ_with_the_width_alone_are_one_evaluation(tmp_path):
 def test_fine_tunings_with_other_settings_are_not_averaged(tmp_path, undrawn_module):
     dense = {"task": "detection", "dataset": "voc", "model": "faster_rcnn", "schedule": "quick", "initial": "pretrained"}
     for seed, lr in ((1, 0.02), (2, 0.02), (3, 0.001)):
-        write_run(tmp_path / "guidelines", config(seed=seed), [
-            record(width, lr, "box_AP", **dense, settings={"weights": str(seed), "norm": "bn", "schedule": {"lr": lr, "steps": 9}})
-            for width in (1.0, 0.5)])
-    titles = {table.title: {score.n for row in table.rows for score in row.scores if score}
-              for table in build(tmp_path / "guidelines", tmp_path / "out").tables if table.title.startswith("Detection")}
-    assert titles == {"Detection on voc (faster_rcnn, schedule quick)": {2},
-                      'Detection on voc (faster_rcnn, schedule quick, schedule={"lr": 0.001, "steps": 9})': {1}}
+        write_run(
+            tmp_path / "guidelines",
+            config(seed=seed),
+            [
+                record(
+                    width, lr, "box_AP", **dense, settings={"weights": str(seed), "norm": "bn", "schedule": {"lr": lr, "steps": 9}}
+                )
+                for width in (1.0, 0.5)
+            ],
+        )
+    titles = {
+        table.title: {score.n for row in table.rows for score in row.scores if score}
+        for table in build(tmp_path / "guidelines", tmp_path / "out").tables
+        if table.title.startswith("Detection")
+    }
+    assert titles == {
+        "Detection on voc (faster_rcnn, schedule quick)": {2},
+        'Detection on voc (faster_rcnn, schedule quick, schedule={"lr": 0.001, "steps": 9})': {1},
+    }
 
 
-values = st.fixed_dictionaries({}, optional={"C": st.sampled_from([1.0, 0.1]), "limit": st.sampled_from([0, 20]),
-                                             "size": st.sampled_from([16, "16"]), "data": st.sampled_from(["1a", "2b"])})
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "C": st.sampled_from([1.0, 0.1]),
+        "limit": st.sampled_from([0, 20]),
+        "size": st.sampled_from([16, "16"]),
+        "data": st.sampled_from(["1a", "2b"]),
+    },
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -209,8 +273,10 @@ def test_variants_are_equal_exactly_where_the_settings_are(tmp_path_factory, cho
     assert "" in variants.values()
 
 
-@pytest.mark.parametrize(("settings", "text"), [
-    ({}, ""), ({"b": 0.1, "a": [1, 2]}, "a=[1, 2], b=0.1"), ({"a": None, "b": True, "c": "x"}, "a=null, b=true, c=x")])
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({}, ""), ({"b": 0.1, "a": [1, 2]}, "a=[1, 2], b=0.1"), ({"a": None, "b": True, "c": "x"}, "a=null, b=true, c=x")],
+)
 def test_settings_in_words(settings, text):
     assert listed(settings) == text
 

@@ -32,8 +32,11 @@ def runs(tmp_path_factory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()
-            and ".frame" not in path.parts}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file() and ".frame" not in path.parts
+    }
 
 
 def test_the_report_of_the_file_is_that_of_the_directories(runs, tmp_path, capsys):
@@ -49,7 +52,8 @@ def test_the_report_of_the_file_is_that_of_the_directories(runs, tmp_path, capsy
     pages = [made.paths["index.html"].read_text().replace(str(runs.name), "").replace("0/", "") for made in (ours, theirs)]
     assert len(pages[0]) > 1000 and abs(len(pages[0]) - len(pages[1])) < 200
     assert [(v.claim.id, v.verdict, v.effect, v.p_holm) for v in ours.verdicts if v.n] == [
-        (v.claim.id, v.verdict, v.effect, v.p_holm) for v in theirs.verdicts if v.n]
+        (v.claim.id, v.verdict, v.effect, v.p_holm) for v in theirs.verdicts if v.n
+    ]
     assert claims_main(["--runs", str(file)]) == 0 and "guideline-1-is-enough" in capsys.readouterr().out
     report.build(file)
     assert (file.parent / "report" / "index.html").exists()
@@ -88,9 +92,11 @@ def test_grids_of_one_name_in_two_places_stay_apart(tmp_path):
 
 def test_what_cannot_be_published_or_read_is_one_line(runs, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for words, message in ((["--runs", str(tmp_path / "empty"), "--publish", "x.parquet"], "holds no runs"),
-                           (["--runs", str(runs), "--publish", str(tmp_path / "x.csv")], "no name of a Parquet file"),
-                           (["--runs", str(tmp_path / "none.parquet")], "no file ")):
+    for words, message in (
+        (["--runs", str(tmp_path / "empty"), "--publish", "x.parquet"], "holds no runs"),
+        (["--runs", str(runs), "--publish", str(tmp_path / "x.csv")], "no name of a Parquet file"),
+        (["--runs", str(tmp_path / "none.parquet")], "no file "),
+    ):
         assert exit_code(report.main, words) == 2
         said = capsys.readouterr().err
         assert message in said and said.count("\n") == 1

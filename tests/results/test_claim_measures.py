@@ -67,8 +67,11 @@ def test_a_claim_about_each_cell_waits_for_all_of_them(three):
 
 def collapse(seed, *spread):
     """Spread of the features at widths 1 and 0.25, after two epochs; only the last one counts."""
-    return [metric("feature_std", epoch, value if epoch == 2 else 0.01, width)
-            for epoch in (1, 2) for width, value in zip((1.0, 0.25), spread, strict=True)]
+    return [
+        metric("feature_std", epoch, value if epoch == 2 else 0.01, width)
+        for epoch in (1, 2)
+        for width, value in zip((1.0, 0.25), spread, strict=True)
+    ]
 
 
 def test_collapse_is_a_share_of_seeds_with_an_exact_interval(tmp_path):
@@ -117,10 +120,12 @@ def test_only_the_widths_of_the_claim_count(tmp_path):
 def test_transfer_is_judged_on_the_named_set_by_its_own_score_and_all_labels(tmp_path):
     for seed in range(3):
         for cell, gain in (("ours", 0.1 + 0.01 * seed), ("theirs", 0.0)):
-            kinds = [record(0.25, 0.5 + gain, "linear", dataset="flowers102", score="mean_per_class"),
-                     record(0.25, 0.9, "linear", dataset="flowers102", score="top1"),
-                     record(0.25, 0.2, "linear", dataset="flowers102", score="mean_per_class", label_fraction=0.1, label_seed=0),
-                     record(0.25, 0.9, "linear", dataset="pets")]
+            kinds = [
+                record(0.25, 0.5 + gain, "linear", dataset="flowers102", score="mean_per_class"),
+                record(0.25, 0.9, "linear", dataset="flowers102", score="top1"),
+                record(0.25, 0.2, "linear", dataset="flowers102", score="mean_per_class", label_fraction=0.1, label_seed=0),
+                record(0.25, 0.9, "linear", dataset="pets"),
+            ]
             write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), kinds)
     found = judged(tmp_path, claim(task="classification", dataset="flowers102", metric="linear", at="narrowest"))
     assert found.effect == pytest.approx(11) and found.dataset == "flowers102"
@@ -129,8 +134,11 @@ def test_transfer_is_judged_on_the_named_set_by_its_own_score_and_all_labels(tmp
 def test_pretraining_data_are_judged_with_the_fewest_labels_that_all_runs_have(tmp_path):
     for seed in range(3):
         for cell, gain in (("ours", 0.1 + 0.01 * seed), ("theirs", 0.0)):
-            kinds = [record(0.25, 0.9, "linear"), record(0.25, 0.5 + gain, "linear", label_fraction=0.1, label_seed=0),
-                     record(0.25, 0.7 + gain, "linear", label_fraction=0.1, label_seed=1)]
+            kinds = [
+                record(0.25, 0.9, "linear"),
+                record(0.25, 0.5 + gain, "linear", label_fraction=0.1, label_seed=0),
+                record(0.25, 0.7 + gain, "linear", label_fraction=0.1, label_seed=1),
+            ]
             kinds += [record(0.25, 0.1, "linear", label_fraction=0.01, label_seed=0)] if cell == "ours" else []
             write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), kinds)
     found = judged(tmp_path, claim(at="narrowest"))
@@ -153,13 +161,18 @@ def equal(root, gains):
         add(root, "theirs", seed, {1.0: 0.5})
 
 
-@pytest.mark.parametrize(("gains", "minimum", "margin", "verdict"), [
-    ((-0.004, -0.002, -0.003, -0.0035), -1.0, 0.0, SUPPORTED),  # not worse by a point
-    ((-0.004, -0.002, -0.003, -0.0035), 0.0, 1.0, SUPPORTED),  # within a point
-    ((0.104, 0.102, 0.103, 0.1035), -1.0, 0.0, SUPPORTED),  # much better is not worse,
-    ((0.104, 0.102, 0.103, 0.1035), 0.0, 1.0, CONTRADICTED),  # and not equivalent
-    ((-0.104, -0.102, -0.103, -0.1035), -1.0, 0.0, CONTRADICTED), ((-0.104, -0.102, -0.103, -0.1035), 0.0, 1.0, CONTRADICTED),
-    ((0.02, -0.02, 0.01, -0.015), 0.0, 1.0, UNDECIDED)])
+@pytest.mark.parametrize(
+    ("gains", "minimum", "margin", "verdict"),
+    [
+        ((-0.004, -0.002, -0.003, -0.0035), -1.0, 0.0, SUPPORTED),  # not worse by a point
+        ((-0.004, -0.002, -0.003, -0.0035), 0.0, 1.0, SUPPORTED),  # within a point
+        ((0.104, 0.102, 0.103, 0.1035), -1.0, 0.0, SUPPORTED),  # much better is not worse,
+        ((0.104, 0.102, 0.103, 0.1035), 0.0, 1.0, CONTRADICTED),  # and not equivalent
+        ((-0.104, -0.102, -0.103, -0.1035), -1.0, 0.0, CONTRADICTED),
+        ((-0.104, -0.102, -0.103, -0.1035), 0.0, 1.0, CONTRADICTED),
+        ((0.02, -0.02, 0.01, -0.015), 0.0, 1.0, UNDECIDED),
+    ],
+)
 def test_non_inferiority_looks_at_one_side_and_equivalence_at_both(tmp_path, gains, minimum, margin, verdict):
     equal(tmp_path, gains)
     assert judged(tmp_path, claim(minimum=minimum, margin=margin)).verdict == verdict

@@ -24,11 +24,26 @@ GRIDS = Path(__file__).resolve().parents[2] / "ablations" / "grids"
 KNOWN = of_files([GRIDS])
 
 
-def add(root, cell, seed, values, grid="guidelines", widths=(0.25, 1.0), base=("infonce", "infonce", "momentum"), cost=(60.0, 1e12),
-        metrics=(), **changes):
+def add(
+    root,
+    cell,
+    seed,
+    values,
+    grid="guidelines",
+    widths=(0.25, 1.0),
+    base=("infonce", "infonce", "momentum"),
+    cost=(60.0, 1e12),
+    metrics=(),
+    **changes,
+):
     cfg = config(*base, seed, widths, cell, grid)
-    return write_run(root / grid, cfg, [record(width, value, "linear_fast", **changes) for width, value in dict(values).items()],
-                     metrics, cost=cost)
+    return write_run(
+        root / grid,
+        cfg,
+        [record(width, value, "linear_fast", **changes) for width, value in dict(values).items()],
+        metrics,
+        cost=cost,
+    )
 
 
 def judge(root, *ids):
@@ -119,8 +134,10 @@ def test_a_grid_is_judged_on_the_profiles_that_it_was_run_with(tmp_path):
     write_run(tmp_path / "guidelines", long, [record(1.0, 0.9)])
     add(tmp_path, "us3l", 0, {1.0: 0.9}, "paper")
     verdicts = judging.judge(KNOWN, load(tmp_path), current(load_runs(tmp_path)), load_metrics(tmp_path))
-    of_grid = {grid: {verdict.profile for verdict in verdicts if verdict.claim.grid == grid and "arch" not in verdict.claim.how}
-               for grid in ("guidelines", "paper", "sampling")}
+    of_grid = {
+        grid: {verdict.profile for verdict in verdicts if verdict.claim.grid == grid and "arch" not in verdict.claim.how}
+        for grid in ("guidelines", "paper", "sampling")
+    }
     assert of_grid == {"guidelines": {"digits", "digits_long"}, "paper": {"digits"}, "sampling": {"digits"}}
 
 
@@ -139,8 +156,16 @@ def test_networks_of_one_width_are_put_together(tmp_path):
     for seed in (0, 1):
         add(tmp_path, "us3l", seed, {1.0: 0.9, 0.5: 0.88, 0.25: 0.85 + 0.01 * seed}, "paper", cost=(50.0, 5e12))
         for width, value in ((1.0, 0.9), (0.5, 0.85), (0.25, 0.75)):
-            add(tmp_path, f"individual-momentum-simclr-w{width}", seed, {width: value}, "paper", (width, width),
-                ("infonce", "none", "momentum"), cost=(20.0, 4e12 * width))
+            add(
+                tmp_path,
+                f"individual-momentum-simclr-w{width}",
+                seed,
+                {width: value},
+                "paper",
+                (width, width),
+                ("infonce", "none", "momentum"),
+                cost=(20.0, 4e12 * width),
+            )
     verdicts = judge(tmp_path)
     assert verdicts["us3l-beats-individual-momentum-simclr"].effect == pytest.approx(100 * (0.03 + 0.105) / 2)
     assert verdicts["gains-grow"].effect == pytest.approx(10.5)  # 10 and 11 points at 0.25, none at 1.0
@@ -167,12 +192,20 @@ def test_comparable_means_no_more_than_the_margin_behind(tmp_path):
 
 
 def test_detection_is_judged_by_its_own_records_at_the_narrowest_width(tmp_path):
-    dense = {"task": "detection", "dataset": "voc", "chance": None, "model": "faster_rcnn_r50_c4", "schedule": "24k",
-             "initial": "pretrained"}
+    dense = {
+        "task": "detection",
+        "dataset": "voc",
+        "chance": None,
+        "model": "faster_rcnn_r50_c4",
+        "schedule": "24k",
+        "initial": "pretrained",
+    }
     for seed, extra in enumerate((0.001, -0.001, 0.0)):
         for cell, ap in (("us3l", 0.5), ("individual-momentum-simclr-w0.25", 0.3)):
-            records = [record(0.25, ap + extra * (cell == "us3l"), "box_AP", **dense),
-                       record(0.25, 0.9, "box_AP", **dense | {"initial": "random"})]
+            records = [
+                record(0.25, ap + extra * (cell == "us3l"), "box_AP", **dense),
+                record(0.25, 0.9, "box_AP", **dense | {"initial": "random"}),
+            ]
             write_run(tmp_path / "paper", config(seed=seed, cell=cell, grid="paper"), records)
     found = judge(tmp_path)
     assert found["detection-voc"].effect == pytest.approx(20.0) and found["detection-voc"].verdict == judging.SUPPORTED
@@ -182,24 +215,37 @@ def test_detection_is_judged_by_its_own_records_at_the_narrowest_width(tmp_path)
 
 
 def drifts(seed, absolute, relative):
-    return [metric(name, epoch, value * epoch, 1.0) for epoch in (1, 3)
-            for name, value in (("drift/absolute", absolute), ("drift/relative", relative))]
+    return [
+        metric(name, epoch, value * epoch, 1.0)
+        for epoch in (1, 3)
+        for name, value in (("drift/absolute", absolute), ("drift/relative", relative))
+    ]
 
 
 def test_diagnostics_are_averaged_over_epochs_at_the_widest(tmp_path):
     for seed, (slow, fast) in enumerate(((0.1, 0.2), (0.1, 0.4))):
         add(tmp_path, "mse-mse-momentum", seed, {1.0: 0.5}, metrics=drifts(seed, slow, slow), base=("mse", "mse", "momentum"))
         narrower = metric("drift/absolute", 1, 9.0, 0.5)
-        add(tmp_path, "mse-mse-online", seed, {1.0: 0.5}, metrics=[*drifts(seed, fast, fast / 4), narrower],
-            base=("mse", "mse", "online"))
+        add(
+            tmp_path,
+            "mse-mse-online",
+            seed,
+            {1.0: 0.5},
+            metrics=[*drifts(seed, fast, fast / 4), narrower],
+            base=("mse", "mse", "online"),
+        )
     found = judge(tmp_path)
     assert found["momentum-slows-drift"].effect == pytest.approx((50 + 75) / 2)
     assert found["relative-drifts-less"].effect == pytest.approx(75)
 
 
 def test_correlation_is_spearmans_over_the_cells_of_a_seed(tmp_path):
-    values = {"mse-mse-online": (0.4, 0.5), "mse-infonce-online": (0.3, 0.7), "infonce-mse-online": (0.2, 0.6),
-              "infonce-infonce-momentum": (0.1, 0.9)}
+    values = {
+        "mse-mse-online": (0.4, 0.5),
+        "mse-infonce-online": (0.3, 0.7),
+        "infonce-mse-online": (0.2, 0.6),
+        "infonce-infonce-momentum": (0.1, 0.9),
+    }
     for seed in (0, 1, 2):
         for cell, (drift, value) in values.items():
             add(tmp_path, cell, seed, {1.0: 0.99, 0.25: value}, metrics=drifts(seed, drift, drift))
@@ -233,8 +279,11 @@ def test_a_correlation_of_a_width_is_with_its_last_value_in_the_direction_that_i
     ranks, values = (5.0, 7.0, 6.0, 9.0, 8.0), (0.5, 0.6, 0.7, 0.9, 0.8)
     for seed in (0, 1, 2):
         for cell, rank, value in zip(cells, ranks, values, strict=True):
-            logged = [metric("effective_rank", 1, 20 - rank, 0.25), metric("effective_rank", 2, rank, 0.25),
-                      metric("effective_rank", 2, 20 - rank, 1.0)]  # an earlier value and another width say the opposite
+            logged = [
+                metric("effective_rank", 1, 20 - rank, 0.25),
+                metric("effective_rank", 2, rank, 0.25),
+                metric("effective_rank", 2, 20 - rank, 1.0),
+            ]  # an earlier value and another width say the opposite
             add(tmp_path, cell, seed, {1.0: 0.99, 0.25: value}, metrics=logged)
     verdict = judge(tmp_path)["rank-predicts-accuracy"]
     expected = stats.spearmanr(ranks, values)
@@ -246,8 +295,16 @@ def test_what_is_counted_is_decided_only_where_all_seeds_agree(tmp_path):
     for seed, cost in ((0, 0.9), (1, 1.2)):
         add(tmp_path, "us3l", seed, {1.0: 0.9, 0.25: 0.85}, "paper", cost=(50.0, cost * 1e12))
         for width in (1.0, 0.25):
-            add(tmp_path, f"individual-momentum-simclr-w{width}", seed, {width: 0.8}, "paper", (width, width),
-                ("infonce", "none", "momentum"), cost=(20.0, 0.5e12))
+            add(
+                tmp_path,
+                f"individual-momentum-simclr-w{width}",
+                seed,
+                {width: 0.8},
+                "paper",
+                (width, width),
+                ("infonce", "none", "momentum"),
+                cost=(20.0, 0.5e12),
+            )
     verdict = judge(tmp_path)["one-training-is-cheaper"]
     assert verdict.verdict == judging.UNDECIDED and "both sides" in verdict.why and verdict.effect == pytest.approx(-5)
 
@@ -283,18 +340,32 @@ def test_a_run_that_two_grids_share_counts_in_both(tmp_path):
         for grid, value in (("guidelines", 0.6), ("paper", 0.7)):
             for cell, more in (("ours", gain), ("theirs", 0)):
                 cfg = config(seed=seed, cell=cell, grid=grid)
-                write_run(tmp_path / grid, cfg, [record(1.0, value + more + (grid == "paper") * 0.1 * (cell == "ours"))],
-                          name=f"{cell}-s{seed}-0123456{seed}", finished=f"2026-01-0{1 + (grid == 'paper') * seed}")
-    asked = [Claim("c", "It is so.", grid, "score", {"better": ["ours"], "than": ["theirs"], "at": "all"}) for grid in
-             ("guidelines", "paper")]
+                write_run(
+                    tmp_path / grid,
+                    cfg,
+                    [record(1.0, value + more + (grid == "paper") * 0.1 * (cell == "ours"))],
+                    name=f"{cell}-s{seed}-0123456{seed}",
+                    finished=f"2026-01-0{1 + (grid == 'paper') * seed}",
+                )
+    asked = [
+        Claim("c", "It is so.", grid, "score", {"better": ["ours"], "than": ["theirs"], "at": "all"})
+        for grid in ("guidelines", "paper")
+    ]
     found = judging.judge(asked, load(tmp_path), current(load_runs(tmp_path)), load_metrics(tmp_path))
     assert [(verdict.n, round(verdict.effect, 6)) for verdict in found] == [(3, 5.5), (3, 15.5)]
 
 
 def test_claims_are_those_of_the_manifests_of_the_runs(tmp_path, capsys):
     pair(tmp_path, [0.050, 0.052, 0.049, 0.051])
-    own = {"id": "mine", "statement": "A relative distance helps.", "measure": "score", "better": ["infonce-mse-*"],
-           "than": ["mse-mse-online"], "at": "all", "minimum": 1}
+    own = {
+        "id": "mine",
+        "statement": "A relative distance helps.",
+        "measure": "score",
+        "better": ["infonce-mse-*"],
+        "than": ["mse-mse-online"],
+        "at": "all",
+        "minimum": 1,
+    }
     assert claims_main(["--runs", str(tmp_path)]) == 0
     assert "mine" not in capsys.readouterr().out  # no manifest, no claims
     write_manifest(tmp_path / "guidelines", [own])
@@ -320,25 +391,43 @@ SHARE = {"id": "a", "statement": "It is so.", "measure": "collapse", "cells": ["
 RHO = {"id": "a", "statement": "It is so.", "measure": "correlation", "cells": ["x"], "name": "drift/absolute"}
 
 
-@pytest.mark.parametrize(("entry", "key", "advice"), [
-    (ENTRY | {"measure": "taste"}, "measure", "choose one of score"), (ENTRY | {"id": 3}, "id", "set id: ..."),
-    (ENTRY | {"statement": " "}, "statement", "set statement"), (ENTRY | {"at": None}, "at", "choose one of all"),
-    ({name: ENTRY[name] for name in ENTRY if name != "at"}, "at", "set at: all"), (ENTRY | {"at": "narrowst"}, "at", "narrowest"),
-    (ENTRY | {"minimum": None}, "minimum", "minimum: 0.5"), (ENTRY | {"minimum": "half"}, "minimum", "minimum: 0.5"),
-    (ENTRY | {"minimum": math.nan}, "minimum", "minimum: 0.5"), (ENTRY | {"minimum": True}, "minimum", "minimum: 0.5"),
-    (ENTRY | {"bettr": ["x"]}, "bettr", "did you mean better?"), (ENTRY | {"better": "x"}, "better", "set better: [x]"),
-    (ENTRY | {"better": []}, "better", "set better: [a cell]"), (ENTRY | {"than": [1]}, "than", "set than:"),
-    (ENTRY | {"better": ["xx"]}, "better", "did you mean x?"), (ENTRY | {"every": "yes"}, "every", "choose one of better, than"),
-    (ENTRY | {"widths": [1.5]}, "widths", "widths: [0.875"), (ENTRY | {"widths": 0.5}, "widths", "widths: [0.875"),
-    (ENTRY | {"margin": 0}, "margin", "margin: 1"), (ENTRY | {"margin": 1, "minimum": -1}, "minimum and margin", "set minimum for"),
-    (ENTRY | {"exact": True, "every": "than"}, "every", "leave one out"), (ENTRY | {"exact": "yes"}, "exact", "exact: true"),
-    (ENTRY | {"command": "run {prof}"}, "command", "nothing but {profile}"),
-    (ENTRY | {"command": 5}, "command", "nothing but {profile}"),
-    (ENTRY | {"arch": 5}, "arch", "not a text"), (COST | {"at": "all"}, "at", "choose one of"),
-    (RHO | {"minimum": 0.5}, "minimum", "leave out"),
-    (RHO | {"direction": "up"}, "direction", "choose one of lower, higher"), (RHO | {"width": 1.5}, "width", "width: 0.25"),
-    (RHO | {"exact": True}, "exact", "leave it out"), (SHARE | {"minimum": 0}, "minimum", "minimum: 50"),
-    (SHARE | {"outcome": "fell"}, "outcome", "collapsed, not collapsed")])
+@pytest.mark.parametrize(
+    ("entry", "key", "advice"),
+    [
+        (ENTRY | {"measure": "taste"}, "measure", "choose one of score"),
+        (ENTRY | {"id": 3}, "id", "set id: ..."),
+        (ENTRY | {"statement": " "}, "statement", "set statement"),
+        (ENTRY | {"at": None}, "at", "choose one of all"),
+        ({name: ENTRY[name] for name in ENTRY if name != "at"}, "at", "set at: all"),
+        (ENTRY | {"at": "narrowst"}, "at", "narrowest"),
+        (ENTRY | {"minimum": None}, "minimum", "minimum: 0.5"),
+        (ENTRY | {"minimum": "half"}, "minimum", "minimum: 0.5"),
+        (ENTRY | {"minimum": math.nan}, "minimum", "minimum: 0.5"),
+        (ENTRY | {"minimum": True}, "minimum", "minimum: 0.5"),
+        (ENTRY | {"bettr": ["x"]}, "bettr", "did you mean better?"),
+        (ENTRY | {"better": "x"}, "better", "set better: [x]"),
+        (ENTRY | {"better": []}, "better", "set better: [a cell]"),
+        (ENTRY | {"than": [1]}, "than", "set than:"),
+        (ENTRY | {"better": ["xx"]}, "better", "did you mean x?"),
+        (ENTRY | {"every": "yes"}, "every", "choose one of better, than"),
+        (ENTRY | {"widths": [1.5]}, "widths", "widths: [0.875"),
+        (ENTRY | {"widths": 0.5}, "widths", "widths: [0.875"),
+        (ENTRY | {"margin": 0}, "margin", "margin: 1"),
+        (ENTRY | {"margin": 1, "minimum": -1}, "minimum and margin", "set minimum for"),
+        (ENTRY | {"exact": True, "every": "than"}, "every", "leave one out"),
+        (ENTRY | {"exact": "yes"}, "exact", "exact: true"),
+        (ENTRY | {"command": "run {prof}"}, "command", "nothing but {profile}"),
+        (ENTRY | {"command": 5}, "command", "nothing but {profile}"),
+        (ENTRY | {"arch": 5}, "arch", "not a text"),
+        (COST | {"at": "all"}, "at", "choose one of"),
+        (RHO | {"minimum": 0.5}, "minimum", "leave out"),
+        (RHO | {"direction": "up"}, "direction", "choose one of lower, higher"),
+        (RHO | {"width": 1.5}, "width", "width: 0.25"),
+        (RHO | {"exact": True}, "exact", "leave it out"),
+        (SHARE | {"minimum": 0}, "minimum", "minimum: 50"),
+        (SHARE | {"outcome": "fell"}, "outcome", "collapsed, not collapsed"),
+    ],
+)
 def test_a_claim_that_is_not_as_documented_is_refused_in_one_line_naming_file_claim_and_key(entry, key, advice):
     with pytest.raises(UserError) as error:
         read_claims([ENTRY | {"id": "first"}, entry], "g", "mine.yaml", ["x", "y"])
@@ -347,9 +436,16 @@ def test_a_claim_that_is_not_as_documented_is_refused_in_one_line_naming_file_cl
     assert key in message and advice in message and "\n" not in message
 
 
-@pytest.mark.parametrize(("entries", "message"), [
-    ("all", "claims is 'all', not a list"), ({"id": "a"}, "not a list"), ([[]], "claim number 1 is [], not a mapping"),
-    ([COST, COST], "two claims have the id a"), ([None], "claim number 1 is None")])
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("all", "claims is 'all', not a list"),
+        ({"id": "a"}, "not a list"),
+        ([[]], "claim number 1 is [], not a mapping"),
+        ([COST, COST], "two claims have the id a"),
+        ([None], "claim number 1 is None"),
+    ],
+)
 def test_a_list_of_claims_that_is_none_is_refused(entries, message):
     with pytest.raises(UserError) as error:
         read_claims(entries, "g", "mine.yaml")
@@ -358,6 +454,7 @@ def test_a_list_of_claims_that_is_none_is_refused(entries, message):
 
 def test_a_claim_is_refused_before_anything_is_launched(tmp_path, monkeypatch, capsys):
     from ablations import gridfile, run
+
     content = yaml.safe_load((GRIDS / "head.yaml").read_text())
     content["claims"][0]["better"] = ["mse-mse-onlin-own"]
     (tmp_path / "head.yaml").write_text(yaml.safe_dump(content))

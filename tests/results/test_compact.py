@@ -21,7 +21,7 @@ def picture() -> Figure:
     with drawing.style():
         figure = Figure(figsize=(5, 3))
         axes = figure.subplots(1, 2)
-        axes[0].errorbar([1, 2, 3], [1.23456, 4, 9], yerr=[0.1, 0.2, 0.3], label="Spearman's <ρ> & \"others\"", marker="o")
+        axes[0].errorbar([1, 2, 3], [1.23456, 4, 9], yerr=[0.1, 0.2, 0.3], label='Spearman\'s <ρ> & "others"', marker="o")
         axes[0].fill_between([1, 2, 3], [0, 1, 2], [2, 3, 4], alpha=0.2)
         axes[0].legend()
         axes[1].imshow([[0.1, 0.2], [0.3, 0.4]])
@@ -55,8 +55,15 @@ def leaves(svg: str) -> list:
         if element.tag not in (f"{SVG}g", f"{SVG}svg", f"{SVG}defs", f"{SVG}metadata", f"{SVG}style", f"{SVG}clipPath"):
             target = by_id.get((element.get(HREF) or "").removeprefix("#"))
             turned = numbers(element.get("transform")) if "-0 " not in element.get("transform", "-0 ") else []
-            yield (element.tag, style(element), shape(element), [c for c in clips if c], turned, (element.text or "").strip(),
-                   (shape(target), style(target)) if target is not None else (element.get(HREF) or "")[:40])
+            yield (
+                element.tag,
+                style(element),
+                shape(element),
+                [c for c in clips if c],
+                turned,
+                (element.text or "").strip(),
+                (shape(target), style(target)) if target is not None else (element.get(HREF) or "")[:40],
+            )
         for child in element:
             if child.tag != f"{SVG}metadata":
                 yield from walk(child, clips)

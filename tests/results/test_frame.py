@@ -18,8 +18,11 @@ from tests.results.synthetic import config, metric, record, write_run
 
 
 def test_one_row_a_record_with_the_cells_factors(tmp_path):
-    write_run(tmp_path / "guidelines", config("mse", "infonce", "momentum", seed=101),
-              [record(1.0, 0.9), record(0.25, 0.7, "linear_fast")])
+    write_run(
+        tmp_path / "guidelines",
+        config("mse", "infonce", "momentum", seed=101),
+        [record(1.0, 0.9), record(0.25, 0.7, "linear_fast")],
+    )
     table = load(tmp_path)
     assert len(table) == 2
     first, second = table.to_dict("records")
@@ -39,10 +42,15 @@ def test_images_in_a_folder_are_called_by_it(tmp_path):
     assert load_runs(tmp_path)["trained"].item() == "cifar10 (5,000 images) at 16 pixels, resnet_small, 20 epochs, batch 128"
 
 
-@pytest.mark.parametrize(("changes", "kind", "satisfied"), [
-    ({"distill": "none"}, "naive", ""), ({"distill": "none", "widths": (0.5, 0.5)}, "individual", ""),
-    ({"widths": (0.5, 0.5)}, "individual", ""),
-    ({"base": "mse", "distill": "mse", "teacher": "online"}, "us3l", "none")])
+@pytest.mark.parametrize(
+    ("changes", "kind", "satisfied"),
+    [
+        ({"distill": "none"}, "naive", ""),
+        ({"distill": "none", "widths": (0.5, 0.5)}, "individual", ""),
+        ({"widths": (0.5, 0.5)}, "individual", ""),
+        ({"base": "mse", "distill": "mse", "teacher": "online"}, "us3l", "none"),
+    ],
+)
 def test_kinds(tmp_path, changes, kind, satisfied):
     write_run(tmp_path, config(**changes))
     run = load_runs(tmp_path).iloc[0]
@@ -85,8 +93,14 @@ def test_an_undefined_value_is_missing(tmp_path):
 
 
 def test_the_last_of_repeated_metrics_counts(tmp_path):
-    lines = [metric("loss/base", 1, 5.0, 1.0), metric("loss/base", 1, 4.0, 0.5), metric("lr", 1, 0.1),
-             metric("loss/base", 1, 3.0, 1.0), metric("lr", 1, 0.2), metric("loss/base", 2, None, 1.0)]
+    lines = [
+        metric("loss/base", 1, 5.0, 1.0),
+        metric("loss/base", 1, 4.0, 0.5),
+        metric("lr", 1, 0.1),
+        metric("loss/base", 1, 3.0, 1.0),
+        metric("lr", 1, 0.2),
+        metric("loss/base", 2, None, 1.0),
+    ]
     write_run(tmp_path, config(), metrics=lines)
     table = load_metrics(tmp_path).set_index(["name", "epoch", "width"])["value"]
     assert len(table) == 4
@@ -104,11 +118,18 @@ def test_a_torn_last_line_is_skipped(tmp_path, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("line", "why"), [
-    ('{"step": 1', "is not a JSON object"), ("5", "is not a JSON object"), ("[" * 100_000, "is not a JSON object"),
-    ('{"step": 1, "epoch": 1, "name": "lr", "width": null, "value": "abc"}', "line 1 has the value 'abc', not a number"),
-    ('{"step": [], "name": "lr"}', "line 1 has the step [], not a number"), ('{"name": 5}', "line 1 has the name 5, not text"),
-    ('{"step": 1' + "0" * 400 + ', "name": "lr"}', "not a number")])
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"step": 1', "is not a JSON object"),
+        ("5", "is not a JSON object"),
+        ("[" * 100_000, "is not a JSON object"),
+        ('{"step": 1, "epoch": 1, "name": "lr", "width": null, "value": "abc"}', "line 1 has the value 'abc', not a number"),
+        ('{"step": [], "name": "lr"}', "line 1 has the step [], not a number"),
+        ('{"name": 5}', "line 1 has the name 5, not text"),
+        ('{"step": 1' + "0" * 400 + ', "name": "lr"}', "not a number"),
+    ],
+)
 def test_a_line_of_metrics_that_is_none_is_left_out_and_said(tmp_path, line, why):
     path = write_run(tmp_path, config())
     (path / "metrics.jsonl").write_text(line + "\n" + json.dumps(metric("lr", 1, 0.1)) + "\n")
@@ -141,9 +162,12 @@ def damage(path, name, content):
 
 def changed(name, **entries):
     """A valid file of the run with some entries replaced."""
-    whole = {"config.yaml": config(seed=7), "status.json": {"format": 1, "state": "done", "started": "2026"},
-             "provenance.json": {"format": 1, "train_seconds": 1.0},
-             "result.json": {"format": 1, "records": [record(1.0, 0.5)]}}[name]
+    whole = {
+        "config.yaml": config(seed=7),
+        "status.json": {"format": 1, "state": "done", "started": "2026"},
+        "provenance.json": {"format": 1, "train_seconds": 1.0},
+        "result.json": {"format": 1, "records": [record(1.0, 0.5)]},
+    }[name]
     for key, value in entries.items():
         place, *parents = whole, *key.split("__")[:-1]
         for parent in parents:
@@ -155,7 +179,8 @@ def changed(name, **entries):
 ALL = ("config.yaml", "status.json", "result.json", "provenance.json")
 HUGE = 10**400
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
 DAMAGES = [
     *((name, os.mkfifo, "is a named pipe, not a file") for name in (*ALL, "metrics.jsonl")),
     *((name, lambda path: path.mkdir(), "is a directory, not a file") for name in ALL),
@@ -165,9 +190,12 @@ DAMAGES = [
     *((name, content, "is not JSON") for name in ALL[1:] for content in ("", "{", "nul")),
     *((name, "[" * 100_000, "nested too deeply") for name in ALL[1:]),
     *((name, content, "has format None") for name in ALL[1:] for content in ("[1, 2]", "5", '"text"', "null", "{}")),
-    ("config.yaml", "a: [1", "is not YAML"), ("config.yaml", "format: 1", "has no objective.base_loss"),
-    ("config.yaml", "", "has format None"), ("config.yaml", BOMB, "more than 200,000 values"),
-    ("config.yaml", "seed: " + "[" * 10_000, "nested more than"), ("config.yaml", "seed: 1\nseed: 2\n", "seed is there twice"),
+    ("config.yaml", "a: [1", "is not YAML"),
+    ("config.yaml", "format: 1", "has no objective.base_loss"),
+    ("config.yaml", "", "has format None"),
+    ("config.yaml", BOMB, "more than 200,000 values"),
+    ("config.yaml", "seed: " + "[" * 10_000, "nested more than"),
+    ("config.yaml", "seed: 1\nseed: 2\n", "seed is there twice"),
     ("config.yaml", lambda path: path.symlink_to("gone"), "is a broken link"),
     ("config.yaml", changed("config.yaml", seed="abc"), "seed is 'abc', not a number"),
     ("config.yaml", changed("config.yaml", seed=1.5), "seed is 1.5, not a whole number"),
@@ -184,13 +212,21 @@ DAMAGES = [
     ("result.json", changed("result.json", records=5), "has no list of records"),
     ("result.json", changed("result.json", records=[5]), "has no list of records"),
     ("result.json", '{"format": 1}', "has no list of records"),
-    *(("result.json", changed("result.json", records=[record(1.0, 0.9), record(0.5, 0.8) | entry]), why) for entry, why in [
-        ({"value": 95.3}, "value 95.3 is not between 0 and 1"), ({"value": "abc"}, "value is 'abc', not a number"),
-        ({"value": True}, "value is True, not a number"), ({"value": math.nan}, "value is nan, not a number"),
-        ({"width": "narrow"}, "width is 'narrow'"), ({"width": None}, "a record without a width"),
-        ({"flops": HUGE}, "not a number"),
-        ({"metric": 7}, "metric is 7, not text"), ({"settings": "all"}, "settings of a record is 'all', not a mapping"),
-        ({"changed": 3}, "changed of a record is 3")]),
+    *(
+        ("result.json", changed("result.json", records=[record(1.0, 0.9), record(0.5, 0.8) | entry]), why)
+        for entry, why in [
+            ({"value": 95.3}, "value 95.3 is not between 0 and 1"),
+            ({"value": "abc"}, "value is 'abc', not a number"),
+            ({"value": True}, "value is True, not a number"),
+            ({"value": math.nan}, "value is nan, not a number"),
+            ({"width": "narrow"}, "width is 'narrow'"),
+            ({"width": None}, "a record without a width"),
+            ({"flops": HUGE}, "not a number"),
+            ({"metric": 7}, "metric is 7, not text"),
+            ({"settings": "all"}, "settings of a record is 'all', not a mapping"),
+            ({"changed": 3}, "changed of a record is 3"),
+        ]
+    ),
 ]
 
 
@@ -224,9 +260,13 @@ def test_names_that_are_not_utf8(tmp_path):
         assert frames.left_out[0].startswith(f"{tmp_path}/caf\\xe9/run2/status.json is not JSON")
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("result.json", json.dumps({"format": 1, "records": [record(1.0, 0.9, dataset="\ud800")]})),
-    ("status.json", '{"format": 1, "why": "\\udc80"}')])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("result.json", json.dumps({"format": 1, "records": [record(1.0, 0.9, dataset="\ud800")]})),
+        ("status.json", '{"format": 1, "why": "\\udc80"}'),
+    ],
+)
 def test_halves_of_characters_are_no_text(tmp_path, name, text):
     path = write_run(tmp_path, config(), [record(1.0, 0.5)])
     (path / name).write_text(text)
@@ -252,8 +292,10 @@ def test_places_that_cannot_be_searched_are_named(tmp_path, monkeypatch):
     frames = load_all(tmp_path)
     place = tmp_path / "guidelines"
     assert len(frames.runs) == 1 and sorted(frames.left_out) == [
-        f"{place / 'closed'} cannot be read (Permission denied)", f"{place / 'lost'} has no config.yaml",
-        f"{place / 'self'} cannot be read (Too many levels of symbolic links)"]
+        f"{place / 'closed'} cannot be read (Permission denied)",
+        f"{place / 'lost'} has no config.yaml",
+        f"{place / 'self'} cannot be read (Too many levels of symbolic links)",
+    ]
 
 
 def test_a_missing_directory(tmp_path):
@@ -272,8 +314,10 @@ def test_of_one_experiment_run_twice_the_newest_finished_counts(tmp_path):
 
 
 def test_what_was_read_is_kept_and_only_changed_runs_are_read_again(tmp_path, monkeypatch):
-    paths = [write_run(tmp_path / "guidelines", config(seed=seed), [record(1.0, 0.1 * seed)], [metric("lr", 1, 0.1 * seed)])
-             for seed in range(5)]
+    paths = [
+        write_run(tmp_path / "guidelines", config(seed=seed), [record(1.0, 0.1 * seed)], [metric("lr", 1, 0.1 * seed)])
+        for seed in range(5)
+    ]
     read, seen = frame.read_run, []
     monkeypatch.setattr(frame, "read_run", lambda path: seen.append(path.rpartition("/")[2]) or read(path))
     first = load(tmp_path), load_runs(tmp_path), load_metrics(tmp_path)
@@ -346,16 +390,27 @@ def test_the_directory_of_a_fine_tuning_job_is_no_run(tmp_path):
     assert load(tmp_path)["value"].tolist() == [0.5] and len(load_runs(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("text", [
-    "format: 1\na: {b: 1}\n", "a:\n- 1\n- 2\nb: &x {c: 1}\nd: *x\n", "# top\na: |\n  two\n  lines\nb: 'x: y'\n", "{a: 1, b: 2}",
-    ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "format: 1\na: {b: 1}\n",
+        "a:\n- 1\n- 2\nb: &x {c: 1}\nd: *x\n",
+        "# top\na: |\n  two\n  lines\nb: 'x: y'\n",
+        "{a: 1, b: 2}",
+        "",
+    ],
+)
 def test_parsing_by_sections_is_parsing(text):
     assert (reading._yaml(text) or None) == (yaml.safe_load(text) or None)
 
 
 def test_correct_images_and_their_error_are_known_of_old_top1_records(tmp_path):
-    kinds = [record(1.0, 0.9), record(0.5, 0.8, correct=401, image_error=0.02), record(0.25, 0.7, score="mean_per_class"),
-             record(0.75, None)]
+    kinds = [
+        record(1.0, 0.9),
+        record(0.5, 0.8, correct=401, image_error=0.02),
+        record(0.25, 0.7, score="mean_per_class"),
+        record(0.75, None),
+    ]
     write_run(tmp_path / "g", config(), kinds)
     found = load(tmp_path / "g").set_index("width")
     assert found.loc[1.0, "correct"] == 450 and found.loc[1.0, "image_error"] == pytest.approx((0.9 * 0.1 / 500) ** 0.5, rel=0.01)

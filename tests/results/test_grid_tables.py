@@ -26,8 +26,9 @@ GUIDED = ("infonce", "infonce", "momentum")
 def add(path, grid, cell, values=(), seed=100, cost=(60.0, 1e12), widths=(0.25, 1.0), base=GUIDED, **sections):
     """One run of ``cell`` with ``values``: width -> score."""
     cfg = config(*base, seed, widths, cell, grid, **sections)
-    return write_run(path, cfg, [record(width, value) for width, value in dict(values).items()], cost=cost,
-                     state="done" if values else "running")
+    return write_run(
+        path, cfg, [record(width, value) for width, value in dict(values).items()], cost=cost, state="done" if values else "running"
+    )
 
 
 def table(path, name):
@@ -35,7 +36,7 @@ def table(path, name):
 
 
 def row_of(table, *labels):
-    return next(row for row in table.rows if row.labels[:len(labels)] == labels)
+    return next(row for row in table.rows if row.labels[: len(labels)] == labels)
 
 
 def all_widths(level=0.9):
@@ -46,8 +47,10 @@ def test_every_row_of_a_grid_is_there_before_anything_has_run(tmp_path):
     add(tmp_path, "sampling", "dynamic-n3", {1.0: 0.8, 0.25: 0.6})
     add(tmp_path, "sampling", "sandwich-n3")
     made = table(tmp_path, "sampling")
-    assert [row.labels[:2] for row in made.rows] == [*((rule, n) for rule in ("uniform", "sandwich", "dynamic") for n in "234"),
-                                                     ("fixed list", "all asked")]
+    assert [row.labels[:2] for row in made.rows] == [
+        *((rule, n) for rule in ("uniform", "sandwich", "dynamic") for n in "234"),
+        ("fixed list", "all asked"),
+    ]
     assert [row.labels[:2] for row in made.rows if any(row.scores)] == [("dynamic", "3")]
     assert [score.mean for score in row_of(made, "dynamic", "3").scores] == [0.8, 0.6]
     # 9 rows without a run or a score: 3 numbers of cost and 2 scores each
@@ -64,8 +67,9 @@ def test_rows_hold_their_own_cells_scores_and_no_others(tmp_path):
                 add(tmp_path / grid, grid, cell, {width or 1.0: 0.3 + place / 100}, widths=(width or 0.25, width or 1.0))
             values[row.section, row.labels[0], place] = [0.3 + place / 100] * len(row.cells)
         made = table(tmp_path / grid, grid)
-        assert {(row.section, row.labels[0], place): [s.mean for s in row.scores if s]
-                for place, row in enumerate(made.rows)} == values
+        assert {
+            (row.section, row.labels[0], place): [s.mean for s in row.scores if s] for place, row in enumerate(made.rows)
+        } == values
 
 
 def test_a_cell_that_the_grid_does_not_know_is_shown_last(tmp_path):
@@ -91,13 +95,30 @@ def compared(tmp_path):
     for seed, factor in ((100, 1.0), (101, 3.0)):
         add(tmp_path, "comparison", "us3l", all_widths(), seed, (600 * factor, 50e12 * factor), objective={"head": "own"})
         for width in WIDTHS:
-            byol = add(tmp_path, "comparison", f"individual-byol-w{width}", {width: 0.7}, seed,
-                       (100 * width * factor, 20e12 * width * factor), (width, width), ("mse", "none", "momentum"))
+            byol = add(
+                tmp_path,
+                "comparison",
+                f"individual-byol-w{width}",
+                {width: 0.7},
+                seed,
+                (100 * width * factor, 20e12 * width * factor),
+                (width, width),
+                ("mse", "none", "momentum"),
+            )
             if width == 1.0:
                 teacher = byol
         for width in WIDTHS:
-            add(tmp_path, "comparison", f"seed-w{width}", {width: 0.6}, seed, (10.0, 2e12), (width, width),
-                ("seed", "none", "online"), objective={"seed_teacher": str(teacher)})
+            add(
+                tmp_path,
+                "comparison",
+                f"seed-w{width}",
+                {width: 0.6},
+                seed,
+                (10.0, 2e12),
+                (width, width),
+                ("seed", "none", "online"),
+                objective={"seed_teacher": str(teacher)},
+            )
     return tmp_path
 
 
@@ -110,7 +131,8 @@ def test_serving_all_widths_costs_all_trainings_it_takes(compared):
         "US3L": (1, 2 * 50, 2 * 600 / 60),
         "BYOL, individually trained": (4, 2 * 20 * width_sum, 2 * 100 * width_sum / 60),
         # each its own training, which all seeds paid alike, and once the teacher, which is BYOL at full width
-        "SEED, from a larger BYOL": (5, 4 * 2 + 2 * 20, (4 * 10 + 2 * 100) / 60)}
+        "SEED, from a larger BYOL": (5, 4 * 2 + 2 * 20, (4 * 10 + 2 * 100) / 60),
+    }
     for label, (trainings, tera, minutes) in expected.items():
         assert row_of(made, label).labels[2:] == (str(trainings), f"{tera:.1f}", f"{minutes:.1f}"), label
     assert row_of(made, "SimSiam, individually trained").labels[2:] == (MISSING,) * 3
@@ -134,8 +156,17 @@ def test_distillation_from_a_teacher_that_is_not_known_has_no_cost(compared):
     assert math.isnan(costs.training_cost(seed, scores, grid.runs[~alone]).trainings)
 
 
-@pytest.mark.parametrize(("values", "unit"), [([5e12], "GFLOPs"), ([2e13, 1e11], "TFLOPs"), ([9e18, math.nan], "PFLOPs"),
-                                              ([3e19], "EFLOPs"), ([], "GFLOPs"), ([math.nan], "GFLOPs")])
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([5e12], "GFLOPs"),
+        ([2e13, 1e11], "TFLOPs"),
+        ([9e18, math.nan], "PFLOPs"),
+        ([3e19], "EFLOPs"),
+        ([], "GFLOPs"),
+        ([math.nan], "GFLOPs"),
+    ],
+)
 def test_units_fit_the_largest_cost(values, unit):
     assert costs.unit(values, costs.FLOP_UNITS)[1] == unit
 
@@ -153,8 +184,11 @@ def test_a_grid_gets_its_table_and_its_pictures(tmp_path):
     for cell in manifest("sampling").cells:
         add(tmp_path / "sampling", "sampling", cell, all_widths(), base=GUIDED)
     made = report.build(tmp_path / "sampling")
-    pictures = [f"{what}-digits-knn.{kind}" for what in ("accuracy-cost", "accuracy-flops", "accuracy-width", "heat-map")
-                for kind in ("png", "svg")]
+    pictures = [
+        f"{what}-digits-knn.{kind}"
+        for what in ("accuracy-cost", "accuracy-flops", "accuracy-width", "heat-map")
+        for kind in ("png", "svg")
+    ]
     assert sorted(made.paths) == sorted([*ALWAYS, *(f"table-digits-knn.{kind}" for kind in FORMATS), *pictures])
     assert not made.skipped and len(made.tables) == 1
 
@@ -198,8 +232,15 @@ def test_what_is_made_without_training_costs_what_it_is_made_from(tmp_path):
     made = {"sliced": {"network": "sliced", "source": str(full)}, "untrained": {"network": "untrained", "source": ""}}
     for cell, derived in made.items():
         add(tmp_path, "controls", cell, all_widths(0.6), cost=(0.0, 0.0), base=("infonce", "none", "momentum"), derived=derived)
-    add(tmp_path, "controls", "individual-w1.0-same-flops", {1.0: 0.92}, cost=(90.0, 1.5e12), widths=(1.0, 1.0),
-        base=("infonce", "none", "momentum"))
+    add(
+        tmp_path,
+        "controls",
+        "individual-w1.0-same-flops",
+        {1.0: 0.92},
+        cost=(90.0, 1.5e12),
+        widths=(1.0, 1.0),
+        base=("infonce", "none", "momentum"),
+    )
     found = table(tmp_path, "controls")
     assert row_of(found, "sliced, calibrated").labels[2:4] == ("1", "1000.0")  # the training of the full width
     assert row_of(found, "random initialisation").labels[2:4] == ("0", "0.0")

@@ -8,8 +8,12 @@ from results.names import MOST, file_name
 from results.report import build
 from tests.results.synthetic import config, record, write_run
 
-texts = st.one_of(st.text(max_size=12), st.text(alphabet="aA-_./\\ :é0", max_size=6), st.text(min_size=300, max_size=310),
-                  st.sampled_from(["digits", "linear_fast", "con", "nul", ".", "..", "", "-", "a-b", "a b", "a_b", "A_B"]))
+texts = st.one_of(
+    st.text(max_size=12),
+    st.text(alphabet="aA-_./\\ :é0", max_size=6),
+    st.text(min_size=300, max_size=310),
+    st.sampled_from(["digits", "linear_fast", "con", "nul", ".", "..", "", "-", "a-b", "a b", "a_b", "A_B"]),
+)
 parts = st.lists(texts, max_size=4)
 
 
@@ -29,8 +33,10 @@ def test_different_texts_have_different_names(one, other):
     assert (file_name(one) == file_name(other)) == (one == other)
 
 
-@pytest.mark.parametrize(("words", "name"), [
-    (["digits", "linear_fast"], "digits-linear_fast"), (["digits", "knn", "", ""], "digits-knn"), ([], ""), (["v1.5"], "v1.5")])
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [(["digits", "linear_fast"], "digits-linear_fast"), (["digits", "knn", "", ""], "digits-knn"), ([], ""), (["v1.5"], "v1.5")],
+)
 def test_ordinary_names_stay(words, name):
     assert file_name(words) == name
 

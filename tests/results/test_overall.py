@@ -30,8 +30,11 @@ def test_the_interquartile_mean_is_that_of_the_middle_half():
 
 
 def test_the_probability_of_improvement_is_mann_whitneys_over_tasks():
-    each = [stats.mannwhitneyu(ours[:, task], theirs[:, task]).statistic / (len(ours) * len(theirs))
-            for ours, theirs in zip(OURS, THEIRS, strict=True) for task in range(ours.shape[1])]
+    each = [
+        stats.mannwhitneyu(ours[:, task], theirs[:, task]).statistic / (len(ours) * len(theirs))
+        for ours, theirs in zip(OURS, THEIRS, strict=True)
+        for task in range(ours.shape[1])
+    ]
     assert improvement(OURS, [THEIRS]) == pytest.approx(np.mean(each))
     assert improvement(OURS, [THEIRS]) + improvement(THEIRS, [OURS]) == pytest.approx(1)
     assert improvement(OURS, [OURS]) == pytest.approx(0.5)  # ties count half
@@ -52,8 +55,11 @@ def test_its_interval_is_that_of_every_pair_of_resampled_seeds():
     for theirs in others:
         picks = [draws.integers(0, len(part), (1000, len(part))) for part in theirs]
         for resample in range(1000):
-            won = [np.mean([(x > y) + (x == y) / 2 for x in a[i[resample], task] for y in b[j[resample], task]])
-                   for a, b, i, j in zip(ours, theirs, own, picks, strict=True) for task in range(a.shape[1])]
+            won = [
+                np.mean([(x > y) + (x == y) / 2 for x in a[i[resample], task] for y in b[j[resample], task]])
+                for a, b, i, j in zip(ours, theirs, own, picks, strict=True)
+                for task in range(a.shape[1])
+            ]
             found[resample] += np.mean(won) / 2
     assert improvement_interval(ours, others) == pytest.approx(np.quantile(found, [0.025, 0.975]), abs=1e-12)
 
@@ -85,8 +91,10 @@ def frames(tmp_path_factory):
                     continue
                 cfg = config(seed=seed, cell=cell, grid="g", **{"data": data["data"]})
                 cfg["experiment"]["preset"] = dataset
-                records = [record(width, base + gain + 0.01 * seed, dataset=dataset)
-                           for width in ((1.0,) if cell == "one-width" else (1.0, 0.5))]
+                records = [
+                    record(width, base + gain + 0.01 * seed, dataset=dataset)
+                    for width in ((1.0,) if cell == "one-width" else (1.0, 0.5))
+                ]
                 write_run(root, cfg, records)
     return load_all(root, keep=False)
 

@@ -25,10 +25,16 @@ def made(tmp_path_factory, undrawn_module):
     root = tmp_path_factory.mktemp("runs")
     write_grid(root / "guidelines", seeds=(100, 101), metrics=("linear_fast",), epochs=3)
     for seed in (100, 101):
-        records = [record(width, 0.8 + 0.01 * seed - 1, "linear_fast", dataset=name) for width in (1.0, 0.25)
-                   for name in ("digits", "pets")]
-        records += [record(width, 0.4 * width, metric, task=task, dataset="voc", **DENSE) for width in (1.0, 0.25)
-                    for task, metric in (("detection", "box_AP"), ("segmentation", "mIoU"))]
+        records = [
+            record(width, 0.8 + 0.01 * seed - 1, "linear_fast", dataset=name)
+            for width in (1.0, 0.25)
+            for name in ("digits", "pets")
+        ]
+        records += [
+            record(width, 0.4 * width, metric, task=task, dataset="voc", **DENSE)
+            for width in (1.0, 0.25)
+            for task, metric in (("detection", "box_AP"), ("segmentation", "mIoU"))
+        ]
         write_run(root / "comparison", config(seed=seed, cell="us3l", grid="comparison"), records)
     return root, report.build(root, tmp_path_factory.mktemp("page"))
 
@@ -53,8 +59,10 @@ def address(made):
 
 
 def choose(page, name, value):
-    page.run(f"(() => {{ const s = document.querySelector('select[name={name}]'); s.value = '{value}'; "
-             "s.dispatchEvent(new Event('change')); })()")
+    page.run(
+        f"(() => {{ const s = document.querySelector('select[name={name}]'); s.value = '{value}'; "
+        "s.dispatchEvent(new Event('change')); })()"
+    )
 
 
 def shown(page, selector):
@@ -69,7 +77,8 @@ def test_loads_without_errors_and_fetches_nothing(page, made):
     assert page.run("[...document.images].every((image) => image.complete && image.naturalWidth === 40)")
     assert page.run("document.querySelectorAll('section h2').length") == 5
     assert page.run("[...document.querySelectorAll('[id]')].length") == page.run(
-        "new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size")  # ids are unique
+        "new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+    )  # ids are unique
 
 
 @needs_chromium
@@ -129,8 +138,10 @@ def test_a_choice_that_has_nothing_says_so_and_is_kept_in_the_address(page, made
 @needs_chromium
 def test_a_number_opens_where_it_comes_from(page, made):
     scores, runs = load(made[0]), load_runs(made[0])
-    row = "[...document.querySelectorAll('#table-guidelines-digits-linear_fast tbody tr')].find((r) => " \
-          "r.textContent.includes('BYOL + InfoNCE'))"
+    row = (
+        "[...document.querySelectorAll('#table-guidelines-digits-linear_fast tbody tr')].find((r) => "
+        "r.textContent.includes('BYOL + InfoNCE'))"
+    )
     page.run(f"{row}.querySelector('td[data-w=\"0.5\"] button').click()")
     assert page.run("document.getElementById('origin').open")
     lines = page.run("[...document.querySelectorAll('#origin li')].map((line) => line.textContent)")
@@ -198,5 +209,5 @@ def test_the_page_is_one_well_formed_file_without_the_machine_it_was_made_on(mad
     parsed = Tags()
     parsed.feed(text)
     assert parsed.open == []
-    assert str(root) not in text and "src=\"http" not in text and "<link rel=\"stylesheet" not in text and "@import" not in text
+    assert str(root) not in text and 'src="http' not in text and '<link rel="stylesheet' not in text and "@import" not in text
     assert str(root) not in result.paths["frame.csv"].read_text() + result.paths["runs.csv"].read_text()

@@ -13,16 +13,27 @@ from results.tables.render import markdown
 from tests.results.synthetic import config, metric, record, write_run
 
 WIDTHS = (1.0, 0.5, 0.25)
-CELLS = [("mse", "mse", "online"), ("mse", "infonce", "online"), ("infonce", "mse", "online"), ("infonce", "infonce", "online"),
-         ("infonce", "infonce", "momentum")]
+CELLS = [
+    ("mse", "mse", "online"),
+    ("mse", "infonce", "online"),
+    ("infonce", "mse", "online"),
+    ("infonce", "infonce", "online"),
+    ("infonce", "infonce", "momentum"),
+]
 
 
 def drawn(seed):
     """By (cell, width): RankMe, logged rank, accuracy."""
     random = np.random.default_rng(seed)
-    return {(place, width): (5 + 4 * place + 20 * width + random.normal(), 3 - place + random.normal(),
-                             0.4 + 0.08 * place + 0.1 * width + random.normal(0, 0.02))
-            for place in range(len(CELLS)) for width in WIDTHS}
+    return {
+        (place, width): (
+            5 + 4 * place + 20 * width + random.normal(),
+            3 - place + random.normal(),
+            0.4 + 0.08 * place + 0.1 * width + random.normal(0, 0.02),
+        )
+        for place in range(len(CELLS))
+        for width in WIDTHS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +43,14 @@ def root(tmp_path_factory):
         values = drawn(seed)
         for place, cell in enumerate(CELLS):
             records = [record(width, values[place, width][2], "linear") for width in WIDTHS]
-            records += [record(width, values[place, width][0], "rankme", task="analysis", changed={}, chance=None)
-                        for width in WIDTHS]
+            records += [
+                record(width, values[place, width][0], "rankme", task="analysis", changed={}, chance=None) for width in WIDTHS
+            ]
             records += [record(width, -1.5, "uniformity", task="analysis", changed={}, chance=None) for width in WIDTHS]
             records += [record(0.5, 99.0, "rankme", task="analysis", changed={"images": 9}, chance=None)]  # another setting's
-            logged = [metric("effective_rank", epoch, values[place, width][1] * epoch, width) for epoch in (1, 2)
-                      for width in WIDTHS]
+            logged = [
+                metric("effective_rank", epoch, values[place, width][1] * epoch, width) for epoch in (1, 2) for width in WIDTHS
+            ]
             write_run(root, config(*cell, seed), records, logged)
     return root
 
@@ -63,8 +76,13 @@ def test_each_measure_is_correlated_seed_by_seed(root):
 
 
 def test_ties_and_groups_without_an_order():
-    rows = pd.DataFrame({"seed": [1] * 5 + [2] * 4 + [3] * 3, "x": [1, 1, 2, 3, 3.0, 5, 5, 5, 5, 1, 2, 3],
-                         "accuracy": [0.1, 0.2, 0.2, 0.4, 0.3, 0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3]})
+    rows = pd.DataFrame(
+        {
+            "seed": [1] * 5 + [2] * 4 + [3] * 3,
+            "x": [1, 1, 2, 3, 3.0, 5, 5, 5, 5, 1, 2, 3],
+            "accuracy": [0.1, 0.2, 0.2, 0.4, 0.3, 0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3],
+        }
+    )
     found = rhos(rows, "x", ["seed"])
     assert list(found.index) == [1]  # the second has one value, the third too few
     assert found[1] == pytest.approx(stats.spearmanr(rows["x"][:5], rows["accuracy"][:5]).statistic)

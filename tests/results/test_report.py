@@ -48,11 +48,24 @@ def undrawn(monkeypatch):
 
 
 def test_every_table_and_picture_is_written(built):
-    stems = ["accuracy-flops-digits-knn", "accuracy-width-digits-knn", "collapse-width-0.25", "collapse-width-1",
-             "drift", "drift-accuracy-digits-knn", "heat-map-digits-knn", "prediction", "profiles",
-             "training-base-loss", "training-distillation-loss"]
-    tables = [f"{table}.{suffix}" for table in ("table-digits-knn", "table-overall", "table-prediction", "table-serving")
-              for suffix in FORMATS]
+    stems = [
+        "accuracy-flops-digits-knn",
+        "accuracy-width-digits-knn",
+        "collapse-width-0.25",
+        "collapse-width-1",
+        "drift",
+        "drift-accuracy-digits-knn",
+        "heat-map-digits-knn",
+        "prediction",
+        "profiles",
+        "training-base-loss",
+        "training-distillation-loss",
+    ]
+    tables = [
+        f"{table}.{suffix}"
+        for table in ("table-digits-knn", "table-overall", "table-prediction", "table-serving")
+        for suffix in FORMATS
+    ]
     assert sorted(built.paths) == sorted([f"{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")] + tables + ALWAYS)
     assert not built.skipped
     assert sorted(path.name for path in built.out.iterdir()) == sorted([*built.paths, report.MANIFEST])
@@ -65,14 +78,30 @@ def test_pictures_are_not_blank(built):
             assert min(pixels.shape) > 400 and (pixels < 200).mean() > 0.005, path.name
 
 
-@pytest.mark.parametrize(("stem", "labels"), [
-    ("accuracy-width-digits-knn", ["Width (fraction of channels)", "k-NN (%)", "SimSiam", "momentum SimCLR", "0.75",
-                                   "individually trained", "InfoNCE distillation", "MSE distillation", "naive US-Net"]),
-    ("accuracy-flops-digits-knn", ["MFLOPs per image, log scale", "20", "mean over up to 3 seeds"]),
-    ("training-base-loss", ["Epoch", "Base loss", "BYOL"]),
-    ("training-distillation-loss", ["Epoch", "MSE loss", "InfoNCE loss", "SimSiam, naive US-Net"]),
-    ("drift", ["Absolute drift", "Relative drift", "Epoch"]),
-    ("collapse-width-0.25", ["Effective rank", "Feature std × √dim", "at width 0.25"])])
+@pytest.mark.parametrize(
+    ("stem", "labels"),
+    [
+        (
+            "accuracy-width-digits-knn",
+            [
+                "Width (fraction of channels)",
+                "k-NN (%)",
+                "SimSiam",
+                "momentum SimCLR",
+                "0.75",
+                "individually trained",
+                "InfoNCE distillation",
+                "MSE distillation",
+                "naive US-Net",
+            ],
+        ),
+        ("accuracy-flops-digits-knn", ["MFLOPs per image, log scale", "20", "mean over up to 3 seeds"]),
+        ("training-base-loss", ["Epoch", "Base loss", "BYOL"]),
+        ("training-distillation-loss", ["Epoch", "MSE loss", "InfoNCE loss", "SimSiam, naive US-Net"]),
+        ("drift", ["Absolute drift", "Relative drift", "Epoch"]),
+        ("collapse-width-0.25", ["Effective rank", "Feature std × √dim", "at width 0.25"]),
+    ],
+)
 def test_svg_holds_its_labels_as_text(built, stem, labels):
     text = built.paths[f"{stem}.svg"].read_text(encoding="utf-8")
     for label in labels:
@@ -86,15 +115,13 @@ def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(built, draw
         legend, page = figure.legends[0].get_window_extent(paper), figure.bbox
         panels = [axis.get_tightbbox(paper) for axis in figure.axes if axis.get_visible()]
         assert not any(legend.overlaps(panel) for panel in panels)
-        assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
-                   for box in [*panels, legend])
+        assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1 for box in [*panels, legend])
         assert not any(a.overlaps(b) for i, a in enumerate(panels) for b in panels[:i])
 
 
 def test_the_drawn_numbers_are_the_means(grid, built, drawn):
     scores, axis = load(grid), drawn["accuracy-width-digits-knn"].axes[0]
-    series = next(line for line in axis.get_lines() if line.get_color() == drawing.LOOKS[0].color
-                 and len(line.get_xdata()) == 4)
+    series = next(line for line in axis.get_lines() if line.get_color() == drawing.LOOKS[0].color and len(line.get_xdata()) == 4)
     part = scores[scores["cell"].eq("mse-mse-online")]
     assert np.allclose(series.get_xdata(), sorted(WIDTHS))
     assert np.allclose(series.get_ydata(), [100 * part.loc[part["width"].eq(w), "value"].mean() for w in sorted(WIDTHS)])
@@ -116,8 +143,7 @@ def test_nothing_is_drawn_from_nothing_and_the_reason_is_said(tmp_path):
     lines = [metric("drift/absolute", 2, 0.1, 1.0)]
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5, flops=None)], lines)
     result = report.build(tmp_path / "guidelines")
-    assert [name for name in result.paths if name.endswith(".png")] == [
-        "accuracy-width-digits-knn.png", "heat-map-digits-knn.png"]
+    assert [name for name in result.paths if name.endswith(".png")] == ["accuracy-width-digits-knn.png", "heat-map-digits-knn.png"]
     assert "flops" in result.skipped["accuracy-flops-digits-knn"]
     assert "no drift/relative in metrics.jsonl" in result.skipped["drift"]
     assert {"training-base-loss", "training-distillation-loss", "collapse-width-1"} < set(result.skipped)
@@ -166,10 +192,15 @@ def test_settings_are_not_mixed_in_one_table(tmp_path, undrawn):
 
 
 def test_the_main_table_is_the_fullest_then_the_linear_one(tmp_path, undrawn):
-    write_run(tmp_path, config(), [record(w, 0.5, m) for w in (1.0, 0.5) for m in ("knn", "linear_fast")]
-              + [record(1.0, 0.5, "linear")])
+    write_run(
+        tmp_path, config(), [record(w, 0.5, m) for w in (1.0, 0.5) for m in ("knn", "linear_fast")] + [record(1.0, 0.5, "linear")]
+    )
     assert [table.name for table in report.build(tmp_path).tables] == [
-        "table-digits-linear_fast", "table-digits-knn", "table-digits-linear", "table-transfer"]
+        "table-digits-linear_fast",
+        "table-digits-knn",
+        "table-digits-linear",
+        "table-transfer",
+    ]
 
 
 def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
@@ -191,8 +222,13 @@ def test_an_output_that_is_a_file(tmp_path, capsys):
 
 def test_as_a_script_from_anywhere(tmp_path):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
-    done = subprocess.run([sys.executable, str(ROOT / "results" / "report.py"), "--runs", "guidelines"], cwd=tmp_path,
-                          capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "results" / "report.py"), "--runs", "guidelines"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert done.returncode == 0, done.stderr
     assert "momentum SimCLR + InfoNCE distillation" in done.stdout and "table-digits-knn: csv, html, md, tex" in done.stdout
     assert (tmp_path / "guidelines" / "report" / "table-digits-knn.md").is_file()
@@ -200,16 +236,27 @@ def test_as_a_script_from_anywhere(tmp_path):
 
 def test_scores_by_class_and_with_few_labels_have_tables_of_their_own(tmp_path, undrawn):
     few = {"metric": "finetune", "label_seed": 0, "score": "top1"}
-    write_run(tmp_path / "guidelines", config(), [
-        record(1.0, 0.9, "finetune"), record(1.0, 0.5, label_fraction=0.01, **few), record(1.0, 0.7, label_fraction=0.1, **few),
-        record(1.0, 0.6, label_fraction=0.1, **{**few, "label_seed": 1}),
-        record(1.0, 0.8, dataset="pets", score="mean_per_class", label_fraction=1.0, label_seed=None)])
+    write_run(
+        tmp_path / "guidelines",
+        config(),
+        [
+            record(1.0, 0.9, "finetune"),
+            record(1.0, 0.5, label_fraction=0.01, **few),
+            record(1.0, 0.7, label_fraction=0.1, **few),
+            record(1.0, 0.6, label_fraction=0.1, **{**few, "label_seed": 1}),
+            record(1.0, 0.8, dataset="pets", score="mean_per_class", label_fraction=1.0, label_seed=None),
+        ],
+    )
     made = report.build(tmp_path / "guidelines", tmp_path / "out")
     *single, across = made.tables
     assert across.title == "Linear evaluation and transfer classification" and [len(row.scores) for row in across.rows] == [4]
     by_title = {table.title.split(" on ", 1)[1]: table for table in single}
-    assert set(by_title) == {"digits, fine-tuning", "digits, fine-tuning with 1 % of the labels",
-                             "digits, fine-tuning with 10 % of the labels", "pets, k-NN"}
+    assert set(by_title) == {
+        "digits, fine-tuning",
+        "digits, fine-tuning with 1 % of the labels",
+        "digits, fine-tuning with 10 % of the labels",
+        "pets, k-NN",
+    }
     means = {title: [score.mean for row in table.rows for score in row.scores if score] for title, table in by_title.items()}
     assert means["digits, fine-tuning"] == [0.9]  # a record that says nothing of labels used all of them
     assert means["digits, fine-tuning with 10 % of the labels"] == [pytest.approx(0.65)]  # the mean over choices of labels
@@ -291,8 +338,9 @@ def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_pa
     out = tmp_path / "guidelines" / "report"
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     write_run(tmp_path / "guidelines", config(seed=101), [record(1.0, 0.9)])
-    done = subprocess.run(command, capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    done = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
     assert done.returncode == 2 and done.stderr.startswith("error: File too large") and done.stderr.count("\n") == 1
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert not [name for name in os.listdir(tmp_path / "guidelines" / ".frame") if name.startswith(".")]
@@ -309,22 +357,34 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_replaced(
     assert "runs.csv" in capsys.readouterr().err and (out / "table-digits-knn.md").read_text() == before
 
 
-@pytest.mark.parametrize("environment", [
-    {"MPLBACKEND": "module://backend_of_a_notebook"}, {"MPLBACKEND": "nonsense"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "iso-8859-1"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"MPLBACKEND": "module://backend_of_a_notebook"},
+        {"MPLBACKEND": "nonsense"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "iso-8859-1"},
+    ],
+)
 def test_in_the_environments_that_people_have(tmp_path, environment):
     write_run(tmp_path / "grid", config(grid="own", cell="é"), [record(1.0, 0.5), record(0.5, 0.4)])
     for script, place in (("report.py", tmp_path / "grid" / "report" / "index.html"), ("claims", None)):
-        done = subprocess.run([sys.executable, str(ROOT / "results" / script), "--runs", str(tmp_path / "grid")],
-                              capture_output=True, env={**os.environ, **environment})
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "results" / script), "--runs", str(tmp_path / "grid")],
+            capture_output=True,
+            env={**os.environ, **environment},
+        )
         assert done.returncode == 0 and done.stderr == b"", done.stderr
         assert place is None or "é" in place.read_text(encoding="utf-8")
 
 
 def test_a_table_of_runs_from_different_machines_says_so(tmp_path, undrawn):
-    kinds = [{"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["A AVX2, 1 thread, fp32"]},
-             {"pretraining": ["A AVX2, 1 thread, fp32"]}, {"pretraining": ["A AVX512, 2 threads, fp32", "B AVX2, 2 threads, fp32"]},
-             {"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["B AVX2, 2 threads, fp32"]}]
+    kinds = [
+        {"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["A AVX2, 1 thread, fp32"]},
+        {"pretraining": ["A AVX2, 1 thread, fp32"]},
+        {"pretraining": ["A AVX512, 2 threads, fp32", "B AVX2, 2 threads, fp32"]},
+        {"pretraining": ["A AVX2, 1 thread, fp32"], "evaluation": ["B AVX2, 2 threads, fp32"]},
+    ]
     captions = []
     for seed, kind in enumerate(kinds):
         path = write_run(tmp_path / "guidelines", config(seed=seed), [record(1.0, 0.5)])
@@ -332,6 +392,7 @@ def test_a_table_of_runs_from_different_machines_says_so(tmp_path, undrawn):
         (path / "provenance.json").write_text(json.dumps(provenance))
         captions.append(report.build(tmp_path / "guidelines", tmp_path / "out").tables[0].caption)
     assert "machine" not in captions[0] and "machine" not in captions[1]
-    assert ("Runs come from 3 kinds of machine, which alone can change scores by points: 2 on A AVX2, 1 thread, fp32; 1 on A AVX2, "
-            "1 thread, fp32; evaluated on B AVX2, 2 threads, fp32; 1 on A AVX512, 2 threads, fp32, then B AVX2, 2 threads, fp32."
-            ) in captions[3]
+    assert (
+        "Runs come from 3 kinds of machine, which alone can change scores by points: 2 on A AVX2, 1 thread, fp32; 1 on A AVX2, "
+        "1 thread, fp32; evaluated on B AVX2, 2 threads, fp32; 1 on A AVX512, 2 threads, fp32, then B AVX2, 2 threads, fp32."
+    ) in captions[3]

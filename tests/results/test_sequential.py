@@ -79,8 +79,11 @@ def stops(paths, alpha):
 @pytest.mark.parametrize("noise", ["normal", "t5", "skewed"])
 def test_peeking_after_every_seed_errs_at_most_at_the_level(noise):
     random, shape = np.random.default_rng(7), (20_000, MOST)
-    paths = {"normal": lambda: random.standard_normal(shape), "t5": lambda: random.standard_t(5, shape),
-             "skewed": lambda: random.gamma(4.0, 1.0, shape) - random.gamma(4.0, 1.0, shape)}[noise]()
+    paths = {
+        "normal": lambda: random.standard_normal(shape),
+        "t5": lambda: random.standard_t(5, shape),
+        "skewed": lambda: random.gamma(4.0, 1.0, shape) - random.gamma(4.0, 1.0, shape),
+    }[noise]()
     wrong = np.mean(stops(paths, LEVEL) <= MOST)
     assert wrong <= LEVEL + 0.005
     naive = np.mean((2 * stats.t.sf(np.abs(t_paths(paths)), np.arange(2, MOST)) <= LEVEL).any(axis=1))
@@ -107,8 +110,7 @@ def test_a_family_of_claims_errs_at_most_at_the_level():
 
 def fixed_seeds(effect, alpha, power):
     """Seeds of a plain two-sided paired t-test of that power."""
-    return next(n for n in range(2, 200)
-                if stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, effect * math.sqrt(n)) >= power)
+    return next(n for n in range(2, 200) if stats.nct.sf(stats.t.ppf(1 - alpha / 2, n - 1), n - 1, effect * math.sqrt(n)) >= power)
 
 
 @pytest.mark.parametrize(("effect", "alpha"), [(1.2, 0.05), (2.0, 0.05), (1.6, 0.05 / 12), (2.5, 0.05 / 12)])
@@ -167,6 +169,7 @@ def test_a_binomial_p_is_the_probability_of_paths_as_extreme():
 
     def lowest(path):
         return min(stats.binomtest(sum(path[:n]), n, share, "greater").pvalue / n for n in range(1, len(path) + 1))
+
     expected = np.mean([lowest(path) <= lowest(hits) * (1 + 1e-9) for path in walks(most)])
     assert sequential_binomial_p(hits, most, share)[0] == pytest.approx(expected)
     assert sequential_binomial_p([not hit for hit in hits], most, share)[1] == pytest.approx(expected)
@@ -181,4 +184,5 @@ def test_the_interval_of_a_share_holds_it_at_all_looks_at_once():
     assert missed <= 12  # 5 are expected at most; 13 or more have a probability below 0.001
     low, high = sequential_share([True] * 8, MOST_SEEDS)
     assert high == 1 and min(sequential_binomial_p([True] * 8, MOST_SEEDS, low)) <= LEVEL / 2 < min(
-        sequential_binomial_p([True] * 8, MOST_SEEDS, low + 2 / 400))
+        sequential_binomial_p([True] * 8, MOST_SEEDS, low + 2 / 400)
+    )

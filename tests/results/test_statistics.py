@@ -65,8 +65,15 @@ def test_spearmans_interval_is_that_of_scipys_bootstrap():
     rng = np.random.default_rng(0)
     x = rng.normal(size=12)
     y = x + rng.normal(0, 0.7, 12)
-    theirs = stats.bootstrap((x, y), lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=2000,
-                             method="percentile", rng=1).confidence_interval
+    theirs = stats.bootstrap(
+        (x, y),
+        lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
     assert spearman_interval(x, y) == pytest.approx((theirs.low, theirs.high), abs=0.06)
     assert all(map(math.isnan, spearman_interval([1, 2, 3], [1, 2, 3])))
     assert spearman_interval([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]) == pytest.approx((1, 1))
@@ -116,10 +123,12 @@ def test_every_holds_its_level_where_one_mean_is_at_the_minimum():
 def test_equivalence_is_two_one_sided_tests():
     values = np.array([0.1, -0.2, 0.15, 0.05])
     found = equivalence(one_sided(values, -1), one_sided(values, 1))
-    assert found[0] == pytest.approx(max(stats.ttest_1samp(values, -1, alternative="greater").pvalue,
-                                         stats.ttest_1samp(values, 1, alternative="less").pvalue))
+    assert found[0] == pytest.approx(
+        max(stats.ttest_1samp(values, -1, alternative="greater").pvalue, stats.ttest_1samp(values, 1, alternative="less").pvalue)
+    )
     assert equivalence(one_sided(values + 3, -1), one_sided(values + 3, 1))[1] == pytest.approx(
-        2 * stats.ttest_1samp(values + 3, 1, alternative="greater").pvalue)
+        2 * stats.ttest_1samp(values + 3, 1, alternative="greater").pvalue
+    )
 
 
 @pytest.mark.parametrize("mean", [-1.0, 1.0])

@@ -57,11 +57,22 @@ def test_rows_are_ordered_by_the_guidelines_satisfied(whole):
     ticks = ["".join(str(i) for i in range(1, 4) if row.labels[i - 1] == YES) for row in table.rows]
     assert ticks == ["", "1", "2", "3", "12", "13", "23", "123", *[""] * 7]
     assert [row.labels[METHOD] for row in table.rows] == [
-        "SimSiam + MSE distillation", "SimCLR + MSE distillation", "SimSiam + InfoNCE distillation",
-        "BYOL + MSE distillation", "SimCLR + InfoNCE distillation", "momentum SimCLR + MSE distillation",
-        "BYOL + InfoNCE distillation", "momentum SimCLR + InfoNCE distillation", "SimSiam, US-Net as the authors run it",
-        "SimSiam, naive US-Net", "momentum SimCLR, naive US-Net", "SimSiam, individually trained", "BYOL, individually trained",
-        "SimCLR, individually trained", "momentum SimCLR, individually trained"]
+        "SimSiam + MSE distillation",
+        "SimCLR + MSE distillation",
+        "SimSiam + InfoNCE distillation",
+        "BYOL + MSE distillation",
+        "SimCLR + InfoNCE distillation",
+        "momentum SimCLR + MSE distillation",
+        "BYOL + InfoNCE distillation",
+        "momentum SimCLR + InfoNCE distillation",
+        "SimSiam, US-Net as the authors run it",
+        "SimSiam, naive US-Net",
+        "momentum SimCLR, naive US-Net",
+        "SimSiam, individually trained",
+        "BYOL, individually trained",
+        "SimCLR, individually trained",
+        "momentum SimCLR, individually trained",
+    ]
     assert table.value_names == ("1.0×", "0.75×", "0.5×", "0.25×")
     assert row_of(table, "BYOL + MSE distillation").labels[3:6] == ("MSE", "MSE", "momentum")
 
@@ -147,11 +158,18 @@ def test_a_score_at_chance_is_marked(tmp_path):
     assert "**11.0** †" in markdown(table)
 
 
-@pytest.mark.parametrize(("name", "value", "fallen"), [("feature_std", 0.05, True), ("feature_std", 0.15, False),
-                                                       ("effective_rank", 1.2, True), ("effective_rank", 2.5, False)])
+@pytest.mark.parametrize(
+    ("name", "value", "fallen"),
+    [("feature_std", 0.05, True), ("feature_std", 0.15, False), ("effective_rank", 1.2, True), ("effective_rank", 2.5, False)],
+)
 def test_collapse_is_judged_by_the_last_diagnostics_at_that_width(tmp_path, name, value, fallen):
-    lines = [metric(name, 1, 0.0, 0.25), metric(name, 2, value, 0.25), metric(name, 3, None, 0.25),
-             metric(name, 1, 9.0, 1.0), metric(name, 2, 9.0, 1.0)]
+    lines = [
+        metric(name, 1, 0.0, 0.25),
+        metric(name, 2, value, 0.25),
+        metric(name, 3, None, 0.25),
+        metric(name, 1, 9.0, 1.0),
+        metric(name, 2, 9.0, 1.0),
+    ]
     write_run(tmp_path, config("mse", "mse", "online"), [record(1.0, 0.5), record(0.25, 0.4)], lines)
     table = build(tmp_path)
     assert [score.collapsed for score in row_of(table, "SimSiam + MSE distillation").scores] == [False, fallen]
@@ -163,7 +181,9 @@ def test_a_grid_of_another_name_gets_a_row_a_cell(tmp_path):
     write_run(tmp_path, config(cell="sandwich", grid="mine"), [record(1.0, 0.5)])
     table = grid_table(load(tmp_path), grid_of(tmp_path), "cells")
     assert [(row.labels, row.scores[0].mean, row.scores[0].best) for row in table.rows] == [
-        (("dynamic",), 0.6, True), (("sandwich",), 0.5, False)]
+        (("dynamic",), 0.6, True),
+        (("sandwich",), 0.5, False),
+    ]
 
 
 @pytest.mark.parametrize(("width", "name"), [(1.0, "1.0×"), (0.5, "0.5×"), (0.25, "0.25×"), (0.375, "0.375×")])
@@ -175,9 +195,17 @@ def awkward() -> Table:
     """A table whose texts mean something to each of the formats."""
     labels = ("a|b_c*d", r"50% & $x^2$ #1 {~} \end", "[bold]<tag>[/bold]")
     scores = (Score(0.5, 0.01, 3, best=True, at_chance=True, collapsed=True), None)
-    return Table("odd", "Odd_title", "100 % _sure_", (Column("A|B"), Column("C&D", "center"), Column("E", detail=True)),
-                 "Accuracy (%)", ("1.0×", "0.5×"), (TableRow("", labels, scores), TableRow("next", labels, scores)), 3,
-                 ({"width": 1.0}, {"width": 0.5}))
+    return Table(
+        "odd",
+        "Odd_title",
+        "100 % _sure_",
+        (Column("A|B"), Column("C&D", "center"), Column("E", detail=True)),
+        "Accuracy (%)",
+        ("1.0×", "0.5×"),
+        (TableRow("", labels, scores), TableRow("next", labels, scores)),
+        3,
+        ({"width": 1.0}, {"width": 0.5}),
+    )
 
 
 def test_markdown_escapes_and_has_the_same_columns_everywhere():
@@ -199,19 +227,20 @@ def test_csv_numbers_are_those_of_the_frame(grid, whole):
     rows = list(csv.DictReader(io.StringIO(comma_separated(table))))
     picked = next(row for row in rows if row["method"] == "BYOL + InfoNCE distillation" and row["width"] == "0.5")
     values = scores.loc[scores["cell"].eq("mse-infonce-momentum") & scores["width"].eq(0.5), "value"]
-    assert float(picked["mean"]) == pytest.approx(np.mean(values)) and float(picked["std"]) == pytest.approx(
-        np.std(values, ddof=1))
+    assert float(picked["mean"]) == pytest.approx(np.mean(values)) and float(picked["std"]) == pytest.approx(np.std(values, ddof=1))
     assert (picked["g1"], picked["g2"], picked["g3"], picked["n"]) == ("", "1", "1", "3")
 
 
 def test_latex_escaping():
-    assert latex_escape(r"5% & a_b $ # {x} ~^\ ") == (r"5\% \& a\_b \$ \# \{x\} \textasciitilde{}\textasciicircum{}"
-                                                      r"\textbackslash{} ")
+    assert latex_escape(r"5% & a_b $ # {x} ~^\ ") == (
+        r"5\% \& a\_b \$ \# \{x\} \textasciitilde{}\textasciicircum{}"
+        r"\textbackslash{} "
+    )
 
 
 def test_latex_structure(whole):
     text = latex(whole)
-    body = text[text.index(r"\toprule"):text.index(r"\bottomrule")]
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert len(rows) == 16 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {11}
     assert body.count(r"\midrule") == 7 and r"\textbf{" in body and r"$\checkmark$" in body
@@ -221,11 +250,27 @@ def test_latex_structure(whole):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here; apt-get install texlive-latex-base")
 def test_latex_compiles(whole, tmp_path):
-    (tmp_path / "main.tex").write_text("\n".join([
-        r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}", r"\begin{document}",
-        latex(whole), latex(awkward()), latex(replace(whole, rows=whole.rows * 6)), r"\end{document}"]), encoding="utf-8")
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path,
-                          capture_output=True, text=True, errors="replace")
+    (tmp_path / "main.tex").write_text(
+        "\n".join(
+            [
+                r"\documentclass{article}",
+                r"\usepackage{booktabs,amssymb,graphicx}",
+                r"\begin{document}",
+                latex(whole),
+                latex(awkward()),
+                latex(replace(whole, rows=whole.rows * 6)),
+                r"\end{document}",
+            ]
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout and "Float too large" not in done.stdout  # of 90 rows either
 
@@ -261,8 +306,12 @@ def test_the_guidelines_table_fits_eighty_characters(whole):
 
 def test_collapse_is_marked_by_what_runs_log():
     """Every threshold is one of a diagnostic that pretraining writes, under that name."""
-    cfg = from_dict({"model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 16, "predictor_hidden": 16},
-                     "data": {"size": 12}})
+    cfg = from_dict(
+        {
+            "model": {"arch": "resnet_small", "projector_hidden": 16, "projector_out": 16, "predictor_hidden": 16},
+            "data": {"size": 12},
+        }
+    )
     logged = Diagnostics(cfg, torch.randn(8, 3, 12, 12)).measure(Student(cfg), None)
     assert set(tables.COLLAPSE) <= {name for name, *_ in logged}
 

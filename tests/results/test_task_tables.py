@@ -30,14 +30,23 @@ def root(tmp_path_factory):
         alone = [(f"individual-momentum-simclr-w{w}", (w,), ("infonce", "none", "momentum")) for w in (1.0, 0.25)]
         for cell, widths, base in (("us3l", (1.0, 0.25), ("infonce", "infonce", "momentum")), *alone):
             level = 0.9 if cell == "us3l" else 0.8
-            records = [record(w, level - 0.1 * (1 - w), metric, dataset=name, latency_ms=10 * w)
-                       for w in widths for name, metric in (("digits", "linear"), ("pets", "linear"), ("pets", "finetune"))]
+            records = [
+                record(w, level - 0.1 * (1 - w), metric, dataset=name, latency_ms=10 * w)
+                for w in widths
+                for name, metric in (("digits", "linear"), ("pets", "linear"), ("pets", "finetune"))
+            ]
             for initial, drop in (("pretrained", 0.0), ("random", 0.2)):
-                records += [record(w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial,
-                                   latency_ms=20 * w, **DENSE)
-                            for w in widths for metric in ("box_AP", "box_AP50", "mask_AP")]
-            records += [record(w, None if w < 1 else 0.5, "mIoU", task="segmentation", dataset="ade", initial="pretrained", **DENSE)
-                        for w in widths]
+                records += [
+                    record(
+                        w, w * (level - drop), metric, task="detection", dataset="voc", initial=initial, latency_ms=20 * w, **DENSE
+                    )
+                    for w in widths
+                    for metric in ("box_AP", "box_AP50", "mask_AP")
+                ]
+            records += [
+                record(w, None if w < 1 else 0.5, "mIoU", task="segmentation", dataset="ade", initial="pretrained", **DENSE)
+                for w in widths
+            ]
             cfg = config(*base, seed, (min(widths), max(widths)) if cell == "us3l" else (widths[0],) * 2, cell, "comparison")
             write_run(root, cfg, records, cost=(30.0, 3e12) if cell == "us3l" else (20.0 * widths[0], 4e12 * widths[0]))
     return root
@@ -48,8 +57,12 @@ def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
     voc = tables["table-detection-voc"]
     assert voc.value_names == ("box AP", "box AP50", "mask AP") and "mask_rcnn_r50_fpn, schedule quick" in voc.title
     rows = {row.labels: row for row in voc.rows}
-    assert set(rows) == {(name, weights, width) for name in ("US3L", "momentum SimCLR, individually trained")
-                         for weights in ("pretrained", "random weights") for width in ("1.0×", "0.25×")}
+    assert set(rows) == {
+        (name, weights, width)
+        for name in ("US3L", "momentum SimCLR, individually trained")
+        for weights in ("pretrained", "random weights")
+        for width in ("1.0×", "0.25×")
+    }
     score = rows["US3L", "random weights", "0.25×"].scores[0]
     assert (score.mean, score.n) == (pytest.approx(0.25 * 0.7), 2) and [source.seed for source in score.sources] == [100, 101]
     assert rows["US3L", "pretrained", "0.25×"].scores[0].best  # of its width
@@ -61,8 +74,10 @@ def test_dense_tables_have_a_row_a_network_initialisation_and_width(root):
 def test_the_gain_over_networks_of_one_width_is_of_the_same_seed_and_from_pretrained_weights(root):
     tables = {item.table.name: item.table for item in contents.all_tables(load_all(root))}
     table = tables["table-gains-detection-voc"]
-    assert [row.labels[2:] for row in table.rows] == [("1.0×", "2", "+10.0 [+10.0, +10.0]", "+10.0 [+10.0, +10.0]"),
-                                                      ("0.25×", "2", "+2.5 [+2.5, +2.5]", "+2.5 [+2.5, +2.5]")]
+    assert [row.labels[2:] for row in table.rows] == [
+        ("1.0×", "2", "+10.0 [+10.0, +10.0]", "+10.0 [+10.0, +10.0]"),
+        ("0.25×", "2", "+2.5 [+2.5, +2.5]", "+2.5 [+2.5, +2.5]"),
+    ]
     assert {row.labels[0] for row in table.rows} == {"US3L"}
     ade = tables["table-gains-segmentation-ade"]
     assert [row.labels[2:] for row in ade.rows] == [("1.0×", "2", "+0.0 [+0.0, +0.0]")]  # undefined at the other width
@@ -106,10 +121,19 @@ def test_every_kind_of_table_compiles(root, tmp_path):
     tables = [item.table for item in contents.all_tables(frames)]
     tables.append(paper.beside(paper.read_numbers(), frames.scores, frames.grids))
     body = "\n".join(latex(table, intervals=True) for table in tables)
-    (tmp_path / "main.tex").write_text("\n".join([r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}",
-                                                  r"\begin{document}", body, r"\end{document}"]), encoding="utf-8")
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True,
-                          text=True, errors="replace")
+    (tmp_path / "main.tex").write_text(
+        "\n".join(
+            [r"\documentclass{article}", r"\usepackage{booktabs,amssymb,graphicx}", r"\begin{document}", body, r"\end{document}"]
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -135,11 +159,19 @@ def test_latencies_of_two_devices_are_two_pictures(root):
     scores = frames.scores[frames.scores["task"].eq("classification")]
     scores["latency_on"] = scores["seed"].map({100: "NVIDIA A100", 101: "x86_64 AVX2, 1 thread"})
     names = {item.name: item for item in contents.all_pictures(replace(frames, scores=scores))}
-    pictures = [next(item for name, item in names.items() if name.startswith(f"accuracy-latency-{device}-") and
-                     name.endswith("-digits-linear")) for device in ("nvidia-a100", "x86_64-avx2-1-thread")]
+    pictures = [
+        next(
+            item
+            for name, item in names.items()
+            if name.startswith(f"accuracy-latency-{device}-") and name.endswith("-digits-linear")
+        )
+        for device in ("nvidia-a100", "x86_64-avx2-1-thread")
+    ]
     labels = [axis.get_xlabel() for picture in pictures for axis in picture.draw().axes]
-    assert set(labels) == {"Latency of one image (ms), log scale\nNVIDIA A100",
-                           "Latency of one image (ms), log scale\nx86_64 AVX2, 1 thread"}
+    assert set(labels) == {
+        "Latency of one image (ms), log scale\nNVIDIA A100",
+        "Latency of one image (ms), log scale\nx86_64 AVX2, 1 thread",
+    }
 
 
 def test_networks_of_one_shape_are_drawn_at_one_latency(root):
@@ -163,8 +195,12 @@ def test_heat_map_shows_the_means(root):
 
 def test_pareto_front_is_what_nothing_beats():
     cost, value = [3, 1, 2, 2, 4, 1], [0.7, 0.5, 0.6, 0.65, 0.7, 0.4]
-    beaten = {i for i in range(6) for j in range(6) if (cost[j] <= cost[i] and value[j] > value[i])
-              or (cost[j] < cost[i] and value[j] >= value[i])}
+    beaten = {
+        i
+        for i in range(6)
+        for j in range(6)
+        if (cost[j] <= cost[i] and value[j] > value[i]) or (cost[j] < cost[i] and value[j] >= value[i])
+    }
     assert sorted(pareto_front(cost, value)) == sorted(set(range(6)) - beaten) == [0, 1, 3]
 
 
@@ -175,21 +211,39 @@ def test_every_published_number_has_a_source_and_a_place_in_it():
     assert all(0 < number.value < 100 for number in numbers if number.value is not None)
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: none, place: p}", "no source 'none'"),
-    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: ''}", "place is empty"),
-    ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: p, extra: 1}", "unknown key extra")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: none, place: p}", "no source 'none'"),
+        ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: ''}", "place is empty"),
+        ("{method: X, arch: a, dataset: d, metric: linear, value: 50, source: s, place: p, extra: 1}", "unknown key extra"),
+    ],
+)
 def test_a_number_without_a_source_is_refused(tmp_path, line, message):
-    (tmp_path / "p.yaml").write_text("format: 1\nsources: {s: {title: t, url: 'https://example.org'}}\n"
-                                     "defaults: {task: classification, width: 1.0, std: null, n: null, ours: ''}\n"
-                                     f"numbers: [{line}]\n")
+    (tmp_path / "p.yaml").write_text(
+        "format: 1\nsources: {s: {title: t, url: 'https://example.org'}}\n"
+        "defaults: {task: classification, width: 1.0, std: null, n: null, ours: ''}\n"
+        f"numbers: [{line}]\n"
+    )
     with pytest.raises(UserError, match=message):
         paper.read_numbers(tmp_path / "p.yaml")
 
 
 def test_ours_stand_beside_the_same_network_data_metric_and_width(root):
-    same = paper.Number("US3L", "resnet_small", "classification", "digits", "linear", 0.25, 80.0, None, None,
-                        paper.Source("t", "https://example.org"), "Table 1", "us3l")
+    same = paper.Number(
+        "US3L",
+        "resnet_small",
+        "classification",
+        "digits",
+        "linear",
+        0.25,
+        80.0,
+        None,
+        None,
+        paper.Source("t", "https://example.org"),
+        "Table 1",
+        "us3l",
+    )
     other = paper.Number(**{**same.__dict__, "arch": "resnet50"})
     table = paper.beside([same, other], load(root), load_all(root).grids)
     assert [row.scores[0] and round(row.scores[0].mean, 4) for row in table.rows] == [0.825, None]
@@ -213,21 +267,29 @@ def test_sub_networks_have_a_table_of_their_own_and_do_not_reach_those_by_width(
         found = RunDirectory(run)
         seed = found.records()[0]["seed"]
         own = {"seed": seed, "width": None}
-        found.add_records([record(1, 0.5 + seed / 1000, "linear", subnet="w[1,.5]", flops=2e6, parameters=70) | own,
-                           record(1, 0.4, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50) | own,
-                           record(1, 0.1, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50, label_fraction=0.1) | own,
-                           record(1, 1.5, "rankme", task="analysis", subnet="w[1,.5]", count=9) | own,
-                           record(1, 0.5, "linear", dataset="pets", seed=seed, subnet="w1d[2,1]")])  # stands for width 1.0
-        voc = [record(1, value, "box_AP", task="detection", dataset="voc", subnet="w[1,.5]", initial=initial, **DENSE) | own
-               for value, initial in ((0.3, "pretrained"), (0.1, "random"))]
+        found.add_records(
+            [
+                record(1, 0.5 + seed / 1000, "linear", subnet="w[1,.5]", flops=2e6, parameters=70) | own,
+                record(1, 0.4, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50) | own,
+                record(1, 0.1, "knn", subnet="w1d[1,1]", flops=1e6, parameters=50, label_fraction=0.1) | own,
+                record(1, 1.5, "rankme", task="analysis", subnet="w[1,.5]", count=9) | own,
+                record(1, 0.5, "linear", dataset="pets", seed=seed, subnet="w1d[2,1]"),
+            ]
+        )  # stands for width 1.0
+        voc = [
+            record(1, value, "box_AP", task="detection", dataset="voc", subnet="w[1,.5]", initial=initial, **DENSE) | own
+            for value, initial in ((0.3, "pretrained"), (0.1, "random"))
+        ]
         found.add_records(voc)
     frames = load_all(here)
     assert len(load(here)) > len(frames.scores) and set(frames.subnets["subnet"]) == {"w[1,.5]", "w1d[1,1]"}
     tables = {item.table.name: item.table for item in contents.all_tables(frames)}
     assert {"table-subnets-classification-digits", "table-subnets-detection-voc"} < set(tables)
     rows = [row.labels for row in tables["table-subnets-classification-digits"].rows]
-    assert rows == [("US3L", "w[1,.5]", "60.1 ± 0.1", "—", "—", "2.0", "70"),
-                    ("US3L", "w1d[1,1]", "—", "40.0 ± 0.0", "10.0 ± 0.0", "1.0", "50")]
+    assert rows == [
+        ("US3L", "w[1,.5]", "60.1 ± 0.1", "—", "—", "2.0", "70"),
+        ("US3L", "w1d[1,1]", "—", "40.0 ± 0.0", "10.0 ± 0.0", "1.0", "50"),
+    ]
     heads = [column.name for column in tables["table-subnets-classification-digits"].columns]
     assert heads[2:5] == ["linear evaluation (%)", "k-NN (%)", "k-NN with 10 % of the labels (%)"]
     rows = [row.labels[:4] for row in tables["table-subnets-detection-voc"].rows]

@@ -17,9 +17,15 @@ def test_a_folder_is_made_and_left_empty(tmp_path):
         assert os.listdir(tmp_path / "a" / "b") == []
 
 
-@pytest.mark.parametrize(("place", "why"), [
-    ("file", "which is a file; give another --out DIR"), ("file/below", "Not a directory"), ("n" * 300, "File name too long"),
-    ("loop/x", "symbolic links")])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("file", "which is a file; give another --out DIR"),
+        ("file/below", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        ("loop/x", "symbolic links"),
+    ],
+)
 def test_places_that_cannot_be_a_folder_are_one_line(tmp_path, place, why):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")

@@ -34,17 +34,20 @@ def ended(body: str, **options) -> tuple[int, str, str]:
     return process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (UserError("data.root is missing; set it"), "error: data.root is missing; set it"),
-    (UserError("two\nlines"), "error: two lines"),
-    (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "while writing /x/y; free some space"),
-    (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
-    (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "Permission denied: /x/y; choose another place"),
-    (OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300), "File name too long"),
-    (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"), "/x/y"),
-    (MemoryError(), "not enough memory"),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"), "not enough memory"),
-])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UserError("data.root is missing; set it"), "error: data.root is missing; set it"),
+        (UserError("two\nlines"), "error: two lines"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "while writing /x/y; free some space"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "Permission denied: /x/y; choose another place"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "n" * 300), "File name too long"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x/y"), "/x/y"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"), "not enough memory"),
+    ],
+)
 def test_what_a_user_can_change_is_one_line_and_code_2(error, words, capsys):
     def main(argv):
         raise error
@@ -54,8 +57,16 @@ def test_what_a_user_can_change_is_one_line_and_code_2(error, words, capsys):
     assert words in said and said.count("\n") == 1 and said.startswith("error: ")
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(errno.ENOENT, "No such file", "/x"), RuntimeError("shape"),
-                                   PermissionError(errno.EPERM, "of no file"), ValueError("nan")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("x"),
+        FileNotFoundError(errno.ENOENT, "No such file", "/x"),
+        RuntimeError("shape"),
+        PermissionError(errno.EPERM, "of no file"),
+        ValueError("nan"),
+    ],
+)
 def test_our_own_faults_keep_their_traceback(error):
     assert explained(error) == ""
     code, _, said = ended(f"raise {type(error).__name__}({', '.join(map(repr, error.args))})")
@@ -91,21 +102,29 @@ def test_a_signal_to_end_runs_what_cleans_up(signum):
 
 
 def test_a_forked_worker_dies_of_sigterm_in_silence():
-    body = ("child = os.fork()\nif child == 0:\n    time.sleep(60)\ntime.sleep(0.2)\nos.kill(child, signal.SIGTERM)\n"
-            "print(os.WTERMSIG(os.waitpid(child, 0)[1]))")
+    body = (
+        "child = os.fork()\nif child == 0:\n    time.sleep(60)\ntime.sleep(0.2)\nos.kill(child, signal.SIGTERM)\n"
+        "print(os.WTERMSIG(os.waitpid(child, 0)[1]))"
+    )
     assert ended(body) == (0, f"{int(signal.SIGTERM)}\n", "")
 
 
 def test_nohup_is_heeded():
-    process = program("print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)",
-                      preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = program(
+        "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
     assert process.communicate(timeout=60)[0] == b"True\n"
 
 
-@pytest.mark.parametrize("body", [
-    "for i in range(100000):\n    print('a line of the output', i)", "print('short')",
-    "import rich.console\nfor i in range(1000):\n    rich.console.Console().print('a line')",
-    "import argparse\nargparse.ArgumentParser().parse_args(['--help'])"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "for i in range(100000):\n    print('a line of the output', i)",
+        "print('short')",
+        "import rich.console\nfor i in range(1000):\n    rich.console.Console().print('a line')",
+        "import argparse\nargparse.ArgumentParser().parse_args(['--help'])",
+    ],
+)
 def test_a_reader_that_has_gone_ends_it_quietly(body):
     """As ``program | head -0``: no word on stderr, and the exit code of a tool that SIGPIPE ends."""
     read, write = os.pipe()
@@ -124,8 +143,10 @@ def test_output_to_a_full_disk_is_one_line():
 
 @pytest.mark.parametrize("env", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}])
 def test_characters_that_the_terminal_lacks_are_escaped(env):
-    body = ("import rich.console\nprint('Gr\\xf6\\xdfe \\u2192 \\xe9')\nrich.console.Console().print('\\xb1')\n"
-            "raise OSError(28, '\\xe9', '\\xf6')")
+    body = (
+        "import rich.console\nprint('Gr\\xf6\\xdfe \\u2192 \\xe9')\nrich.console.Console().print('\\xb1')\n"
+        "raise OSError(28, '\\xe9', '\\xf6')"
+    )
     code, out, said = ended(body, env=env)
     assert code == 2 and "Gr\\xf6\\xdfe \\u2192 \\xe9" in out and "\\xb1" in out and "\\xe9 while writing \\xf6" in said
 
@@ -133,23 +154,31 @@ def test_characters_that_the_terminal_lacks_are_escaped(env):
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_names_of_files_are_utf8_in_any_locale(env, tmp_path):
     (tmp_path / "\xe9t\xe9").write_text("x")
-    body = (f"print(ascii(os.listdir({str(tmp_path)!r})), sys.getfilesystemencoding(), "
-            "sorted(k for k in os.environ if 'US3L_TERMINAL' in k))")
+    body = (
+        f"print(ascii(os.listdir({str(tmp_path)!r})), sys.getfilesystemencoding(), "
+        "sorted(k for k in os.environ if 'US3L_TERMINAL' in k))"
+    )
     assert ended(body, env=env) == (0, "['\\xe9t\\xe9'] utf-8 []\n", "")
 
 
 def test_a_locale_that_cannot_be_left_is_no_endless_loop():
     code = "from rundir.cli import cli\ncli(lambda argv: print('ran'))"
-    done = subprocess.run([sys.executable, "-X", "utf8=0", "-c", code], capture_output=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"})
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+    )
     assert (done.returncode, done.stdout) == (0, b"ran\n")
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_streams_do_not_mix_with_files(closed, tmp_path):
     """The first file opened would take a closed descriptor's number, and what is printed would land in it."""
-    body = (f"with open({str(tmp_path / 'file')!r}, 'w') as file:\n    file.write('content')\n    print('printed')\n"
-            "    print('told', file=sys.stderr)\n    os.system('echo shell; echo shell >&2')\nsys.stdin.read()")
+    body = (
+        f"with open({str(tmp_path / 'file')!r}, 'w') as file:\n    file.write('content')\n    print('printed')\n"
+        "    print('told', file=sys.stderr)\n    os.system('echo shell; echo shell >&2')\nsys.stdin.read()"
+    )
     code, _, _ = ended(body, stdin=subprocess.DEVNULL, preexec_fn=lambda: [os.close(number) for number in closed])
     assert code == 0 and (tmp_path / "file").read_text() == "content"
 

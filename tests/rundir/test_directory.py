@@ -43,8 +43,17 @@ def test_status(run):
 
 
 @pytest.mark.parametrize("name", ["status.json", "result.json", "provenance.json"])
-@pytest.mark.parametrize(("content", "message"), [("{", "damaged"), ('{"format": 2}', "format 2"), ("{}", "format None"),
-                                                  ("[1]", "damaged"), ("null", "damaged"), (b"\xff\xfe\x00", "damaged")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "damaged"),
+        ('{"format": 2}', "format 2"),
+        ("{}", "format None"),
+        ("[1]", "damaged"),
+        ("null", "damaged"),
+        (b"\xff\xfe\x00", "damaged"),
+    ],
+)
 def test_unknown_formats_and_damaged_files_are_errors(run, name, content, message):
     (run.path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     read = {"status.json": run.status, "result.json": run.records, "provenance.json": run.provenance}[name]
@@ -65,8 +74,13 @@ def loop(path):
 @pytest.mark.parametrize("thing", [pipe, Path.mkdir, loop])
 def test_what_is_no_file_is_neither_waited_for_nor_a_traceback(run, name, thing):
     thing(run.path / name)
-    read = {"status.json": run.status, "result.json": run.records, "provenance.json": run.provenance,
-            "config.yaml": run.read_config, "metrics.jsonl": lambda: run.truncate_metrics(3)}[name]
+    read = {
+        "status.json": run.status,
+        "result.json": run.records,
+        "provenance.json": run.provenance,
+        "config.yaml": run.read_config,
+        "metrics.jsonl": lambda: run.truncate_metrics(3),
+    }[name]
     with pytest.raises(UserError, match="damaged") as caught:
         read()
     assert name in str(caught.value) and "\n" not in str(caught.value)
@@ -137,7 +151,7 @@ def test_whatever_was_torn_off_the_metrics_are_whole_lines(tmp_path_factory, cut
     run.truncate_metrics(step)
     whole = [row for row in ROWS if row["step"] <= step]
     got = read_metrics(run)
-    assert got == whole[:len(got)]
+    assert got == whole[: len(got)]
     assert len(got) >= min(content[:cut].count(b"\n"), len(whole))
     run.append_metrics([ROWS[0]])
     assert read_metrics(run) == [*got, ROWS[0]]
@@ -150,8 +164,9 @@ def record(**changes):
 def test_records_are_merged_by_their_identity(run):
     assert run.records() == []
     run.add_records([record(), record(width=0.5)])
-    run.add_records([record(value=0.75), record(metric="linear"), record(seed=1), record(dataset="cifar10"),
-                     record(task="detection")])
+    run.add_records(
+        [record(value=0.75), record(metric="linear"), record(seed=1), record(dataset="cifar10"), record(task="detection")]
+    )
     records = run.records()
     assert len(records) == 6 and records[0]["width"] == 0.5 and records[1]["value"] == 0.75
     assert json.loads((run.path / "result.json").read_text())["format"] == 1
@@ -204,10 +219,21 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, fails):
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(run):
     """By who takes the lock, and by who adds scores without it."""
-    kept = [".notes.tmp", ".bashrc.1.tmp", "result.json.1.tmp", ".result.json.tmp.bak", ".result.json.x.tmp",
-            f".status.json.{os.getppid()}.tmp"]
-    ours = [".result.json.99999999.tmp", ".status.json.99999999.tmp", ".checkpoint.pt.tmp", f".config.yaml.{os.getpid()}.tmp",
-            ".provenance.json.12345678901234567890.tmp"]
+    kept = [
+        ".notes.tmp",
+        ".bashrc.1.tmp",
+        "result.json.1.tmp",
+        ".result.json.tmp.bak",
+        ".result.json.x.tmp",
+        f".status.json.{os.getppid()}.tmp",
+    ]
+    ours = [
+        ".result.json.99999999.tmp",
+        ".status.json.99999999.tmp",
+        ".checkpoint.pt.tmp",
+        f".config.yaml.{os.getpid()}.tmp",
+        ".provenance.json.12345678901234567890.tmp",
+    ]
     for how in (run.lock, lambda: nullcontext(run.add_records([]))):
         for name in (*kept, *ours):
             (run.path / name).write_text("x")
@@ -283,12 +309,24 @@ def test_an_unused_directory_goes_away_and_a_used_one_stays(run):
 
 
 @pytest.mark.parametrize("name", ["status.json", "result.json", "provenance.json", "config.yaml"])
-@pytest.mark.parametrize("damage", [
-    os.mkfifo, os.mkdir, lambda path: os.symlink(path, path), lambda path: path.write_text("[" * 100_000),
-    lambda path: path.write_bytes(b"\xff"), lambda path: path.write_text('"a"')])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        os.mkfifo,
+        os.mkdir,
+        lambda path: os.symlink(path, path),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: path.write_text('"a"'),
+    ],
+)
 def test_a_damaged_file_is_named_with_what_to_do_and_nothing_hangs(run, name, damage):
-    read = {"status.json": run.status, "result.json": run.records, "provenance.json": run.provenance,
-            "config.yaml": run.read_config}
+    read = {
+        "status.json": run.status,
+        "result.json": run.records,
+        "provenance.json": run.provenance,
+        "config.yaml": run.read_config,
+    }
     assert read[name]() in (None, [], {}, {"format": 1, "state": "pending", "why": ""})
     damage(run.path / name)
     with pytest.raises(UserError, match="remove") as error:

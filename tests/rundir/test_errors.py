@@ -10,13 +10,16 @@ from rundir.errors import Setting, UserError, check_choice, settings_are_options
 from rundir.files import Damaged
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), [
-    ("digitz", {}, "did you mean digits?"),
-    ("digitz", {"before": "data."}, "did you mean data.digits?"),
-    ("xyz", {}, "choose one of digits, cifar10"),
-    ("xyz", {"before": "data.", "otherwise": "known are two"}, "known are two"),
-    (1.5, {}, "choose one of digits, cifar10"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("digitz", {}, "did you mean digits?"),
+        ("digitz", {"before": "data."}, "did you mean data.digits?"),
+        ("xyz", {}, "choose one of digits, cifar10"),
+        ("xyz", {"before": "data.", "otherwise": "known are two"}, "known are two"),
+        (1.5, {}, "choose one of digits, cifar10"),
+    ],
+)
 def test_a_name_like_it_is_suggested_or_all(name, options, expected):
     assert suggestion(name, {"digits": 1, "cifar10": 2}, **options) == expected
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rundir.files import MOST_DEPTH, Damaged, parse_yaml, read_json, read_text, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12))
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(12)
+)
 
 
 def refused(read, *args) -> str:
@@ -34,8 +35,12 @@ def test_what_is_no_ordinary_file(tmp_path):
             server.bind("socket")
         finally:
             os.chdir(folder)
-        for name, why in (("pipe", "is a named pipe, not a file"), ("folder", "is a directory, not a file"),
-                          ("loop", "cannot be read (Too many levels of symbolic links)"), ("socket", "cannot be read")):
+        for name, why in (
+            ("pipe", "is a named pipe, not a file"),
+            ("folder", "is a directory, not a file"),
+            ("loop", "cannot be read (Too many levels of symbolic links)"),
+            ("socket", "cannot be read"),
+        ):
             for read in (read_text, read_json, read_yaml):
                 message = refused(read, tmp_path / name)
                 assert message.startswith(f"{tmp_path / name} ") and why in message
@@ -70,16 +75,31 @@ def test_damaged_json(tmp_path, content):
     assert "JSON" in refused(read_json, tmp_path / "a.json")
 
 
-@pytest.mark.parametrize(("content", "why"), [
-    (BOMB, "more than 200,000 values"), ("a: &a [*a]", "line 1: *a holds itself"), ("a: 1\nb: [", "line "),
-    ("[" * 100_000, f"nested more than {MOST_DEPTH} deep"), ("- " * 50_000 + "x", f"nested more than {MOST_DEPTH} deep"),
-    ("".join(f"{' ' * i}a:\n" for i in range(3000)), f"nested more than {MOST_DEPTH} deep"), ("? " * 5000, "nested more"),
-    ("a: 1\nb: 2\na: 3\n", "line 3: a is there twice"), ("a: {b: 1, b: 2}", "line 1: b is there twice"),
-    ("a: 1\nb:\n\tc: 2\n", "line 3: it is indented with a tab"),
-    ("a: 1\nb: 2026-99-99", "line 2: not a value of type timestamp"), ("a: " + "1" * 5000, "line 1: not a value of type int"),
-    ("a: !!bool x", "line 1: not a value of type bool"), ('a: 1\nb: "x\\0"', "line 2: a NUL"), ('a: "\\ud800"', "line 1"),
-    ("a: 1\n---\nb: 1", "is not YAML"), ("? [1, 2]\n: 3", "is not YAML"), ("*a", "undefined alias"), ("\x00", "is not YAML"),
-    ("!!python/object/apply:os.system ['true']", "is not YAML")])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (BOMB, "more than 200,000 values"),
+        ("a: &a [*a]", "line 1: *a holds itself"),
+        ("a: 1\nb: [", "line "),
+        ("[" * 100_000, f"nested more than {MOST_DEPTH} deep"),
+        ("- " * 50_000 + "x", f"nested more than {MOST_DEPTH} deep"),
+        ("".join(f"{' ' * i}a:\n" for i in range(3000)), f"nested more than {MOST_DEPTH} deep"),
+        ("? " * 5000, "nested more"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: a is there twice"),
+        ("a: {b: 1, b: 2}", "line 1: b is there twice"),
+        ("a: 1\nb:\n\tc: 2\n", "line 3: it is indented with a tab"),
+        ("a: 1\nb: 2026-99-99", "line 2: not a value of type timestamp"),
+        ("a: " + "1" * 5000, "line 1: not a value of type int"),
+        ("a: !!bool x", "line 1: not a value of type bool"),
+        ('a: 1\nb: "x\\0"', "line 2: a NUL"),
+        ('a: "\\ud800"', "line 1"),
+        ("a: 1\n---\nb: 1", "is not YAML"),
+        ("? [1, 2]\n: 3", "is not YAML"),
+        ("*a", "undefined alias"),
+        ("\x00", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
 def test_damaged_yaml(tmp_path, content, why):
     (tmp_path / "a.yaml").write_text(content)
     message = refused(read_yaml, tmp_path / "a.yaml")
@@ -88,7 +108,14 @@ def test_damaged_yaml(tmp_path, content, why):
 
 def test_times_are_strings_and_numbers_numbers():
     assert parse_yaml("a: 1:30:00\nb: 190:20:30.15\nc: 12\nd: -1.5\ne: 0x1f\nf: .inf\ng: '12'") == {
-        "a": "1:30:00", "b": "190:20:30.15", "c": 12, "d": -1.5, "e": 31, "f": float("inf"), "g": "12"}
+        "a": "1:30:00",
+        "b": "190:20:30.15",
+        "c": 12,
+        "d": -1.5,
+        "e": 31,
+        "f": float("inf"),
+        "g": "12",
+    }
 
 
 def test_a_few_aliases_and_merges_are_fine():
@@ -97,8 +124,10 @@ def test_a_few_aliases_and_merges_are_fine():
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
-json_like = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-2**60, 2**60), texts),
-                         lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)))
+json_like = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**60), 2**60), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+)
 
 
 @given(json_like)

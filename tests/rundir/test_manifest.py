@@ -23,9 +23,17 @@ def manifest(*rows, **changes) -> GridManifest:
 @given(st.lists(st.tuples(TEXT, TEXT, WIDTH), max_size=5), TEXT, st.booleans())
 def test_what_is_written_comes_back(tmp_path_factory, rows, title, cost):
     folder = tmp_path_factory.mktemp("grid")
-    made = GridManifest("mine", title, ("Loss", "Head"), tuple(
-        GridRow(section, (section, label), label, {f"cell{place}": width}) for place, (section, label, width) in enumerate(rows)),
-        cost=cost, claims=({"id": "a", "at": [0.5, 1]},), command="python x")
+    made = GridManifest(
+        "mine",
+        title,
+        ("Loss", "Head"),
+        tuple(
+            GridRow(section, (section, label), label, {f"cell{place}": width}) for place, (section, label, width) in enumerate(rows)
+        ),
+        cost=cost,
+        claims=({"id": "a", "at": [0.5, 1]},),
+        command="python x",
+    )
     write(folder, made)
     assert read(folder) == made
 
@@ -46,7 +54,8 @@ DAMAGE = {
     "twice": (lambda c: c.update(rows=c["rows"] * 2), "cell a is in two rows"),
     "claims": (lambda c: c.update(claims=[1]), "claims is not a list of mappings"),
     "cost": (lambda c: c.update(cost="yes"), "cost is 'yes', not true or false"),
-    "missing": (lambda c: c.pop("rows"), "rows is None, not a list")}
+    "missing": (lambda c: c.pop("rows"), "rows is None, not a list"),
+}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
@@ -70,8 +79,9 @@ def test_a_file_that_is_no_manifest_is_damaged(tmp_path, text):
 
 def test_another_launch_adds_its_widths_to_the_rows_and_nothing_else():
     def launched(*widths, title):
-        return manifest(GridRow("s", ("all",), "all", {"us3l": None}), GridRow("s", ("alone",), "", {f"w{w}": w for w in widths}),
-                        profile=title)
+        return manifest(
+            GridRow("s", ("all",), "all", {"us3l": None}), GridRow("s", ("alone",), "", {f"w{w}": w for w in widths}), profile=title
+        )
 
     both = merged(launched(1.0, 0.5, title="old"), launched(0.75, 0.5, title="new"))
     assert both.profile == "new" and both.rows[0].cells == {"us3l": None}

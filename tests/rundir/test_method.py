@@ -11,9 +11,11 @@ from tests.program import exit_code
 
 def test_nobody_has_changed_what_decides_numbers_without_saying_what_that_means():
     names = method.changed(read_yaml(method.PATH)["sources"], method.sources())
-    assert not names, (f"the definitions {', '.join(names)} decide numbers and are not as they were. Does the same config still "
-                       "give the same numbers? Yes: python rundir/method.py --confirm; no: python rundir/method.py --bump, which "
-                       "makes reports mark the runs made before")
+    assert not names, (
+        f"the definitions {', '.join(names)} decide numbers and are not as they were. Does the same config still "
+        "give the same numbers? Yes: python rundir/method.py --confirm; no: python rundir/method.py --bump, which "
+        "makes reports mark the runs made before"
+    )
 
 
 def test_all_that_is_named_is_there():
@@ -42,12 +44,21 @@ def hashes(root, text, place="objective/a.py"):
     return method.sources(root)
 
 
-@pytest.mark.parametrize(("old", "new", "names"), [
-    ("2.0", "3.0", ["SCALE"]), ("x + 1", "x - 1", ["Head"]), ("SCALE * y", "SCALE / y", ["loss"]),
-    ("def loss", "def los", ["los", "loss"]),
-    ("Words", "Other words", []), ("# words", "# other words", []), ("x: float) -> float", "x: int) -> int", []),
-    ("\n\n", "\n\n\n", []),
-    ("SCALE: float = 2.0", "SCALE = 2.0", []), ("y: float = x", "y = x", [])])
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("2.0", "3.0", ["SCALE"]),
+        ("x + 1", "x - 1", ["Head"]),
+        ("SCALE * y", "SCALE / y", ["loss"]),
+        ("def loss", "def los", ["los", "loss"]),
+        ("Words", "Other words", []),
+        ("# words", "# other words", []),
+        ("x: float) -> float", "x: int) -> int", []),
+        ("\n\n", "\n\n\n", []),
+        ("SCALE: float = 2.0", "SCALE = 2.0", []),
+        ("y: float = x", "y = x", []),
+    ],
+)
 def test_what_changes_a_hash(tmp_path, old, new, names):
     assert method.changed(hashes(tmp_path / "a", SOURCE), hashes(tmp_path / "b", SOURCE.replace(old, new))) == names
 

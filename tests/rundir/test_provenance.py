@@ -38,8 +38,10 @@ def test_a_package_of_another_name_is_no_reason_to_stop():
 
 @pytest.mark.parametrize(("variable", "value"), [("ATEN_CPU_CAPABILITY", "default"), ("ONEDNN_MAX_CPU_ISA", "SSE41")])
 def test_the_instruction_set_and_what_limits_it_are_recorded(variable, value):
-    code = ("import json; from pretrain.hardware import hardware; from rundir import provenance as p; machine = hardware(); "
-            "print(json.dumps([machine, p.kind(machine, {'device': 'cpu'})]))")
+    code = (
+        "import json; from pretrain.hardware import hardware; from rundir import provenance as p; machine = hardware(); "
+        "print(json.dumps([machine, p.kind(machine, {'device': 'cpu'})]))"
+    )
     found = []
     for more in ({}, {variable: value}):
         free = {name: text for name, text in os.environ.items() if name not in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")}
@@ -70,8 +72,14 @@ def test_the_effective_number_of_threads_is_recorded(threads):
 
 
 def test_the_kind_names_what_numbers_depend_on_and_nothing_else():
-    machine = hardware() | {"cpu": "Some CPU (6/85/7)", "capability": "AVX512", "threads": 2, "gpus": [], "cuda": None,
-                                       "limits": {"OMP_NUM_THREADS": "2"}}
+    machine = hardware() | {
+        "cpu": "Some CPU (6/85/7)",
+        "capability": "AVX512",
+        "threads": 2,
+        "gpus": [],
+        "cuda": None,
+        "limits": {"OMP_NUM_THREADS": "2"},
+    }
     assert provenance.kind(machine, CPU) == "Some CPU (6/85/7) AVX512, 2 threads, fp32, channels_last"
     several = provenance.kind(machine, CPU | {"processes": 4, "compile": True, "memory_format": "contiguous"})
     assert several == "Some CPU (6/85/7) AVX512, 2 threads, 4 processes, fp32, contiguous, compiled"
@@ -111,8 +119,13 @@ def test_a_run_records_what_it_was_trained_on(tmp_path, threads, monkeypatch):
     monkeypatch.setattr("pretrain.training.loop.training_flops", lambda *args: 1.0)
     tiny.pretrain(tiny.tiny("train.threads=2", "optimizer.epochs=1", "data.limit=16"), tmp_path / "run")
     there = RunDirectory(tmp_path / "run").provenance()
-    stretch, = there["stretches"]
+    (stretch,) = there["stretches"]
     assert stretch["machines"][0]["threads"] == 2 and stretch["step"] == 0 and there["hardware"]["threads"] == 2
-    assert stretch["execution"] == {"device": "cpu", "processes": 1, "precision": "fp32", "memory_format": "channels_last",
-                                    "compile": False}
+    assert stretch["execution"] == {
+        "device": "cpu",
+        "processes": 1,
+        "precision": "fp32",
+        "memory_format": "channels_last",
+        "compile": False,
+    }
     assert there["kinds"]["pretraining"] == [stretch["kind"]] and "2 threads" in stretch["kind"]

@@ -8,9 +8,22 @@ from hypothesis import strategies as st
 from rundir.directory import RunDirectory
 from rundir.records import DEFAULTS, MEASURED, SETTINGS_DEFAULTS, identity
 
-RECORD = {"task": "classification", "dataset": "digits", "metric": "linear_fast", "width": 0.5, "seed": 100, "value": 0.9,
-          "chance": 0.1, "count": 500, "flops": 10, "parameters": 5, "latency_ms": 0.1, "latency_on": "a", "changed": {},
-          "settings": {"weights": "0a1b", "size": 12, "limit": 0, "C": 1.0, "branch": "student"}}
+RECORD = {
+    "task": "classification",
+    "dataset": "digits",
+    "metric": "linear_fast",
+    "width": 0.5,
+    "seed": 100,
+    "value": 0.9,
+    "chance": 0.1,
+    "count": 500,
+    "flops": 10,
+    "parameters": 5,
+    "latency_ms": 0.1,
+    "latency_on": "a",
+    "changed": {},
+    "settings": {"weights": "0a1b", "size": 12, "limit": 0, "C": 1.0, "branch": "student"},
+}
 plain = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))
 values = st.one_of(plain, st.lists(plain, max_size=3), st.dictionaries(st.text(max_size=3), plain, max_size=2))
 names = st.one_of(st.sampled_from([*DEFAULTS, "task", "dataset", "metric", "width", "seed", "data"]), st.text(max_size=6))

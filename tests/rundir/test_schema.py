@@ -37,10 +37,14 @@ def test_only_these_entries_are_written(tmp_path):
         assert set(json.loads((run.path / file).read_text())) <= set(TYPES[file].__annotations__)
 
 
-@pytest.mark.parametrize(("about", "expected"), [
-    ({"task": "classification"}, {"score": "top1", "model": "", "initial": "", "label_fraction": 1.0}),
-    ({"task": "detection"}, {"score": "", "model": "", "initial": "pretrained", "label_fraction": 1.0}),
-    ({"task": "detection", "initial": "random", "model": "x"}, {"score": "", "model": "x", "initial": "random"})])
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"task": "classification"}, {"score": "top1", "model": "", "initial": "", "label_fraction": 1.0}),
+        ({"task": "detection"}, {"score": "", "model": "", "initial": "pretrained", "label_fraction": 1.0}),
+        ({"task": "detection", "initial": "random", "model": "x"}, {"score": "", "model": "x", "initial": "random"}),
+    ],
+)
 def test_what_a_record_leaves_out_means_what_its_task_says(tmp_path, about, expected):
     bare = {name: entry for name, entry in record(1.0, 0.5).items() if name not in DEFAULTS} | about
     (tmp_path / schema.File.RESULT).write_text(json.dumps({"format": schema.FORMAT, "records": [bare]}))

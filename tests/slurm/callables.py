@@ -140,15 +140,25 @@ def hang_once(directory: Path | str, seconds: float) -> None:
     status = directory / "status.json"
     if status.exists():
         return
-    status.write_text('{"format": 1, "state": "running", "epoch": 3, "epochs": 9, "images_per_second": 55.0, "seconds_left": 600, '
-                      '"heartbeat": "2020-01-01T00:00:00+00:00"}')
+    status.write_text(
+        '{"format": 1, "state": "running", "epoch": 3, "epochs": 9, "images_per_second": 55.0, "seconds_left": 600, '
+        '"heartbeat": "2020-01-01T00:00:00+00:00"}'
+    )
     time.sleep(seconds)
 
 
 def write_ranks(folder: Path) -> None:
     """Leave what a process is told about itself and the others."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK",
-             "SLURMD_NODENAME")
+    names = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "CUDA_VISIBLE_DEVICES",
+        "SLURM_CPUS_PER_TASK",
+        "SLURMD_NODENAME",
+    )
     said = {name: os.environ.get(name, "") for name in names}
     (folder / f"rank{said['RANK']}").write_text("\n".join(f"{name}={value}" for name, value in said.items()))
 

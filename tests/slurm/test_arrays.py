@@ -62,7 +62,12 @@ def test_seeds_and_cells_are_tasks_of_few_arrays():
     jobs += [Job("end", print, kind="report", last=True)]
     arrays = plan(jobs, {}, 1001)
     assert [(array.kind, len(array.jobs), array.behind) for array in arrays] == [
-        ("train", 100, None), ("score", 100, 0), ("score", 100, 0), *[("train", 1, 0)] * 4, ("report", 1, None)]
+        ("train", 100, None),
+        ("score", 100, 0),
+        ("score", 100, 0),
+        *[("train", 1, 0)] * 4,
+        ("report", 1, None),
+    ]
     assert [len(array.jobs) for array in plan(jobs[:100], {}, 30)] == [30, 30, 30, 10]
 
 

@@ -37,8 +37,17 @@ def test_the_private_method_and_its_parameter_are_there():
 def test_the_script_is_what_sbatch_gets(executor):
     text = executor.script({"array": "3,7%2", "comment": "token"}, 2)
     given = batch.options(text)
-    for option in ("--array=3,7%2", "--comment=token", "--nice=100", "--hold", "--job-name=grid.work", "--requeue", "--time=60",
-                   "--signal=USR2@120", f"--output={executor.folder}/%A_%a_0_log.out"):
+    for option in (
+        "--array=3,7%2",
+        "--comment=token",
+        "--nice=100",
+        "--hold",
+        "--job-name=grid.work",
+        "--requeue",
+        "--time=60",
+        "--signal=USR2@120",
+        f"--output={executor.folder}/%A_%a_0_log.out",
+    ):
         assert option in given
     assert not any(option.startswith(("--wckey", "--error")) for option in given)
     run = text.partition("# command\n")[2]

@@ -38,29 +38,62 @@ def in_effect(monkeypatch, srun, *overrides, **variables) -> set[str]:
     return set(environment.in_effect(options(ArrayExecutor(cluster, "train", "grid", "/runs").script())))
 
 
-@pytest.mark.parametrize(("variable", "value", "override"), [
-    ("SBATCH_PARTITION", "alt", "partition=main"), ("SBATCH_ACCOUNT", "a", "account=b"), ("SBATCH_QOS", "low", "train.qos=high"),
-    ("SBATCH_CONSTRAINT", "a100", "constraint=h100"), ("SBATCH_MEM_PER_NODE", "1", "train.mem_gb=8"),
-    ("SBATCH_MEM_PER_CPU", "1", "train.mem_gb=8"), ("SBATCH_RESERVATION", "course", "extra.reservation=mine"),
-    ("SBATCH_WCKEY", "x", "extra.wckey=mine"), ("SBATCH_EXCLUSIVE", "user", "extra.exclusive=true"),
-])
+@pytest.mark.parametrize(
+    ("variable", "value", "override"),
+    [
+        ("SBATCH_PARTITION", "alt", "partition=main"),
+        ("SBATCH_ACCOUNT", "a", "account=b"),
+        ("SBATCH_QOS", "low", "train.qos=high"),
+        ("SBATCH_CONSTRAINT", "a100", "constraint=h100"),
+        ("SBATCH_MEM_PER_NODE", "1", "train.mem_gb=8"),
+        ("SBATCH_MEM_PER_CPU", "1", "train.mem_gb=8"),
+        ("SBATCH_RESERVATION", "course", "extra.reservation=mine"),
+        ("SBATCH_WCKEY", "x", "extra.wckey=mine"),
+        ("SBATCH_EXCLUSIVE", "user", "extra.exclusive=true"),
+    ],
+)
 def test_what_was_asked_for_beats_a_variable_and_what_was_not_is_left_to_it(variable, value, override, monkeypatch, srun):
     assert in_effect(monkeypatch, srun, override, **{variable: value}) == set()
     assert in_effect(monkeypatch, srun, **{variable: value}) == {variable}
 
 
-@pytest.mark.parametrize("variable", [
-    "SBATCH_TIMELIMIT", "SBATCH_JOB_NAME", "SBATCH_ARRAY_INX", "SBATCH_GPUS", "SBATCH_GRES", "SBATCH_GPUS_PER_NODE",
-    "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE", "SBATCH_OPEN_MODE", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_WAIT", "SBATCH_CLUSTERS",
-    "SBATCH_CPUS_PER_GPU",
-])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "SBATCH_TIMELIMIT",
+        "SBATCH_JOB_NAME",
+        "SBATCH_ARRAY_INX",
+        "SBATCH_GPUS",
+        "SBATCH_GRES",
+        "SBATCH_GPUS_PER_NODE",
+        "SBATCH_SIGNAL",
+        "SBATCH_NO_REQUEUE",
+        "SBATCH_OPEN_MODE",
+        "SBATCH_OUTPUT",
+        "SBATCH_ERROR",
+        "SBATCH_WAIT",
+        "SBATCH_CLUSTERS",
+        "SBATCH_CPUS_PER_GPU",
+    ],
+)
 def test_what_is_always_decided_here_no_variable_changes(variable, monkeypatch, srun):
     assert in_effect(monkeypatch, srun, **{variable: "1"}) == set()
 
 
 def test_sbatch_and_the_questions_see_nothing_of_the_job_they_are_asked_from(monkeypatch):
-    for name in ("SLURM_JOB_ID", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SQUEUE_FORMAT", "SQUEUE_STATES", "SACCT_FORMAT",
-                 "SCANCEL_STATE", "SRUN_EXPORT_ENV", "SUBMITIT_EXECUTOR", "RANK", "SBATCH_QOS"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_CLUSTERS",
+        "SLURM_TIME_FORMAT",
+        "SQUEUE_FORMAT",
+        "SQUEUE_STATES",
+        "SACCT_FORMAT",
+        "SCANCEL_STATE",
+        "SRUN_EXPORT_ENV",
+        "SUBMITIT_EXECUTOR",
+        "RANK",
+        "SBATCH_QOS",
+    ):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SLURM_CONF", "/somewhere/slurm.conf")
     monkeypatch.setenv("MINE", "x")

@@ -276,9 +276,17 @@ def test_a_job_starts_behind_what_it_needs_and_not_without_it(executor, tmp_path
     def write(name: str, *after: str, last: bool = False) -> Job:
         return Job(name, callables.write, (tmp_path / name, name), after=after, last=last)
 
-    jobs = [write("end", last=True), write("third", "second", "finished before"), write("lost.more", "lost"), write("lost", "bad"),
-            write("second", "first"), Job("bad", callables.fail, ("no",)), Job("left", callables.leave_to, ("process 7",)),
-            write("waits", "left"), write("first")]
+    jobs = [
+        write("end", last=True),
+        write("third", "second", "finished before"),
+        write("lost.more", "lost"),
+        write("lost", "bad"),
+        write("second", "first"),
+        Job("bad", callables.fail, ("no",)),
+        Job("left", callables.leave_to, ("process 7",)),
+        write("waits", "left"),
+        write("first"),
+    ]
     updates: list[Outcome] = []
     found = {one.name: one for one in run_all(jobs, executor, tmp_path / "logs", parallel=2, on_update=updates.append)}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"first", "second", "third", "end"}
@@ -295,8 +303,11 @@ def test_a_job_starts_behind_what_it_needs_and_not_without_it(executor, tmp_path
 def test_local_starts_what_can_start_while_other_jobs_still_wait(tmp_path):
     """``far`` needs a quick job only, while a slow one runs at the same time."""
     here, there = tmp_path / "here", tmp_path / "there"
-    jobs = [Job("slow", callables.meet, (here, there)), Job("quick", print),
-            Job("far", callables.meet, (there, here), after=("quick",))]
+    jobs = [
+        Job("slow", callables.meet, (here, there)),
+        Job("quick", print),
+        Job("far", callables.meet, (there, here), after=("quick",)),
+    ]
     assert [outcome.state for outcome in run_all(jobs, "local", tmp_path / "logs", parallel=2)] == ["done"] * 3
 
 

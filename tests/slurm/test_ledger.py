@@ -54,13 +54,26 @@ def grid(tmp_path, monkeypatch):
 
 
 def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = Path("x")) -> None:
-    job = {"name": "a", "task": "1_0", "kind": "work", "after": [], "last": False, "directory": "",
-           "log": str(folder / "logs" / "a.log"), "pickled": str(pickled), "call": call}
+    job = {
+        "name": "a",
+        "task": "1_0",
+        "kind": "work",
+        "after": [],
+        "last": False,
+        "directory": "",
+        "log": str(folder / "logs" / "a.log"),
+        "pickled": str(pickled),
+        "call": call,
+    }
     ledger = Ledger(folder / "slurm")
     ledger.path.unlink(missing_ok=True)
     with ledger.lock():
-        ledger.write([{"event": "intent", "token": "t", "kind": "work", "folder": str(ledger.folder), "cluster": cluster},
-                      {"event": "submitted", "token": "t", "jobs": [job]}])
+        ledger.write(
+            [
+                {"event": "intent", "token": "t", "kind": "work", "folder": str(ledger.folder), "cluster": cluster},
+                {"event": "submitted", "token": "t", "jobs": [job]},
+            ]
+        )
     ledger.state_file("a").write_text(json.dumps({"format": 1, "job": "1_0", "state": "failed", "why": "x"}))
 
 
@@ -81,14 +94,22 @@ def test_retry_unpickles_nothing(grid, tmp_path, capsys):
     assert not ran.exists()
 
 
-@pytest.mark.parametrize("call", [
-    {"function": "os:system", "args": ["touch RAN"], "stop": ""},
-    {"function": "tests.slurm.test_ledger:touch", "args": ["RAN"], "stop": ""},
-    {"function": "slurm.task:subprocess.run", "args": [["touch", "RAN"]], "stop": ""},
-    {"function": "tests.slurm.callables:say", "args": ["x"], "stop": "os:abort"},
-    {"function": "tests..callables:say", "args": [], "stop": ""}, {"function": "slurm.nothing:say", "args": [], "stop": ""},
-    {"function": 3, "args": []}, {"function": "tests.slurm.callables:say", "args": "x"}, "tests.slurm.callables:say", [], {},
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": "os:system", "args": ["touch RAN"], "stop": ""},
+        {"function": "tests.slurm.test_ledger:touch", "args": ["RAN"], "stop": ""},
+        {"function": "slurm.task:subprocess.run", "args": [["touch", "RAN"]], "stop": ""},
+        {"function": "tests.slurm.callables:say", "args": ["x"], "stop": "os:abort"},
+        {"function": "tests..callables:say", "args": [], "stop": ""},
+        {"function": "slurm.nothing:say", "args": [], "stop": ""},
+        {"function": 3, "args": []},
+        {"function": "tests.slurm.callables:say", "args": "x"},
+        "tests.slurm.callables:say",
+        [],
+        {},
+    ],
+)
 def test_only_marked_functions_of_this_project_are_called_from_a_ledger(call, grid, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(grid, call)
@@ -117,8 +138,9 @@ def test_a_copied_ledger_is_not_run(grid, tmp_path, capsys):
     refused(tmp_path / "copy", f"was written in {grid}/slurm, not here", capsys)
 
 
-@pytest.mark.parametrize("cluster", [
-    {}, {"kinds": []}, {**CLUSTER, "requeues": "many"}, {**CLUSTER, "kinds": {"work": {"cpus": []}}}])
+@pytest.mark.parametrize(
+    "cluster", [{}, {"kinds": []}, {**CLUSTER, "requeues": "many"}, {**CLUSTER, "kinds": {"work": {"cpus": []}}}]
+)
 def test_damaged_settings_are_refused(cluster, grid, capsys):
     write(grid, described(Job("a", callables.say, ("x",))), cluster)
     assert exit_code(status.main, ["--runs", str(grid), "retry"]) == 2
@@ -136,13 +158,17 @@ def test_a_new_ledger_is_nobody_elses_to_write(tmp_path):
     assert ledger.to_retry() == ({}, {})
 
 
-@pytest.mark.parametrize("line", [
-    '{"format": 1, "event": "submitted", "time": "x"}', '{"format": 1, "event": "submitted", "time": "x", "jobs": [{}]}',
-    '{"format": 1, "event": "submitted", "time": "x", "jobs": ["a"]}',
-    '{"format": 1, "event": "submitted", "time": "x", "jobs": 3}',
-    '{"format": 1, "event": "submitted", "time": "x", "jobs": [{"name": 1, "task": "1_0", "kind": "", "after": [], "last": false, '
-    '"directory": "", "log": "", "pickled": ""}]}',
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"format": 1, "event": "submitted", "time": "x"}',
+        '{"format": 1, "event": "submitted", "time": "x", "jobs": [{}]}',
+        '{"format": 1, "event": "submitted", "time": "x", "jobs": ["a"]}',
+        '{"format": 1, "event": "submitted", "time": "x", "jobs": 3}',
+        '{"format": 1, "event": "submitted", "time": "x", "jobs": [{"name": 1, "task": "1_0", "kind": "", "after": [], '
+        '"last": false, "directory": "", "log": "", "pickled": ""}]}',
+    ],
+)
 def test_a_damaged_ledger_is_said(line, tmp_path, capsys):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "ledger.jsonl").write_text(line + "\n")
@@ -150,8 +176,10 @@ def test_a_damaged_ledger_is_said(line, tmp_path, capsys):
     assert "ledger.jsonl has a damaged line" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", [
-    "", "[]", "3", "null", "{", '{"format": 1}', '{"format": 1, "event": []}', pytest.param("[" * 100_000, id="deep"), "\0"])
+@pytest.mark.parametrize(
+    "line",
+    ["", "[]", "3", "null", "{", '{"format": 1}', '{"format": 1, "event": []}', pytest.param("[" * 100_000, id="deep"), "\0"],
+)
 def test_what_is_no_line_of_a_ledger_is_passed_over(line, tmp_path):
     (tmp_path / "slurm").mkdir()
     (tmp_path / "slurm" / "ledger.jsonl").write_text(line + "\n")
@@ -187,9 +215,17 @@ def test_a_call_comes_back_from_json(args):
     assert entry.job() == Job("a", callables.say, args, "work", stop=callables.ask_to_stop)
 
 
-@pytest.mark.parametrize("job", [
-    Job("a", print), Job("a", touch, ("x",)), Job("a", callables.say, (Path("x"),)), Job("a", callables.say, ((1, 2),)),
-    Job("a", callables.say, (float("nan"),)), Job("a", callables.say, ({1: 2},)), Job("a", lambda: None),
-])
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job("a", print),
+        Job("a", touch, ("x",)),
+        Job("a", callables.say, (Path("x"),)),
+        Job("a", callables.say, ((1, 2),)),
+        Job("a", callables.say, (float("nan"),)),
+        Job("a", callables.say, ({1: 2},)),
+        Job("a", lambda: None),
+    ],
+)
 def test_what_json_cannot_hold_is_not_described(job):
     assert described(job) is None

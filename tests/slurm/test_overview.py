@@ -25,11 +25,23 @@ def grid(tmp_path, monkeypatch):
     """A grid of one submitted training; ``say`` is what its own files say, ``slurm`` what squeue and sacct do."""
     folder = tmp_path / "grid"
     ledger = Ledger(folder / "slurm")
-    job = {"name": "cell.pretrain", "task": "7_3", "kind": "pretrain", "after": ["other"], "last": False,
-           "directory": str(folder / "cell"), "log": str(folder / "logs" / "cell.pretrain.log"), "pickled": "x"}
+    job = {
+        "name": "cell.pretrain",
+        "task": "7_3",
+        "kind": "pretrain",
+        "after": ["other"],
+        "last": False,
+        "directory": str(folder / "cell"),
+        "log": str(folder / "logs" / "cell.pretrain.log"),
+        "pickled": "x",
+    }
     with ledger.lock():
-        ledger.write([{"event": "intent", "token": "t", "kind": "pretrain", "cluster": {"stalled_minutes": 15}},
-                      {"event": "submitted", "token": "t", "jobs": [job]}])
+        ledger.write(
+            [
+                {"event": "intent", "token": "t", "kind": "pretrain", "cluster": {"stalled_minutes": 15}},
+                {"event": "submitted", "token": "t", "jobs": [job]},
+            ]
+        )
 
     class Grid:
         path = folder
@@ -37,8 +49,21 @@ def grid(tmp_path, monkeypatch):
         def say(self, state: str, heard: float = 1, **more):
             path = ledger.state_file("cell.pretrain")
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"format": 1, "job": "7_3", "state": state, "why": "", "restarts": 0, "host": "n1",
-                                        "started": ago(heard), "heartbeat": ago(heard), **more}))
+            path.write_text(
+                json.dumps(
+                    {
+                        "format": 1,
+                        "job": "7_3",
+                        "state": state,
+                        "why": "",
+                        "restarts": 0,
+                        "host": "n1",
+                        "started": ago(heard),
+                        "heartbeat": ago(heard),
+                        **more,
+                    }
+                )
+            )
 
         def trains(self, heard: float, **more):
             (folder / "cell").mkdir(exist_ok=True)
@@ -84,13 +109,18 @@ def test_silence_of_the_training_counts_though_its_process_lives(grid):
     assert grid.row().state == "running"
 
 
-@pytest.mark.parametrize(("sacct", "state", "why"), [
-    (Said("OUT_OF_MEMORY"), "dead", "out of memory"), (Said("NODE_FAIL", node="n3"), "dead", "its node failed"),
-    (Said("TIMEOUT"), "dead", "out of time before it had saved"), (Said("CANCELLED"), "cancelled", "cancelled"),
-    (Said("FAILED", "exit code 3"), "dead", "ended without saying why (exit code 3)"),
-    (None, "dead", "left the queue without a report"),
-    (Said("CANCELLED", "DependencyNeverSatisfied"), "blocked", "needs other"),
-])
+@pytest.mark.parametrize(
+    ("sacct", "state", "why"),
+    [
+        (Said("OUT_OF_MEMORY"), "dead", "out of memory"),
+        (Said("NODE_FAIL", node="n3"), "dead", "its node failed"),
+        (Said("TIMEOUT"), "dead", "out of time before it had saved"),
+        (Said("CANCELLED"), "cancelled", "cancelled"),
+        (Said("FAILED", "exit code 3"), "dead", "ended without saying why (exit code 3)"),
+        (None, "dead", "left the queue without a report"),
+        (Said("CANCELLED", "DependencyNeverSatisfied"), "blocked", "needs other"),
+    ],
+)
 def test_who_left_without_a_word(grid, sacct, state, why):
     grid.slurm(None, sacct)
     grid.say("running")
@@ -120,13 +150,23 @@ def test_without_slurm_here(grid):
 
 
 def test_runs_that_were_never_on_slurm_are_shown_too(tmp_path, capsys):
-    for name, state, heard in (("a", "done", 5), ("b", "running", 5), ("c", "running", 9999), ("d", "failed", 5),
-                               ("e", "pending", 5)):
+    for name, state, heard in (
+        ("a", "done", 5),
+        ("b", "running", 5),
+        ("c", "running", 9999),
+        ("d", "failed", 5),
+        ("e", "pending", 5),
+    ):
         (tmp_path / name).mkdir()
         said = {"format": 1, "state": state, "why": "bad luck", "heartbeat": ago(heard)}
         (tmp_path / name / "status.json").write_text(json.dumps(said))
     assert {row.name: row.state for row in looking.overview(tmp_path)} == {
-        "a": "done", "b": "running", "c": "silent", "d": "failed", "e": "not started"}
+        "a": "done",
+        "b": "running",
+        "c": "silent",
+        "d": "failed",
+        "e": "not started",
+    }
     assert status.main(["--runs", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "1 running, 1 silent, 1 failed, 1 not started, 1 done" in shown and "bad luck" in shown
@@ -186,16 +226,50 @@ def test_a_fine_tuning_is_where_its_own_process_says(tmp_path, monkeypatch):
     folder = tmp_path / "grid"
     ledger, jobs = Ledger(folder / "slurm"), []
     for index, width in enumerate(("1", "0.5")):
-        jobs.append({"name": f"cell.detection-voc.w{width}", "task": f"7_{index}", "kind": "detection", "after": [], "last": False,
-                     "directory": str(folder / "cell"), "log": "", "pickled": "x"})
+        jobs.append(
+            {
+                "name": f"cell.detection-voc.w{width}",
+                "task": f"7_{index}",
+                "kind": "detection",
+                "after": [],
+                "last": False,
+                "directory": str(folder / "cell"),
+                "log": "",
+                "pickled": "x",
+            }
+        )
         state = ledger.state_file(jobs[-1]["name"])
         state.parent.mkdir(parents=True, exist_ok=True)
-        state.write_text(json.dumps({"format": 1, "job": f"7_{index}", "state": "running", "host": "n1", "machine": "m",
-                                     "pid": 40 + index, "started": ago(60), "heartbeat": ago(1)}))
+        state.write_text(
+            json.dumps(
+                {
+                    "format": 1,
+                    "job": f"7_{index}",
+                    "state": "running",
+                    "host": "n1",
+                    "machine": "m",
+                    "pid": 40 + index,
+                    "started": ago(60),
+                    "heartbeat": ago(1),
+                }
+            )
+        )
         status_file = folder / "cell" / "transfer" / "detection" / f"voc-w{width}" / "status.json"
         status_file.parent.mkdir(parents=True)
-        status_file.write_text(json.dumps({"format": 1, "state": "running", "heartbeat": ago(1), "host": "m", "pid": 40 + index,
-                                           "step": 100 * (index + 1), "steps": 24000, "seconds_left": 500}))
+        status_file.write_text(
+            json.dumps(
+                {
+                    "format": 1,
+                    "state": "running",
+                    "heartbeat": ago(1),
+                    "host": "m",
+                    "pid": 40 + index,
+                    "step": 100 * (index + 1),
+                    "steps": 24000,
+                    "seconds_left": 500,
+                }
+            )
+        )
     with ledger.lock():
         ledger.write([{"event": "intent", "token": "t", "cluster": {}}, {"event": "submitted", "token": "t", "jobs": jobs}])
     (folder / "cell" / "status.json").write_text(json.dumps({"format": 1, "state": "done"}))
@@ -204,7 +278,9 @@ def test_a_fine_tuning_is_where_its_own_process_says(tmp_path, monkeypatch):
     monkeypatch.setattr(squeue, "accounted", lambda arrays: None)
     rows = {row.name: row for row in looking.overview(folder)}
     assert {name: (row.state, row.step, row.steps) for name, row in rows.items()} == {
-        "cell.detection-voc.w1": ("running", 100, 24000), "cell.detection-voc.w0.5": ("running", 200, 24000)}
+        "cell.detection-voc.w1": ("running", 100, 24000),
+        "cell.detection-voc.w0.5": ("running", 200, 24000),
+    }
     assert rows["cell.detection-voc.w1"].seconds_left == pytest.approx(499, abs=2)
     (folder / "slurm" / "ledger.jsonl").unlink()  # of another executor: rows of their own
     assert {row.name for row in looking.overview(folder)} == {"cell", "cell.detection.voc-w1", "cell.detection.voc-w0.5"}

@@ -32,8 +32,15 @@ def test_the_example_says_what_holds_without_it():
 
 
 def test_the_nearest_word_wins(tmp_path):
-    file = written(tmp_path / "c.yaml", {"partition": "all", "extra": {"nice": 5}, "requeues": 7,
-                                         "kinds": {"pretrain": {"gpus": 4, "partition": "big"}, "report": {"extra": {"qos": "x"}}}})
+    file = written(
+        tmp_path / "c.yaml",
+        {
+            "partition": "all",
+            "extra": {"nice": 5},
+            "requeues": 7,
+            "kinds": {"pretrain": {"gpus": 4, "partition": "big"}, "report": {"extra": {"qos": "x"}}},
+        },
+    )
     cluster = load(file, ["account=me", "pretrain.gpus=8", "report.extra.begin=now", "extra.nice=9"], KINDS)
     assert {kind: own.partition for kind, own in cluster.kinds.items()} == dict.fromkeys(KINDS, "all") | {"pretrain": "big"}
     assert [cluster.kinds[kind].gpus for kind in ("pretrain", "transfer", "report")] == [8, 1, 0]
@@ -43,8 +50,19 @@ def test_the_nearest_word_wins(tmp_path):
 
 
 def test_what_sbatch_gets():
-    own = load(None, ["partition=gpu", "pretrain.nodes=2", "pretrain.gpus=4", "pretrain.mem_gb=1.5", "pretrain.time=2-00:00:00",
-                      "setup=[module load cuda]", "extra={exclude: 'n[1-3]'}"], KINDS)
+    own = load(
+        None,
+        [
+            "partition=gpu",
+            "pretrain.nodes=2",
+            "pretrain.gpus=4",
+            "pretrain.mem_gb=1.5",
+            "pretrain.time=2-00:00:00",
+            "setup=[module load cuda]",
+            "extra={exclude: 'n[1-3]'}",
+        ],
+        KINDS,
+    )
     given = own.parameters("pretrain")
     assert given["partition"] == "gpu" and given["mem"] == "1536M" and given["time"] == 2880
     assert given["setup"] == ["module load cuda"]
@@ -68,40 +86,52 @@ def test_times_are_slurms(days, hours, mins, secs):
     assert minutes(mins + 1) == mins + 1
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["partitoin=gpu"], "did you mean partition"),
-    (["gpus=4"], r"set pretrain\.gpus=4"),
-    (["pretrain.gpu=4"], "did you mean gpus"),
-    (["pretrain.gpus=-1"], "must be at least 0"),
-    (["pretrain.gpus=1.5"], "must be a whole number"),
-    (["pretrain.nodes=many"], "must be a whole number"),
-    (["setup=module load"], "must be a list"),
-    (["transfer.time=soon"], r"transfer\.time=soon is not a time"),
-    (["report.time=0"], "no time at all"),
-    (["signal_seconds=3600"], "is not before report"),
-    (["extra.dependency=afterok:1"], "is not free"),
-    (['partition="two\\nlines"'], "'partition' must be one line"), (['extra.nodelist="a\\tb"'], "'nodelist' must be one line"),
-    (["array_parallelism=0"], "must be at least 1"),
-    (["partition"], "not of the form key=value"),
-    (["partition=[a"], "is not YAML"),
-    (["pretrain.gpus=.inf"], "pretrain.gpus=inf must be a whole number"),
-    (["pretrain.mem_gb=.nan"], "pretrain.mem_gb=nan must be a number"),
-    (["requeues=" + "9" * 400], "requeues=9.* must be a whole number"),
-    (["partition.name=a"], "unknown key|must be a text"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["partitoin=gpu"], "did you mean partition"),
+        (["gpus=4"], r"set pretrain\.gpus=4"),
+        (["pretrain.gpu=4"], "did you mean gpus"),
+        (["pretrain.gpus=-1"], "must be at least 0"),
+        (["pretrain.gpus=1.5"], "must be a whole number"),
+        (["pretrain.nodes=many"], "must be a whole number"),
+        (["setup=module load"], "must be a list"),
+        (["transfer.time=soon"], r"transfer\.time=soon is not a time"),
+        (["report.time=0"], "no time at all"),
+        (["signal_seconds=3600"], "is not before report"),
+        (["extra.dependency=afterok:1"], "is not free"),
+        (['partition="two\\nlines"'], "'partition' must be one line"),
+        (['extra.nodelist="a\\tb"'], "'nodelist' must be one line"),
+        (["array_parallelism=0"], "must be at least 1"),
+        (["partition"], "not of the form key=value"),
+        (["partition=[a"], "is not YAML"),
+        (["pretrain.gpus=.inf"], "pretrain.gpus=inf must be a whole number"),
+        (["pretrain.mem_gb=.nan"], "pretrain.mem_gb=nan must be a number"),
+        (["requeues=" + "9" * 400], "requeues=9.* must be a whole number"),
+        (["partition.name=a"], "unknown key|must be a text"),
+    ],
+)
 def test_mistakes_are_named_in_one_line(words, said):
     with pytest.raises(UserError, match=said) as caught:
         load(None, words, KINDS)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    (None, r"copy slurm/example\.yaml"), ("- a", "must hold lines"), ("a: [", "line 1: |line 2: "),
-    ("requeues: 3\nrequeues: 4", "line 2: requeues is there twice"),
-    ("kinds:\n\tpretrain: {}", "line 2: it is indented with a tab"), ("a: &a [*a]", "holds itself"),
-    ("kinds: [a]", "below kinds"),
-    ("kinds: {training: {}}", "unknown key training"), ("kinds: {pretrain: 3}", "must hold lines"), ("kinds:\n  pretrain:\n", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, r"copy slurm/example\.yaml"),
+        ("- a", "must hold lines"),
+        ("a: [", "line 1: |line 2: "),
+        ("requeues: 3\nrequeues: 4", "line 2: requeues is there twice"),
+        ("kinds:\n\tpretrain: {}", "line 2: it is indented with a tab"),
+        ("a: &a [*a]", "holds itself"),
+        ("kinds: [a]", "below kinds"),
+        ("kinds: {training: {}}", "unknown key training"),
+        ("kinds: {pretrain: 3}", "must hold lines"),
+        ("kinds:\n  pretrain:\n", ""),
+    ],
+)
 def test_files_that_are_wrong(text, said, tmp_path):
     path = tmp_path / "cluster.yaml"
     if text is not None:

@@ -64,8 +64,14 @@ def counting(session_cluster, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("counting")
     patch = use(session_cluster)
-    launch([Job("count", callables.count, (folder / "n", 50, 1.0), "work", stop=callables.ask_to_stop)], folder,
-           "work.time=1", "signal_seconds=30", "extra.nodelist=127.0.0.1", wait=False)
+    launch(
+        [Job("count", callables.count, (folder / "n", 50, 1.0), "work", stop=callables.ask_to_stop)],
+        folder,
+        "work.time=1",
+        "signal_seconds=30",
+        "extra.nodelist=127.0.0.1",
+        wait=False,
+    )
     patch.undo()
     return folder
 
@@ -78,8 +84,11 @@ def test_a_failure_takes_down_what_needs_it_and_nothing_else(counting, cluster, 
         Job("good", callables.say, ("hello",), "work"),
         Job("bad", callables.fail, ("no such\nthing",), "work"),
         Job("killed", callables.kill_oneself, (), "work"),
-        *(Job(f"{name}.{i}", callables.write, (tmp_path / f"{name}.{i}", "x"), "more", after=(name,))
-          for name in ("good", "bad", "killed") for i in range(2)),
+        *(
+            Job(f"{name}.{i}", callables.write, (tmp_path / f"{name}.{i}", "x"), "more", after=(name,))
+            for name in ("good", "bad", "killed")
+            for i in range(2)
+        ),
         Job("end", callables.write, (tmp_path / "end", "x"), "report", last=True),
     ]
     found = launch(jobs, tmp_path)
@@ -95,8 +104,11 @@ def test_a_failure_takes_down_what_needs_it_and_nothing_else(counting, cluster, 
 
 
 def test_retry_submits_what_failed_and_what_waited_for_it(cluster, tmp_path, capsys):
-    jobs = [Job("first", callables.wait_for, (str(tmp_path / "go"), 0), "work"), Job("fine", callables.say, ("x",), "work"),
-            Job("second", callables.write, (str(tmp_path / "second"), "x"), "more", after=("first",))]
+    jobs = [
+        Job("first", callables.wait_for, (str(tmp_path / "go"), 0), "work"),
+        Job("fine", callables.say, ("x",), "work"),
+        Job("second", callables.write, (str(tmp_path / "second"), "x"), "more", after=("first",)),
+    ]
     found = launch(jobs, tmp_path)
     assert found["first"][0] == found["second"][0] == "failed" and found["fine"][0] == "done"
     (tmp_path / "go").touch()
@@ -166,7 +178,7 @@ def test_jobs_of_a_launcher_that_died_while_submitting_do_not_run_beside_those_o
     assert (tmp_path / "logs" / "a.log").read_text().count("out x") == 1
 
 
-@pytest.mark.parametrize("name", ["my runs", "it's \"here\"", "Läufe 実験", "$HOME;[a]{b}*&~!"])
+@pytest.mark.parametrize("name", ["my runs", 'it\'s "here"', "Läufe 実験", "$HOME;[a]{b}*&~!"])
 def test_any_name_of_a_folder_will_do(name, cluster, tmp_path):
     folder = tmp_path / name
     assert launch([Job("a", callables.say, ("x",), "work")], folder) == {"a": ("done", "")}
@@ -185,18 +197,28 @@ def test_a_name_that_slurm_would_expand_is_refused_unless_the_calls_go_elsewhere
 
 
 def test_a_users_variables_change_only_what_was_left_open(cluster, tmp_path, monkeypatch):
-    for variable, value in (("SBATCH_PARTITION", "alt"), ("SBATCH_TIMELIMIT", "7"), ("SBATCH_WAIT", "1"), ("SBATCH_EXPORT", "NONE"),
-                            ("SBATCH_JOB_NAME", "mine"), ("SBATCH_ARRAY_INX", "0-9"), ("SBATCH_CLUSTERS", "elsewhere")):
+    for variable, value in (
+        ("SBATCH_PARTITION", "alt"),
+        ("SBATCH_TIMELIMIT", "7"),
+        ("SBATCH_WAIT", "1"),
+        ("SBATCH_EXPORT", "NONE"),
+        ("SBATCH_JOB_NAME", "mine"),
+        ("SBATCH_ARRAY_INX", "0-9"),
+        ("SBATCH_CLUSTERS", "elsewhere"),
+    ):
         monkeypatch.setenv(variable, value)
     settings_of = cluster_settings("work.partition=main", "extra.hold=true")
     assert environment_lines(settings_of, ["more", "work"]) == [
         "SBATCH_EXPORT=NONE of the environment applies to the more, work jobs",
-        "SBATCH_PARTITION=alt of the environment applies to the more jobs; set --slurm partition=... to choose"]
+        "SBATCH_PARTITION=alt of the environment applies to the more jobs; set --slurm partition=... to choose",
+    ]
     jobs = [Job("a", callables.say, ("x",), "work"), Job("b", callables.say, ("x",), "more")]
     launch(jobs, tmp_path, "work.partition=main", "extra.hold=true", wait=False)
     said = subprocess.run(["squeue", "-h", "-r", "-o", "%j %P %l"], capture_output=True, text=True, check=True).stdout
     assert sorted(line for line in said.splitlines() if line.startswith(tmp_path.name)) == [
-        f"{tmp_path.name}.more alt 5:00", f"{tmp_path.name}.work main 5:00"]
+        f"{tmp_path.name}.more alt 5:00",
+        f"{tmp_path.name}.work main 5:00",
+    ]
     assert status.main(["--runs", str(tmp_path), "cancel"]) == 0
 
 
@@ -206,9 +228,21 @@ def test_a_job_finds_its_modules_though_the_environment_does_not_travel(cluster,
 
 
 def test_no_variable_hides_a_job(cluster, tmp_path, monkeypatch):
-    told = {"SQUEUE_FORMAT": "%A", "SQUEUE_STATES": "COMPLETED", "SQUEUE_USERS": "nobody", "SQUEUE_SORT": "x",
-            "SQUEUE_PARTITION": "alt", "SACCT_FORMAT": "User", "SLURM_TIME_FORMAT": "relative", "SLURM_CLUSTERS": "elsewhere",
-            "SLURM_BITSTR_LEN": "3", "SCANCEL_STATE": "PENDING", "SCANCEL_USER": "nobody", "LOGNAME": "nobody", "USER": "nobody"}
+    told = {
+        "SQUEUE_FORMAT": "%A",
+        "SQUEUE_STATES": "COMPLETED",
+        "SQUEUE_USERS": "nobody",
+        "SQUEUE_SORT": "x",
+        "SQUEUE_PARTITION": "alt",
+        "SACCT_FORMAT": "User",
+        "SLURM_TIME_FORMAT": "relative",
+        "SLURM_CLUSTERS": "elsewhere",
+        "SLURM_BITSTR_LEN": "3",
+        "SCANCEL_STATE": "PENDING",
+        "SCANCEL_USER": "nobody",
+        "LOGNAME": "nobody",
+        "USER": "nobody",
+    }
     for variable, value in told.items():
         monkeypatch.setenv(variable, value)
     jobs = [Job(f"j{i}", callables.say, ("x",), "work") for i in range(9)]
@@ -264,8 +298,12 @@ def test_a_lost_node_costs_no_job(counting, cluster, tmp_path):
 
 
 def test_without_accounting_a_dead_job_is_found_all_the_same(bare_cluster, tmp_path):
-    jobs = [Job("killed", callables.kill_oneself, (), "work"), Job("good", callables.say, ("x",), "work"),
-            Job("after", callables.say, ("x",), "more", after=("killed",)), Job("end", callables.say, ("x",), "report", last=True)]
+    jobs = [
+        Job("killed", callables.kill_oneself, (), "work"),
+        Job("good", callables.say, ("x",), "work"),
+        Job("after", callables.say, ("x",), "more", after=("killed",)),
+        Job("end", callables.say, ("x",), "report", last=True),
+    ]
     assert squeue.accounted(["1"]) is None
     found = launch(jobs, tmp_path)
     assert found["good"] == found["end"] == ("done", "")
@@ -325,11 +363,16 @@ def test_nothing_is_submitted_from_a_read_only_directory(cluster, small_disk):
 
 
 def test_processes_know_their_ranks_and_gpus(cluster, tmp_path):
-    assert launch([Job("ranks", callables.write_ranks, (tmp_path,), "work")], tmp_path, "work.nodes=2", "work.gpus=2",
-                  "work.cpus=3")["ranks"] == ("done", "")
+    assert launch(
+        [Job("ranks", callables.write_ranks, (tmp_path,), "work")], tmp_path, "work.nodes=2", "work.gpus=2", "work.cpus=3"
+    )["ranks"] == ("done", "")
     said = [dict(line.split("=", 1) for line in (tmp_path / f"rank{i}").read_text().splitlines()) for i in range(4)]
     assert [(one["LOCAL_RANK"], one["SLURMD_NODENAME"]) for one in said] == [
-        ("0", "127.0.0.1"), ("1", "127.0.0.1"), ("0", "127.0.0.2"), ("1", "127.0.0.2")]
+        ("0", "127.0.0.1"),
+        ("1", "127.0.0.1"),
+        ("0", "127.0.0.2"),
+        ("1", "127.0.0.2"),
+    ]
     assert {one["WORLD_SIZE"] for one in said} == {"4"} and {one["MASTER_ADDR"] for one in said} == {"127.0.0.1"}
     assert len({one["MASTER_PORT"] for one in said}) == 1
     assert {one["CUDA_VISIBLE_DEVICES"] for one in said} == {"0,1"} and {one["SLURM_CPUS_PER_TASK"] for one in said} == {"3"}
@@ -345,8 +388,12 @@ def test_a_job_that_needs_longer_than_its_time_limit_goes_on_from_where_it_was(c
 
 
 def test_a_job_that_is_queued_again_too_often_has_failed(cluster, tmp_path):
-    launch([Job("count", callables.count, (tmp_path / "n", 500, 0.2), "work", stop=callables.ask_to_stop)], tmp_path, "requeues=0",
-           wait=False)
+    launch(
+        [Job("count", callables.count, (tmp_path / "n", 500, 0.2), "work", stop=callables.ask_to_stop)],
+        tmp_path,
+        "requeues=0",
+        wait=False,
+    )
     wait_until((tmp_path / "n").exists)
     subprocess.run(["scancel", "--signal=USR2", task_of(tmp_path, "count")], check=True)
     wait_until(lambda: rows(tmp_path)["count"].state == "failed")

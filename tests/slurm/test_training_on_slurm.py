@@ -19,12 +19,40 @@ from tests.slurm import training
 from tests.slurm.test_slurm import launch, rows, task_of, wait_until
 
 pytestmark = pytest.mark.slurm
-GRID = ["--grid", "guidelines", "--profile", "digits", "--only", "mse-infonce-momentum", "individual-mse-online-w0.5",
-        "--widths", "1.0", "0.5", "optimizer.epochs=2", "optimizer.batch_size=64", "data.limit=256", "data.size=8",
-        "model.projector_hidden=16", "model.projector_out=8", "model.predictor_hidden=16", "diagnostics.images=32",
-        "calibration.images=64", "train.threads=1"]
-ON_SLURM = ["--executor", "slurm", "--slurm", "pretrain.gpus=0", "--slurm", "transfer.gpus=0", "--slurm", "pretrain.cpus=1",
-            "--slurm", "transfer.cpus=1"]
+GRID = [
+    "--grid",
+    "guidelines",
+    "--profile",
+    "digits",
+    "--only",
+    "mse-infonce-momentum",
+    "individual-mse-online-w0.5",
+    "--widths",
+    "1.0",
+    "0.5",
+    "optimizer.epochs=2",
+    "optimizer.batch_size=64",
+    "data.limit=256",
+    "data.size=8",
+    "model.projector_hidden=16",
+    "model.projector_out=8",
+    "model.predictor_hidden=16",
+    "diagnostics.images=32",
+    "calibration.images=64",
+    "train.threads=1",
+]
+ON_SLURM = [
+    "--executor",
+    "slurm",
+    "--slurm",
+    "pretrain.gpus=0",
+    "--slurm",
+    "transfer.gpus=0",
+    "--slurm",
+    "pretrain.cpus=1",
+    "--slurm",
+    "transfer.cpus=1",
+]
 
 
 def preempt(folder: Path, step: int, before: int) -> None:
@@ -41,8 +69,11 @@ def preempt(folder: Path, step: int, before: int) -> None:
 def test_a_training_that_is_preempted_twice_ends_with_the_same_bits(cluster, tmp_path):
     """Signals at a step within an epoch and at an epoch's last step (4 steps an epoch)."""
     directory = tmp_path / "run"
-    launch([Job("train", training.train, (directory, (5, 11)), "work", directory=directory, stop=training.request_stop)], tmp_path,
-           wait=False)
+    launch(
+        [Job("train", training.train, (directory, (5, 11)), "work", directory=directory, stop=training.request_stop)],
+        tmp_path,
+        wait=False,
+    )
     assert tiny.train(tmp_path / "whole") == 0
     preempt(tmp_path, 5, 0)
     preempt(tmp_path, 11, 1)
@@ -117,8 +148,21 @@ claims:
 
 def test_rounds_on_slurm_run_seed_by_seed_and_judge_what_they_ran(cluster, tmp_path, capsys):
     (tmp_path / "two.yaml").write_text(GRID_OF_TWO)
-    words = ["--grid", str(tmp_path / "two.yaml"), "--profile", "digits", *GRID[GRID.index("--widths"):],
-             "--runs", str(tmp_path / "runs"), *ON_SLURM, "--wait", "--until", "decided", "--most-seeds", "4"]
+    words = [
+        "--grid",
+        str(tmp_path / "two.yaml"),
+        "--profile",
+        "digits",
+        *GRID[GRID.index("--widths") :],
+        "--runs",
+        str(tmp_path / "runs"),
+        *ON_SLURM,
+        "--wait",
+        "--until",
+        "decided",
+        "--most-seeds",
+        "4",
+    ]
     assert main(words) == 0
     shown = capsys.readouterr().out
     folder = tmp_path / "runs" / "two"

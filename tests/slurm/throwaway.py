@@ -49,8 +49,17 @@ class ThrowAwayCluster:
     down_after: seconds after which a silent node counts as down. remember: for how long the controller knows ended jobs.
     """
 
-    def __init__(self, folder: Path, nodes: int = 1, cpus: int = 8, memory: int = 16000, gpus: int = 0, accounting: bool = False,
-                 down_after: int = 15, remember: int = 300):
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int = 1,
+        cpus: int = 8,
+        memory: int = 16000,
+        gpus: int = 0,
+        accounting: bool = False,
+        down_after: int = 15,
+        remember: int = 300,
+    ):
         self.folder = Path(folder).absolute()
         self.names = [f"127.0.0.{i + 1}" for i in range(nodes)]
         self.cpus, self.memory, self.gpus, self.accounting = cpus, memory, gpus, accounting
@@ -101,27 +110,45 @@ class ThrowAwayCluster:
         if not (munge / "key").exists():
             (munge / "key").touch(0o600)
             (munge / "key").write_bytes(os.urandom(128))
-        self._run("munged", "--force", "--num-threads=4", f"--key-file={munge}/key", f"--seed-file={munge}/seed",
-                  f"--socket={munge}/socket", f"--pid-file={self._pid('munged')}", f"--log-file={self.folder}/log/munged.log")
+        self._run(
+            "munged",
+            "--force",
+            "--num-threads=4",
+            f"--key-file={munge}/key",
+            f"--seed-file={munge}/seed",
+            f"--socket={munge}/socket",
+            f"--pid-file={self._pid('munged')}",
+            f"--log-file={self.folder}/log/munged.log",
+        )
 
     def _start_accounting(self) -> None:
         data, db_socket = self.folder / "db", self.folder / "db.sock"
         options = ["--no-defaults", f"--datadir={data}", "--innodb-log-file-size=8M"] + ["--user=root"] * (self.user == "root")
         if not data.exists():
-            self._run("mariadb-install-db", *options, f"--auth-root-socket-user={self.user}", "--skip-test-db",
-                      "--skip-name-resolve")
-        command = ["mariadbd", *options, f"--socket={db_socket}", f"--pid-file={self._pid('mariadbd')}", "--skip-networking",
-                   "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
+            self._run(
+                "mariadb-install-db", *options, f"--auth-root-socket-user={self.user}", "--skip-test-db", "--skip-name-resolve"
+            )
+        command = [
+            "mariadbd",
+            *options,
+            f"--socket={db_socket}",
+            f"--pid-file={self._pid('mariadbd')}",
+            "--skip-networking",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
         with open(self.folder / "log" / "mariadb.log", "ab") as log:
             subprocess.Popen(command, env=self._env(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         self.wait_until(db_socket.exists, "mariadbd did not start")
         conf = self.folder / "slurmdbd.conf"
         conf.touch(0o600)
-        conf.write_text(f"AuthType=auth/munge\nAuthInfo=socket={self.folder}/munge/socket\nCommunicationParameters=NoInAddrAny\n"
-                        f"DbdHost={self.host}\nDbdAddr=127.0.0.1\nDbdPort={self.ports[1]}\nSlurmUser={self.user}\n"
-                        f"StorageType=accounting_storage/mysql\nStorageHost=localhost\nStorageUser={self.user}\n"
-                        f"StorageLoc=slurm_acct_db\nPidFile={self._pid('slurmdbd')}\nLogFile={self.folder}/log/slurmdbd.log\n"
-                        "CommitDelay=0\n")
+        conf.write_text(
+            f"AuthType=auth/munge\nAuthInfo=socket={self.folder}/munge/socket\nCommunicationParameters=NoInAddrAny\n"
+            f"DbdHost={self.host}\nDbdAddr=127.0.0.1\nDbdPort={self.ports[1]}\nSlurmUser={self.user}\n"
+            f"StorageType=accounting_storage/mysql\nStorageHost=localhost\nStorageUser={self.user}\n"
+            f"StorageLoc=slurm_acct_db\nPidFile={self._pid('slurmdbd')}\nLogFile={self.folder}/log/slurmdbd.log\n"
+            "CommitDelay=0\n"
+        )
         self._write_configuration()
         # libmariadb finds its socket in this variable.
         self._run("slurmdbd", extra={"MYSQL_UNIX_PORT": str(db_socket)})
@@ -133,39 +160,69 @@ class ThrowAwayCluster:
         if not first.exists():  # ids from the clock: submitit would find an older cluster's results under the same ids
             first.write_text(str(int(time.time()) % 60_000_000 + 1000))
         lines = {
-            "ClusterName": "throwaway", "FirstJobId": first.read_text(), "SlurmctldHost": f"{self.host}(127.0.0.1)",
-            "SlurmctldPort": self.ports[0], "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny", "AuthType": "auth/munge",
-            "CredType": "cred/munge", "AuthInfo": f"socket={self.folder}/munge/socket,cred_expire=5",  # a requeue waits so long
-            "SlurmUser": self.user, "SlurmdUser": self.user, "StateSaveLocation": self.folder / "state",
-            "SlurmdSpoolDir": self.folder / "spool-%n", "SlurmctldPidFile": self._pid("slurmctld"),
-            "SlurmdPidFile": self._pid("slurmd-%n"), "SlurmctldLogFile": self.folder / "log/slurmctld.log",
-            "SlurmdLogFile": self.folder / "log/slurmd-%n.log", "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
-            "SwitchType": "switch/none", "MpiDefault": "none", "SelectType": "select/cons_tres",
-            "SelectTypeParameters": "CR_Core_Memory", "DefMemPerCPU": self.memory // (2 * self.cpus),
-            "SchedulerType": "sched/backfill", "PriorityType": "priority/basic",
+            "ClusterName": "throwaway",
+            "FirstJobId": first.read_text(),
+            "SlurmctldHost": f"{self.host}(127.0.0.1)",
+            "SlurmctldPort": self.ports[0],
+            "CommunicationParameters": "NoInAddrAny,NoCtldInAddrAny",
+            "AuthType": "auth/munge",
+            "CredType": "cred/munge",
+            "AuthInfo": f"socket={self.folder}/munge/socket,cred_expire=5",  # a requeue waits so long
+            "SlurmUser": self.user,
+            "SlurmdUser": self.user,
+            "StateSaveLocation": self.folder / "state",
+            "SlurmdSpoolDir": self.folder / "spool-%n",
+            "SlurmctldPidFile": self._pid("slurmctld"),
+            "SlurmdPidFile": self._pid("slurmd-%n"),
+            "SlurmctldLogFile": self.folder / "log/slurmctld.log",
+            "SlurmdLogFile": self.folder / "log/slurmd-%n.log",
+            "ProctrackType": "proctrack/linuxproc",
+            "TaskPlugin": "task/none",
+            "SwitchType": "switch/none",
+            "MpiDefault": "none",
+            "SelectType": "select/cons_tres",
+            "SelectTypeParameters": "CR_Core_Memory",
+            "DefMemPerCPU": self.memory // (2 * self.cpus),
+            "SchedulerType": "sched/backfill",
+            "PriorityType": "priority/basic",
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=2",
-            "JobAcctGatherType": "jobacct_gather/none", "JobCompType": "jobcomp/none", "MailProg": "/bin/true",
-            "ReturnToService": 2, "EnforcePartLimits": "ALL", "JobRequeue": 1, "KillWait": 5, "InactiveLimit": 0,
-            "SlurmctldTimeout": 60, "MinJobAge": self.remember,
-            "SlurmdTimeout": self.down_after, "SlurmdParameters": "config_overrides", "PropagateResourceLimits": "NONE",
+            "JobAcctGatherType": "jobacct_gather/none",
+            "JobCompType": "jobcomp/none",
+            "MailProg": "/bin/true",
+            "ReturnToService": 2,
+            "EnforcePartLimits": "ALL",
+            "JobRequeue": 1,
+            "KillWait": 5,
+            "InactiveLimit": 0,
+            "SlurmctldTimeout": 60,
+            "MinJobAge": self.remember,
+            "SlurmdTimeout": self.down_after,
+            "SlurmdParameters": "config_overrides",
+            "PropagateResourceLimits": "NONE",
             "AccountingStorageType": "accounting_storage/none",
         }
         if self.accounting:
-            lines |= {"AccountingStorageType": "accounting_storage/slurmdbd", "AccountingStorageHost": "127.0.0.1",
-                      "AccountingStoragePort": self.ports[1], "AccountingStoragePass": f"{self.folder}/munge/socket"}
+            lines |= {
+                "AccountingStorageType": "accounting_storage/slurmdbd",
+                "AccountingStorageHost": "127.0.0.1",
+                "AccountingStoragePort": self.ports[1],
+                "AccountingStoragePass": f"{self.folder}/munge/socket",
+            }
         if self.gpus:
             lines["GresTypes"] = "gpu"
         text = "".join(f"{key}={value}\n" for key, value in lines.items())
         gres = f" Gres=gpu:{self.gpus}" if self.gpus else ""
         for name, port in zip(self.names, self.ports[2:], strict=True):
-            text += (f"NodeName={name} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
-                     f"RealMemory={self.memory}{gres} State=UNKNOWN\n")
+            text += (
+                f"NodeName={name} NodeHostname={self.host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
+                f"RealMemory={self.memory}{gres} State=UNKNOWN\n"
+            )
         nodes = ",".join(self.names)
         for partition, default in (("main", "YES"), ("alt", "NO")):
             text += f"PartitionName={partition} Nodes={nodes} Default={default} MaxTime=INFINITE State=UP OverSubscribe=NO\n"
         self.conf.write_text(text)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        fake = [f"NodeName={name} Name=gpu File={device}\n" for name in self.names for device in DEVICES[:self.gpus]]
+        fake = [f"NodeName={name} Name=gpu File={device}\n" for name in self.names for device in DEVICES[: self.gpus]]
         (self.folder / "gres.conf").write_text("AutoDetect=off\n" + "".join(fake))
 
     # -- down -----------------------------------------------------------------------------------------------------------------
@@ -241,12 +298,17 @@ class ThrowAwayCluster:
 
     def logs(self, lines: int = 15) -> str:
         """The ends of all daemons' logs."""
-        return "\n".join(f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-                         for path in sorted((self.folder / "log").glob("*.log")))
+        return "\n".join(
+            f"== {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+            for path in sorted((self.folder / "log").glob("*.log"))
+        )
 
     def _env(self) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items()
-                     if not key.startswith(("SLURM_JOB", "SLURM_STEP", "SLURMD_", "SBATCH_", "SRUN_"))}
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("SLURM_JOB", "SLURM_STEP", "SLURMD_", "SBATCH_", "SRUN_"))
+        }
         return inherited | self.environment
 
     def _run(self, *command: str, extra: dict[str, str] | None = None) -> None:
@@ -281,8 +343,9 @@ def _free_ports(count: int) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="tests/slurm/throwaway.py", description="A real Slurm on this machine, on loopback only.")
-    parser.add_argument("action", choices=("up", "down", "need"),
-                        help="start, stop, or say how to install what is missing for all of it")
+    parser.add_argument(
+        "action", choices=("up", "down", "need"), help="start, stop, or say how to install what is missing for all of it"
+    )
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where all its files go")
     parser.add_argument("--nodes", type=int, default=2, metavar="N")
     parser.add_argument("--cpus", type=int, default=8, metavar="N", help="of a node; may be more than there are")
@@ -299,13 +362,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     cluster = ThrowAwayCluster(arguments.dir, arguments.nodes, arguments.cpus, gpus=arguments.gpus, accounting=arguments.accounting)
     if arguments.action == "down":
-        cluster.names = [path.name.removeprefix("slurmd-").removesuffix(".pid")
-                         for path in (cluster.folder / "pid").glob("slurmd-*.pid")]
+        cluster.names = [
+            path.name.removeprefix("slurmd-").removesuffix(".pid") for path in (cluster.folder / "pid").glob("slurmd-*.pid")
+        ]
         cluster.stop()
         return 0
     if cluster._alive("slurmctld"):
-        print(f"error: a cluster runs in {arguments.dir}; stop it: python tests/slurm/throwaway.py down --dir {arguments.dir}",
-              file=sys.stderr)
+        print(
+            f"error: a cluster runs in {arguments.dir}; stop it: python tests/slurm/throwaway.py down --dir {arguments.dir}",
+            file=sys.stderr,
+        )
         return 2
     cluster.start()
     print(f"export SLURM_CONF={cluster.conf}")

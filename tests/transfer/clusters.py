@@ -12,8 +12,7 @@ from transfer.classification import rows
 from transfer.classification.rows import Mapped, Storage, fill
 
 
-def clusters(seed: int, count: int, dim: int, classes: int,
-             dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def clusters(seed: int, count: int, dim: int, classes: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """Overlapping clusters: features (count, dim) and labels (count,)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=generator)
@@ -27,5 +26,5 @@ def on_disk(features: Tensor, folder: Path) -> Mapped:
         patch.setattr(rows, "IN_MEMORY", 0)
         [stored] = Storage(folder).new(len(features), [features.shape[1]], features.device)
     for start in range(0, len(features), 7):
-        fill(stored, start, features[start:start + 7])
+        fill(stored, start, features[start : start + 7])
     return stored

@@ -10,10 +10,24 @@ import pytest
 from pretrain import config
 from pretrain.training import pretrain
 
-TINY = ["data.name=digits", "data.size=16", "data.limit=256", "optimizer.epochs=1", "optimizer.batch_size=128",
-        "optimizer.lr=0.05", "objective.base_loss=infonce", "model.arch=resnet_small", "model.projector_hidden=32",
-        "model.projector_out=32", "model.predictor_hidden=32", "augment.flip=0", "diagnostics.images=0",
-        "train.tensorboard=false", "train.device=cpu", "train.threads=1"]
+TINY = [
+    "data.name=digits",
+    "data.size=16",
+    "data.limit=256",
+    "optimizer.epochs=1",
+    "optimizer.batch_size=128",
+    "optimizer.lr=0.05",
+    "objective.base_loss=infonce",
+    "model.arch=resnet_small",
+    "model.projector_hidden=32",
+    "model.projector_out=32",
+    "model.predictor_hidden=32",
+    "augment.flip=0",
+    "diagnostics.images=0",
+    "train.tensorboard=false",
+    "train.device=cpu",
+    "train.threads=1",
+]
 
 
 @pytest.fixture(scope="session")

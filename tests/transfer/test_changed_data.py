@@ -67,12 +67,12 @@ def scored(run: Path, *more: float, **options) -> list[dict]:
 
 
 def test_corrected_labels_are_scored_again_and_their_scores_replace_the_old(trained, folder, computed, capsys):
-    before, = scored(trained)
+    (before,) = scored(trained)
     assert before["data"] == fingerprint.of_splits("folder", str(folder)) and "thread" in before["computed_on"]
     assert scored(trained) == [before] and computed == [[1.0]]
     assert "changed" not in capsys.readouterr().out
     relabel(folder / "val")
-    after, = scored(trained)
+    (after,) = scored(trained)
     assert computed == [[1.0]] * 2 and after["data"] != before["data"]
     assert after["value"] == pytest.approx(1 - before["value"]) and after["value"] != before["value"]
     said = [line for line in capsys.readouterr().out.splitlines() if "changed" in line]
@@ -92,41 +92,41 @@ def test_only_what_is_asked_for_is_computed_again(trained, folder, computed):
 
 
 def test_training_images_that_changed_give_new_batch_norm_statistics_and_say_so(trained, folder, capsys):
-    before, = scored(trained)
+    (before,) = scored(trained)
     for i in range(6):
         (folder / f"train/blue/{i}.png").unlink()
-    after, = scored(trained)
+    (after,) = scored(trained)
     out = capsys.readouterr().out
     assert "training images have changed since pretraining" in out and after["data"] != before["data"]
 
 
 def test_images_at_another_place_are_those_of_pretraining(trained, folder, tmp_path, computed):
-    before, = scored(trained)
+    (before,) = scored(trained)
     moved = tmp_path / "disk" / "colours"
     shutil.move(folder, moved)
     assert scored(trained, root=str(moved)) == [before] and computed == [[1.0]]
 
 
 def test_another_folder_of_the_same_name_does_not_replace_the_scores_of_pretrainings_own(trained, folder, tmp_path, computed):
-    before, = scored(trained)
+    (before,) = scored(trained)
     other = pictures(tmp_path / "elsewhere" / folder.name, 1)
     with pytest.raises(UserError, match=r"other images than .*colours, which .* but has its name; set --out DIR"):
         scored(trained, dataset="folder", root=str(other))
     assert RunDirectory(trained).records() == [before] and computed == [[1.0]]
-    beside, = scored(trained, dataset="folder", root=str(other), out=tmp_path / "scores")
+    (beside,) = scored(trained, dataset="folder", root=str(other), out=tmp_path / "scores")
     assert beside["data"] != before["data"] and scored(trained) == [before]
     assert scored(trained, root=str(other))[0]["data"] == beside["data"]  # those of pretraining, moved and changed since
 
 
 def test_scores_are_shown_where_the_images_are_not_and_it_is_said(trained, folder, capsys, computed):
-    before, = scored(trained)
+    (before,) = scored(trained)
     shutil.rmtree(folder)
     assert scored(trained) == [before] and len(computed) == 1
     assert "colours is not there now; these are the scores of when it was" in capsys.readouterr().out
 
 
 def test_scores_of_an_earlier_version_are_kept_and_it_is_said(trained, capsys, computed):
-    before, = scored(trained)
+    (before,) = scored(trained)
     run = RunDirectory(trained)
     run.add_records([{name: entry for name, entry in before.items() if name not in ("data", "computed_on")}])
     assert "data" not in run.records()[0]
@@ -135,7 +135,7 @@ def test_scores_of_an_earlier_version_are_kept_and_it_is_said(trained, capsys, c
 
 
 def test_the_machine_of_an_evaluation_is_recorded(trained, tmp_path):
-    record, = scored(trained, out=tmp_path / "scores")
+    (record,) = scored(trained, out=tmp_path / "scores")
     there = RunDirectory(tmp_path / "scores").provenance()
     assert there["kinds"] == {"evaluation": [record["computed_on"]]}
     own = RunDirectory(trained)

@@ -85,10 +85,17 @@ def test_another_width_is_calibrated_on_what_is_given(trained):
     assert torch.allclose(from_iterable.bn1.running_mean, first.mean((0, 2, 3)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("widths", "message"), [
-    ([], "names no width"), ([1.5], "outside the trained range"), ([0.2], "outside the trained range"),
-    ([float("nan")], "outside the trained range"), ([0.5, 0.5], "same channels"), ([0.5, 0.501], "same channels"),
-])
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ([], "names no width"),
+        ([1.5], "outside the trained range"),
+        ([0.2], "outside the trained range"),
+        ([float("nan")], "outside the trained range"),
+        ([0.5, 0.5], "same channels"),
+        ([0.5, 0.501], "same channels"),
+    ],
+)
 def test_widths_that_cannot_be_used(trained, widths, message):
     with pytest.raises(UserError, match=message):
         open_checkpoint(trained).check_widths(widths)
@@ -137,22 +144,42 @@ def test_foreign_files(tmp_path):
         open_checkpoint(tmp_path / "module.pt")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda p: p["encoder"].update({"layer1.0.conv1.weight": torch.zeros(1)}), r"layer1\.0\.conv1\.weight has shape \(1,\), "),
-    (lambda p: p["encoder"].pop("bn1.bias"), r"bn1\.bias is missing"),
-    (lambda p: p["encoder"].update(extra=torch.zeros(1)), "extra is not one of its parameters"),
-    (lambda p: p["calibration"]["0.5"].update(unknown={}), "BatchNorm statistics"),
-    (lambda p: p.pop("config"), "holds no config"),
-    (lambda p: p["config"]["model"].update(arch="vgg"), "vgg"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p["encoder"].update({"layer1.0.conv1.weight": torch.zeros(1)}), r"layer1\.0\.conv1\.weight has shape \(1,\), "),
+        (lambda p: p["encoder"].pop("bn1.bias"), r"bn1\.bias is missing"),
+        (lambda p: p["encoder"].update(extra=torch.zeros(1)), "extra is not one of its parameters"),
+        (lambda p: p["calibration"]["0.5"].update(unknown={}), "BatchNorm statistics"),
+        (lambda p: p.pop("config"), "holds no config"),
+        (lambda p: p["config"]["model"].update(arch="vgg"), "vgg"),
+    ],
+)
 def test_what_does_not_fit_is_named(run_directory, change, message):
     path = rewritten(run_directory, change)
     with pytest.raises(UserError, match=message):
         open_checkpoint(path)
 
 
-ODD = [None, -1, 1e400, float("nan"), "x", "a\nb", [], {}, [1, 2], {"a": 1}, torch.ones(2), True, 2**80, b"a", (1,), {1: 2},
-       {"0.5": 3}]
+ODD = [
+    None,
+    -1,
+    1e400,
+    float("nan"),
+    "x",
+    "a\nb",
+    [],
+    {},
+    [1, 2],
+    {"a": 1},
+    torch.ones(2),
+    True,
+    2**80,
+    b"a",
+    (1,),
+    {1: 2},
+    {"0.5": 3},
+]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -183,9 +210,13 @@ def test_opening_leaves_the_random_state_as_it_was(trained):
 
 
 def test_statistics_that_cannot_be_used(run_directory):
-    for change, message in ((lambda c: c["0.5"]["bn1"].update(mean=torch.full_like(c["0.5"]["bn1"]["mean"], float("nan"))),
-                             r"the mean of bn1 at width 0\.5 holds NaN"),
-                            (lambda c: c["0.5"]["bn1"].update(mean=torch.zeros(3)), r"bn1 at width 0\.5 has \d+ channels")):
+    for change, message in (
+        (
+            lambda c: c["0.5"]["bn1"].update(mean=torch.full_like(c["0.5"]["bn1"]["mean"], float("nan"))),
+            r"the mean of bn1 at width 0\.5 holds NaN",
+        ),
+        (lambda c: c["0.5"]["bn1"].update(mean=torch.zeros(3)), r"bn1 at width 0\.5 has \d+ channels"),
+    ):
         path = rewritten(run_directory, lambda payload, change=change: change(payload["calibration"]))
         with pytest.raises(UserError, match=message):
             open_checkpoint(path)

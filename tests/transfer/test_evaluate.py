@@ -43,6 +43,7 @@ def asked(monkeypatch):
         def run(task, widths):
             calls.append((name, widths))
             return protocol(task, widths)
+
         return run
 
     for name, protocol in evaluation.PROTOCOLS.items():
@@ -70,7 +71,11 @@ def test_records(run_directory):
     assert [(r["metric"], r["width"]) for r in records] == [("knn", 1.0), ("knn", 0.6), ("linear_fast", 1.0), ("linear_fast", 0.6)]
     for record in records:
         assert {k: record[k] for k in ("task", "dataset", "seed", "count")} == {
-            "task": "classification", "dataset": "digits", "seed": 100, "count": 500}
+            "task": "classification",
+            "dataset": "digits",
+            "seed": 100,
+            "count": 500,
+        }
         val = load("digits", "val", None, 16)
         assert record["chance"] == max(torch.bincount(val.labels).tolist()) / 500
         assert 0.2 < record["value"] <= 1  # far from chance: the features are real
@@ -111,8 +116,13 @@ def test_an_evaluation_by_hand_stands_beside_the_grids_own(run_directory, asked)
         return [r for r in result(run_directory)["records"] if evaluation.is_own(r, own)]
 
     [grid] = evaluate(run_directory, widths=[0.5], protocols=["linear_fast"])
-    by_hand = [({"C": 1e-6}, {"C": 1e-6}), ({"limit": 20}, {"limit": 20}), ({"size": 10}, {"size": 10}), ({"seed": 3}, {"seed": 3}),
-               ({"C": 1.0, "limit": 256, "size": 16}, {})]
+    by_hand = [
+        ({"C": 1e-6}, {"C": 1e-6}),
+        ({"limit": 20}, {"limit": 20}),
+        ({"size": 10}, {"size": 10}),
+        ({"seed": 3}, {"seed": 3}),
+        ({"C": 1.0, "limit": 256, "size": 16}, {}),
+    ]
     for changes, named in by_hand:
         [record] = evaluate(run_directory, widths=[0.5], protocols=["linear_fast"], options=Options(**changes))
         assert record["changed"] == named
@@ -124,8 +134,9 @@ def test_an_evaluation_by_hand_stands_beside_the_grids_own(run_directory, asked)
 def test_a_teachers_scores_are_not_its_students(tmp_path):
     directory = tmp_path / "run"
     pretrain(config.load("digits", [*TINY, "objective.teacher=momentum"]), directory)
-    student, teacher = (evaluate(directory, widths=[0.5], protocols=["knn"], branch=branch, out=directory)[0]
-                        for branch in ("student", "teacher"))
+    student, teacher = (
+        evaluate(directory, widths=[0.5], protocols=["knn"], branch=branch, out=directory)[0] for branch in ("student", "teacher")
+    )
     assert (student["changed"], teacher["changed"]) == ({}, {"branch": "teacher"})
     assert result(directory)["records"] == [student, teacher]
 
@@ -218,22 +229,25 @@ def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_pa
     assert not (run_directory / "result.json").exists()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--dataset", "digitz"], "did you mean --dataset digits"),
-    (["--protocol", "svm"], "unknown protocol 'svm'; set --protocol to one of knn, linear_fast, linear, finetune"),
-    (["--widths", "0.1"], r"--widths: 0.1 is outside the trained range \[0.25, 1.0\]"),
-    (["--widths", "0.5", "0.5"], "same channels"),
-    (["--dataset", "cifar10"], "--data-dir DIR"),
-    (["--dataset", "folder", "--data-dir", "/nowhere/at/all"], "no folder /nowhere/at/all/train; set --data-dir DIR"),
-    (["--k", "0"], "argument --k: .0. is not a whole number from 1 on"),
-    (["--size", "0"], "argument --size: .0. is not a whole number from 1 to 4096"),
-    (["--k", "5000"], "--k 5000 is larger than the 256 training images of digits"),
-    (["--device", "gpu9"], "--device gpu9 is not a device"),
-    (["--set", "linear.epoch=3"], "linear.epoch"),
-    (["--set", "linear.epochs=many"], "linear.epochs"),
-    (["--set", "epochs"], "not of the form key=value"),
-    (["--set", "C=0"], "C=0.0 must be above 0"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digitz"], "did you mean --dataset digits"),
+        (["--protocol", "svm"], "unknown protocol 'svm'; set --protocol to one of knn, linear_fast, linear, finetune"),
+        (["--widths", "0.1"], r"--widths: 0.1 is outside the trained range \[0.25, 1.0\]"),
+        (["--widths", "0.5", "0.5"], "same channels"),
+        (["--dataset", "cifar10"], "--data-dir DIR"),
+        (["--dataset", "folder", "--data-dir", "/nowhere/at/all"], "no folder /nowhere/at/all/train; set --data-dir DIR"),
+        (["--k", "0"], "argument --k: .0. is not a whole number from 1 on"),
+        (["--size", "0"], "argument --size: .0. is not a whole number from 1 to 4096"),
+        (["--k", "5000"], "--k 5000 is larger than the 256 training images of digits"),
+        (["--device", "gpu9"], "--device gpu9 is not a device"),
+        (["--set", "linear.epoch=3"], "linear.epoch"),
+        (["--set", "linear.epochs=many"], "linear.epochs"),
+        (["--set", "epochs"], "not of the form key=value"),
+        (["--set", "C=0"], "C=0.0 must be above 0"),
+    ],
+)
 def test_bad_input_is_one_clear_line_and_leaves_nothing(trained, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         main(["classification", "--checkpoint", str(trained), "--out", str(tmp_path / "out"), *arguments])
@@ -272,6 +286,7 @@ def test_as_many_images_are_used_as_in_pretraining_unless_asked(run_directory):
     for limit, used in asked.items():
         [record] = evaluate(run_directory, widths=[0.5], protocols=["knn"], options=Options(limit=limit))
         assert record["settings"]["limit"] == used
-    [other] = evaluate(run_directory, widths=[0.5], protocols=["finetune"],
-                       options=parse_overrides(["finetune.epochs=1"], label_fractions=[0.1]))
+    [other] = evaluate(
+        run_directory, widths=[0.5], protocols=["finetune"], options=parse_overrides(["finetune.epochs=1"], label_fractions=[0.1])
+    )
     assert other["settings"]["limit"] == 0

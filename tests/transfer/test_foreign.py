@@ -22,8 +22,11 @@ def authors(tmp_path_factory):
     """A file in the authors' format, its student and its teacher."""
     torch.manual_seed(0)
     student, teacher = build("resnet_small"), build("resnet_small")
-    state = {f"module.{branch}.{name}": tensor for branch, network in (("encoder_q", student), ("encoder_k", teacher))
-             for name, tensor in network.state_dict().items()}
+    state = {
+        f"module.{branch}.{name}": tensor
+        for branch, network in (("encoder_q", student), ("encoder_k", teacher))
+        for name, tensor in network.state_dict().items()
+    }
     path = tmp_path_factory.mktemp("authors") / "checkpoint.pth.tar"
     torch.save({"epoch": 400, "arch": "us_small", "state_dict": state}, path)
     return path, student, teacher
@@ -51,12 +54,29 @@ def accuracy(network):
 
 def test_the_authors_file_is_scored_at_any_width(authors, tmp_path, capsys):
     path, *networks = authors
-    arguments = ["classification", "--checkpoint", str(path), "--dataset", "digits", "--size", "16", "--limit", "100",
-                 "--protocol", "knn", "--device", "cpu", "--widths", "0.6", "0.25"]
+    arguments = [
+        "classification",
+        "--checkpoint",
+        str(path),
+        "--dataset",
+        "digits",
+        "--size",
+        "16",
+        "--limit",
+        "100",
+        "--protocol",
+        "knn",
+        "--device",
+        "cpu",
+        "--widths",
+        "0.6",
+        "0.25",
+    ]
     for branch, network in zip(("student", "teacher"), networks, strict=True):
         assert run.main([*arguments, "--branch", branch, "--out", str(tmp_path / branch)]) == 0
-        records = evaluate(path, "digits", None, [0.6, 0.25], ["knn"], device="cpu", options=OPTIONS, out=tmp_path / branch,
-                           branch=branch)
+        records = evaluate(
+            path, "digits", None, [0.6, 0.25], ["knn"], device="cpu", options=OPTIONS, out=tmp_path / branch, branch=branch
+        )
         images = load("digits", "train", None, 16, limit=100)
         order = torch.randperm(100, generator=torch.Generator().manual_seed(100))  # the default seed
         calibrate(network, [0.6, 0.25], (x for x, _ in evaluation_batches(images, 16, 100, "cpu", order)))

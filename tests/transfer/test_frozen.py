@@ -20,8 +20,9 @@ def dense(arch, width, size):
     return extract(encoder, width), images
 
 
-@pytest.mark.parametrize(("arch", "size"), [
-    ("resnet_small", 12), ("resnet50_cifar", 8), ("mobilenetv2_cifar", 16), ("vit_micro", 16)])
+@pytest.mark.parametrize(
+    ("arch", "size"), [("resnet_small", 12), ("resnet50_cifar", 8), ("mobilenetv2_cifar", 16), ("vit_micro", 16)]
+)
 @pytest.mark.parametrize("width", [1.0, 0.25])
 def test_it_computes_the_same(arch, size, width):
     network, images = dense(arch, width, size)

@@ -60,8 +60,10 @@ def test_widths_below_the_trained_range_are_asked_for_and_marked(run_directory, 
     assert json.loads((run_directory / "result.json").read_text())["records"] == records
 
 
-@pytest.mark.parametrize("text", ["0.25:1.0", "1.0:0.25:4", "0:1:4", "0.5:1.5:4", "0.25:1:1", "0.25:1:2.5", "a:b:c", "0.25:1:4:4",
-                                  "nan:1:4", "0.25:1:100000"])
+@pytest.mark.parametrize(
+    "text",
+    ["0.25:1.0", "1.0:0.25:4", "0:1:4", "0.5:1.5:4", "0.25:1:1", "0.25:1:2.5", "a:b:c", "0.25:1:4:4", "nan:1:4", "0.25:1:100000"],
+)
 def test_a_spread_that_is_none_is_one_clear_line(text, run_directory):
     with pytest.raises(UserError, match=r"LOW:HIGH:COUNT"):
         main(["classification", "--checkpoint", str(run_directory), "--widths", text])

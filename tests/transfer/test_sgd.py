@@ -103,10 +103,13 @@ def test_outputs_that_are_not_finite_have_no_accuracy(trained, images):
     assert 0 <= found[0.5] <= 1
 
 
-@pytest.mark.parametrize(("recipe", "rates"), [
-    (linear_recipe(), {0: 30, 59: 30, 60: 3, 79: 3, 80: 0.3, 99: 0.3}),
-    (finetune_recipe(), {0: 0.01, 29: 0.01, 30: 1e-3, 39: 1e-3, 40: 1e-4, 49: 1e-4}),
-])
+@pytest.mark.parametrize(
+    ("recipe", "rates"),
+    [
+        (linear_recipe(), {0: 30, 59: 30, 60: 3, 79: 3, 80: 0.3, 99: 0.3}),
+        (finetune_recipe(), {0: 0.01, 29: 0.01, 30: 1e-3, 39: 1e-3, 40: 1e-4, 49: 1e-4}),
+    ],
+)
 def test_published_schedules(recipe, rates):
     assert {epoch: recipe.lr_at(epoch) for epoch in rates} == pytest.approx(rates)
 
@@ -148,8 +151,7 @@ def test_linear_evaluation_with_lars_by_hand(trained, images, start):
 
 def test_a_layer_that_starts_as_torchs():
     """Uniform within 1 / sqrt(features), weights and bias, whatever was drawn before."""
-    heads = [Classifier(torch.nn.Linear(1, 1), 400, 50, 3, True, "torch").head
-             for _ in range(2)]
+    heads = [Classifier(torch.nn.Linear(1, 1), 400, 50, 3, True, "torch").head for _ in range(2)]
     weight = heads[0].weight.detach()
     assert torch.equal(weight, heads[1].weight) and float(weight.abs().max()) <= 1 / 20
     assert float(weight.std()) == pytest.approx(1 / 20 / 3**0.5, rel=0.02) and float(heads[0].bias.detach().abs().max()) > 0.01

@@ -69,11 +69,20 @@ def test_an_analysis_of_a_sub_network(medium, tmp_path, capsys):
     assert found >= {"cka_full", "rankme", "order_first"} and "updates" not in found
 
 
-@pytest.mark.parametrize(("widths", "said"), [
-    (["w[1,.5]"], "2 widths and the network 4 stages"), (["d[3,1,1,1]"], "where the network has from 1 to 2"),
-    (["w[1,.5,.5,.1]"], r"outside the trained range \[0.25, 1.0\]"), (["w[1,.5"], "not understood"), (["k[3,3,3,3]"], "no elastic"),
-    (["0.5", "w[.5,.5,.5,.5]"], "give the same channels"), (["d[1,2,1,2]", "w1d[1,2,1,2]"], "give the same channels"),
-    (["0.5.5"], "is not a number"), (["h[1]"], "no attention heads")])
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        (["w[1,.5]"], "2 widths and the network 4 stages"),
+        (["d[3,1,1,1]"], "where the network has from 1 to 2"),
+        (["w[1,.5,.5,.1]"], r"outside the trained range \[0.25, 1.0\]"),
+        (["w[1,.5"], "not understood"),
+        (["k[3,3,3,3]"], "no elastic"),
+        (["0.5", "w[.5,.5,.5,.5]"], "give the same channels"),
+        (["d[1,2,1,2]", "w1d[1,2,1,2]"], "give the same channels"),
+        (["0.5.5"], "is not a number"),
+        (["h[1]"], "no attention heads"),
+    ],
+)
 def test_wrong_sub_networks_are_one_line(medium, tmp_path, widths, said):
     with pytest.raises(UserError, match=said) as caught:
         main(["classification", "--checkpoint", str(medium), "--out", str(tmp_path / "out"), "--widths", *widths])
@@ -91,9 +100,20 @@ def test_entries_of_a_record():
 def vit(tmp_path_factory):
     """A finished run directory of a ViT that has trained fewer patches."""
     directory = tmp_path_factory.mktemp("pretrained") / "run"
-    pretrain(config.load("digits_vit", [*TINY, "model.arch=vit_micro", "optimizer.warmup_epochs=0",
-                                        "elastic.vary=[width,patches]", "evaluation.dimension=patches",
-                                        "evaluation.widths=[1.0,0.5]"]), directory)
+    pretrain(
+        config.load(
+            "digits_vit",
+            [
+                *TINY,
+                "model.arch=vit_micro",
+                "optimizer.warmup_epochs=0",
+                "elastic.vary=[width,patches]",
+                "evaluation.dimension=patches",
+                "evaluation.widths=[1.0,0.5]",
+            ],
+        ),
+        directory,
+    )
     return directory
 
 
@@ -111,8 +131,9 @@ def test_scores_of_a_vit_on_some_of_the_patches(vit, tmp_path, capsys):
 
 
 def test_a_vit_is_searched_for_patches_too(vit, tmp_path):
-    options = SearchOptions(images=64, calibration=32, evaluations=8, pool=20, checked=4,
-                            vary=["width", "depth", "heads", "mlp", "patches"])
+    options = SearchOptions(
+        images=64, calibration=32, evaluations=8, pool=20, checked=4, vary=["width", "depth", "heads", "mlp", "patches"]
+    )
     found = search(vit, [Budget.parse(["flops=0.3"])], options=options, out=tmp_path, formats=["safetensors"])
     named = [Subnet.parse(pick["subnet"]) for pick in found.report["picks"]]
     assert any(subnet.patches for subnet in named) and any(subnet.depth for subnet in named)

@@ -35,20 +35,27 @@ def trained_on(monkeypatch):
     """The (data set, number of images, recipe) of each training that is run, which trains nothing."""
     calls = []
     for module in (linear_evaluation, finetune):
-        monkeypatch.setattr(module, "train", lambda classifiers, recipe, source, *rest: calls.append(
-            (source.name, len(source), recipe)))
+        monkeypatch.setattr(
+            module, "train", lambda classifiers, recipe, source, *rest: calls.append((source.name, len(source), recipe))
+        )
     return calls
 
 
 def test_k_nn_on_pets_is_scored_by_class(run_directory, pets):
     (record,) = evaluate(run_directory, "pets", pets, [0.5], ["knn"])
     assert {name: record[name] for name in ("dataset", "metric", "score", "chance", "count", "label_fraction", "label_seed")} == {
-        "dataset": "pets", "metric": "knn", "score": "mean_per_class", "chance": 0.5, "count": 3, "label_fraction": 1.0,
-        "label_seed": None}
+        "dataset": "pets",
+        "metric": "knn",
+        "score": "mean_per_class",
+        "chance": 0.5,
+        "count": 3,
+        "label_fraction": 1.0,
+        "label_seed": None,
+    }
     network = open_checkpoint(run_directory)
     train, val = (load("pets", split, pets, 16) for split in ("train", "val"))
-    (x, y), = evaluation_batches(train, 16, 8, "cpu")
-    (queries, truth), = evaluation_batches(val, 16, 8, "cpu")
+    ((x, y),) = evaluation_batches(train, 16, 8, "cpu")
+    ((queries, truth),) = evaluation_batches(val, 16, 8, "cpu")
     network.calibrate([0.5], [x[torch.randperm(3, generator=torch.Generator().manual_seed(100))]])
     dense = network.at(0.5)
     with torch.no_grad():
@@ -56,9 +63,16 @@ def test_k_nn_on_pets_is_scored_by_class(run_directory, pets):
     assert record["value"] == pytest.approx(balanced_accuracy_score(truth, predicted))
 
 
-@pytest.mark.parametrize(("name", "score", "images"), [("flowers102", "mean_per_class", 6), ("dtd", "top1", 6),
-                                                      ("aircraft", "mean_per_class", 4), ("food101", "top1", 3),
-                                                      ("caltech101", "mean_per_class", 90)])
+@pytest.mark.parametrize(
+    ("name", "score", "images"),
+    [
+        ("flowers102", "mean_per_class", 6),
+        ("dtd", "top1", 6),
+        ("aircraft", "mean_per_class", 4),
+        ("food101", "top1", 3),
+        ("caltech101", "mean_per_class", 90),
+    ],
+)
 def test_every_set_gets_its_recipe_score_and_splits(name, score, images, run_directory, tmp_path, monkeypatch, trained_on):
     {**COPIES, "caltech101": caltech101}[name](tmp_path / "data", monkeypatch)
     linear, tuned = evaluate(run_directory, name, str(tmp_path / "data"), [0.25], ["linear", "finetune"])
@@ -95,7 +109,11 @@ def test_few_labels(run_directory, trained_on):
     records = evaluate(run_directory, widths=[0.5], protocols=["finetune", "linear"], options=options)
     assert [call[:2] for call in trained_on] == [("digits", 13), ("digits", 130)] * 2
     assert [(r["metric"], r["label_fraction"], r["label_seed"]) for r in records] == [
-        ("finetune", 0.01, 3), ("finetune", 0.1, 3), ("linear", 0.01, 3), ("linear", 0.1, 3)]
+        ("finetune", 0.01, 3),
+        ("finetune", 0.1, 3),
+        ("linear", 0.01, 3),
+        ("linear", 0.1, 3),
+    ]
     assert all(record["count"] == 500 for record in records)
     evaluate(run_directory, widths=[0.5], protocols=["finetune"], options=parse_overrides(QUICK, label_fractions=[0.01, 1.0]))
     assert trained_on[4:] and [call[1] for call in trained_on[4:]] == [13, 1297]
@@ -160,14 +178,17 @@ def test_records_of_before_are_still_known(run_directory, trained_on):
 # --- the command line
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--label-fraction", "0"], "--label-fraction 0 is not a share"),
-    (["--label-fraction", "0.1", "--limit", "50"], "both leave out labels"),
-    (["--recipe", "cifar10"], "unknown recipe 'cifar10'"),
-    (["--score", "top5"], "unknown score 'top5'"),
-    (["--dataset", "flower102"], "did you mean --dataset flowers102"),
-    (["--dataset", "pets"], "data set pets needs to know where it is stored; set --data-dir DIR"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--label-fraction", "0"], "--label-fraction 0 is not a share"),
+        (["--label-fraction", "0.1", "--limit", "50"], "both leave out labels"),
+        (["--recipe", "cifar10"], "unknown recipe 'cifar10'"),
+        (["--score", "top5"], "unknown score 'top5'"),
+        (["--dataset", "flower102"], "did you mean --dataset flowers102"),
+        (["--dataset", "pets"], "data set pets needs to know where it is stored; set --data-dir DIR"),
+    ],
+)
 def test_bad_input_is_one_clear_line(trained, tmp_path, arguments, said):
     with pytest.raises(UserError, match=said) as caught:
         main(["classification", "--checkpoint", str(trained), "--out", str(tmp_path / "out"), *arguments])
@@ -175,8 +196,20 @@ def test_bad_input_is_one_clear_line(trained, tmp_path, arguments, said):
 
 
 def test_few_labels_are_fine_tuned_unless_asked_otherwise(run_directory, trained_on, capsys):
-    main(["classification", "--checkpoint", str(run_directory), "--widths", "0.5", "--label-fraction", "0.01", "0.1",
-          "--set", "finetune.epochs=1"])
+    main(
+        [
+            "classification",
+            "--checkpoint",
+            str(run_directory),
+            "--widths",
+            "0.5",
+            "--label-fraction",
+            "0.01",
+            "0.1",
+            "--set",
+            "finetune.epochs=1",
+        ]
+    )
     assert [call[1] for call in trained_on] == [13, 130]
     printed = capsys.readouterr().out
     assert "finetune 1 %" in printed and "finetune 10 %" in printed and "top-1 accuracy" in printed
@@ -191,10 +224,9 @@ def test_label_lists_command(tmp_path, capsys):
     main(["label-lists", "--dataset", "digits", "--fraction", "0.01", "0.1", "--seeds", "0", "1", "--out", str(tmp_path / "lists")])
     written = capsys.readouterr().out.split()
     assert [path.rsplit("/", 1)[1] for path in written] == [
-        f"digits-train-{fraction}-seed{seed}.tsv" for fraction in ("0.01", "0.1") for seed in (0, 1)]
+        f"digits-train-{fraction}-seed{seed}.tsv" for fraction in ("0.01", "0.1") for seed in (0, 1)
+    ]
     rows = [line.split("\t") for line in (tmp_path / "lists" / "digits-train-0.01-seed1.tsv").read_text().splitlines()[8:]]
     whole = load("digits", "train", None, 16)
     assert [int(row[0]) for row in rows] == labelled(whole, 0.01, 1)
     assert [row[1] for row in rows] == [str(whole.labels[int(row[0])].item()) for row in rows]
-
-

@@ -24,21 +24,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plain = Options()
     add_checkpoint_arguments(parser)
     add_image_arguments(parser)
-    parser.add_argument("--widths", type=width_or_spread, nargs="+", metavar="W",
-                        help="widths, LOW:HIGH:COUNT for evenly spread ones, or sub-networks such as 'w[1,.75,.5,.5]'; default: "
-                             "those the checkpoint is calibrated for")
-    parser.add_argument("--against", type=word, nargs="+", default=[], metavar="RUN",
-                        help="networks trained for one width each, to compare those of the same widths with")
-    parser.add_argument("--images", type=whole(4), default=plain.images, metavar="N",
-                        help=f"training images, the same for every checkpoint; default {plain.images}")
-    parser.add_argument("--pairs", type=whole(1, MOST_PAIRS), default=plain.pairs, metavar="N",
-                        help=f"pairs of augmented views of each image; default {plain.pairs}")
-    parser.add_argument("--neighbours", type=whole(1), default=plain.neighbours, metavar="N",
-                        help=f"nearest images whose overlap is measured; default {plain.neighbours}")
-    parser.add_argument("--batch-size", type=whole(2, MOST_BATCH), default=plain.batch_size, metavar="N",
-                        help=f"images per forward pass; default {plain.batch_size}")
-    parser.add_argument("--out", type=word, metavar="DIR",
-                        help="where result.json goes; default: the run directory of the checkpoint")
+    parser.add_argument(
+        "--widths",
+        type=width_or_spread,
+        nargs="+",
+        metavar="W",
+        help="widths, LOW:HIGH:COUNT for evenly spread ones, or sub-networks such as 'w[1,.75,.5,.5]'; default: "
+        "those the checkpoint is calibrated for",
+    )
+    parser.add_argument(
+        "--against",
+        type=word,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="networks trained for one width each, to compare those of the same widths with",
+    )
+    parser.add_argument(
+        "--images",
+        type=whole(4),
+        default=plain.images,
+        metavar="N",
+        help=f"training images, the same for every checkpoint; default {plain.images}",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=whole(1, MOST_PAIRS),
+        default=plain.pairs,
+        metavar="N",
+        help=f"pairs of augmented views of each image; default {plain.pairs}",
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=whole(1),
+        default=plain.neighbours,
+        metavar="N",
+        help=f"nearest images whose overlap is measured; default {plain.neighbours}",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole(2, MOST_BATCH),
+        default=plain.batch_size,
+        metavar="N",
+        help=f"images per forward pass; default {plain.batch_size}",
+    )
+    parser.add_argument(
+        "--out", type=word, metavar="DIR", help="where result.json goes; default: the run directory of the checkpoint"
+    )
     parser.add_argument("--force", action="store_true", help="measure again what has been measured already")
 
 
@@ -46,9 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyse, print a table of the values and say where they are."""
     names = ("images", "pairs", "neighbours", "size", "batch_size", "workers")
     options = Options(**{name: getattr(arguments, name) for name in names})
-    records = analyse(arguments.checkpoint, arguments.dataset, arguments.data_dir, arguments.widths, against=arguments.against,
-                      device=arguments.device, options=options, out=arguments.out, force=arguments.force, branch=arguments.branch,
-                      arch=arguments.arch)
+    records = analyse(
+        arguments.checkpoint,
+        arguments.dataset,
+        arguments.data_dir,
+        arguments.widths,
+        against=arguments.against,
+        device=arguments.device,
+        options=options,
+        out=arguments.out,
+        force=arguments.force,
+        branch=arguments.branch,
+        arch=arguments.arch,
+    )
     show(records)
     width_table.show_place(arguments.checkpoint, arguments.out)
     return 0

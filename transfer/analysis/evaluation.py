@@ -47,10 +47,20 @@ EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_las
 Key = tuple[str, Width]  # measure, width
 
 
-def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
-            widths: Sequence[Width | Spread] | None = None, *, against: Sequence[str | Path] = (), device: str = "auto",
-            options: Options | None = None, out: str | Path | None = None, force: bool = False, branch: str = "student",
-            arch: str | None = None) -> list[dict]:
+def analyse(
+    checkpoint: str | Path,
+    dataset: str | None = None,
+    root: str | None = None,
+    widths: Sequence[Width | Spread] | None = None,
+    *,
+    against: Sequence[str | Path] = (),
+    device: str = "auto",
+    options: Options | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    branch: str = "student",
+    arch: str | None = None,
+) -> list[dict]:
     """Measure the features of a checkpoint at several widths, without labels.
 
     Args:
@@ -80,8 +90,10 @@ def analyse(checkpoint: str | Path, dataset: str | None = None, root: str | None
     subject.check(taken)
     where = backbone.home(out)
     alone, updates = individual(against, subject, taken), backbone.updates(taken) or {}
-    wanted = {(name, width): subject.described(name, width) | _against(name, width, alone)
-              for name, width in asked(subject, taken, alone, updates)}
+    wanted = {
+        (name, width): subject.described(name, width) | _against(name, width, alone)
+        for name, width in asked(subject, taken, alone, updates)
+    }
     records = {} if force else _known(where, wanted, subject.task.data)
     if len(records) < len(wanted):
         make_folder(where, "scores")
@@ -101,8 +113,14 @@ def asked(subject: Subject, widths: Sequence[Width], alone: Iterable[Width], upd
     full = backbone.high
     fewer = [width for width in widths if backbone.feature_dim(width) < backbone.feature_dim(full)]
     narrower, alone = [width for width in widths if width != full], list(alone)
-    of: dict[str, Sequence[Width]] = {"cka_full": narrower, "overlap_full": narrower, "order_first": fewer, "cka_individual": alone,
-          "overlap_individual": alone, "updates": list(updates)}
+    of: dict[str, Sequence[Width]] = {
+        "cka_full": narrower,
+        "overlap_full": narrower,
+        "order_first": fewer,
+        "cka_individual": alone,
+        "overlap_individual": alone,
+        "updates": list(updates),
+    }
     for name in MEASURES:
         found += [(name, width) for width in widths if width in of.get(name, widths)]
     return found
@@ -125,8 +143,10 @@ class Subject:
         self.backbone.check_widths(widths)
         self.backbone.check_size(self.task.size, widths)
         if self.count <= max(3, self.options.neighbours):
-            raise UserError(f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
-                            f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images")
+            raise UserError(
+                f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
+                f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images"
+            )
 
     @property
     def count(self) -> int:
@@ -137,7 +157,7 @@ class Subject:
     @property
     def indices(self) -> Tensor:
         """Which of the training images these are, int64: the same for all checkpoints of a data set."""
-        return torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(0))[:self.count]
+        return torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(0))[: self.count]
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -148,10 +168,21 @@ class Subject:
 
     def planned(self, name: str, width: Width) -> dict[str, Any]:
         """What a record says before there are weights, without what is measured."""
-        settings = {"branch": self.backbone.branch, "size": self.task.size, "limit": self.task.limit, **self.options.choices,
-                    **self.task.pixels}
-        return {"task": ANALYSIS, "dataset": self.task.dataset, "seed": self.backbone.seed, "metric": name, **of_width(width),
-                "settings": settings}
+        settings = {
+            "branch": self.backbone.branch,
+            "size": self.task.size,
+            "limit": self.task.limit,
+            **self.options.choices,
+            **self.task.pixels,
+        }
+        return {
+            "task": ANALYSIS,
+            "dataset": self.task.dataset,
+            "seed": self.backbone.seed,
+            "metric": name,
+            **of_width(width),
+            "settings": settings,
+        }
 
     def described(self, name: str, width: Width) -> dict[str, Any]:
         """A record without what is measured: all that its value depends on."""
@@ -182,8 +213,9 @@ class Subject:
     @torch.no_grad()
     def _batches(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         source, batch = self.task.train.subset(self.indices), min(self.options.batch_size, self.count)
-        batches = TwoViewBatches(source, self.backbone.config.augment, self.task.size, batch, 0, self.device,
-                                 workers=self.task.workers, drop_last=False)
+        batches = TwoViewBatches(
+            source, self.backbone.config.augment, self.task.size, batch, 0, self.device, workers=self.task.workers, drop_last=False
+        )
         for pair in range(self.options.pairs):
             for index, *views in batches.epoch(pair):
                 for second, view in enumerate(views):
@@ -200,11 +232,13 @@ def individual(paths: Sequence[str | Path], subject: Subject, widths: Sequence[W
     for path in paths:
         other = open_checkpoint(path, subject.device)
         if other.low != other.high:
-            raise UserError(f"--against {path} works at widths {other.low:g} to {other.high:g}; give networks trained "
-                            "for one width each")
+            raise UserError(
+                f"--against {path} works at widths {other.low:g} to {other.high:g}; give networks trained for one width each"
+            )
         if other.high in found:
-            raise UserError(f"--against {path} and {found[other.high].backbone.path} are both of width {other.high:g}; give one of "
-                            "them")
+            raise UserError(
+                f"--against {path} and {found[other.high].backbone.path} are both of width {other.high:g}; give one of them"
+            )
         found[other.high] = Subject(other, subject.task.name, subject.task.root, subject.options, subject.device)
     for width in sorted(found.keys() - set(widths)):
         print(f"--against {found[width].backbone.path} is of width {width:g}, which is not analysed", flush=True)
@@ -230,7 +264,7 @@ def measured(subject: Subject, keys: Iterable[Key], alone: Mapping[Width, Subjec
         if name == "rankme":
             return measures.rankme(own)
         if name == "order_first":
-            return measures.order_agreement(whole[:, :own.shape[1]], whole)
+            return measures.order_agreement(whole[:, : own.shape[1]], whole)
         return measures.linear_cka(own, against) if name.startswith("cka") else measures.neighbour_overlap(own, against, k)
 
     return {key: value(*key) for key in keys if key[0] != "updates"}
@@ -257,8 +291,16 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
     return Workload(passes * sum(subject.task.cost(width).flops for width in widths), subject.task.data or "")
 
 
-def is_analysed(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[Width], options: Options,
-                data: str, records: Sequence[Mapping[str, Any]], against: Sequence[float] = ()) -> bool:
+def is_analysed(
+    checkpoint: Checkpoint,
+    dataset: str | None,
+    root: str | None,
+    widths: Sequence[Width],
+    options: Options,
+    data: str,
+    records: Sequence[Mapping[str, Any]],
+    against: Sequence[float] = (),
+) -> bool:
     """Whether ``records`` hold an analysis of the (unloaded) ``checkpoint`` with these settings and ``data``; ``against``: the
     widths whose networks trained for one width it has to be compared with.
     """
@@ -288,5 +330,8 @@ def _known(where: Path, wanted: Mapping[Key, dict], data: str | None) -> dict[Ke
     """Records in ``where`` of what is ``wanted``, of the same images and compared with the same networks."""
     stored = {identity(record): record for record in RunDirectory(where).records()} if where.is_dir() else {}
     found = {key: stored.get(identity(record)) for key, record in wanted.items()}
-    return {key: record for key, record in found.items()
-            if record is not None and record.get("data") == data and record.get("against") == wanted[key].get("against")}
+    return {
+        key: record
+        for key, record in found.items()
+        if record is not None and record.get("data") == data and record.get("against") == wanted[key].get("against")
+    }

@@ -25,6 +25,7 @@ Measure = Callable[..., float | None]
 
 def _defined(measure: Measure) -> Measure:
     """``measure`` of its tensors in float64; None where one of them, or the value, is not finite."""
+
     @wraps(measure)
     def checked(*arguments: Tensor | float, **more: float) -> float | None:
         tensors = [each for each in arguments if isinstance(each, Tensor)]
@@ -32,6 +33,7 @@ def _defined(measure: Measure) -> Measure:
             return None
         value = measure(*(each.double() if isinstance(each, Tensor) else each for each in arguments), **more)
         return value if value is not None and math.isfinite(value) else None
+
     return checked
 
 

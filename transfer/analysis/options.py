@@ -38,8 +38,10 @@ class Options:
         """Raise :class:`UserError` for a value that cannot be used."""
         check_values(self)
         if self.neighbours >= self.images:
-            raise UserError(f"--neighbours {self.neighbours} must be fewer than the {self.images} images; set --neighbours "
-                            f"{min(10, self.images - 1)}")
+            raise UserError(
+                f"--neighbours {self.neighbours} must be fewer than the {self.images} images; set --neighbours "
+                f"{min(10, self.images - 1)}"
+            )
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -37,16 +37,20 @@ TASK = "classification"
 
 def knn(task: Task, widths: list[Width]) -> Scores:
     """Weighted k-NN accuracy by width."""
+
     def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         k = min(task.options.k or K, len(labels))
         return knn_predict(train, labels, val, task.classes, k, task.options.temperature)
+
     return _on_features(task, widths, predict)
 
 
 def linear_fast(task: Task, widths: list[Width]) -> Scores:
     """Accuracy of logistic regression on cached features by width."""
+
     def predict(train: Rows, labels: Tensor, val: Rows) -> Tensor:
         return logistic.fit(train, labels, task.classes, task.options.C).predict(val)
+
     return _on_features(task, widths, predict)
 
 
@@ -64,7 +68,10 @@ def _on_features(task: Task, widths: list[Width], predict: Callable[[Rows, Tenso
 
 
 PROTOCOLS: dict[str, Callable[[Task, list[Width]], Scores]] = {
-    "knn": knn, "linear_fast": linear_fast, "linear": linear, "finetune": finetune,
+    "knn": knn,
+    "linear_fast": linear_fast,
+    "linear": linear,
+    "finetune": finetune,
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
 TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
@@ -72,10 +79,21 @@ EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_las
 Key = tuple[str, tuple[float, int | None], Width]  # protocol, share of the labels and its seed, width
 
 
-def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | None = None,
-             widths: Sequence[Width | Spread] | None = None, protocols: Sequence[str] = DEFAULT_PROTOCOLS, *,
-             device: str = "auto", options: Options | None = None, out: str | Path | None = None,
-             force: bool = False, branch: str = "student", arch: str | None = None, extrapolate: bool = False) -> list[dict]:
+def evaluate(
+    checkpoint: str | Path,
+    dataset: str | None = None,
+    root: str | None = None,
+    widths: Sequence[Width | Spread] | None = None,
+    protocols: Sequence[str] = DEFAULT_PROTOCOLS,
+    *,
+    device: str = "auto",
+    options: Options | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+    branch: str = "student",
+    arch: str | None = None,
+    extrapolate: bool = False,
+) -> list[dict]:
     """Score a checkpoint on a data set at several widths.
 
     Args:
@@ -144,7 +162,7 @@ def evaluate(checkpoint: str | Path, dataset: str | None = None, root: str | Non
         timed = {} if "latency_ms" in record else _latency(task, key[2])
         records[key] = {**record, **timed, "changed": _changed(own, key[0])}
     found = [records[key] for key in asked]
-    if RunDirectory(where).records()[-len(found):] != found:  # the last evaluation of several counts
+    if RunDirectory(where).records()[-len(found) :] != found:  # the last evaluation of several counts
         RunDirectory(where).add_records(found)
     return found
 
@@ -191,14 +209,22 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
         return set()
     old = {key for key, record in found.items() if record.get("data") not in (None, data)}
     if old and task.is_namesake():
-        raise UserError(f"{task.root} holds other images than {task.backbone.config.data.root}, which the scores here are of, but "
-                        "has its name; set --out DIR or rename it to keep both, or set --force to replace those scores")
+        raise UserError(
+            f"{task.root} holds other images than {task.backbone.config.data.root}, which the scores here are of, but "
+            "has its name; set --out DIR or rename it to keep both, or set --force to replace those scores"
+        )
     if old:
-        print(f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
-              "computing these again", flush=True)
+        print(
+            f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
+            "computing these again",
+            flush=True,
+        )
     if task.name in OWN_IMAGES and any("data" not in record for record in found.values()):
-        print(f"{task.dataset}: an earlier version computed scores without noting which images these were; --force computes them "
-              "again", flush=True)
+        print(
+            f"{task.dataset}: an earlier version computed scores without noting which images these were; --force computes them "
+            "again",
+            flush=True,
+        )
     return old
 
 
@@ -207,8 +233,15 @@ def own_record(checkpoint: Checkpoint, protocol: str, fraction: float = 1.0, see
     return planned_record(checkpoint, None, None, protocol, Options(label_fractions=[fraction]), fraction, seed)
 
 
-def planned_record(checkpoint: Checkpoint, dataset: str | None, root: str | None, protocol: str, options: Options,
-                   fraction: float = 1.0, seed: int | None = None) -> dict:
+def planned_record(
+    checkpoint: Checkpoint,
+    dataset: str | None,
+    root: str | None,
+    protocol: str,
+    options: Options,
+    fraction: float = 1.0,
+    seed: int | None = None,
+) -> dict:
     """What the records of :func:`evaluate` with these arguments say of ``checkpoint`` (it may be unloaded), but for the width and
     the weights; see :func:`is_own`. ``fraction``, ``seed``: one of ``options.labels()``.
     """
@@ -236,8 +269,14 @@ class Workload:
         return self.flops * (self.passes * self.train_images + self.test_images)
 
 
-def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths: Sequence[Width], protocols: Sequence[str],
-          options: Options) -> list[Workload]:
+def check(
+    checkpoint: Checkpoint,
+    dataset: str | None,
+    root: str | None,
+    widths: Sequence[Width],
+    protocols: Sequence[str],
+    options: Options,
+) -> list[Workload]:
     """Check what :func:`evaluate` would of ``checkpoint`` (its weights do not matter) and the data; what each width will cost.
 
     Raises:
@@ -265,14 +304,21 @@ def is_own(record: dict, own: dict) -> bool:
     """
     choices, settings = own["settings"], record.get("settings") or {}
     place = [name for name in own if name != "settings"]
-    return (all(entry(record, name) == own[name] for name in place)
-            and all(settings.get(name, choice) == choice for name, choice in choices.items()))
+    return all(entry(record, name) == own[name] for name in place) and all(
+        settings.get(name, choice) == choice for name, choice in choices.items()
+    )
 
 
 def _place(task: Task) -> dict:
     """What a task's records are of, but for protocol and width."""
-    return {"task": TASK, "dataset": task.dataset, "score": task.score, "label_fraction": task.fraction,
-            "label_seed": task.label_seed, "seed": task.seed}
+    return {
+        "task": TASK,
+        "dataset": task.dataset,
+        "score": task.score,
+        "label_fraction": task.fraction,
+        "label_seed": task.label_seed,
+        "seed": task.seed,
+    }
 
 
 def _choices(task: Task, protocol: str) -> dict:
@@ -280,8 +326,9 @@ def _choices(task: Task, protocol: str) -> dict:
     if protocol in TRAINING_PROTOCOLS:
         own = dataclasses.asdict(task.recipe(protocol))
     else:
-        own = {"knn": {"k": task.options.k, "temperature": task.options.temperature},
-               "linear_fast": {"C": task.options.C}}[protocol]
+        own = {"knn": {"k": task.options.k, "temperature": task.options.temperature}, "linear_fast": {"C": task.options.C}}[
+            protocol
+        ]
     common = {"branch": task.backbone.branch, "size": task.size, "limit": task.limit} | task.pixels
     return json.loads(json.dumps({**common, **own}))
 
@@ -296,8 +343,10 @@ def _changed(task: Task, protocol: str) -> dict:
     plain, recipe = task.as_a_grid_does(), {}
     if protocol == "linear" and task.options.recipe not in (None, recipe_of(task.dataset, task.backbone.arch)):
         plain.options.recipe, recipe = task.options.recipe, {"recipe": task.options.recipe}  # shown by its name instead
-    usual, chosen = (_choices(each, protocol) | {"branch": branch, "seed": each.seed}
-                     for each, branch in ((plain, "student"), (task, task.backbone.branch)))
+    usual, chosen = (
+        _choices(each, protocol) | {"branch": branch, "seed": each.seed}
+        for each, branch in ((plain, "student"), (task, task.backbone.branch))
+    )
     return recipe | {name: choice for name, choice in chosen.items() if usual[name] != choice}
 
 
@@ -308,9 +357,14 @@ def _named(task: Task, protocol: str, width: Width) -> dict:
 
 def _record(task: Task, protocol: str, width: Width, found: dict | None) -> dict:
     cost = task.cost(width)
-    about = {**(found or {"value": None}), "chance": task.chance, "count": len(task.val), "flops": cost.flops,
-             "parameters": cost.parameters,
-                **_latency(task, width)}
+    about = {
+        **(found or {"value": None}),
+        "chance": task.chance,
+        "count": len(task.val),
+        "flops": cost.flops,
+        "parameters": cost.parameters,
+        **_latency(task, width),
+    }
     if task.backbone.is_extrapolated(width):
         about["extrapolated"] = True
     return {**_named(task, protocol, width), **about, "changed": _changed(task, protocol)}

@@ -11,8 +11,9 @@ from transfer.classification.rows import Rows, Storage, fill
 
 
 @torch.no_grad()
-def extract_features(networks: Mapping[float, nn.Module], batches: Iterable[tuple[Tensor, Tensor]], count: int, storage: Storage
-                     ) -> tuple[dict[float, Rows], Tensor]:
+def extract_features(
+    networks: Mapping[float, nn.Module], batches: Iterable[tuple[Tensor, Tensor]], count: int, storage: Storage
+) -> tuple[dict[float, Rows], Tensor]:
     """Features of ``batches`` of (images (B, 3, H, W), labels (B,)), ``count`` images in all, under each network, put in evaluation
     mode.
 

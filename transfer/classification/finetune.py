@@ -18,6 +18,14 @@ def finetune(task: Task, widths: list[Width]) -> Scores:
     """
     recipe = task.recipe("finetune")
     classifiers = {width: task.classifier(width, frozen=False, start=recipe.start) for width in widths}
-    train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
-          f"fine-tuning on {task.dataset}{task.share}", task.workers)
+    train(
+        classifiers,
+        recipe,
+        task.labelled,
+        task.size,
+        task.seed,
+        task.device,
+        f"fine-tuning on {task.dataset}{task.share}",
+        task.workers,
+    )
     return accuracies(classifiers, task.test_batches(recipe), partial(measured, task.score))

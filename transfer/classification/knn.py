@@ -19,8 +19,7 @@ CHUNK_ELEMENTS = 2**25  # similarities held at once
 BLOCK = 2**17  # training images at once; more give the same votes up to the rounding of the similarities
 
 
-def knn_votes(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K,
-              temperature: float = TEMPERATURE) -> Tensor:
+def knn_votes(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
     """Share of the neighbours' weight that each class gets.
 
     Args:
@@ -37,8 +36,7 @@ def knn_votes(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int =
     return torch.cat(list(_votes(train, labels, queries, classes, k, temperature)))
 
 
-def knn_predict(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K,
-                temperature: float = TEMPERATURE) -> Tensor:
+def knn_predict(train: Rows, labels: Tensor, queries: Rows, classes: int, k: int = K, temperature: float = TEMPERATURE) -> Tensor:
     """The class (M,) int64 with the most weight among the ``k`` nearest of ``train``; see :func:`knn_votes`."""
     return torch.cat([votes.argmax(1) for votes in _votes(train, labels, queries, classes, k, temperature)])
 

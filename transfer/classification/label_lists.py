@@ -18,10 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     parser.add_argument("--dataset", required=True, metavar="D", help=", ".join(NAMES))
     parser.add_argument("--data-dir", type=word, metavar="DIR", help="where the data are stored")
-    parser.add_argument("--fraction", type=real(), nargs="+", default=[0.01, 0.1], metavar="F",
-                        help="shares of the training labels; default 0.01 0.1")
-    parser.add_argument("--seeds", type=whole(0, LARGEST_SEED), nargs="+", default=[0], metavar="N",
-                        help="one list each; default 0")
+    parser.add_argument(
+        "--fraction",
+        type=real(),
+        nargs="+",
+        default=[0.01, 0.1],
+        metavar="F",
+        help="shares of the training labels; default 0.01 0.1",
+    )
+    parser.add_argument(
+        "--seeds", type=whole(0, LARGEST_SEED), nargs="+", default=[0], metavar="N", help="one list each; default 0"
+    )
     parser.add_argument("--out", required=True, type=word, metavar="DIR", help="where the lists go")
 
 

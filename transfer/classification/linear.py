@@ -14,6 +14,14 @@ def linear(task: Task, widths: list[Width]) -> Scores:
     """Validation accuracy by width; every width has its own frozen network and its own layer, one pass trains all."""
     recipe = task.recipe("linear")
     classifiers = {width: task.classifier(width, frozen=True, start=recipe.start) for width in widths}
-    train(classifiers, recipe, task.labelled, task.size, task.seed, task.device,
-          f"linear evaluation on {task.dataset}{task.share}", task.workers)
+    train(
+        classifiers,
+        recipe,
+        task.labelled,
+        task.size,
+        task.seed,
+        task.device,
+        f"linear evaluation on {task.dataset}{task.share}",
+        task.workers,
+    )
     return accuracies(classifiers, task.test_batches(recipe), partial(measured, task.score))

@@ -47,8 +47,9 @@ def _logits(standardised: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], 1) if len(weight) == 1 else logits
 
 
-def fit(features: Rows, labels: Tensor, classes: int, C: float = 1.0, tolerance: float = 1e-6,
-        max_iterations: int = 1000) -> LogisticRegression:
+def fit(
+    features: Rows, labels: Tensor, classes: int, C: float = 1.0, tolerance: float = 1e-6, max_iterations: int = 1000
+) -> LogisticRegression:
     """Fit a probe to features (N, D) and classes (N,) int64, in blocks where they are many: then sums are rounded in another order.
 
     Args:
@@ -65,8 +66,15 @@ def fit(features: Rows, labels: Tensor, classes: int, C: float = 1.0, tolerance:
     parts = _Blocks(features, labels, classes)
     (count, dim), rows = features.shape, 1 if classes == 2 else classes
     weight, bias = (parts.mean.new_zeros(shape, requires_grad=True) for shape in ((rows, dim), (rows,)))
-    solver = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, max_eval=2 * max_iterations, history_size=20,
-                               tolerance_grad=tolerance, tolerance_change=0.0, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=max_iterations,
+        max_eval=2 * max_iterations,
+        history_size=20,
+        tolerance_grad=tolerance,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
 
     def objective() -> Tensor:
         solver.zero_grad()

@@ -73,14 +73,32 @@ def cifar_as_run() -> Recipe:
 
 def imagenet_recipe() -> Recipe:
     """The paper's linear evaluation on ImageNet (METHOD sections 6 and 7): 60 epochs of LARS, lr 0.8, cosine, batch 2048."""
-    return Recipe(epochs=60, lr=0.8, weight_decay=0.0, batch_size=2048, schedule="cosine", crop_scale=[0.08, 1.0],
-                  interpolation="bilinear", optimizer="lars", start="torch")
+    return Recipe(
+        epochs=60,
+        lr=0.8,
+        weight_decay=0.0,
+        batch_size=2048,
+        schedule="cosine",
+        crop_scale=[0.08, 1.0],
+        interpolation="bilinear",
+        optimizer="lars",
+        start="torch",
+    )
 
 
 def vit_recipe() -> Recipe:
     """The authors' linear evaluation of ViTs on CIFAR at 224 pixels (METHOD section 7), without a central cut."""
-    return Recipe(epochs=90, lr=0.1, weight_decay=0.0, batch_size=256, schedule="cosine", crop_scale=[0.08, 1.0],
-                  interpolation="bilinear", start="torch", test_scale=1.0)
+    return Recipe(
+        epochs=90,
+        lr=0.1,
+        weight_decay=0.0,
+        batch_size=256,
+        schedule="cosine",
+        crop_scale=[0.08, 1.0],
+        interpolation="bilinear",
+        start="torch",
+        test_scale=1.0,
+    )
 
 
 def transfer_recipe() -> Recipe:
@@ -100,7 +118,10 @@ def finetune_recipe(dataset: str = "") -> Recipe:
 
 # Recipes of linear evaluation. The paper has none for Caltech-101 and Food-101, which resemble the other transfer sets.
 LINEAR_RECIPES: dict[str, Callable[[], Recipe]] = {
-    "cifar": linear_recipe, "cifar-as-run": cifar_as_run, "imagenet": imagenet_recipe, "transfer": transfer_recipe,
+    "cifar": linear_recipe,
+    "cifar-as-run": cifar_as_run,
+    "imagenet": imagenet_recipe,
+    "transfer": transfer_recipe,
     "vit": vit_recipe,
 }
 # Epochs and learning rate of fine-tuning. Of Aircraft the authors have 0.001 and 0.005.
@@ -170,8 +191,11 @@ class Options:
 
     def labels(self) -> list[tuple[float, int | None]]:
         """What is learned from, one after the other: the share of the labels and its seed, None for all labels."""
-        return list(dict.fromkeys((fraction, None if fraction == 1 else seed)
-                                  for fraction in self.label_fractions for seed in self.label_seeds))
+        return list(
+            dict.fromkeys(
+                (fraction, None if fraction == 1 else seed) for fraction in self.label_fractions for seed in self.label_seeds
+            )
+        )
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that no protocol can use."""

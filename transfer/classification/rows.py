@@ -49,7 +49,7 @@ Rows: TypeAlias = Tensor | Mapped
 
 def blocks(rows: Rows, size: int) -> Iterator[Tensor]:
     """The rows in blocks (at most ``size``, D), in order."""
-    yield from (rows[start:start + size] for start in range(0, len(rows), size))
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def select(rows: Rows, index: Tensor) -> Rows:
@@ -84,13 +84,18 @@ class Storage:
         if self.taken <= IN_MEMORY:
             return [torch.empty(count, dim, device=device) for dim in dims]
         folder = self.folder or Path(tempfile.gettempdir())
-        print(f"features of {count:,} images take {size / 1e9:.1f} GB at all widths; they are kept in files in {folder} until the "
-              "evaluation ends", flush=True)
+        print(
+            f"features of {count:,} images take {size / 1e9:.1f} GB at all widths; they are kept in files in {folder} until the "
+            "evaluation ends",
+            flush=True,
+        )
         try:
             return [Mapped(_mapped(count, dim, folder), device) for dim in dims]
         except OSError as error:
-            raise UserError(f"cannot keep {size / 1e9:.1f} GB of features in {folder} ({error.strerror}); set --out to a folder "
-                            "on a larger disk, or evaluate fewer --widths at a time") from None
+            raise UserError(
+                f"cannot keep {size / 1e9:.1f} GB of features in {folder} ({error.strerror}); set --out to a folder "
+                "on a larger disk, or evaluate fewer --widths at a time"
+            ) from None
 
 
 def _mapped(count: int, dim: int, folder: Path) -> np.memmap:
@@ -102,7 +107,7 @@ def _mapped(count: int, dim: int, folder: Path) -> np.memmap:
 def fill(rows: Rows, start: int, block: Tensor) -> None:
     """Put ``block`` (b, D) into the rows from ``start`` on."""
     if isinstance(rows, Mapped):
-        rows.rows[start:start + len(block)] = block.cpu().numpy()
+        rows.rows[start : start + len(block)] = block.cpu().numpy()
         rows.release()
     else:
-        rows[start:start + len(block)] = block
+        rows[start : start + len(block)] = block

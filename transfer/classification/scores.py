@@ -37,8 +37,11 @@ def measured(score: str, predicted: Tensor, labels: Tensor) -> dict[str, float |
     right = predicted == labels
     groups = [right] if score == "top1" else [right[labels == label] for label in torch.bincount(labels).nonzero().flatten()]
     errors = [image_error(int(group.sum()), len(group)) for group in groups]
-    return {"value": SCORES[score](predicted, labels), "correct": int(right.sum()),
-            "image_error": math.sqrt(sum(error**2 for error in errors)) / len(groups)}
+    return {
+        "value": SCORES[score](predicted, labels),
+        "correct": int(right.sum()),
+        "image_error": math.sqrt(sum(error**2 for error in errors)) / len(groups),
+    }
 
 
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {"top1": top1, "mean_per_class": mean_per_class}

@@ -24,8 +24,7 @@ class Classifier(nn.Module):
     stays in evaluation mode and gets no gradient.
     """
 
-    def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool,
-                 start: str = "normal"):
+    def __init__(self, encoder: nn.Module, features: int, classes: int, seed: int, frozen: bool, start: str = "normal"):
         super().__init__()
         # What is fixed by design, such as a ViT's position embedding, stays fixed in fine-tuning.
         self.encoder, self.frozen = encoder.requires_grad_(False) if frozen else encoder, frozen
@@ -52,8 +51,16 @@ class Classifier(nn.Module):
         return self.head(features)
 
 
-def train(classifiers: Mapping[Width, Classifier], recipe: Recipe, source: ImageSource, size: int, seed: int,
-          device: torch.device, title: str, workers: int = 0) -> None:
+def train(
+    classifiers: Mapping[Width, Classifier],
+    recipe: Recipe,
+    source: ImageSource,
+    size: int,
+    seed: int,
+    device: torch.device,
+    title: str,
+    workers: int = 0,
+) -> None:
     """Train each of ``classifiers`` (by width) on ``source``; an image is decoded and cropped once for all of them.
 
     No classifier sees another: each ends as it would if it were trained alone. All randomness comes from ``seed``.
@@ -66,8 +73,18 @@ def train(classifiers: Mapping[Width, Classifier], recipe: Recipe, source: Image
         for epoch in range(recipe.epochs):
             for optimizer in optimizers.values():
                 optimizer.param_groups[0]["lr"] = recipe.lr_at(epoch)
-            for x, y in crop_batches(source, size, recipe.batch_size, epoch, seed, device, tuple(recipe.crop_scale),
-                                     recipe.flip, recipe.interpolation, workers=workers):
+            for x, y in crop_batches(
+                source,
+                size,
+                recipe.batch_size,
+                epoch,
+                seed,
+                device,
+                tuple(recipe.crop_scale),
+                recipe.flip,
+                recipe.interpolation,
+                workers=workers,
+            ):
                 for width, classifier in classifiers.items():
                     _step(classifier, optimizers[width], x, y)
                 done += 1
@@ -80,8 +97,9 @@ def _optimizer(classifier: Classifier, recipe: Recipe) -> torch.optim.Optimizer:
         from timm.optim import Lars  # slow to import, and seldom needed
 
         # Without weight decay timm's would be plain SGD: it adapts what decays, unless told otherwise.
-        return Lars(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, trust_coeff=recipe.trust,
-                    always_adapt=True)
+        return Lars(
+            trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, trust_coeff=recipe.trust, always_adapt=True
+        )
     return torch.optim.SGD(trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
 
 
@@ -94,8 +112,9 @@ def _step(classifier: Classifier, optimizer: torch.optim.Optimizer, x: Tensor, y
 
 
 @torch.no_grad()
-def accuracies(classifiers: Mapping[Width, Classifier], batches: Iterable[tuple[Tensor, Tensor]],
-               score: Callable[[Tensor, Tensor], Any] = top1) -> dict[Width, Any]:
+def accuracies(
+    classifiers: Mapping[Width, Classifier], batches: Iterable[tuple[Tensor, Tensor]], score: Callable[[Tensor, Tensor], Any] = top1
+) -> dict[Width, Any]:
     """The ``score`` of each classifier on ``batches`` of (images, labels); None where its outputs are not finite."""
     predicted: dict[Width, list[Tensor]] = {width: [] for width in classifiers}
     finite = dict.fromkeys(classifiers, True)

@@ -97,9 +97,14 @@ class Task:
         Without a data set's name the root says where the images of pretraining are now.
         """
         own = self.backbone.config.data
-        return (self._by_name and self.name == own.name and self.name in OWN_IMAGES
-                and self.dataset == dataset_name(own.name, own.root) and _resolved(self.root) != _resolved(own.root)
-                and fingerprint.is_there(own.name, own.root))
+        return (
+            self._by_name
+            and self.name == own.name
+            and self.name in OWN_IMAGES
+            and self.dataset == dataset_name(own.name, own.root)
+            and _resolved(self.root) != _resolved(own.root)
+            and fingerprint.is_there(own.name, own.root)
+        )
 
     @property
     def data(self) -> str | None:
@@ -219,14 +224,24 @@ class Task:
 
     def test_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
         """The images that scores are of, as ``recipe`` resizes them, and labels."""
-        return evaluation_batches(self.val, self.size, self.options.batch_size, self.device, None, self.workers, recipe.test_scale,
-                                  recipe.test_interpolation)
+        return evaluation_batches(
+            self.val,
+            self.size,
+            self.options.batch_size,
+            self.device,
+            None,
+            self.workers,
+            recipe.test_scale,
+            recipe.test_interpolation,
+        )
 
-    def batches(self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
-                ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Images without augmentation, and labels."""
-        return evaluation_batches(source, self.size, batch_size or self.options.batch_size, self.device, indices,
-                                  workers=self.workers)
+        return evaluation_batches(
+            source, self.size, batch_size or self.options.batch_size, self.device, indices, workers=self.workers
+        )
 
     def prepare(self, widths: list[Width]) -> None:
         """Make the networks of ``widths`` ready.
@@ -236,8 +251,11 @@ class Task:
         """
         missing = [w for w in widths if not (self.as_pretrained and self.backbone.is_calibrated(w))]
         if self._same_data and self._unchanged is False:
-            print(f"{self.dataset}: its training images have changed since pretraining; BatchNorm statistics are of them as they "
-                  "are now", flush=True)
+            print(
+                f"{self.dataset}: its training images have changed since pretraining; BatchNorm statistics are of them as they "
+                "are now",
+                flush=True,
+            )
         if missing:
             self.backbone.calibrate(missing, self._calibration_images)
         self._widths = widths
@@ -245,8 +263,15 @@ class Task:
     def _calibration_images(self) -> Iterator[Tensor]:
         # As pretraining does for its own calibration: a width added later gets what it would have got then.
         cfg = self.backbone.config
-        return calibration_batches(self.train.drafted(cfg.data.draft), cfg.calibration, cfg.augment, self.size, self.backbone.seed,
-                                   self.device, self.workers)
+        return calibration_batches(
+            self.train.drafted(cfg.data.draft),
+            cfg.calibration,
+            cfg.augment,
+            self.size,
+            self.backbone.seed,
+            self.device,
+            self.workers,
+        )
 
     def classifier(self, width: Width, frozen: bool, start: str) -> Classifier:
         """A fresh classifier on the dense network of ``width``, for which ``prepare`` has been called."""
@@ -284,5 +309,6 @@ def check_data(task: Task) -> None:
         raise UserError(f"{task.dataset} has {len(task.train)} training image; set --limit 2 or more, or 0 for all")
     k = task.options.k
     if k is not None and k > len(task.train):
-        raise UserError(f"--k {k} is larger than the {len(task.train)} training images of {task.dataset}; "
-                        f"set --k {len(task.train)} or less")
+        raise UserError(
+            f"--k {k} is larger than the {len(task.train)} training images of {task.dataset}; set --k {len(task.train)} or less"
+        )

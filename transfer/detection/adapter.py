@@ -31,8 +31,11 @@ class _Placeholder(types.ModuleType):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
-            raise NotImplementedError(f"detectron2._C.{name} is compiled code, and this copy of detectron2 has none; install "
-                                      "detectron2 from conda-forge or build it")
+            raise NotImplementedError(
+                f"detectron2._C.{name} is compiled code, and this copy of detectron2 has none; install "
+                "detectron2 from conda-forge or build it"
+            )
+
         return missing
 
 

@@ -20,11 +20,18 @@ HELP = "fine-tune and score a detector (detectron2) on a checkpoint at every wid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     shared.add_arguments(parser, TASK)
-    parser.add_argument("--size", type=whole(1, MOST_PIXELS), metavar="N",
-                        help="shorter side of images in pixels; default: the schedule's")
+    parser.add_argument(
+        "--size", type=whole(1, MOST_PIXELS), metavar="N", help="shorter side of images in pixels; default: the schedule's"
+    )
     parser.add_argument("--clip-boxes", action="store_true", help="cut boxes at their image's edge instead of refusing them")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", dest="overrides",
-                        help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS 128 SOLVER.AMP.ENABLED True")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY VALUE",
+        dest="overrides",
+        help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS 128 SOLVER.AMP.ENABLED True",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

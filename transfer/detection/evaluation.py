@@ -42,8 +42,9 @@ class Result:
 def evaluate(cfg: CfgNode, model: nn.Module, data: DetectionData, masks: bool, directory: Path) -> Result | None:
     """Score ``model`` on the test split; None in all processes but the first. COCO's predictions go to ``directory``."""
     name = data.registered("test")
-    loader = build_detection_test_loader(data.test.records, mapper=Mapper(cfg, False, data.exif),
-                                         num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = build_detection_test_loader(
+        data.test.records, mapper=Mapper(cfg, False, data.exif), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
     if data.metric == "coco":
         tasks = ("bbox", "segm") if masks else ("bbox",)
         with redirect_stdout(StringIO()), _truth(data) as truth:  # pycocotools prints its tables
@@ -65,8 +66,9 @@ def _truth(data: DetectionData) -> Iterator[str]:
         path = Path(folder) / "instances.json"
         path.write_text(json.dumps(data.test.truth), encoding="utf-8")
         numbers = sorted(category["id"] for category in data.test.truth["categories"])
-        MetadataCatalog.get(name).set(json_file=str(path), thing_classes=data.classes,
-                                      thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(numbers)})
+        MetadataCatalog.get(name).set(
+            json_file=str(path), thing_classes=data.classes, thing_dataset_id_to_contiguous_id={n: i for i, n in enumerate(numbers)}
+        )
         try:
             yield name
         finally:
@@ -132,8 +134,9 @@ class VOCEvaluator(PascalVOCDetectionEvaluator):
         if not self.objects[number]:
             return dict.fromkeys(VOC_THRESHOLDS, float("nan"))
         found = str(self.folder / f"{number}.txt")
-        return {threshold: voc_eval(found, annotations, images, name, threshold / 100, self._is_2007)[2]
-                for threshold in VOC_THRESHOLDS}
+        return {
+            threshold: voc_eval(found, annotations, images, name, threshold / 100, self._is_2007)[2] for threshold in VOC_THRESHOLDS
+        }
 
 
 def _write_annotation(path: Path, record: dict, classes: list[str]) -> None:

@@ -27,10 +27,12 @@ from rundir.errors import UserError
 from transfer.finetuning.trunk import MAPS, ChannelNorm, Pyramid, Trunk, check_trunk, set_norm
 from transfer.finetuning.weights import WeightsReport, weights_report
 
-CONFIGS = {("faster_rcnn", "fpn"): "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
-           ("mask_rcnn", "fpn"): "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
-           ("faster_rcnn", "c4"): "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml",
-           ("mask_rcnn", "c4"): "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml"}
+CONFIGS = {
+    ("faster_rcnn", "fpn"): "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+    ("mask_rcnn", "fpn"): "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
+    ("faster_rcnn", "c4"): "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml",
+    ("mask_rcnn", "c4"): "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml",
+}
 ANCHOR = 8  # side of a level's anchors, in strides: 32 pixels at stride 4
 C4_ANCHORS = (2, 4, 8, 16, 32)  # likewise: 32 to 512 pixels at stride 16
 SMALLEST_STRIDE = 2  # a map of stride 1 costs as much as all others together and finds nothing that they do not
@@ -63,11 +65,14 @@ class Model:
         network = network_name(checkpoint)
         check_trunk(checkpoint.encoder)
         if self.network and self.network != network and not (self.network == "vit" and network.startswith("vit")):
-            raise UserError(f"--model {self} is for another network than {checkpoint.arch}; set --model "
-                            f"{self.detector}_{self.neck}")
+            raise UserError(
+                f"--model {self} is for another network than {checkpoint.arch}; set --model {self.detector}_{self.neck}"
+            )
         if self.neck == "c4" and "layer4" not in checkpoint.encoder.stage_layers:
-            raise UserError(f"--model {self} needs a ResNet, whose last stage is its head, not {checkpoint.arch}; set --model "
-                            f"{self.detector}_fpn")
+            raise UserError(
+                f"--model {self} needs a ResNet, whose last stage is its head, not {checkpoint.arch}; set --model "
+                f"{self.detector}_fpn"
+            )
         return Model(self.detector, network, self.neck)
 
     def __str__(self) -> str:
@@ -137,9 +142,17 @@ class SimplePyramid(Backbone):
     def __init__(self, body: Pyramid, channels: int):
         super().__init__()
         self.body, self.channels = body, channels
-        self.levels = nn.ModuleDict({name: nn.Sequential(
-            nn.Conv2d(body.channels[name], channels, 1, bias=False), ChannelNorm(channels),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), ChannelNorm(channels)) for name in MAPS})
+        self.levels = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.Conv2d(body.channels[name], channels, 1, bias=False),
+                    ChannelNorm(channels),
+                    nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                    ChannelNorm(channels),
+                )
+                for name in MAPS
+            }
+        )
         self.strides = {level_name(stride): stride for stride in body.strides.values()}
         self.strides[level_name(2 * body.strides[MAPS[-1]])] = 2 * body.strides[MAPS[-1]]
 
@@ -170,8 +183,14 @@ def us3l_trunk_fpn(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     names = fpn_maps(maps)
     top = LastLevelMaxPool()
     top.in_feature = level_name(maps.strides[names[-1]])
-    return FPN(TrunkBackbone(maps, names), names, cfg.MODEL.FPN.OUT_CHANNELS, norm=cfg.MODEL.FPN.NORM, top_block=top,
-               fuse_type=cfg.MODEL.FPN.FUSE_TYPE)
+    return FPN(
+        TrunkBackbone(maps, names),
+        names,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
 
 
 @BACKBONE_REGISTRY.register()

@@ -33,12 +33,15 @@ def draw(cfg: CfgNode, model: nn.Module, data: DetectionData, count: int, title:
             instances = model.eval()([mapper(record)])[0]["instances"].to("cpu")
         scale = max(1.0, SIDE / max(image.shape[:2]))
         truth = Visualizer(image, metadata, scale).draw_dataset_dict(record).get_image()
-        best = instances[instances.scores.argsort(descending=True)[:len(record["annotations"])]]
+        best = instances[instances.scores.argsort(descending=True)[: len(record["annotations"])]]
         found = Visualizer(image, metadata, scale).draw_instance_predictions(best).get_image()
         rows.append((_enlarged(image, truth.shape), truth, found))
     write_panels(path, rows, title)
 
 
 def _enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(torch.nn.functional.interpolate(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float(), shape[:2])[0]
-                      .permute(1, 2, 0).byte())
+    return np.asarray(
+        torch.nn.functional.interpolate(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float(), shape[:2])[0]
+        .permute(1, 2, 0)
+        .byte()
+    )

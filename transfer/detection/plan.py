@@ -40,10 +40,18 @@ QUICK_SIDE = 240  # shorter side of photographs in schedule quick
 SIZES = {"voc_24k": tuple(range(480, 801, 32)), "coco_1x": tuple(range(640, 801, 32)), "coco_2x": tuple(range(640, 801, 32))}
 LONGEST, TEST_SIDE = 1333, 800
 # A small detector for two cores, in detectron2's keys.
-QUICK = {"MODEL.FPN.OUT_CHANNELS": 32, "MODEL.ROI_BOX_HEAD.FC_DIM": 128, "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
-         "MODEL.ROI_MASK_HEAD.NUM_CONV": 2, "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 500, "MODEL.RPN.POST_NMS_TOPK_TRAIN": 200,
-         "MODEL.RPN.PRE_NMS_TOPK_TEST": 500, "MODEL.RPN.POST_NMS_TOPK_TEST": 200, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
-         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 128}
+QUICK = {
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 128,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": 32,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 2,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 500,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 200,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 500,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 200,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 128,
+}
 QUICK_C4 = {"MODEL.RPN.POST_NMS_TOPK_TEST": 50, "MODEL.ROI_MASK_HEAD.NUM_CONV": 0}  # the last stage runs on every region
 
 
@@ -67,8 +75,10 @@ class Plan(plan.Plan):
         model, found = self.detector, self.data
         if model.masks and found.mask_format is None:
             which = f" of {len(found.unmasked)} objects ({some(found.unmasked)})" if found.unmasked else ""
-            raise UserError(f"{found.name} has no masks{which}, which --model {model} is trained on; set --model "
-                            f"{self.finetuning.model.replace('mask_rcnn', 'faster_rcnn')}")
+            raise UserError(
+                f"{found.name} has no masks{which}, which --model {model} is trained on; set --model "
+                f"{self.finetuning.model.replace('mask_rcnn', 'faster_rcnn')}"
+            )
         self.config(torch.device("cpu"))
 
     @cached_property
@@ -135,12 +145,20 @@ class Plan(plan.Plan):
     @cached_property
     def settings(self) -> dict[str, Any]:
         own, found, schedule = self.finetuning, self.data, self.schedule
-        return {"arch": self.checkpoint.arch, "weights": self.checkpoint.fingerprint() if own.initial == "pretrained" else None,
-                "data": found.fingerprint, "metric": found.metric, "norm": own.norm, "size": self.side,
-                "schedule": dataclasses.asdict(schedule) | {"milestones": list(schedule.milestones)},
-                "adamw": adamw_rate(schedule, own.lr) if self.is_vit else None,
-                "config": {**self.small}, "overrides": list(own.overrides), **self.branch,
-                **({"exif": STORED} if found.exif == STORED else {})}
+        return {
+            "arch": self.checkpoint.arch,
+            "weights": self.checkpoint.fingerprint() if own.initial == "pretrained" else None,
+            "data": found.fingerprint,
+            "metric": found.metric,
+            "norm": own.norm,
+            "size": self.side,
+            "schedule": dataclasses.asdict(schedule) | {"milestones": list(schedule.milestones)},
+            "adamw": adamw_rate(schedule, own.lr) if self.is_vit else None,
+            "config": {**self.small},
+            "overrides": list(own.overrides),
+            **self.branch,
+            **({"exif": STORED} if found.exif == STORED else {}),
+        }
 
     def train(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
         """Fine-tune and score one width in its run directory; what is there already is not done again."""
@@ -168,8 +186,20 @@ class Plan(plan.Plan):
             return
         start, state = finished_iterations(run.path)
         with journal(resolved, run, group, cfg.SOLVER.MAX_ITER, start) as log:
-            train(cfg, detector, self._trained_on, run.path, self.seed, group, log, start, state,
-                  self.settings["adamw"], self.data.exif, self.finetuning.workers)
+            train(
+                cfg,
+                detector,
+                self._trained_on,
+                run.path,
+                self.seed,
+                group,
+                log,
+                start,
+                state,
+                self.settings["adamw"],
+                self.data.exif,
+                self.finetuning.workers,
+            )
 
     def _calibration(self) -> Iterator[Tensor]:
         """Training images as pretraining would see them, for a width without BatchNorm statistics."""

@@ -56,8 +56,16 @@ class Batches(Dataset):
     so that little is padded.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict], batch_size: int, iterations: int, seed: int,
-                 rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        records: Sequence[dict],
+        mapper: Callable[[dict], dict],
+        batch_size: int,
+        iterations: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
         self.records, self.mapper, self.seed = records, mapper, seed
         self.batch_size, self.iterations, self.rank, self.world_size = batch_size, iterations, rank, world_size
         self.wide = np.array([record["width"] >= record["height"] for record in records])
@@ -88,8 +96,8 @@ def epoch_order(wide: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.
     """Indices (B, batch_size) of an epoch's batches: every image once, a last batch filled up with images drawn anew."""
     random = np.random.default_rng([seed, epoch])
     groups = [random.permutation(np.flatnonzero(wide == side)) for side in (True, False)]
-    whole = [group[:len(group) // batch_size * batch_size] for group in groups]
-    rest = np.concatenate([group[len(part):] for group, part in zip(groups, whole, strict=True)])
+    whole = [group[: len(group) // batch_size * batch_size] for group in groups]
+    rest = np.concatenate([group[len(part) :] for group, part in zip(groups, whole, strict=True)])
     lacking = -len(rest) % batch_size
     batches = np.concatenate([*whole, rest, random.integers(0, len(wide), lacking)]).astype(int).reshape(-1, batch_size)
     return batches[random.permutation(len(batches))]
@@ -141,8 +149,20 @@ def finished_iterations(directory: Path) -> tuple[int, Path | None]:
     return 0, None
 
 
-def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Path, seed: int, group: Processes, journal: Journal,
-          start: int, state: Path | None, adamw: float | None, exif: str, workers: int = 0) -> None:
+def train(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: Sequence[dict],
+    directory: Path,
+    seed: int,
+    group: Processes,
+    journal: Journal,
+    start: int,
+    state: Path | None,
+    adamw: float | None,
+    exif: str,
+    workers: int = 0,
+) -> None:
     """Train ``model`` on ``records`` from iteration ``start`` (whose checkpoint is ``state``) to the end; weights go to ``FINAL``.
 
     ``adamw``: learning rate of AdamW in place of the config's SGD; None: SGD. ``exif``: as :class:`Mapper` takes it.
@@ -157,8 +177,9 @@ def train(cfg: CfgNode, model: nn.Module, records: Sequence[dict], directory: Pa
         parallel = nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
     optimizer = build_optimizer(cfg, model) if adamw is None else _adamw(model, adamw)
     scheduler = build_lr_scheduler(cfg, optimizer)
-    batches = Batches(records, Mapper(cfg, True, exif), cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, seed, group.rank,
-                      group.world_size)
+    batches = Batches(
+        records, Mapper(cfg, True, exif), cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, seed, group.rank, group.world_size
+    )
     loader = DataLoader(batches, batch_size=None, sampler=range(start, cfg.SOLVER.MAX_ITER), num_workers=workers)
     trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(parallel, loader, optimizer)
     checkpointer = DetectionCheckpointer(model, str(directory), trainer=trainer)

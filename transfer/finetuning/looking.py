@@ -29,6 +29,7 @@ def look_at_all(look: Callable[[int], Found], count: int, title: str, show: bool
     Raises:
         UserError: the first that ``look`` raised, and how many files more are at fault.
     """
+
     def tried(index: int) -> Found | UserError:
         try:
             return look(index)
@@ -73,9 +74,11 @@ def settle_exif(stated: Iterable[tuple[str | Path, Header, tuple[int, int]]], as
     sure = Counter(sides[0] for _, sides in images if len(sides) == 1)
     unsure = [str(path) for path, sides in images if len(sides) > 1]
     if unsure and not asked and len(sure) != 1:
-        raise UserError(f"{unsure[0]} has an EXIF orientation that leaves its size as it is, so whether its annotation belongs to "
-                        f"the displayed or to the stored picture is open ({len(unsure)} such images); set --exif displayed or "
-                        "--exif stored, or remove the tag")
+        raise UserError(
+            f"{unsure[0]} has an EXIF orientation that leaves its size as it is, so whether its annotation belongs to "
+            f"the displayed or to the stored picture is open ({len(unsure)} such images); set --exif displayed or "
+            "--exif stored, or remove the tag"
+        )
     exif = asked or (next(iter(sure)) if len(sure) == 1 else DISPLAYED)
     sure[exif] += len(unsure)
     words = " and ".join(f"{count} annotated as {side}" for side, count in sorted(sure.items()) if count)

@@ -11,8 +11,13 @@ COLUMNS = ("image", "truth", "prediction")
 INCHES = 3.2  # of a panel
 
 
-def write_panels(path: str | Path, rows: Sequence[Sequence[np.ndarray]], title: str, columns: Sequence[str] = COLUMNS,
-                 legend: Mapping[str, tuple[int, int, int]] | None = None) -> None:
+def write_panels(
+    path: str | Path,
+    rows: Sequence[Sequence[np.ndarray]],
+    title: str,
+    columns: Sequence[str] = COLUMNS,
+    legend: Mapping[str, tuple[int, int, int]] | None = None,
+) -> None:
     """Write ``rows`` of pictures (H, W, 3) uint8 RGB, as many a row as ``columns``, as one PNG under ``title``.
 
     ``legend``: names with their colours, shown below.

@@ -108,8 +108,19 @@ class Plan(ABC):
     def resolved(self, width: Width) -> Resolved:
         """The fine-tuning at ``width`` with all that its scores depend on."""
         cost, own = dense_cost(self.encoder(width), self.scored_size), self.finetuning
-        return Resolved(own.task, self.data.name, self.model, own.schedule, own.initial, seed=self.seed, flops=cost.flops,
-                        parameters=cost.parameters, settings=self.settings, data=self.contents, **of_width(width))
+        return Resolved(
+            own.task,
+            self.data.name,
+            self.model,
+            own.schedule,
+            own.initial,
+            seed=self.seed,
+            flops=cost.flops,
+            parameters=cost.parameters,
+            settings=self.settings,
+            data=self.contents,
+            **of_width(width),
+        )
 
     def train_and_time(self, resolved: Resolved, run: RunDirectory, group: Processes) -> Scores:
         """:meth:`train`, and then how long the encoder takes for one image on the device that it was scored on."""

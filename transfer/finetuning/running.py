@@ -137,8 +137,11 @@ class _Checker:
         key = self._network(finetuning)
         if key not in self.checkpoints:
             config = self.planned.get(finetuning.checkpoint)
-            self.checkpoints[key] = (open_checkpoint(finetuning.checkpoint, branch=finetuning.branch, arch=finetuning.arch)
-                                     if config is None else untrained(config, finetuning.checkpoint))
+            self.checkpoints[key] = (
+                open_checkpoint(finetuning.checkpoint, branch=finetuning.branch, arch=finetuning.arch)
+                if config is None
+                else untrained(config, finetuning.checkpoint)
+            )
         return self.checkpoints[key]
 
     def workload(self, finetuning: Finetuning) -> Workload:
@@ -159,12 +162,15 @@ class _Checker:
         plan.check()
         resolved, (train, test) = plan.resolved(finetuning.width), plan.images
         schedule = plan.schedule
-        return Workload(schedule.iterations, schedule.batch_size, train, test, resolved.flops, resolved.parameters, resolved,
-                        tuple(data.notes))
+        return Workload(
+            schedule.iterations, schedule.batch_size, train, test, resolved.flops, resolved.parameters, resolved, tuple(data.notes)
+        )
 
     def _data(self, finetuning: Finetuning) -> Any:
-        read = {name: getattr(finetuning, name) for name in ("dataset", "data_dir", "exif", "clip_boxes", "scale", "crop",
-                                                             "output_stride")}
+        read = {
+            name: getattr(finetuning, name)
+            for name in ("dataset", "data_dir", "exif", "clip_boxes", "scale", "crop", "output_stride")
+        }
         key = Finetuning(finetuning.task, "", **read)
         if key not in self.data:
             with TemporaryDirectory(prefix="scenes-") as folder:
@@ -181,8 +187,10 @@ def _check(finetuning: Finetuning, processes: int) -> None:
     finetuning.check()
     batch = finetuning.asked_schedule.batch_size
     if batch % processes:
-        raise UserError(f"--batch-size {batch} cannot be shared by {processes} processes; set --batch-size "
-                        f"{math.ceil(batch / processes) * processes}")
+        raise UserError(
+            f"--batch-size {batch} cannot be shared by {processes} processes; set --batch-size "
+            f"{math.ceil(batch / processes) * processes}"
+        )
 
 
 def _plan_of(finetuning: Finetuning) -> type[Plan]:

@@ -72,8 +72,9 @@ class Resolved:
     @property
     def name(self) -> str:
         """The directory's name: what it is, and eight hex digits of everything its scores depend on."""
-        content = {key: value for key, value in asdict(self).items() if key not in ("flops", "parameters")
-                   and (key, value) not in UNSAID}
+        content = {
+            key: value for key, value in asdict(self).items() if key not in ("flops", "parameters") and (key, value) not in UNSAID
+        }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.what}-{digest}"
 
@@ -116,10 +117,23 @@ class Resolved:
 
     def record(self, metric: str, value: float | None, count: int) -> dict:
         """One score record: ``value`` a fraction, None where it is undefined; ``count``: images scored."""
-        return {"task": self.task, "dataset": self.dataset, "metric": metric, "model": self.model, "schedule": self.schedule,
-                "initial": self.initial, **of_width(self.network), "seed": self.seed, "value": value, "chance": None,
-                "count": count, "flops": self.flops, "parameters": self.parameters, "settings": self.settings,
-                **({"data": self.data} if self.data else {})}
+        return {
+            "task": self.task,
+            "dataset": self.dataset,
+            "metric": metric,
+            "model": self.model,
+            "schedule": self.schedule,
+            "initial": self.initial,
+            **of_width(self.network),
+            "seed": self.seed,
+            "value": value,
+            "chance": None,
+            "count": count,
+            "flops": self.flops,
+            "parameters": self.parameters,
+            "settings": self.settings,
+            **({"data": self.data} if self.data else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,9 @@ def _data_of(directory: Path) -> str | None:
 Train = Callable[[Resolved, RunDirectory, Processes], Scores]
 
 
-def run_all(every: Sequence[Resolved], home: str | Path, group: Processes, train: Train, force: bool = False,
-            wait: float = 0.0) -> list[dict]:
+def run_all(
+    every: Sequence[Resolved], home: str | Path, group: Processes, train: Train, force: bool = False, wait: float = 0.0
+) -> list[dict]:
     """Fine-tune and score each of ``every`` that is not finished; the records of all, in order.
 
     ``train(resolved, run, group)`` is called in every process, with the directory locked and its status ``running``; it resumes
@@ -171,8 +186,9 @@ def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, f
             dist.barrier()  # all have read the state before the first process changes it
         if not done:
             if group.first and run.read_config() is None and resolved.trained_on_other_data(home):
-                print(f"{resolved.title}: the images or annotations have changed since it was trained; training it again",
-                      flush=True)
+                print(
+                    f"{resolved.title}: the images or annotations have changed since it was trained; training it again", flush=True
+                )
             try:
                 _train(resolved, run, group, train, force)
             except Interrupted:
@@ -187,8 +203,10 @@ def _fine_tune(resolved: Resolved, home: Path, group: Processes, train: Train, f
         if group.first and done:
             print(f"{resolved.title}: finished before, in {run.path}", flush=True)
             if resolved.data and _data_of(run.path) == "":
-                print(f"{resolved.title}: an earlier version trained it without noting what the data were; --force trains it again",
-                      flush=True)
+                print(
+                    f"{resolved.title}: an earlier version trained it without noting what the data were; --force trains it again",
+                    flush=True,
+                )
         if group.first:
             RunDirectory(home).add_records(records)
     return records
@@ -218,8 +236,10 @@ def _train(resolved: Resolved, run: RunDirectory, group: Processes, train: Train
         raise
     if group.first:
         timed = {} if scores.latency_ms is None else {"latency_ms": scores.latency_ms, "latency_on": scores.latency_on}
-        run.add_records({**resolved.record(metric, finite(value), scores.count), **timed, "computed_on": kind}
-                        for metric, value in scores.values.items())
+        run.add_records(
+            {**resolved.record(metric, finite(value), scores.count), **timed, "computed_on": kind}
+            for metric, value in scores.values.items()
+        )
         run.add_provenance(finished=now(), train_seconds=seconds())
         run.set_status(State.DONE)
     if several():
@@ -250,8 +270,7 @@ def write_json(run: RunDirectory, name: str, content: Mapping) -> None:
 
 
 class Journal:
-    """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning, silent in all processes but the first; and its stop on request.
-    """
+    """Progress, heartbeat and ``metrics.jsonl`` of one fine-tuning, silent in all processes but the first; its stop on request."""
 
     def __init__(self, resolved: Resolved, run: RunDirectory, iterations: int, reporter: Reporter, group: Processes):
         self.resolved, self.run, self.iterations, self.reporter, self.group = resolved, run, iterations, reporter, group
@@ -271,8 +290,10 @@ class Journal:
             return
         self.reporter.update(done, "" if loss is None else f"loss {loss:.3f}")
         if done % LOG_EVERY == 0 or done == self.iterations:
-            self.run.append_metrics({"step": done, "epoch": None, "name": name, "width": self.resolved.width,
-                                      "value": finite(value)} for name, value in values.items())
+            self.run.append_metrics(
+                {"step": done, "epoch": None, "name": name, "width": self.resolved.width, "value": finite(value)}
+                for name, value in values.items()
+            )
         if time.monotonic() - self.last_beat >= HEARTBEAT_SECONDS:
             self.last_beat = time.monotonic()
             self.run.set_status(State.RUNNING, step=done, steps=self.iterations, seconds_left=self._seconds_left(done))

@@ -64,8 +64,10 @@ class SceneConfig:
         if min(self.train, self.test) < 2:
             raise UserError(f"{self.train} training and {self.test} test scenes are too few; set at least 2 of each")
         if not SCAN_SIZE <= self.smallest <= self.largest < self.size:
-            raise UserError(f"digits of {self.smallest} to {self.largest} pixels in scenes of {self.size}: set sizes from "
-                            f"{SCAN_SIZE} up, the smallest first and the scene larger than all")
+            raise UserError(
+                f"digits of {self.smallest} to {self.largest} pixels in scenes of {self.size}: set sizes from "
+                f"{SCAN_SIZE} up, the smallest first and the scene larger than all"
+            )
         if not 1 <= self.fewest <= self.most:
             raise UserError(f"{self.fewest} to {self.most} digits a scene: set at least 1, the fewest first")
 
@@ -149,8 +151,9 @@ def compose(config: SceneConfig, split: str) -> Iterator[tuple[np.ndarray, list[
         yield _scene(config, scans, labels, np.random.default_rng([config.seed, split == "train", index]))
 
 
-def _scene(config: SceneConfig, scans: np.ndarray, labels: np.ndarray,
-           random: np.random.Generator) -> tuple[np.ndarray, list[Digit]]:
+def _scene(
+    config: SceneConfig, scans: np.ndarray, labels: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, list[Digit]]:
     image = _ground(config.size, random)
     digits: list[Digit] = []
     taken = np.zeros((config.size, config.size), dtype=bool)
@@ -161,7 +164,7 @@ def _scene(config: SceneConfig, scans: np.ndarray, labels: np.ndarray,
         if place is None:
             continue
         top, left = place
-        window = np.s_[top:top + side, left:left + side]
+        window = np.s_[top : top + side, left : left + side]
         colour = random.uniform(0.75, 1.0, 3)
         image[window] = image[window] * (1 - ink[..., None]) + colour * ink[..., None]
         taken[window] = True
@@ -177,15 +180,20 @@ def _free_place(taken: np.ndarray, side: int, random: np.random.Generator) -> tu
     """Top and left of a square of ``side`` pixels where nothing stands yet; None if none was found."""
     for _ in range(TRIES):
         top, left = (int(x) for x in random.integers(0, len(taken) - side + 1, 2))
-        if not taken[top:top + side, left:left + side].any():
+        if not taken[top : top + side, left : left + side].any():
             return top, left
     return None
 
 
 def _enlarged(scan: np.ndarray, side: int) -> np.ndarray:
     """A scan (8, 8) uint8 as shares of ink (side, side), float64, at least one of them :data:`INK`."""
-    ink = torch.nn.functional.interpolate(torch.from_numpy(scan / 255.0)[None, None], size=(side, side), mode="bicubic",
-                                          align_corners=False)[0, 0].clamp(0, 1).numpy()
+    ink = (
+        torch.nn.functional.interpolate(
+            torch.from_numpy(scan / 255.0)[None, None], size=(side, side), mode="bicubic", align_corners=False
+        )[0, 0]
+        .clamp(0, 1)
+        .numpy()
+    )
     return ink / ink.max()
 
 
@@ -208,8 +216,14 @@ def _write(root: Path, config: SceneConfig) -> None:
         (root / name).mkdir(parents=True)
     names = {split: _write_split(root, config, split) for split in ("train", "test")}
     cut = len(names["train"]) * 4 // 5
-    lists = {"Main/train": names["train"][:cut], "Main/val": names["train"][cut:], "Main/trainval": names["train"],
-             "Main/test": names["test"], "Segmentation/train": names["train"], "Segmentation/val": names["test"]}
+    lists = {
+        "Main/train": names["train"][:cut],
+        "Main/val": names["train"][cut:],
+        "Main/trainval": names["train"],
+        "Main/test": names["test"],
+        "Segmentation/train": names["train"],
+        "Segmentation/val": names["test"],
+    }
     for name, content in lists.items():
         (root / "ImageSets" / f"{name}.txt").write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     write_atomically(root / RECORD, json.dumps(_description(config), indent=1))
@@ -230,8 +244,13 @@ def _write_split(root: Path, config: SceneConfig, split: str) -> list[str]:
         annotations += [_coco(digit, number, len(annotations) + index) for index, digit in enumerate(digits, start=1)]
         names.append(name)
     categories = [{"id": index, "name": name, "supercategory": "digit"} for index, name in enumerate(CLASSES, start=1)]
-    content = {"info": {"description": "scenes of scikit-learn's digits"}, "licenses": [], "images": images,
-               "annotations": annotations, "categories": categories}
+    content = {
+        "info": {"description": "scenes of scikit-learn's digits"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
     (root / "annotations" / f"instances_{coco_split}.json").write_text(json.dumps(content), encoding="utf-8")
     return names
 
@@ -255,9 +274,15 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 def _coco(digit: Digit, image: int, number: int) -> dict:
     left, top, right, bottom = digit.box
-    return {"id": number, "image_id": image, "category_id": digit.label + 1, "bbox": [left, top, right - left, bottom - top],
-            "area": int(digit.mask.sum()), "iscrowd": 0,
-            "segmentation": {"size": list(digit.mask.shape), "counts": run_lengths(digit.mask)}}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": digit.label + 1,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": int(digit.mask.sum()),
+        "iscrowd": 0,
+        "segmentation": {"size": list(digit.mask.shape), "counts": run_lengths(digit.mask)},
+    }
 
 
 def _voc(name: str, shape: tuple[int, ...], digits: list[Digit]) -> str:
@@ -265,6 +290,9 @@ def _voc(name: str, shape: tuple[int, ...], digits: list[Digit]) -> str:
         f"  <object><name>{escape(CLASSES[digit.label])}</name><pose>Unspecified</pose><truncated>0</truncated>"
         f"<difficult>0</difficult><bndbox><xmin>{digit.box[0] + 1}</xmin><ymin>{digit.box[1] + 1}</ymin>"
         f"<xmax>{digit.box[2]}</xmax><ymax>{digit.box[3]}</ymax></bndbox></object>\n"  # VOC counts pixels from 1, both ends inside
-        for digit in digits)
-    return (f"<annotation>\n  <folder>digits</folder><filename>{name}.jpg</filename>\n  <size><width>{shape[1]}</width>"
-            f"<height>{shape[0]}</height><depth>3</depth></size>\n  <segmented>1</segmented>\n{objects}</annotation>\n")
+        for digit in digits
+    )
+    return (
+        f"<annotation>\n  <folder>digits</folder><filename>{name}.jpg</filename>\n  <size><width>{shape[1]}</width>"
+        f"<height>{shape[0]}</height><depth>3</depth></size>\n  <segmented>1</segmented>\n{objects}</annotation>\n"
+    )

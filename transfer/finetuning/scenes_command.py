@@ -14,12 +14,18 @@ MOST = 10**6  # scenes, pixels or digits
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("--out", required=True, type=word, metavar="DIR",
-                        help="where they go; a directory that does not exist or is empty")
+    parser.add_argument(
+        "--out", required=True, type=word, metavar="DIR", help="where they go; a directory that does not exist or is empty"
+    )
     for name in ("train", "test", "size", "smallest", "largest", "fewest", "most", "seed"):
         default = getattr(DEFAULT, name)
-        parser.add_argument(f"--{name}", type=whole(high=LARGEST_SEED if name == "seed" else MOST), default=default, metavar="N",
-                            help=f"default {default}")
+        parser.add_argument(
+            f"--{name}",
+            type=whole(high=LARGEST_SEED if name == "seed" else MOST),
+            default=default,
+            metavar="N",
+            help=f"default {default}",
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:

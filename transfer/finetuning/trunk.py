@@ -60,8 +60,10 @@ def check_trunk(network: nn.Module) -> None:
     if network.fixed_size:
         raise UserError("this ViT of torchvision takes images of one size only and cannot be a trunk; give timm's file of it")
     if not network.aligned:
-        raise UserError("a ResNet whose stem has another padding than 1 makes maps that are not aligned and cannot be a trunk; "
-                        "give another network, or use classification")
+        raise UserError(
+            "a ResNet whose stem has another padding than 1 makes maps that are not aligned and cannot be a trunk; "
+            "give another network, or use classification"
+        )
 
 
 class ChannelNorm(nn.Module):
@@ -91,8 +93,9 @@ class Pyramid(nn.Module):
         half, quarter = channels // 2, channels // 4
         self.channels = dict(zip(MAPS, (quarter, half, channels, channels), strict=True))
         self.strides = dict(zip(MAPS, (patch // 4, patch // 2, patch, 2 * patch), strict=True))
-        self.up4 = nn.Sequential(nn.ConvTranspose2d(channels, half, 2, 2), ChannelNorm(half), nn.GELU(),
-                                 nn.ConvTranspose2d(half, quarter, 2, 2))
+        self.up4 = nn.Sequential(
+            nn.ConvTranspose2d(channels, half, 2, 2), ChannelNorm(half), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2)
+        )
         self.up2 = nn.ConvTranspose2d(channels, half, 2, 2)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -117,11 +120,13 @@ def check_subnets(widths: Sequence[Width]) -> None:
     """
     for width in widths:
         if isinstance(width, Subnet) and width.patches is not None:
-            raise UserError(f"--widths {width} leaves patches out, and feature maps here are of whole images; leave out "
-                            f"p{width.patches:g}")
+            raise UserError(
+                f"--widths {width} leaves patches out, and feature maps here are of whole images; leave out p{width.patches:g}"
+            )
         if isinstance(width, Subnet) and width.resolution is not None:
-            raise UserError(f"--widths {width} names a resolution, and images here have sizes of their own; leave out "
-                            f"r{width.resolution}")
+            raise UserError(
+                f"--widths {width} names a resolution, and images here have sizes of their own; leave out r{width.resolution}"
+            )
 
 
 def check_norm(norm: str, device: torch.device) -> None:

@@ -30,8 +30,10 @@ class WeightsReport:
     new: list[str]
 
     def __str__(self) -> str:
-        return (f"{len(self.matched)} tensors from the checkpoint, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
-                f"{_named(self.missing + self.unexpected)}, {len(self.new)} new")
+        return (
+            f"{len(self.matched)} tensors from the checkpoint, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+            f"{_named(self.missing + self.unexpected)}, {len(self.new)} new"
+        )
 
     def complete(self) -> WeightsReport:
         """Itself, if all of the checkpoint arrived; RuntimeError names what did not."""
@@ -58,7 +60,7 @@ def weights_report(state: Mapping[str, Tensor], model: nn.Module, places: Mappin
     wanted = {name for name in state if not name.endswith(COUNTER)}
     matched, missing, new, used = [], [], [], set()
     for name, tensor in own.items():
-        origin = next((theirs + name[len(prefix):] for prefix, theirs in places.items() if name.startswith(prefix)), None)
+        origin = next((theirs + name[len(prefix) :] for prefix, theirs in places.items() if name.startswith(prefix)), None)
         if origin is None:
             new.append(name)
         elif origin in wanted and torch.equal(state[origin].cpu(), tensor.cpu()):

@@ -56,8 +56,9 @@ class Budget:
         limits = [_limit(word) for word in words]
         for place, limit in enumerate(limits):
             if any(limit.kind == other.kind for other in limits[:place]):
-                raise UserError(f"--budget {' '.join(words)} limits {limit.kind} twice; leave one out, or give each a --budget of "
-                                "its own")
+                raise UserError(
+                    f"--budget {' '.join(words)} limits {limit.kind} twice; leave one out, or give each a --budget of its own"
+                )
         return cls(tuple(limits), " ".join(words))
 
     def __str__(self) -> str:

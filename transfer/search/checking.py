@@ -32,8 +32,11 @@ def ranked(scorer: Scorer, problem: Problem) -> tuple[Accuracies, dict[str, Any]
             reporter.update(number, str(width))
     ranks = {}
     for name in SCORES:
-        pairs = [(own[name], accuracy) for own, accuracy in zip(scores, accuracies.values(), strict=True)
-                 if own[name] is not None and accuracy is not None]
+        pairs = [
+            (own[name], accuracy)
+            for own, accuracy in zip(scores, accuracies.values(), strict=True)
+            if own[name] is not None and accuracy is not None
+        ]
         ranks[name] = output.finite(spearman([score for score, _ in pairs], [accuracy for _, accuracy in pairs]))
     return accuracies, {"ranks": ranks, "ranked": len(drawn)}
 
@@ -52,8 +55,14 @@ def picked(scorer: Scorer, problem: Problem, accuracies: Accuracies) -> dict[str
                 accuracies[key] = scorer.accuracy(best.width)
             if key not in latencies:
                 latencies[key] = scorer.latency(best.width, SECONDS)
-            found.append({"budget": str(budget), "strategy": strategy or "all", **output.row(problem, best),
-                          "latency_ms": latencies[key], "knn": accuracies.get(key)})
+            found.append(
+                {
+                    "budget": str(budget),
+                    "strategy": strategy or "all",
+                    **output.row(problem, best),
+                    "latency_ms": latencies[key],
+                    "knn": accuracies.get(key),
+                }
+            )
     evaluated = {name: len(problem.asked_by(name)) for name in scorer.options.strategies}
     return {"picks": found, "evaluated": evaluated, "scored": len(problem.scored), "full": dict(problem.full)}
-

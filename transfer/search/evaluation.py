@@ -53,9 +53,20 @@ class Found:
     fresh: bool
 
 
-def search(checkpoint: str | Path, budgets: Sequence[Budget] = (), dataset: str | None = None, root: str | None = None, *,
-           options: Options | None = None, formats: Sequence[str] = (), device: str = "auto", out: str | Path | None = None,
-           force: bool = False, branch: str = "student", arch: str | None = None) -> Found:
+def search(
+    checkpoint: str | Path,
+    budgets: Sequence[Budget] = (),
+    dataset: str | None = None,
+    root: str | None = None,
+    *,
+    options: Options | None = None,
+    formats: Sequence[str] = (),
+    device: str = "auto",
+    out: str | Path | None = None,
+    force: bool = False,
+    branch: str = "student",
+    arch: str | None = None,
+) -> Found:
     """Search a checkpoint for the sub-networks with the highest label-free score within each of ``budgets``.
 
     Args:
@@ -104,14 +115,20 @@ def check(scorer: Scorer, dataset: str | None) -> None:
     elif not config.data.name:
         raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     if backbone.dense or backbone.low == backbone.high:
-        raise UserError(f"{backbone.path} works at width {backbone.high:g} alone, so there is nothing to search; give a checkpoint "
-                        "of a slimmable pretraining")
+        raise UserError(
+            f"{backbone.path} works at width {backbone.high:g} alone, so there is nothing to search; give a checkpoint "
+            "of a slimmable pretraining"
+        )
     if config.model.switchable_bn:
-        raise UserError(f"{backbone.path} has a BatchNorm for each of its widths (model.switchable_bn=true), so other sub-networks "
-                        "cannot be used; give a checkpoint without")
+        raise UserError(
+            f"{backbone.path} has a BatchNorm for each of its widths (model.switchable_bn=true), so other sub-networks "
+            "cannot be used; give a checkpoint without"
+        )
     if EVOLUTIONARY in scorer.options.strategies and importlib.util.find_spec("optuna") is None:
-        raise UserError("evolutionary search needs optuna, which is not installed; pip install 'us3l-bench[search]', or set "
-                        f"--strategies {' '.join(name for name in STRATEGIES if name != EVOLUTIONARY)}")
+        raise UserError(
+            "evolutionary search needs optuna, which is not installed; pip install 'us3l-bench[search]', or set "
+            f"--strategies {' '.join(name for name in STRATEGIES if name != EVOLUTIONARY)}"
+        )
     backbone.check_size(scorer.task.size, [backbone.space(scorer.options.vary).smallest], "--vary")
     scorer.check()
 
@@ -119,8 +136,17 @@ def check(scorer: Scorer, dataset: str | None) -> None:
 def described(scorer: Scorer, budgets: Sequence[Budget], formats: Sequence[str]) -> dict[str, Any]:
     """What a search depends on."""
     task, branch = scorer.task, scorer.checkpoint.branch
-    return {"format": FORMAT, "dataset": task.dataset, "data": task.data, "weights": task.weights, "branch": branch,
-            "size": task.size, "budgets": [str(budget) for budget in budgets], "formats": list(formats), **scorer.options.choices}
+    return {
+        "format": FORMAT,
+        "dataset": task.dataset,
+        "data": task.data,
+        "weights": task.weights,
+        "branch": branch,
+        "size": task.size,
+        "budgets": [str(budget) for budget in budgets],
+        "formats": list(formats),
+        **scorer.options.choices,
+    }
 
 
 def workload(checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options) -> float:
@@ -136,8 +162,9 @@ def workload(checkpoint: Checkpoint, dataset: str | None, root: str | None, budg
     return problem.full["flops"] * scorer.count * len(options.strategies) * options.evaluations
 
 
-def is_searched(checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options,
-                where: Path) -> bool:
+def is_searched(
+    checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options, where: Path
+) -> bool:
     """Whether a search with these settings of the checkpoint, whatever its weights, has left its report in ``where``."""
     scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
     told = described(scorer, budgets or default_budgets(), ())
@@ -200,8 +227,17 @@ def _export(source: str | Path, scorer: Scorer, problem: Problem, formats: Seque
             shutil.copytree(made[key], place, dirs_exist_ok=True)
         else:
             arch = backbone.arch if backbone.foreign else None
-            export(Path(source), best.width, place, formats, branch=backbone.branch, arch=arch, dataset=task.name, root=task.root,
-                   size=task.size)
+            export(
+                Path(source),
+                best.width,
+                place,
+                formats,
+                branch=backbone.branch,
+                arch=arch,
+                dataset=task.name,
+                root=task.root,
+                size=task.size,
+            )
             made[key] = place
     return {str(budget): str(Path(NETWORKS) / str(budget).replace(" ", ",")) for budget in problem.budgets} if formats else {}
 
@@ -209,10 +245,27 @@ def _export(source: str | Path, scorer: Scorer, problem: Problem, formats: Seque
 def _records(scorer: Scorer, report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """What ``result.json`` keeps: of every pick its score and k-NN accuracy, and how well scores rank."""
     task, backbone = scorer.task, scorer.checkpoint
-    settings = {"weights": task.weights, "branch": backbone.branch, "size": task.size, "limit": task.limit,
-                "budgets": report["budgets"], **scorer.options.choices, **task.pixels}
-    same = {"task": SEARCH, "dataset": task.dataset, "seed": backbone.seed, "width": backbone.high, "settings": settings,
-            "chance": None, "count": scorer.count, "changed": scorer.changed, "data": task.data, "computed_on": kind}
+    settings = {
+        "weights": task.weights,
+        "branch": backbone.branch,
+        "size": task.size,
+        "limit": task.limit,
+        "budgets": report["budgets"],
+        **scorer.options.choices,
+        **task.pixels,
+    }
+    same = {
+        "task": SEARCH,
+        "dataset": task.dataset,
+        "seed": backbone.seed,
+        "width": backbone.high,
+        "settings": settings,
+        "chance": None,
+        "count": scorer.count,
+        "changed": scorer.changed,
+        "data": task.data,
+        "computed_on": kind,
+    }
     found = []
     for pick in report["picks"]:
         own = same | {name: pick[name] for name in ("strategy", "budget", "flops", "parameters", "latency_ms")}
@@ -221,5 +274,8 @@ def _records(scorer: Scorer, report: Mapping[str, Any], kind: str) -> list[dict[
         if pick["knn"] is not None:
             found.append(own | {"metric": KNN, "value": pick["knn"], "count": len(scorer.queries[1]), "chance": task.chance})
     ranks = {f"rank_{name}": rho for name, rho in report["ranks"].items()} | {"rank_predictor": report["predictor"].get("rho")}
-    return found + [same | {"metric": name, "value": rho, "strategy": "", "budget": "", "count": report["ranked"]}
-                    for name, rho in ranks.items() if rho is not None]
+    return found + [
+        same | {"metric": name, "value": rho, "strategy": "", "budget": "", "count": report["ranked"]}
+        for name, rho in ranks.items()
+        if rho is not None
+    ]

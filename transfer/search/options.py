@@ -58,8 +58,10 @@ class Options:
         if not self.vary:
             raise UserError(f"--vary names nothing; set some of {', '.join(VARIED)}")
         if self.neighbours >= self.images:
-            raise UserError(f"--neighbours {self.neighbours} must be fewer than the {self.images} images; set --neighbours "
-                            f"{min(10, self.images - 1)}")
+            raise UserError(
+                f"--neighbours {self.neighbours} must be fewer than the {self.images} images; set --neighbours "
+                f"{min(10, self.images - 1)}"
+            )
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -36,18 +36,26 @@ def subnets(problem: Problem, accuracies: Mapping[object, float | None]) -> pd.D
     strategies that asked for it, and whether it is on the Pareto front.
     """
     front = {id(one) for one in problem.front()}
-    rows = [row(problem, one) | {"knn": accuracies.get(problem.key(one.width)), "strategies": " ".join(one.strategies),
-                                 "on_front": id(one) in front}
-            for one in sorted(problem.scored.values(), key=lambda one: one.costs[problem.kinds[0]])]
+    rows = [
+        row(problem, one)
+        | {"knn": accuracies.get(problem.key(one.width)), "strategies": " ".join(one.strategies), "on_front": id(one) in front}
+        for one in sorted(problem.scored.values(), key=lambda one: one.costs[problem.kinds[0]])
+    ]
     return pd.DataFrame(rows).astype({"score": float, "latency_ms": float, "knn": float})
 
 
 def row(problem: Problem, one: Scored) -> dict[str, Any]:
     """A sub-network in plain types: memory in MB, latency where it was measured, FLOPs also as a share of the full network's."""
     costs = one.costs
-    return {"subnet": str(one.width), "score": one.score, "flops": int(costs["flops"]),
-            "flops_share": costs["flops"] / problem.full["flops"], "parameters": int(costs["parameters"]),
-            "memory_mb": costs["memory"] / 1e6, "latency_ms": costs.get("latency")}
+    return {
+        "subnet": str(one.width),
+        "score": one.score,
+        "flops": int(costs["flops"]),
+        "flops_share": costs["flops"] / problem.full["flops"],
+        "parameters": int(costs["parameters"]),
+        "memory_mb": costs["memory"] / 1e6,
+        "latency_ms": costs.get("latency"),
+    }
 
 
 def finite(value: float | None) -> float | None:

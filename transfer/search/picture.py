@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 NAME, KINDS = "pareto", ("png", "svg")
 AXES = {"flops": ("FLOPs", 1.0), "parameters": ("parameters", 1.0), "memory": ("memory", 1.0), "latency": ("latency", 1.0)}
 # Colour (Okabe and Ito's palette), marker and size in points of each strategy.
-LOOKS = {RANDOM: ("#999999", "o", 14), PREDICTOR: ("#56B4E9", "v", 18), EVOLUTIONARY: ("#D55E00", "^", 20),
-         GREEDY: ("#009E73", "D", 18), UNIFORM: ("#0072B2", "s", 30)}
-WORDS = {RANDOM: "random", PREDICTOR: "predictor's choice", EVOLUTIONARY: "evolutionary (NSGA-II)", GREEDY: "greedy slimming",
-         UNIFORM: "uniform widths"}
+LOOKS = {
+    RANDOM: ("#999999", "o", 14),
+    PREDICTOR: ("#56B4E9", "v", 18),
+    EVOLUTIONARY: ("#D55E00", "^", 20),
+    GREEDY: ("#009E73", "D", 18),
+    UNIFORM: ("#0072B2", "s", 30),
+}
+WORDS = {
+    RANDOM: "random",
+    PREDICTOR: "predictor's choice",
+    EVOLUTIONARY: "evolutionary (NSGA-II)",
+    GREEDY: "greedy slimming",
+    UNIFORM: "uniform widths",
+}
 
 
 def save(folder: Path, problem: Problem, report: Mapping[str, Any]) -> None:
@@ -46,11 +56,28 @@ def draw(problem: Problem, report: Mapping[str, Any]) -> Figure:
     for name, (color, marker, size) in LOOKS.items():
         own = [one for one in problem.asked_by(name) if one.score is not None]
         if own:
-            axis.scatter([problem.load(one.width) for one in own], [one.score for one in own], s=size, marker=marker, color=color,
-                         alpha=0.55 if name != UNIFORM else 1.0, linewidths=0, label=f"{WORDS[name]} ({len(own)})", zorder=2)
+            axis.scatter(
+                [problem.load(one.width) for one in own],
+                [one.score for one in own],
+                s=size,
+                marker=marker,
+                color=color,
+                alpha=0.55 if name != UNIFORM else 1.0,
+                linewidths=0,
+                label=f"{WORDS[name]} ({len(own)})",
+                zorder=2,
+            )
     front = [one for one in problem.front() if one.score is not None]
-    axis.step([problem.load(one.width) for one in front], [one.score for one in front], where="post", color="0.35", linewidth=1,
-              linestyle=(0, (4, 1)), label="Pareto front", zorder=1)
+    axis.step(
+        [problem.load(one.width) for one in front],
+        [one.score for one in front],
+        where="post",
+        color="0.35",
+        linewidth=1,
+        linestyle=(0, (4, 1)),
+        label="Pareto front",
+        zorder=1,
+    )
     _mark_chosen(axis, problem)
     axis.set_xlabel(f"{kind if kind != 'flops' else 'FLOPs'}, share of the full network")
     axis.set_ylabel(f"{score}: {MEANINGS[score]}")
@@ -70,7 +97,8 @@ def _mark_chosen(axis, problem: Problem) -> None:
         if best is None or best.score is None or problem.key(best.width) in named:
             continue
         place = (problem.load(best.width), best.score)
-        axis.scatter(*place, s=110, facecolors="none", edgecolors="black", linewidths=1.1, zorder=3,
-                     label="chosen" if not named else None)
+        axis.scatter(
+            *place, s=110, facecolors="none", edgecolors="black", linewidths=1.1, zorder=3, label="chosen" if not named else None
+        )
         axis.annotate(str(best.width), place, xytext=(6, -12), textcoords="offset points", fontsize=7, zorder=4)
         named.add(problem.key(best.width))

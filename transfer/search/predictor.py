@@ -31,8 +31,9 @@ class Prediction:
         self.space = space
         known = [one for one in scored if one.score is not None]
         self.count, self.rho, self.screened = len(known), math.nan, 0
-        self.model = GradientBoostingRegressor(n_estimators=200, max_depth=3, learning_rate=0.05, subsample=0.8,
-                                               random_state=seed % 2**32)
+        self.model = GradientBoostingRegressor(
+            n_estimators=200, max_depth=3, learning_rate=0.05, subsample=0.8, random_state=seed % 2**32
+        )
         if len(known) < LEAST:
             self.model = None
             return

@@ -54,9 +54,15 @@ class Problem:
         score_of: the score that is maximised.
     """
 
-    def __init__(self, space, budgets: Sequence[Budget], network_of: Callable[[Width], object],
-                 costs_of: Callable[[Width], Mapping[str, float]], latency_of: Callable[[Width], float],
-                 score_of: Callable[[Width], float | None]):
+    def __init__(
+        self,
+        space,
+        budgets: Sequence[Budget],
+        network_of: Callable[[Width], object],
+        costs_of: Callable[[Width], Mapping[str, float]],
+        latency_of: Callable[[Width], float],
+        score_of: Callable[[Width], float | None],
+    ):
         self.space, self.budgets = space, list(budgets)
         self.kinds = tuple(dict.fromkeys(kind for budget in budgets for kind in budget.kinds))
         self._network_of, self._costs_of, self._latency_of, self._score_of = network_of, costs_of, latency_of, score_of
@@ -137,8 +143,9 @@ class Problem:
         open_budgets = list(self.budgets)
         while open_budgets:
             for budget in list(open_budgets):
-                width = next((drawn for drawn in (self._drawn(budget, generator) for _ in range(DRAWS))
-                              if self.key(drawn) not in seen), None)
+                width = next(
+                    (drawn for drawn in (self._drawn(budget, generator) for _ in range(DRAWS)) if self.key(drawn) not in seen), None
+                )
                 if width is None:
                     open_budgets.remove(budget)
                     continue
@@ -149,11 +156,13 @@ class Problem:
         width = self.space.random(generator)
         while not self.fits(width, budget):
             values = self.space.values(width)
-            below = [[choice for choice in choices if choice < value]
-                     for (_, choices), value in zip(self.space.axes, values, strict=True)]
+            below = [
+                [choice for choice in choices if choice < value]
+                for (_, choices), value in zip(self.space.axes, values, strict=True)
+            ]
             places = [place for place, choices in enumerate(below) if choices]
             if not places:  # a latency that is measured again is another one
                 return self.space.smallest
             place = generator.choice(places)
-            width = self.space.of_values([*values[:place], generator.choice(below[place]), *values[place + 1:]])
+            width = self.space.of_values([*values[:place], generator.choice(below[place]), *values[place + 1 :]])
         return width

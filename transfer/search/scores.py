@@ -75,8 +75,12 @@ def _found(queries: Tensor, keys: Tensor) -> float:
 
 Score = Callable[[Features, Reference], "float | None"]
 SCORES: dict[str, Score] = {"overlap": overlap, "cka": cka, "rankme": rankme, "views": views}
-MEANINGS = {"overlap": "share of nearest neighbours that the full network has too", "cka": "linear CKA with the full network",
-            "rankme": "effective rank of the features", "views": "share of views whose nearest is the other view of the same image"}
+MEANINGS = {
+    "overlap": "share of nearest neighbours that the full network has too",
+    "cka": "linear CKA with the full network",
+    "rankme": "effective rank of the features",
+    "views": "share of views whose nearest is the other view of the same image",
+}
 
 
 def score(name: str, own: Features, full: Reference) -> float | None:

@@ -52,8 +52,10 @@ class Scorer:
     def check(self) -> None:
         """Raise :class:`UserError` where there are too few images."""
         if self.count <= max(3, self.options.neighbours):
-            raise UserError(f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
-                            f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images")
+            raise UserError(
+                f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
+                f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images"
+            )
 
     @property
     def labelled(self) -> bool:
@@ -63,7 +65,7 @@ class Scorer:
     @cached_property
     def source(self) -> ImageSource:
         """The images: the same for all checkpoints of a data set."""
-        chosen = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(0))[:self.count]
+        chosen = torch.randperm(len(self.task.train), generator=torch.Generator().manual_seed(0))[: self.count]
         return self.task.train.subset(chosen)
 
     @cached_property
@@ -75,8 +77,16 @@ class Scorer:
     def views(self) -> tuple[list[Tensor], list[Tensor]]:
         """Two augmented views of the images, drawn from a fixed seed as pretraining draws them, in batches."""
         batch = min(self.options.calibration, self.count)
-        batches = TwoViewBatches(self.source, self.checkpoint.config.augment, self.task.size, batch, 0, self.device,
-                                 workers=self.task.workers, drop_last=False)
+        batches = TwoViewBatches(
+            self.source,
+            self.checkpoint.config.augment,
+            self.task.size,
+            batch,
+            0,
+            self.device,
+            workers=self.task.workers,
+            drop_last=False,
+        )
         pairs = [views for _, *views in batches.epoch(0)]
         return self._held(first for first, _ in pairs), self._held(second for _, second in pairs)
 

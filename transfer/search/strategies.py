@@ -58,8 +58,8 @@ def _ladder(problem: Problem, width: Width, place: int) -> list[Width]:
     """
     space, found, last = problem.space, [], problem.key(width)
     values, choices = space.values(width), space.axes[place][1]
-    for value in choices[choices.index(values[place]) + 1:]:
-        smaller = space.of_values([*values[:place], value, *values[place + 1:]])
+    for value in choices[choices.index(values[place]) + 1 :]:
+        smaller = space.of_values([*values[:place], value, *values[place + 1 :]])
         if problem.key(smaller) != last:
             found.append(smaller)
             last = problem.key(smaller)
@@ -70,8 +70,14 @@ def _stride(problem: Problem, evaluations: int) -> int:
     """How far each step goes so that the way from the largest to the smallest sub-network scores about ``evaluations``."""
     places = range(len(problem.space.axes))
     lengths = [len(_ladder(problem, problem.space.largest, place)) for place in places]
-    return next((stride for stride in range(1, max(lengths, default=1))
-                 if len(places) * sum(-(-length // stride) for length in lengths) <= evaluations), max(lengths, default=1))
+    return next(
+        (
+            stride
+            for stride in range(1, max(lengths, default=1))
+            if len(places) * sum(-(-length // stride) for length in lengths) <= evaluations
+        ),
+        max(lengths, default=1),
+    )
 
 
 def evolutionary(problem: Problem, options: Options) -> None:
@@ -124,6 +130,9 @@ def by_prediction(problem: Problem, options: Options) -> predicting.Prediction:
 
 
 RUN: dict[str, Callable[[Problem, Options], object]] = {
-    UNIFORM: uniform, RANDOM: at_random, GREEDY: greedy, EVOLUTIONARY: evolutionary, PREDICTOR: by_prediction,
+    UNIFORM: uniform,
+    RANDOM: at_random,
+    GREEDY: greedy,
+    EVOLUTIONARY: evolutionary,
+    PREDICTOR: by_prediction,
 }
-

@@ -32,8 +32,10 @@ def apply() -> None:
 
             from transfer.segmentation import registered  # noqa: F401
     except ImportError as error:
-        raise UserError(f"segmentation needs mmsegmentation, which cannot be imported ({error}); install it with make setup, "
-                        "or pip install -e '.[segmentation]'") from None
+        raise UserError(
+            f"segmentation needs mmsegmentation, which cannot be imported ({error}); install it with make setup, "
+            "or pip install -e '.[segmentation]'"
+        ) from None
 
 
 @contextlib.contextmanager

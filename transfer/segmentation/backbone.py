@@ -26,9 +26,19 @@ class SlimmableTrunk(BaseModule):
         network: the dense network of ``width`` where it is loaded already, instead of reading ``checkpoint``.
     """
 
-    def __init__(self, checkpoint: str, width: float | str, initial: str = "pretrained", seed: int = 0, norm: str = "bn",
-                 reads: str = "maps", output_stride: int = 0, branch: str = "student", arch: str | None = None,
-                 network: nn.Module | None = None):
+    def __init__(
+        self,
+        checkpoint: str,
+        width: float | str,
+        initial: str = "pretrained",
+        seed: int = 0,
+        norm: str = "bn",
+        reads: str = "maps",
+        output_stride: int = 0,
+        branch: str = "student",
+        arch: str | None = None,
+        network: nn.Module | None = None,
+    ):
         super().__init__()
         if network is None:
             network = dense_network(open_checkpoint(checkpoint, branch=branch, arch=arch), parse_width(str(width)), initial, seed)

@@ -29,12 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     shared.add_arguments(parser, TASK)
     parser.add_argument("--inference", metavar="I", help="whole image, or windows that slide; default whole, slide for segmenter")
-    parser.add_argument("--scale", type=whole(1, MOST_PIXELS), nargs=2, metavar=("W", "H"),
-                        help="images are resized to fit in it, keeping their ratio; default: the data set's")
-    parser.add_argument("--crop", type=whole(1, MOST_PIXELS), nargs=2, metavar=("H", "W"),
-                        help="of training, and window; default: the data set's")
-    parser.add_argument("--output-stride", type=whole(), metavar="N", choices=STRIDES,
-                        help=f"of fcn's and deeplabv3's dilated backbones: {', '.join(map(str, STRIDES))}; default: the data set's")
+    parser.add_argument(
+        "--scale",
+        type=whole(1, MOST_PIXELS),
+        nargs=2,
+        metavar=("W", "H"),
+        help="images are resized to fit in it, keeping their ratio; default: the data set's",
+    )
+    parser.add_argument(
+        "--crop", type=whole(1, MOST_PIXELS), nargs=2, metavar=("H", "W"), help="of training, and window; default: the data set's"
+    )
+    parser.add_argument(
+        "--output-stride",
+        type=whole(),
+        metavar="N",
+        choices=STRIDES,
+        help=f"of fcn's and deeplabv3's dilated backbones: {', '.join(map(str, STRIDES))}; default: the data set's",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,8 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
 def show(records: Sequence[dict]) -> None:
     """Print records of one data set and model: one row per width, in per cent; undefined scores as a dash."""
     first = records[0]
-    print(f"{first['dataset']}: {first['model']}, {first['schedule']}, {first['initial']} backbone; "
-          f"scores in % over {first['count']} images")
+    print(
+        f"{first['dataset']}: {first['model']}, {first['schedule']}, {first['initial']} backbone; "
+        f"scores in % over {first['count']} images"
+    )
     width_table.show([record for record in records if record["metric"] in METRICS], lambda record: record["metric"])
 
 

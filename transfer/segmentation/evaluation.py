@@ -22,8 +22,13 @@ def scores_of(intersection: Tensor, union: Tensor, labelled: Tensor) -> dict:
     """
     iou, accuracy = (_fractions(intersection, whole) for whole in (union, labelled))
     total = float(labelled.sum())
-    return {"mIoU": _mean(iou), "mAcc": _mean(accuracy), "aAcc": float(intersection.sum()) / total if total else None,
-            "IoU": iou, "Acc": accuracy}
+    return {
+        "mIoU": _mean(iou),
+        "mAcc": _mean(accuracy),
+        "aAcc": float(intersection.sum()) / total if total else None,
+        "IoU": iou,
+        "Acc": accuracy,
+    }
 
 
 def _fractions(part: Tensor, whole: Tensor) -> list[float | None]:

@@ -40,8 +40,11 @@ class PlainCheckpointHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remove the log from ``checkpoint``."""
         known = checkpoint["message_hub"]["runtime_info"]
-        checkpoint["message_hub"] = {"log_scalars": {}, "resumed_keys": {},
-                                     "runtime_info": {name: known[name] for name in self.kept if name in known}}
+        checkpoint["message_hub"] = {
+            "log_scalars": {},
+            "resumed_keys": {},
+            "runtime_info": {name: known[name] for name in self.kept if name in known},
+        }
 
 
 class BeginHook(Hook):
@@ -101,8 +104,9 @@ class PictureHook(Hook):
         if batch_idx in self.chosen:
             sample = outputs[0]
             image = read_image(sample.img_path, sample.seg_map_path, self.exif).permute(1, 2, 0).numpy()
-            self.rows.append((image, sample.gt_sem_seg.data.squeeze(0).cpu().numpy(),
-                              sample.pred_sem_seg.data.squeeze(0).cpu().numpy()))
+            self.rows.append(
+                (image, sample.gt_sem_seg.data.squeeze(0).cpu().numpy(), sample.pred_sem_seg.data.squeeze(0).cpu().numpy())
+            )
 
     def write(self, path: Path, title: str) -> None:
         """Write image, truth and prediction of each, with the colours of the classes in them."""
@@ -110,13 +114,14 @@ class PictureHook(Hook):
             return
         shown = sorted({int(label) for _, truth, guess in self.rows for label in np.union1d(truth, guess)} - {IGNORED})
         legend = {self.split.classes[label]: tuple(self.split.palette[label]) for label in shown}
-        pictures = [(image, coloured(truth, self.split.palette), coloured(guess, self.split.palette))
-                    for image, truth, guess in self.rows]
+        pictures = [
+            (image, coloured(truth, self.split.palette), coloured(guess, self.split.palette)) for image, truth, guess in self.rows
+        ]
         write_panels(path, pictures, title, legend=legend)  # type: ignore[arg-type]
 
 
 def coloured(labels: np.ndarray, palette: list[list[int]]) -> np.ndarray:
     """Labels (H, W) as a picture (H, W, 3) uint8; what has no class is white."""
     table = np.full((256, 3), NO_CLASS, np.uint8)
-    table[:len(palette)] = palette
+    table[: len(palette)] = palette
     return table[labels.astype(np.uint8)]

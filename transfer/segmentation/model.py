@@ -26,15 +26,30 @@ class Features:
 
 
 def _head(kind: str, inputs: int, classes: int, **more) -> dict:
-    common = {"type": kind, "in_channels": inputs, "channels": max(FEWEST, inputs // HEAD_SHARE), "num_classes": classes,
-              "dropout_ratio": 0.1, "norm_cfg": {"type": "BN"}, "align_corners": False, "ignore_index": IGNORED,
-              "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}
+    common = {
+        "type": kind,
+        "in_channels": inputs,
+        "channels": max(FEWEST, inputs // HEAD_SHARE),
+        "num_classes": classes,
+        "dropout_ratio": 0.1,
+        "norm_cfg": {"type": "BN"},
+        "align_corners": False,
+        "ignore_index": IGNORED,
+        "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
+    }
     return common | more
 
 
 def _auxiliary(features: Features, classes: int) -> dict:
-    return _head("FCNHead", features.channels[2], classes, in_index=2, num_convs=1, concat_input=False,
-                 loss_decode={"type": "CrossEntropyLoss", "loss_weight": 0.4})
+    return _head(
+        "FCNHead",
+        features.channels[2],
+        classes,
+        in_index=2,
+        num_convs=1,
+        concat_input=False,
+        loss_decode={"type": "CrossEntropyLoss", "loss_weight": 0.4},
+    )
 
 
 def fcn(features: Features, classes: int) -> dict:
@@ -51,8 +66,14 @@ def deeplabv3(features: Features, classes: int) -> dict:
 
 def upernet(features: Features, classes: int) -> dict:
     """UPerNet (arXiv 1807.10221): pyramid pooling and a feature pyramid over four resolutions."""
-    head = _head("UPerHead", features.channels[3], classes, in_channels=list(features.channels), in_index=[0, 1, 2, 3],
-                 pool_scales=(1, 2, 3, 6))
+    head = _head(
+        "UPerHead",
+        features.channels[3],
+        classes,
+        in_channels=list(features.channels),
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+    )
     return {"decode_head": head, "auxiliary_head": _auxiliary(features, classes)}
 
 
@@ -60,10 +81,20 @@ def segmenter(features: Features, classes: int) -> dict:
     """Segmenter (arXiv 2105.05633): two transformer layers over a ViT's patches and one token per class."""
     dim = features.channels[-1]
     heads = max(count for count in range(1, max(1, dim // HEAD_DIM) + 1) if dim % count == 0)
-    return {"decode_head": {
-        "type": "SegmenterMaskTransformerHead", "in_channels": dim, "channels": dim, "embed_dims": dim, "num_layers": 2,
-        "num_heads": heads, "num_classes": classes, "dropout_ratio": 0.0, "ignore_index": IGNORED,
-        "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0}}}
+    return {
+        "decode_head": {
+            "type": "SegmenterMaskTransformerHead",
+            "in_channels": dim,
+            "channels": dim,
+            "embed_dims": dim,
+            "num_layers": 2,
+            "num_heads": heads,
+            "num_classes": classes,
+            "dropout_ratio": 0.0,
+            "ignore_index": IGNORED,
+            "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
+        }
+    }
 
 
 MODELS = {"fcn": fcn, "upernet": upernet, "deeplabv3": deeplabv3, "segmenter": segmenter}
@@ -77,11 +108,11 @@ def check_model(name: str, is_vit: bool) -> None:
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; set --model to one of {', '.join(MODELS)}")
     if is_vit and name not in VIT_MODELS:
-        raise UserError(f"{name} reads a dilated convolutional backbone, and this is a ViT; "
-                        f"set --model {' or '.join(VIT_MODELS)}")
+        raise UserError(f"{name} reads a dilated convolutional backbone, and this is a ViT; set --model {' or '.join(VIT_MODELS)}")
     if not is_vit and name == "segmenter":
-        raise UserError("segmenter reads a ViT's patches, and this is a convolutional network; "
-                        "set --model fcn, upernet or deeplabv3")
+        raise UserError(
+            "segmenter reads a ViT's patches, and this is a convolutional network; set --model fcn, upernet or deeplabv3"
+        )
 
 
 def inference_config(mode: str, crop: tuple[int, int]) -> dict:
@@ -91,8 +122,16 @@ def inference_config(mode: str, crop: tuple[int, int]) -> dict:
     return {"mode": "slide", "crop_size": crop, "stride": tuple(max(1, side * 2 // 3) for side in crop)}
 
 
-def model_config(name: str, backbone: dict, features: Features, classes: int, layout: Layout, mean: Sequence[float],
-                 std: Sequence[float], inference: str) -> dict:
+def model_config(
+    name: str,
+    backbone: dict,
+    features: Features,
+    classes: int,
+    layout: Layout,
+    mean: Sequence[float],
+    std: Sequence[float],
+    inference: str,
+) -> dict:
     """The whole ``EncoderDecoder``.
 
     Args:
@@ -101,12 +140,25 @@ def model_config(name: str, backbone: dict, features: Features, classes: int, la
         inference: ``whole`` or ``slide``.
     """
     divisor = features.patch or 1
-    preprocessor = {"type": "SegDataPreProcessor", "mean": [255 * value for value in mean], "std": [255 * value for value in std],
-                    "bgr_to_rgb": True, "pad_val": 0, "seg_pad_val": IGNORED, "size": layout.crop,
-                    "test_cfg": {"size_divisor": divisor}}
+    preprocessor = {
+        "type": "SegDataPreProcessor",
+        "mean": [255 * value for value in mean],
+        "std": [255 * value for value in std],
+        "bgr_to_rgb": True,
+        "pad_val": 0,
+        "seg_pad_val": IGNORED,
+        "size": layout.crop,
+        "test_cfg": {"size_divisor": divisor},
+    }
     heads = MODELS[name](features, classes)
     if layout.first_weight != 1:
         for head in heads.values():
             head["loss_decode"]["class_weight"] = [layout.first_weight, *[1.0] * (classes - 1)]
-    return {"type": "EncoderDecoder", "data_preprocessor": preprocessor, "backbone": backbone, **heads,
-            "train_cfg": {}, "test_cfg": inference_config(inference, layout.crop)}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": preprocessor,
+        "backbone": backbone,
+        **heads,
+        "train_cfg": {},
+        "test_cfg": inference_config(inference, layout.crop),
+    }

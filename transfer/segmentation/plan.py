@@ -50,11 +50,13 @@ class Plan(plan.Plan):
         patch, crop = self.checkpoint.encoder.patch_size, self.data.layout.crop
         if patch and any(side % patch for side in crop):
             whole = [max(1, round(side / patch)) * patch for side in crop]
-            raise UserError(f"--crop {crop[0]} {crop[1]} is not a whole number of patches of {patch} pixels; "
-                            f"set --crop {whole[0]} {whole[1]}")
+            raise UserError(
+                f"--crop {crop[0]} {crop[1]} is not a whole number of patches of {patch} pixels; set --crop {whole[0]} {whole[1]}"
+            )
         if self.model in POOLING and self.batch_size < 2:
-            raise UserError(f"{self.model} has BatchNorm over pooled images and needs two of them in each process; "
-                            "set a larger --batch-size")
+            raise UserError(
+                f"{self.model} has BatchNorm over pooled images and needs two of them in each process; set a larger --batch-size"
+            )
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -86,10 +88,18 @@ class Plan(plan.Plan):
     def settings(self) -> dict[str, Any]:
         layout = self.data.layout
         sizes = {"scale": list(layout.scale), "crop": list(layout.crop), "first_weight": layout.first_weight}
-        return {"weights": self.checkpoint.fingerprint(), "norm": self.finetuning.norm, "inference": self.inference, **sizes,
-                "output_stride": layout.output_stride if self.model in DILATED else None,
-                "train_images": self.images[0], "train_list": [Path(c.get("ann_file", "")).stem for c in layout.train],
-                **dataclasses.asdict(self.schedule), **self.branch, **({"exif": STORED} if layout.exif == STORED else {})}
+        return {
+            "weights": self.checkpoint.fingerprint(),
+            "norm": self.finetuning.norm,
+            "inference": self.inference,
+            **sizes,
+            "output_stride": layout.output_stride if self.model in DILATED else None,
+            "train_images": self.images[0],
+            "train_list": [Path(c.get("ann_file", "")).stem for c in layout.train],
+            **dataclasses.asdict(self.schedule),
+            **self.branch,
+            **({"exif": STORED} if layout.exif == STORED else {}),
+        }
 
     def encoder(self, width: Width) -> nn.Module:
         """The dilated trunk at ``width``, whatever its weights; without a ViT's pyramid, which is no part of the encoder."""
@@ -109,16 +119,31 @@ class Plan(plan.Plan):
         """Config of the whole network of ``width``."""
         trunk, layout = self._trunk(width), self.data.layout
         features = Features(trunk.channels, trunk.patch_size)
-        return model_config(self.model, self._backbone_config(width), features, len(self.data.train.classes), layout,
-                            *self.checkpoint.normalisation(), self.inference)
+        return model_config(
+            self.model,
+            self._backbone_config(width),
+            features,
+            len(self.data.train.classes),
+            layout,
+            *self.checkpoint.normalisation(),
+            self.inference,
+        )
 
     def _backbone_config(self, width: Width) -> dict:
         own = self.finetuning
         reads = "maps" if not self.is_vit else "patches" if self.model == "segmenter" else "pyramid"
-        return {"type": "SlimmableTrunk", "checkpoint": own.checkpoint, "initial": own.initial, "seed": self.seed,
-                "width": str(width) if isinstance(width, Subnet) else width, "norm": "frozen" if own.norm == "frozen" else "bn",
-                "reads": reads, "branch": own.branch, "arch": own.arch,
-                "output_stride": self.data.layout.output_stride if self.model in DILATED else 0}
+        return {
+            "type": "SlimmableTrunk",
+            "checkpoint": own.checkpoint,
+            "initial": own.initial,
+            "seed": self.seed,
+            "width": str(width) if isinstance(width, Subnet) else width,
+            "norm": "frozen" if own.norm == "frozen" else "bn",
+            "reads": reads,
+            "branch": own.branch,
+            "arch": own.arch,
+            "output_stride": self.data.layout.output_stride if self.model in DILATED else 0,
+        }
 
     def _trunk(self, width: Width) -> SlimmableTrunk:
         """The backbone of ``width`` for its shapes, whatever its weights."""

@@ -68,8 +68,12 @@ def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -
     pictures = PictureHook(plan.data.val, plan.finetuning.pictures, plan.data.layout.exif)
     with journal(resolved, run, group, plan.schedule.iterations, found[1] if found else 0) as log, running_on(group.device):
         hooks = [SeedHook(plan.seed), JournalHook(log), BeginHook(begin), PlainCheckpointHook(), StopHook(log), pictures]
-        runner = Runner(**{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model}, cfg=config,
-                        custom_hooks=hooks, experiment_name=f"{resolved.name}-{time.time_ns()}")
+        runner = Runner(
+            **{**{name: config[name] for name in config if name not in FROM_CONFIG}, "model": model},
+            cfg=config,
+            custom_hooks=hooks,
+            experiment_name=f"{resolved.name}-{time.time_ns()}",
+        )
         _log_to_file(runner)
         runner.train()
         runner.test()
@@ -78,6 +82,7 @@ def train(plan: Plan, resolved: Resolved, run: RunDirectory, group: Processes) -
 
 def pretrained_network(plan: Plan, width: Width) -> nn.Module:
     """The dense network of ``width`` that training starts from."""
+
     def batches() -> Iterator[Tensor]:
         return loaders.calibration_batches(plan.data.layout, plan.data.train, *plan.checkpoint.normalisation())
 
@@ -89,21 +94,36 @@ def runner_config(plan: Plan, folder: Path, group: Processes, resume_from: str |
     schedule = plan.schedule
     interval = max(1, min(FARTHEST, schedule.iterations // CHECKPOINTS))
     config = {
-        "work_dir": str(folder), "default_scope": "mmseg", "log_level": "ERROR", "launcher": "pytorch" if several() else "none",
-        "randomness": {"seed": plan.seed}, "load_from": resume_from, "resume": resume_from is not None,
+        "work_dir": str(folder),
+        "default_scope": "mmseg",
+        "log_level": "ERROR",
+        "launcher": "pytorch" if several() else "none",
+        "randomness": {"seed": plan.seed},
+        "load_from": resume_from,
+        "resume": resume_from is not None,
         "custom_imports": {"imports": ["transfer.segmentation.registered"], "allow_failed_imports": False},
         "train_dataloader": loaders.train_loader(plan.data.layout, plan.batch_size, plan.finetuning.workers, plan.seed),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": schedule.iterations, "val_interval": schedule.iterations + 1},
-        "test_dataloader": loaders.test_loader(plan.data.layout, plan.finetuning.workers), "test_cfg": {"type": "TestLoop"},
-        "test_evaluator": {"type": "ExactIoU"}, "test_pipeline": loaders.test_pipeline(plan.data.layout),  # for mmseg.apis
+        "test_dataloader": loaders.test_loader(plan.data.layout, plan.finetuning.workers),
+        "test_cfg": {"type": "TestLoop"},
+        "test_evaluator": {"type": "ExactIoU"},
+        "test_pipeline": loaders.test_pipeline(plan.data.layout),  # for mmseg.apis
         "optim_wrapper": {"type": "OptimWrapper", "optimizer": optimizer_config(schedule), **_decays(plan)},
-        "param_scheduler": scheduler_config(schedule), "log_processor": {"by_epoch": False},
-        "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False},
-                          "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": interval, "max_keep_ckpts": 2}}}
+        "param_scheduler": scheduler_config(schedule),
+        "log_processor": {"by_epoch": False},
+        "default_hooks": {
+            "logger": {"type": "LoggerHook", "interval": 50, "log_metric_by_epoch": False},
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": interval, "max_keep_ckpts": 2},
+        },
+    }
     if several():
         gpu = group.device.type == "cuda"
-        config["model_wrapper_cfg"] = {"type": "MMDistributedDataParallel", "broadcast_buffers": False,
-                                       "find_unused_parameters": True, "device_ids": [torch.cuda.current_device()] if gpu else None}
+        config["model_wrapper_cfg"] = {
+            "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": True,
+            "device_ids": [torch.cuda.current_device()] if gpu else None,
+        }
         config["sync_bn"] = "torch" if gpu and plan.finetuning.norm in ("auto", "syncbn") else None
     return config
 
@@ -125,15 +145,29 @@ def for_vit(name: str, schedule: Schedule, model: str) -> Schedule:
         return replace(schedule, lr=1e-3)
     if model == "segmenter":
         return replace(schedule, lr=0.001 * schedule.batch_size / 8, weight_decay=0.0)
-    return replace(schedule, optimizer="adamw", lr=6e-5 * schedule.batch_size / 16, lr_min=0.0, power=1.0, weight_decay=0.01,
-                   warmup=1500, warmup_start=1e-6)
+    return replace(
+        schedule,
+        optimizer="adamw",
+        lr=6e-5 * schedule.batch_size / 16,
+        lr_min=0.0,
+        power=1.0,
+        weight_decay=0.01,
+        warmup=1500,
+        warmup_start=1e-6,
+    )
 
 
 def scheduler_config(schedule: Schedule) -> list[dict]:
     """mmengine's polynomial decay, after a linear warm-up if there is one."""
     begin = min(schedule.warmup, schedule.iterations - 1)  # mmengine wants one iteration of decay at least
-    decay = {"type": "PolyLR", "power": schedule.power, "eta_min": schedule.lr_min, "begin": begin, "end": schedule.iterations,
-             "by_epoch": False}
+    decay = {
+        "type": "PolyLR",
+        "power": schedule.power,
+        "eta_min": schedule.lr_min,
+        "begin": begin,
+        "end": schedule.iterations,
+        "by_epoch": False,
+    }
     if not begin:
         return [decay]
     return [{"type": "LinearLR", "start_factor": schedule.warmup_start, "begin": 0, "end": begin, "by_epoch": False}, decay]
@@ -166,8 +200,10 @@ def _log_to_file(runner: Runner) -> None:
 
 def _finish(plan: Plan, resolved: Resolved, run: RunDirectory, runner: Runner, pictures: PictureHook) -> Scores:
     scores = runner.test_loop.evaluator.metrics[0].scores
-    by_class = [{"class": name, "IoU": iou, "accuracy": accuracy}
-                for name, iou, accuracy in zip(plan.data.val.classes, scores["IoU"], scores["Acc"], strict=True)]
+    by_class = [
+        {"class": name, "IoU": iou, "accuracy": accuracy}
+        for name, iou, accuracy in zip(plan.data.val.classes, scores["IoU"], scores["Acc"], strict=True)
+    ]
     write_json(run, File.CLASSES, {"format": FORMAT, "classes": by_class})
     pictures.write(run.path / "predictions.png", resolved.title)
     return Scores({name: scores[name] for name in SCORES}, scores["count"])

@@ -12,8 +12,13 @@ from rundir.fields import Number
 DISTANCE = "neither"
 
 
-def barlow_twins(student: Tensor, target: Tensor, *, off_diagonal: Annotated[float, Number(0)] = 0.005,
-                 scale: Annotated[float, Number(0, strictly=True)] = 0.1) -> Tensor:
+def barlow_twins(
+    student: Tensor,
+    target: Tensor,
+    *,
+    off_diagonal: Annotated[float, Number(0)] = 0.005,
+    scale: Annotated[float, Number(0, strictly=True)] = 0.1,
+) -> Tensor:
     """scale / D * (sum_i (1 - C_ii)^2 + off_diagonal * sum_{i != j} C_ij^2), C the cross-correlation of rows (B, D) over the batch.
 
     arXiv 2103.03230, eq. 1 and 2, whose authors scale the loss too; D and ``scale`` bring its learning rate to that of other

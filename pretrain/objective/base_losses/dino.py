@@ -26,8 +26,14 @@ class Dino(LossModule):
     (eq. 4); before the first it is 0.
     """
 
-    def __init__(self, setting: LossSetting, *, student_temperature: Temperature = 0.1, teacher_temperature: Temperature = 0.04,
-                 centre_momentum: Annotated[float, Number(0, 1)] = 0.9):
+    def __init__(
+        self,
+        setting: LossSetting,
+        *,
+        student_temperature: Temperature = 0.1,
+        teacher_temperature: Temperature = 0.04,
+        centre_momentum: Annotated[float, Number(0, 1)] = 0.9,
+    ):
         super().__init__()
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.centre_momentum = centre_momentum

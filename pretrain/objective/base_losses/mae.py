@@ -23,9 +23,15 @@ class Mae(LossModule):
     ``pretrain/objective/masked.py`` makes outputs and targets; a target is the image itself, which does not drift.
     """
 
-    def __init__(self, setting: LossSetting, *, mask: Annotated[float, Number(0, 1, strictly=True)] = 0.75,
-                 decoder_dim: Annotated[int, Number(HEAD_DIM, 2**14)] = 64, decoder_depth: Annotated[int, Number(1, 100)] = 1,
-                 normalised: bool = True):
+    def __init__(
+        self,
+        setting: LossSetting,
+        *,
+        mask: Annotated[float, Number(0, 1, strictly=True)] = 0.75,
+        decoder_dim: Annotated[int, Number(HEAD_DIM, 2**14)] = 64,
+        decoder_depth: Annotated[int, Number(1, 100)] = 1,
+        normalised: bool = True,
+    ):
         super().__init__()
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
@@ -42,11 +48,15 @@ def check(cfg: Config) -> None:
     if not encoder.is_vit:
         raise UserError(f"objective.base_loss=mae hides patches, which {cfg.model.arch} does not have; set model.arch to a ViT")
     if cfg.data.size < 2 * encoder.patch_size:
-        raise UserError(f"objective.base_loss=mae needs several patches of {encoder.patch_size} pixels; set data.size="
-                        f"{2 * encoder.patch_size} or more")
+        raise UserError(
+            f"objective.base_loss=mae needs several patches of {encoder.patch_size} pixels; set data.size="
+            f"{2 * encoder.patch_size} or more"
+        )
     if objective.distill_loss != "none" or objective.teacher != "online" or objective.predictor == "true":
-        raise UserError("objective.base_loss=mae has the images as targets at every width; set objective.distill_loss=none, "
-                        "objective.teacher=online and objective.predictor=auto")
+        raise UserError(
+            "objective.base_loss=mae has the images as targets at every width; set objective.distill_loss=none, "
+            "objective.teacher=online and objective.predictor=auto"
+        )
     if objective.base_options.get("decoder_dim", HEAD_DIM) % HEAD_DIM:
         raise UserError(f"objective.base_options.decoder_dim must be a multiple of {HEAD_DIM}, the channels of a head")
     for key, on in (("compile", cfg.train.compile), ("graphs", cfg.train.graphs)):  # masks are drawn in Python

@@ -16,8 +16,14 @@ DISTANCE = "relative"
 Temperature = Annotated[float, Number(0, strictly=True)]
 
 
-def swav(student: Tensor, target: Tensor, *, temperature: Temperature = 0.1, epsilon: Temperature = 0.05,
-         iterations: Annotated[int, Number(1)] = 3) -> Tensor:
+def swav(
+    student: Tensor,
+    target: Tensor,
+    *,
+    temperature: Temperature = 0.1,
+    epsilon: Temperature = 0.05,
+    iterations: Annotated[int, Number(1)] = 3,
+) -> Tensor:
     """Cross-entropy of the targets' codes and the softmax of the student's scores / temperature (arXiv 2006.09882, eq. 1 and 2).
 
     It is multiplied by the temperature, as InfoNCE is in MoCo v3 (arXiv 2104.02057), so that gradients do not grow with 1 / it.

@@ -15,8 +15,9 @@ EPSILON = 1e-4  # of a variance
 Weight = Annotated[float, Number(0)]
 
 
-def vicreg(student: Tensor, target: Tensor, *, invariance: Weight = 1.0, variance: Weight = 1.0, covariance_weight: Weight = 0.04
-           ) -> Tensor:
+def vicreg(
+    student: Tensor, target: Tensor, *, invariance: Weight = 1.0, variance: Weight = 1.0, covariance_weight: Weight = 0.04
+) -> Tensor:
     """The sum of the three terms of rows (B, D) (arXiv 2105.04906, eq. 1 to 6); variance and covariance are those of both sides.
 
     The weights are the paper's 25, 25 and 1 over 25. The invariance is the mean squared error over dimensions too, as in its code.

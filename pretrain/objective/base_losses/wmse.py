@@ -16,8 +16,13 @@ DISTANCE = "neither"
 GROUP = 32
 
 
-def wmse(student: Tensor, target: Tensor, *, group: Annotated[int, Number(1)] = GROUP,
-         epsilon: Annotated[float, Number(0, 1, strictly=True)] = 1e-4) -> Tensor:
+def wmse(
+    student: Tensor,
+    target: Tensor,
+    *,
+    group: Annotated[int, Number(1)] = GROUP,
+    epsilon: Annotated[float, Number(0, 1, strictly=True)] = 1e-4,
+) -> Tensor:
     """-mean_i cos of rows (B, D), each side whitened over the batch (arXiv 2007.06346, eq. 2 to 4).
 
     Whitening is within groups of ``group`` consecutive dimensions, as decorrelated BatchNorm has it (arXiv 1804.08450), so that the
@@ -35,5 +40,7 @@ def check(cfg: Config) -> None:
     group = cfg.objective.base_options.get("group", GROUP)
     images = cfg.optimizer.batch_size // max(1, cfg.optimizer.virtual_processes)
     if images <= group:
-        raise UserError(f"objective.base_loss=wmse whitens groups of {group} dimensions over {images} images, which are too few; "
-                        f"set objective.base_options.group={max(1, images // 2)} or a larger optimizer.batch_size")
+        raise UserError(
+            f"objective.base_loss=wmse whitens groups of {group} dimensions over {images} images, which are too few; "
+            f"set objective.base_options.group={max(1, images // 2)} or a larger optimizer.batch_size"
+        )

@@ -22,8 +22,23 @@ from pretrain.objective.losses.similarity import kl, seed
 from rundir.errors import UserError
 from rundir.subnet import Width, widest
 
-__all__ = ["LossModule", "LossSetting", "Pairing", "base_loss", "distill_loss", "feature_distance", "in_chunks", "infonce",
-           "infonce_keys", "infonce_queue", "kl", "loss_function", "loss_weights", "negative_cosine", "seed"]
+__all__ = [
+    "LossModule",
+    "LossSetting",
+    "Pairing",
+    "base_loss",
+    "distill_loss",
+    "feature_distance",
+    "in_chunks",
+    "infonce",
+    "infonce_keys",
+    "infonce_queue",
+    "kl",
+    "loss_function",
+    "loss_weights",
+    "negative_cosine",
+    "seed",
+]
 
 Loss = Callable[..., Tensor]
 

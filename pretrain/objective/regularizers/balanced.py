@@ -46,8 +46,12 @@ def check(cfg: Config) -> None:
     if cfg.regularizer.kind != "balanced":
         return
     if cfg.objective.update != "per_width" or cfg.optimizer.accumulate_steps > 1:
-        raise UserError("regularizer.kind=balanced counts the updates of each width; set objective.update=per_width and "
-                        "optimizer.accumulate_steps=1")
+        raise UserError(
+            "regularizer.kind=balanced counts the updates of each width; set objective.update=per_width and "
+            "optimizer.accumulate_steps=1"
+        )
     if cfg.widths.sampling not in WIDEST_EACH_STEP and cfg.widths.min < cfg.widths.max:
-        raise UserError(f"regularizer.kind=balanced counts updates by those of the widest network; set widths.sampling to one of "
-                        f"{', '.join(WIDEST_EACH_STEP)}")
+        raise UserError(
+            f"regularizer.kind=balanced counts updates by those of the widest network; set widths.sampling to one of "
+            f"{', '.join(WIDEST_EACH_STEP)}"
+        )

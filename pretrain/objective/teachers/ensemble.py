@@ -51,7 +51,9 @@ def check(cfg: Config) -> None:
     sequence of operations in every step, since the first narrower one makes the mean.
     """
     if cfg.objective.teacher == "ensemble" and cfg.train.graphs:
-        raise UserError("train.graphs=true cannot record objective.teacher=ensemble, whose first narrower pass does more than the "
-                        "others; set train.graphs=false")
+        raise UserError(
+            "train.graphs=true cannot record objective.teacher=ensemble, whose first narrower pass does more than the "
+            "others; set train.graphs=false"
+        )
     if cfg.objective.teacher == "ensemble" and cfg.objective.feature_weight:
         raise UserError("objective.feature_weight: objective.teacher=ensemble has no feature maps; set objective.feature_weight=0")

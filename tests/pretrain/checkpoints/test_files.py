@@ -68,7 +68,7 @@ def damage(path, how):
     elif how == "unpickled object":
         path.write_bytes(pickle.dumps({"a": 1}))
     else:
-        path.write_bytes(content[:int(len(content) * how)])
+        path.write_bytes(content[: int(len(content) * how)])
 
 
 DAMAGES = [0.0, 0.01, 0.3, 0.6, 0.9, 0.999, "garbage", "text", "zeros", "unpickled object"]
@@ -97,9 +97,17 @@ def test_every_truncation_of_a_file_is_noticed(tmp_path):
             checkpoint.load(tmp_path / NEW)
 
 
-@pytest.mark.parametrize("foreign", [
-    {"state_dict": {"w": torch.ones(2)}}, [1, 2], {"format": 1}, torch.ones(3), {"format": 2, "encoder": {}},
-    {"format": "x", "encoder": {}}])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"state_dict": {"w": torch.ones(2)}},
+        [1, 2],
+        {"format": 1},
+        torch.ones(3),
+        {"format": 2, "encoder": {}},
+        {"format": "x", "encoder": {}},
+    ],
+)
 def test_foreign_torch_files_are_refused(tmp_path, foreign):
     torch.save(foreign, tmp_path / NEW)
     with pytest.raises(UserError, match=r"not a checkpoint of this project|reads format 1") as caught:
@@ -123,6 +131,7 @@ def test_no_code_is_run_by_loading(tmp_path, monkeypatch):
 @pytest.mark.parametrize("moment", range(4))
 def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(two, monkeypatch, moment):
     """The process ends before the n-th call that changes a name (2 of them), while writing, or before the flush."""
+
     class Killed(BaseException):
         pass
 
@@ -134,6 +143,7 @@ def test_a_crash_at_any_moment_leaves_a_whole_checkpoint(two, monkeypatch, momen
             if calls["n"] == at:
                 raise Killed
             return function(*args, **kwargs)
+
         return wrapped
 
     if moment < 2:

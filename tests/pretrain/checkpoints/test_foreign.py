@@ -62,12 +62,13 @@ def keep(channels, width):
 
 def authors_resnet(state, x, width):
     """The authors' CIFAR ResNet of basic blocks at ``width``, written out from their file; a batch is normalised by itself."""
+
     def layer(x, conv, norm, stride=1):
         weight = state[f"{conv}.weight"]
         inputs = x.shape[1]
-        x = F.conv2d(x, weight[:keep(weight.shape[0], width), :inputs], stride=stride, padding=weight.shape[-1] // 2)
+        x = F.conv2d(x, weight[: keep(weight.shape[0], width), :inputs], stride=stride, padding=weight.shape[-1] // 2)
         variance, mean = torch.var_mean(x, (0, 2, 3), unbiased=False, keepdim=True)
-        scale, shift = (state[f"{norm}.{name}"][:x.shape[1]].view(1, -1, 1, 1) for name in ("weight", "bias"))
+        scale, shift = (state[f"{norm}.{name}"][: x.shape[1]].view(1, -1, 1, 1) for name in ("weight", "bias"))
         return (x - mean) / (variance + 1e-5).sqrt() * scale + shift
 
     x = layer(x, "conv1", "bn1").relu()
@@ -98,10 +99,16 @@ def test_the_authors_resnet_at_any_width(resnet_file, width, branch):
     assert {name.split(".")[0] for name in found.behind} == {"fc"} and len(found.behind) == len(PROJECTOR)
 
 
-@pytest.mark.parametrize(("arch", "named"), [
-    ("resnet50_cifar", "us_cifar_resnet50"), ("resnet18", "us_resnet18"), ("resnet18_cifar", None),
-    ("mobilenetv2_cifar", "us_cifar_mobilenetv2"), ("mobilenetv2", "us_mobilenetv2"),
-])
+@pytest.mark.parametrize(
+    ("arch", "named"),
+    [
+        ("resnet50_cifar", "us_cifar_resnet50"),
+        ("resnet18", "us_resnet18"),
+        ("resnet18_cifar", None),
+        ("mobilenetv2_cifar", "us_cifar_mobilenetv2"),
+        ("mobilenetv2", "us_mobilenetv2"),
+    ],
+)
 def test_the_authors_names_and_shapes_tell_the_architecture(tmp_path, arch, named):
     network = build(arch)
     path = authors_file(tmp_path / "c.pth.tar", named, network, network)
@@ -120,8 +127,10 @@ def test_the_authors_mobilenet(tmp_path):
     path = authors_file(tmp_path / "c.pth.tar", "us_cifar_mobilenetv2", network, network)
     payload = torch.load(path)
     # Their last BatchNorm is an ordinary one and tracks a mixture over widths.
-    payload["state_dict"] |= prefixed("module.encoder_q.features.18.1.", {
-        "running_mean": torch.randn(1280), "running_var": torch.rand(1280), "num_batches_tracked": torch.tensor(9)})
+    payload["state_dict"] |= prefixed(
+        "module.encoder_q.features.18.1.",
+        {"running_mean": torch.randn(1280), "running_var": torch.rand(1280), "num_batches_tracked": torch.tensor(9)},
+    )
     torch.save(payload, path)
     found = open_checkpoint(path)
     for encoder in (network, found.encoder):
@@ -178,6 +187,7 @@ def torchvision_features(network):
     def features(x):
         network(x)
         return seen["features"]
+
     return features
 
 
@@ -202,8 +212,13 @@ def grouped_resnet():
 DENSE = {
     "torchvision resnet18": (lambda: torchvision.models.resnet18(), torchvision_features, ("", None), "resnet", 32),
     "torchvision bottlenecks": (lambda: grouped_resnet(), torchvision_features, ("module.", "state_dict"), "resnet", 32),
-    "torchvision mobilenet": (lambda: torchvision.models.mobilenet_v2(), torchvision_features, ("backbone.", None),
-                              "mobilenetv2_torchvision", 32),
+    "torchvision mobilenet": (
+        lambda: torchvision.models.mobilenet_v2(),
+        torchvision_features,
+        ("backbone.", None),
+        "mobilenetv2_torchvision",
+        32,
+    ),
     "torchvision vit": (lambda: small_vit("torchvision"), torchvision_features, ("", "model"), "vit_torchvision", 32),
     "timm resnet18": (lambda: timm.create_model("resnet18"), timm_features, ("encoder.", "state_dict"), "resnet", 32),
     "timm mobilenet": (lambda: timm.create_model("mobilenetv2_100"), timm_features, ("", "model"), "mobilenetv2_timm", 32),
@@ -270,11 +285,25 @@ def test_others_files_of_both_kinds(tmp_path):
 
 
 def test_the_teacher_of_ones_own_checkpoint(tmp_path):
-    cfg = config.load("digits", ["model.arch=resnet_small", "objective.teacher=momentum", "model.projector_hidden=16",
-                                 "model.projector_out=16", "model.predictor_hidden=16"])
+    cfg = config.load(
+        "digits",
+        [
+            "model.arch=resnet_small",
+            "objective.teacher=momentum",
+            "model.projector_hidden=16",
+            "model.projector_out=16",
+            "model.predictor_hidden=16",
+        ],
+    )
     student, teacher = Student(cfg), Teacher(Student(cfg))
-    payload = {"format": 1, "config": config.to_dict(cfg), "encoder": student.encoder.state_dict(), "epoch": 1,
-               "teacher": teacher.state_dict(), "projector": student.projector.state_dict()}
+    payload = {
+        "format": 1,
+        "config": config.to_dict(cfg),
+        "encoder": student.encoder.state_dict(),
+        "epoch": 1,
+        "teacher": teacher.state_dict(),
+        "projector": student.projector.state_dict(),
+    }
     torch.save(payload, tmp_path / "own.pt")
     for branch, source in (("student", student), ("teacher", teacher)):
         found = open_checkpoint(tmp_path / "own.pt", branch=branch)
@@ -293,15 +322,20 @@ def resnet18_state():
     return {name: torch.zeros(tensor.shape) for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda s: s.update({"layer2.0.conv1.weight": torch.zeros(5, 5)}),
-     r"does not fit a dense resnet: layer2\.0\.conv1\.weight has shape \(5, 5\), expected \(128, 64, 3, 3\)"),
-    (lambda s: s.pop("bn1.running_mean"), r"bn1\.running_mean is missing"),
-    (lambda s: s.update({"layer1.0.extra": torch.zeros(1)}), r"layer1\.0\.extra is not one of its parameters"),
-    (lambda s: [s.pop(n) for n in list(s) if n.startswith("layer1.")], r"first tensor is conv1\.weight"),
-    (lambda s: s.clear(), "it holds no tensors"),
-    (lambda s: s.update({f"other.{name}": tensor + 1 for name, tensor in s.items()}), r"networks \(\., other\); set --branch"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.update({"layer2.0.conv1.weight": torch.zeros(5, 5)}),
+            r"does not fit a dense resnet: layer2\.0\.conv1\.weight has shape \(5, 5\), expected \(128, 64, 3, 3\)",
+        ),
+        (lambda s: s.pop("bn1.running_mean"), r"bn1\.running_mean is missing"),
+        (lambda s: s.update({"layer1.0.extra": torch.zeros(1)}), r"layer1\.0\.extra is not one of its parameters"),
+        (lambda s: [s.pop(n) for n in list(s) if n.startswith("layer1.")], r"first tensor is conv1\.weight"),
+        (lambda s: s.clear(), "it holds no tensors"),
+        (lambda s: s.update({f"other.{name}": tensor + 1 for name, tensor in s.items()}), r"networks \(\., other\); set --branch"),
+    ],
+)
 def test_what_does_not_fit_is_named_in_one_line(tmp_path, change, message):
     state = resnet18_state()
     change(state)

@@ -65,9 +65,14 @@ def assert_same(path, network, arch=None, branch="student"):
 # -- ViTs ---------------------------------------------------------------------------------------------------------------------
 
 VITS = {
-    "plain": {}, "registers": {"reg_tokens": 4}, "registers without positions": {"reg_tokens": 4, "no_embed_class": True},
-    "positions of patches": {"no_embed_class": True}, "no class token": {"class_token": False, "global_pool": "avg"},
-    "mean of patches": {"global_pool": "avg"}, "LayerScale": {"init_values": 0.1}, "no bias of q, k, v": {"qkv_bias": False},
+    "plain": {},
+    "registers": {"reg_tokens": 4},
+    "registers without positions": {"reg_tokens": 4, "no_embed_class": True},
+    "positions of patches": {"no_embed_class": True},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "mean of patches": {"global_pool": "avg"},
+    "LayerScale": {"init_values": 0.1},
+    "no bias of q, k, v": {"qkv_bias": False},
     "no class token, last norm": {"class_token": False, "global_pool": "avg", "fc_norm": False},
     "LayerScale and positions of patches": {"init_values": 0.1, "no_embed_class": True},
     "registers, no class token": {"class_token": False, "global_pool": "avg", "reg_tokens": 3},
@@ -172,11 +177,17 @@ def test_bottlenecks_of_both_versions(tmp_path, capsys):
     assert_same(tmp_path / "r.pth", network, "resnet,stride=1")
 
 
-@pytest.mark.parametrize(("arch", "message"), [
-    ("resnet,padding=9", "padding to one of 0, 1, 2"), ("resnet,padding", "set padding to one of"),
-    ("resnet,heads=3", "leave out heads"), ("resnet,stem=2", "unknown setting in --arch 'stem'"),
-    ("resnet,stride=1", "leave out stride"), ("vit,heads=3", "set --arch resnet,heads=3"),
-])
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("resnet,padding=9", "padding to one of 0, 1, 2"),
+        ("resnet,padding", "set padding to one of"),
+        ("resnet,heads=3", "leave out heads"),
+        ("resnet,stem=2", "unknown setting in --arch 'stem'"),
+        ("resnet,stride=1", "leave out stride"),
+        ("vit,heads=3", "set --arch resnet,heads=3"),
+    ],
+)
 def test_settings_that_cannot_be(tmp_path, arch, message):
     torch.save(cifar(small_resnet()).state_dict(), tmp_path / "r.pth")
     with pytest.raises(UserError, match=message):
@@ -194,11 +205,16 @@ def of_timm(name, **more):
 
 
 OTHERS = {
-    "anti-aliased": (blurred, "anti-aliased"), "SE": (of_timm("seresnet18"), "channel attention"),
-    "ECA": (of_timm("ecaresnet50t"), "channel attention|several convolutions"), "D": (of_timm("resnet18d"), "several convolutions"),
-    "GroupNorm": (of_timm("resnet50_gn"), "GroupNorm"), "preact": (of_timm("resnetv2_50"), "not a checkpoint of"),
-    "half as wide": (lambda: nn.Sequential(collections.OrderedDict(timm.create_model("test_resnet").named_children())).state_dict(),
-                     "does not fit|several convolutions"),
+    "anti-aliased": (blurred, "anti-aliased"),
+    "SE": (of_timm("seresnet18"), "channel attention"),
+    "ECA": (of_timm("ecaresnet50t"), "channel attention|several convolutions"),
+    "D": (of_timm("resnet18d"), "several convolutions"),
+    "GroupNorm": (of_timm("resnet50_gn"), "GroupNorm"),
+    "preact": (of_timm("resnetv2_50"), "not a checkpoint of"),
+    "half as wide": (
+        lambda: nn.Sequential(collections.OrderedDict(timm.create_model("test_resnet").named_children())).state_dict(),
+        "does not fit|several convolutions",
+    ),
     "distilled": (of_timm("deit_tiny_distilled_patch16_224"), "distillation token"),
     "BEiT": (of_timm("beit_base_patch16_224", depth=1), "relative positions|registers|BEiT"),
     "Swin": (of_timm("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), "relative positions|Swin"),
@@ -207,8 +223,13 @@ OTHERS = {
     "CLIP": (lambda: small_vit(pre_norm=True).state_dict(), "norm before its blocks"),
     "hybrid": (of_timm("vit_tiny_r_s16_p8_224", depth=1), "hybrid"),
     "LoRA": (lambda: small_vit().state_dict() | {"blocks.0.attn.qkv.lora_A": torch.zeros(4, 192)}, "LoRA"),
-    "pruned": (lambda: {name.replace("layer2.0.conv1.weight", "layer2.0.conv1.weight_orig"): t for name, t in
-                        small_resnet().state_dict().items()}, "pruned"),
+    "pruned": (
+        lambda: {
+            name.replace("layer2.0.conv1.weight", "layer2.0.conv1.weight_orig"): t
+            for name, t in small_resnet().state_dict().items()
+        },
+        "pruned",
+    ),
     "normalises its images": (lambda: small_resnet().state_dict() | {"mean": torch.zeros(3)}, "mean is not one of its parameters"),
     "another norm": (lambda: small_resnet().state_dict() | {"layer1.0.bn3.weight": torch.ones(64)}, "bn3"),
 }
@@ -223,8 +244,14 @@ def test_other_networks_are_refused_by_what_they_are(tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("said", [lambda name: {"arch": name}, lambda name: {"args": argparse.Namespace(model=name)},
-                                  lambda name: {"hyper_parameters": {"cfg": {"backbone": name}}}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda name: {"arch": name},
+        lambda name: {"args": argparse.Namespace(model=name)},
+        lambda name: {"hyper_parameters": {"cfg": {"backbone": name}}},
+    ],
+)
 def test_a_network_that_shapes_do_not_tell_but_the_file_says(tmp_path, said):
     """timm's anti-aliased ResNets have the parameters of plain ones."""
     state = timm.create_model("resnet18").state_dict()
@@ -250,7 +277,8 @@ PAIRS = {
     "torchvision": ("model.", "model_ema.module.", ("model_ema.n_averaged",)),
     "timm": ("state_dict.", "state_dict_ema.", ()),
     "I-JEPA": ("encoder.module.", "target_encoder.module.", ("predictor.module.mask_token",)),
-    "mean teacher": ("net.", "net_ema.", ()), "a root and its copy": ("", "momentum_encoder.", ("projector.weight",)),
+    "mean teacher": ("net.", "net_ema.", ()),
+    "a root and its copy": ("", "momentum_encoder.", ("projector.weight",)),
 }
 
 
@@ -284,11 +312,15 @@ def test_any_of_several_networks_by_its_name(tmp_path):
         open_checkpoint(tmp_path / "c.pth", branch="teacher")
 
 
-@pytest.mark.parametrize("more", [
-    {"projection_head.0.weight": (4, 4), "projection_head.1.running_mean": (4,), "prototypes.weight": (4, 4)},  # SwAV
-    {"head.mlp.0.weight": (4, 4), "head.last_layer.weight_g": (4, 1)}, {"queue": (4, 4), "queue_ptr": (1,)},
-    {"layer1.0.conv1.total_ops": (1,), "total_params": (1,)},  # thop
-])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"projection_head.0.weight": (4, 4), "projection_head.1.running_mean": (4,), "prototypes.weight": (4, 4)},  # SwAV
+        {"head.mlp.0.weight": (4, 4), "head.last_layer.weight_g": (4, 1)},
+        {"queue": (4, 4), "queue_ptr": (1,)},
+        {"layer1.0.conv1.total_ops": (1,), "total_params": (1,)},  # thop
+    ],
+)
 @torch.no_grad()
 def test_heads_stand_aside(tmp_path, more):
     network = cifar(small_resnet())
@@ -301,13 +333,22 @@ def test_heads_stand_aside(tmp_path, more):
 # -- weights that are none ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.fill_(float("nan")), r"layer2\.0\.conv1\.weight holds NaN or infinity \(73,728 of 73,728 values\)"),
-    (lambda t: t.index_fill_(0, torch.tensor(3), float("inf")), r"infinity \(576 of 73,728 values\).*take an earlier checkpoint"),
-    (lambda t: t.to(torch.int8), "is torch.int8, expected torch.float32"), (lambda t: t.to_sparse(), "is sparse"),
-    (lambda t: t.to("meta"), "without values"), (lambda t: t.to(torch.complex64), "is torch.complex64"),
-    (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is torch.qint8"), (lambda t: t[:, :, 0], "has shape"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.fill_(float("nan")), r"layer2\.0\.conv1\.weight holds NaN or infinity \(73,728 of 73,728 values\)"),
+        (
+            lambda t: t.index_fill_(0, torch.tensor(3), float("inf")),
+            r"infinity \(576 of 73,728 values\).*take an earlier checkpoint",
+        ),
+        (lambda t: t.to(torch.int8), "is torch.int8, expected torch.float32"),
+        (lambda t: t.to_sparse(), "is sparse"),
+        (lambda t: t.to("meta"), "without values"),
+        (lambda t: t.to(torch.complex64), "is torch.complex64"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is torch.qint8"),
+        (lambda t: t[:, :, 0], "has shape"),
+    ],
+)
 @pytest.mark.parametrize("name", ["c.pth"])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_weights_that_cannot_be_used(tmp_path, change, message, name):

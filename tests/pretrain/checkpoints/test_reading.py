@@ -41,8 +41,17 @@ def weights():
     """Tensors of several kinds, some of them sharing memory."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(4, 6, generator=generator)
-    return {"a.weight": base, "a.rows": base[1:3], "a.turned": base.t(), "b.half": base.half(), "b.brain": base.bfloat16(),
-            "c.count": torch.tensor(7), "c.flags": base > 0, "c.empty": torch.empty(0, 3), "d.parameter": nn.Parameter(base[0] * 2)}
+    return {
+        "a.weight": base,
+        "a.rows": base[1:3],
+        "a.turned": base.t(),
+        "b.half": base.half(),
+        "b.brain": base.bfloat16(),
+        "c.count": torch.tensor(7),
+        "c.flags": base > 0,
+        "c.empty": torch.empty(0, 3),
+        "d.parameter": nn.Parameter(base[0] * 2),
+    }
 
 
 def assert_weights(payload, prefix="model."):
@@ -153,18 +162,27 @@ def touch():
 
 
 ATTACKS = {
-    "os.system": lambda: Calls(os.system, "touch ran"), "os.mkdir": lambda: Calls(os.mkdir, "ran"),
-    "eval": lambda: Calls(eval, touch()), "exec": lambda: Calls(exec, touch()),
-    "subprocess": lambda: Calls(subprocess.call, ["touch", "ran"]), "open": lambda: Calls(open, "ran", "w"),
-    "partial": lambda: Calls(functools.partial(os.mkdir, "ran")), "path": lambda: Calls(pathlib.Path.touch, pathlib.Path("ran")),
-    "numpy": lambda: Calls(np.save, "ran", [1]), "torch.save": lambda: Calls(torch.save, [1], "ran"),
+    "os.system": lambda: Calls(os.system, "touch ran"),
+    "os.mkdir": lambda: Calls(os.mkdir, "ran"),
+    "eval": lambda: Calls(eval, touch()),
+    "exec": lambda: Calls(exec, touch()),
+    "subprocess": lambda: Calls(subprocess.call, ["touch", "ran"]),
+    "open": lambda: Calls(open, "ran", "w"),
+    "partial": lambda: Calls(functools.partial(os.mkdir, "ran")),
+    "path": lambda: Calls(pathlib.Path.touch, pathlib.Path("ran")),
+    "numpy": lambda: Calls(np.save, "ran", [1]),
+    "torch.save": lambda: Calls(torch.save, [1], "ran"),
     "torch.load": lambda: Calls(torch.load, io.BytesIO(pickle.dumps(Calls(os.mkdir, "ran")))),
-    "state": lambda: Calls(object.__reduce__, Calls(os.mkdir, "ran")), "map": lambda: Calls(list, map(os.mkdir, ["ran"])),
+    "state": lambda: Calls(object.__reduce__, Calls(os.mkdir, "ran")),
+    "map": lambda: Calls(list, map(os.mkdir, ["ran"])),
 }
 PLACES = {
-    "alone": lambda evil: evil, "in a dict": lambda evil: {"model": weights(), "x": evil},
-    "as weights": lambda evil: {"model": {"a.weight": evil}}, "in a Namespace": lambda evil: {"args": argparse.Namespace(a=evil)},
-    "as a key": lambda evil: {(1, evil): 2}, "own checkpoint": lambda evil: {"format": 1, "encoder": evil, "config": evil},
+    "alone": lambda evil: evil,
+    "in a dict": lambda evil: {"model": weights(), "x": evil},
+    "as weights": lambda evil: {"model": {"a.weight": evil}},
+    "in a Namespace": lambda evil: {"args": argparse.Namespace(a=evil)},
+    "as a key": lambda evil: {(1, evil): 2},
+    "own checkpoint": lambda evil: {"format": 1, "encoder": evil, "config": evil},
 }
 
 
@@ -244,7 +262,7 @@ KINDS = {
     "commented page": (lambda: b"<!-- saved -->\n<HTML lang=en>", "web page"),
     "pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 44000000\n", "LFS pointer.*git lfs pull"),
     "index": (lambda: b'{"weight_map": {"a": "b"}}', "an index of several files"),
-    "message": (lambda: b'{"error": "not found"}', "text that begins with '{\"error\""),
+    "message": (lambda: b'{"error": "not found"}', 'text that begins with \'{"error"'),
     "accents": (lambda: "é".encode() * 400, "text that begins with 'é"),
     "gzip": (lambda: gzip.compress(torch_bytes(weights())), "gzip; unpack it"),
     "tar": (tar_bytes, "tar archive; unpack it"),
@@ -262,8 +280,10 @@ KINDS = {
     "memo": (lambda: torch_zip(b"\x80\x02cx\ny\nr\xff\xff\xff\xff."), "not a torch file"),
     "frame": (lambda: torch_zip(b"\x80\x04cx\ny\n\x95" + b"\xff" * 8 + b"."), "not a torch file"),
     "long text": (lambda: torch_zip(b"\x80\x04cx\ny\n\x8d" + b"\x7f" * 8 + b"."), "not a torch file"),
-    "huge tensor": (lambda: torch_bytes(weights(), _use_new_zipfile_serialization=False).replace(
-        b"K\x18N", b"J\xff\xff\xff\x7fN"), "not a torch file"),
+    "huge tensor": (
+        lambda: torch_bytes(weights(), _use_new_zipfile_serialization=False).replace(b"K\x18N", b"J\xff\xff\xff\x7fN"),
+        "not a torch file",
+    ),
     "negative length": (lambda: struct.pack("<q", -5) + b"{" + bytes(50), "not a"),
 }
 
@@ -291,8 +311,11 @@ def test_the_content_tells_the_kind_not_the_name(tmp_path):
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path, message in ((tmp_path / "none.pt", "there is no checkpoint"), (tmp_path / "pipe", "that is an ordinary file"),
-                          (tmp_path, "that is an ordinary file")):
+    for path, message in (
+        (tmp_path / "none.pt", "there is no checkpoint"),
+        (tmp_path / "pipe", "that is an ordinary file"),
+        (tmp_path, "that is an ordinary file"),
+    ):
         with pytest.raises(UserError, match=message):
             read(path)
 
@@ -322,8 +345,10 @@ def one_line_or_payload(path):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(start=st.sampled_from([b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{", b"\x8a\n", b"<"]),
-       content=st.binary(max_size=300))
+@given(
+    start=st.sampled_from([b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04", b"\x10\0\0\0\0\0\0\0{", b"\x8a\n", b"<"]),
+    content=st.binary(max_size=300),
+)
 @example(start=b"", content=b"\x80")
 def test_any_bytes_end_in_one_line(tmp_path, start, content):
     path = tmp_path / "c.pth"
@@ -337,7 +362,7 @@ def test_a_damaged_file_ends_in_one_line(tmp_path, damaged_forms, data, form):
     content = bytearray(damaged_forms[form])
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    content = content[:data.draw(st.integers(len(content) // 2, len(content)))]
+    content = content[: data.draw(st.integers(len(content) // 2, len(content)))]
     path = tmp_path / "c.pth"
     path.write_bytes(content)
     one_line_or_payload(path)
@@ -348,9 +373,13 @@ def damaged_forms(tmp_path_factory):
     folder, plain = tmp_path_factory.mktemp("whole"), {"model": weights()}
     save_file({"a": torch.ones(3), "b": torch.ones(2, 2)}, folder / "s")
     more = plain | {"args": argparse.Namespace(a=1, b=np.float64(2))}
-    return {"zip": torch_bytes(plain), "legacy": torch_bytes(plain, _use_new_zipfile_serialization=False),
-            "namespace": torch_bytes(more), "legacy namespace": torch_bytes(more, _use_new_zipfile_serialization=False),
-            "safetensors": (folder / "s").read_bytes()}
+    return {
+        "zip": torch_bytes(plain),
+        "legacy": torch_bytes(plain, _use_new_zipfile_serialization=False),
+        "namespace": torch_bytes(more),
+        "legacy namespace": torch_bytes(more, _use_new_zipfile_serialization=False),
+        "safetensors": (folder / "s").read_bytes(),
+    }
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

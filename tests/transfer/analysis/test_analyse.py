@@ -29,8 +29,20 @@ WORDS = ["analysis", "--images", "48", "--pairs", "2", "--neighbours", "5"]
 def alone(tmp_path_factory) -> Path:
     """A network trained for width 0.5 alone."""
     directory = tmp_path_factory.mktemp("pretrained") / "alone"
-    pretrain(config.load("digits", [*TINY, "widths.min=0.5", "widths.max=0.5", "objective.distill_loss=none",
-                                    "evaluation.widths=[0.5]", "calibration.widths=[0.5]"]), directory)
+    pretrain(
+        config.load(
+            "digits",
+            [
+                *TINY,
+                "widths.min=0.5",
+                "widths.max=0.5",
+                "objective.distill_loss=none",
+                "evaluation.widths=[0.5]",
+                "calibration.widths=[0.5]",
+            ],
+        ),
+        directory,
+    )
     return directory
 
 
@@ -44,11 +56,16 @@ def test_records_of_every_measure_and_width(run_directory):
     found = values(records)
     alike = ("alignment", "uniformity", "rankme", "lidar", "updates")
     assert set(found) == {(name, width) for name in alike for width in (1.0, 0.5)} | {
-        (name, 0.5) for name in ("cka_full", "overlap_full", "order_first")}
+        (name, 0.5) for name in ("cka_full", "overlap_full", "order_first")
+    }
     for record in records:
         assert {name: record[name] for name in ("task", "dataset", "count", "seed", "changed")} == {
-            "task": "analysis", "dataset": "digits", "count": 48, "seed": 100,
-            "changed": {"images": 48, "pairs": 2, "neighbours": 5}}
+            "task": "analysis",
+            "dataset": "digits",
+            "count": 48,
+            "seed": 100,
+            "changed": {"images": 48, "pairs": 2, "neighbours": 5},
+        }
     assert 1 < found["rankme", 0.5] < found["rankme", 1.0] < 48
     assert (found["updates", 1.0], found["updates", 0.5]) == (2, 4)  # two steps, each of 1.0, of one above 0.5, and of 0.25
 
@@ -66,7 +83,7 @@ def test_values_are_those_of_the_network_itself(run_directory):
                 features[width] = encoder(images)
     assert found["rankme", 0.5] == pytest.approx(measures.rankme(features[0.5]), rel=1e-4)
     assert found["cka_full", 0.5] == pytest.approx(measures.linear_cka(features[0.5], features[1.0]), rel=1e-4)
-    first = features[1.0][:, :features[0.5].shape[1]]
+    first = features[1.0][:, : features[0.5].shape[1]]
     assert found["order_first", 0.5] == pytest.approx(measures.order_agreement(first, features[1.0]), abs=1e-4)
 
 
@@ -101,7 +118,8 @@ def test_what_is_there_is_not_measured_again(run_directory, alone, tmp_path, mon
     monkeypatch.setattr(evaluation, "measured", lambda *arguments: calls.append(arguments) or {})
     assert analyse(run_directory, widths=[1.0, 0.5], options=QUICK, against=[alone]) == first
     assert values(analyse(run_directory, widths=[0.5], options=QUICK)) == {
-        key: value for key, value in values(first).items() if key[1] == 0.5 and key[0] not in evaluation.TO_INDIVIDUAL}
+        key: value for key, value in values(first).items() if key[1] == 0.5 and key[0] not in evaluation.TO_INDIVIDUAL
+    }
     assert calls == []
     other = Path(shutil.copytree(alone, tmp_path / "other"))
     payload = torch.load(other / "checkpoint.pt", weights_only=True)
@@ -113,12 +131,15 @@ def test_what_is_there_is_not_measured_again(run_directory, alone, tmp_path, mon
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--images", "5", "--neighbours", "5"], "--neighbours 5 must be fewer than the 5 images; set --neighbours 4"),
-    (["--neighbours", "900"], "digits has 256 training images, too few for --neighbours 900; set --neighbours 255"),
-    (["--dataset", "digit"], "did you mean --dataset digits"),
-    (["--widths", "0.1"], "0.1"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--images", "5", "--neighbours", "5"], "--neighbours 5 must be fewer than the 5 images; set --neighbours 4"),
+        (["--neighbours", "900"], "digits has 256 training images, too few for --neighbours 900; set --neighbours 255"),
+        (["--dataset", "digit"], "did you mean --dataset digits"),
+        (["--widths", "0.1"], "0.1"),
+    ],
+)
 def test_mistakes_are_one_line_before_anything_is_written(run_directory, words, message):
     before = sorted(run_directory.iterdir())
     with pytest.raises(UserError, match=message) as error:
@@ -127,8 +148,23 @@ def test_mistakes_are_one_line_before_anything_is_written(run_directory, words, 
 
 
 def test_command_line(run_directory, alone, tmp_path, capsys):
-    assert main([*WORDS, "--checkpoint", str(run_directory), "--widths", "1.0", "0.5", "--against", str(alone), "--out",
-                 str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                *WORDS,
+                "--checkpoint",
+                str(run_directory),
+                "--widths",
+                "1.0",
+                "0.5",
+                "--against",
+                str(alone),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "digits: features of 48 training images, no labels" in shown and "cka_individual" in shown
     records = json.loads((tmp_path / "out" / "result.json").read_text())["records"]
@@ -143,8 +179,10 @@ def slow_updates(cfg, steps, width):
     return count
 
 
-@pytest.mark.parametrize("settings", [[], ["widths.sampling=dynamic"], ["objective.update=accumulate"],
-                                      ["widths.sampling=uniform", "objective.update=accumulate"]])
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["widths.sampling=dynamic"], ["objective.update=accumulate"], ["widths.sampling=uniform", "objective.update=accumulate"]],
+)
 def test_updates_are_counted_over_the_widths_that_were_drawn(settings):
     cfg = config.load("digits", settings)
     found = channel_updates(cfg, 40, [1.0, 0.75, 0.5, 0.25])

@@ -32,8 +32,11 @@ def unit(row):
 
 def test_alignment_is_the_mean_squared_distance_of_unit_vectors():
     first, second = features(0, 7, 3, 5), features(1, 7, 3, 5)
-    slow = [sum((a - b) ** 2 for a, b in zip(unit(x), unit(y), strict=True))
-            for one, two in zip(first, second, strict=True) for x, y in zip(one, two, strict=True)]
+    slow = [
+        sum((a - b) ** 2 for a, b in zip(unit(x), unit(y), strict=True))
+        for one, two in zip(first, second, strict=True)
+        for x, y in zip(one, two, strict=True)
+    ]
     assert measures.alignment(first, second) == pytest.approx(sum(slow) / len(slow), rel=1e-9)
     assert measures.alignment(first, 3 * first) == pytest.approx(0, abs=1e-12)
     assert measures.alignment(first, -first) == pytest.approx(4)
@@ -41,8 +44,12 @@ def test_alignment_is_the_mean_squared_distance_of_unit_vectors():
 
 def test_uniformity_is_the_logarithm_of_the_mean_gaussian_potential():
     rows = features(2, 11, 4)
-    slow = [math.exp(-2 * sum((a - b) ** 2 for a, b in zip(unit(x), unit(y), strict=True)))
-            for i, x in enumerate(rows) for j, y in enumerate(rows) if i != j]
+    slow = [
+        math.exp(-2 * sum((a - b) ** 2 for a, b in zip(unit(x), unit(y), strict=True)))
+        for i, x in enumerate(rows)
+        for j, y in enumerate(rows)
+        if i != j
+    ]
     assert measures.uniformity(rows) == pytest.approx(math.log(sum(slow) / len(slow)), rel=1e-9)
     assert measures.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-9)
     assert measures.uniformity(torch.tensor([[1.0, 0], [-1, 0]])) == pytest.approx(-8)  # the farthest two points can be
@@ -175,7 +182,13 @@ def test_order_agreement_is_spearmans_rho_for_each_image():
 def test_features_that_are_not_finite_have_no_measures(broken):
     rows, good = features(16, 8, 3), features(17, 8, 3)
     rows[2, 1] = broken
-    for value in (measures.alignment(rows, good), measures.uniformity(rows), measures.rankme(rows), measures.linear_cka(good, rows),
-                  measures.lidar(rows[:, None].expand(-1, 2, -1)), measures.neighbour_overlap(rows, good, 2),
-                  measures.order_agreement(good, rows)):
+    for value in (
+        measures.alignment(rows, good),
+        measures.uniformity(rows),
+        measures.rankme(rows),
+        measures.linear_cka(good, rows),
+        measures.lidar(rows[:, None].expand(-1, 2, -1)),
+        measures.neighbour_overlap(rows, good, 2),
+        measures.order_agreement(good, rows),
+    ):
         assert value is None

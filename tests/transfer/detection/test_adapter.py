@@ -21,16 +21,20 @@ def test_it_is_written_for_the_version_that_is_installed():
     assert detectron2.__version__ == adapter.VERSION
     assert Res5ROIHeads._build_res5_block and DatasetMapper._transform_annotations
     assert {"_class_names", "_is_2007", "_predictions"} <= {
-        *PascalVOCDetectionEvaluator.__init__.__code__.co_names, *PascalVOCDetectionEvaluator.reset.__code__.co_names}
+        *PascalVOCDetectionEvaluator.__init__.__code__.co_names,
+        *PascalVOCDetectionEvaluator.reset.__code__.co_names,
+    }
 
 
 def test_nothing_happens_at_import():
     """The command lines import every task; what a task patches is patched when it starts."""
-    code = ("import sys, warnings, PIL.Image; before = list(warnings.filters)\n"
-            "import transfer.finetuning, transfer.detection.command, transfer.segmentation.command\n"
-            "assert not {'detectron2', 'detectron2._C', 'mmseg', 'mmengine'} & sys.modules.keys()\n"
-            "assert not hasattr(PIL.Image, 'LINEAR') or '.LINEAR' in open(PIL.Image.__file__).read()\n"
-            "assert not [f for f in warnings.filters if f[1] and 'torch.jit.script' in f[1].pattern]\n")
+    code = (
+        "import sys, warnings, PIL.Image; before = list(warnings.filters)\n"
+        "import transfer.finetuning, transfer.detection.command, transfer.segmentation.command\n"
+        "assert not {'detectron2', 'detectron2._C', 'mmseg', 'mmengine'} & sys.modules.keys()\n"
+        "assert not hasattr(PIL.Image, 'LINEAR') or '.LINEAR' in open(PIL.Image.__file__).read()\n"
+        "assert not [f for f in warnings.filters if f[1] and 'torch.jit.script' in f[1].pattern]\n"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -18,8 +18,19 @@ from transfer.finetuning import Finetuning, check
 from transfer.finetuning.running import run_widths
 from transfer.run import main
 
-SMALL = ["--iterations", "3", "--batch-size", "2", "--pictures", "2", "--set", "MODEL.FPN.OUT_CHANNELS", "8",
-         "MODEL.ROI_BOX_HEAD.FC_DIM", "16"]
+SMALL = [
+    "--iterations",
+    "3",
+    "--batch-size",
+    "2",
+    "--pictures",
+    "2",
+    "--set",
+    "MODEL.FPN.OUT_CHANNELS",
+    "8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "16",
+]
 
 
 def detection(checkpoint, *words):
@@ -34,18 +45,33 @@ def test_boxes_of_digits_at_two_widths(run_directory, scenes, tmp_path, capsys):
     assert "0 missing, 0 unexpected" in printed and str(run_directory / "result.json") in printed
     records = RunDirectory(run_directory).records()
     assert [(r["width"], r["metric"]) for r in records] == [
-        (w, f"box_{m}") for w in (1.0, 0.25) for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+        (w, f"box_{m}") for w in (1.0, 0.25) for m in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    ]
     first = records[0]
     assert {first[k] for k in ("task", "dataset", "model", "schedule", "initial")} == {
-        "detection", "digits", "faster_rcnn_small_fpn", "quick", "pretrained"}
+        "detection",
+        "digits",
+        "faster_rcnn_small_fpn",
+        "quick",
+        "pretrained",
+    }
     assert first["seed"] == 100 and first["count"] == 4 and first["parameters"] > records[-1]["parameters"]
     assert records[-1]["value"] is None  # nothing is large
     runs = sorted((run_directory / "transfer" / "detection").iterdir())
     assert len(runs) == 2
     for run in runs:
-        assert {path.name for path in run.iterdir()} >= {"config.yaml", "status.json", "metrics.jsonl", "provenance.json",
-                                                         "result.json", "weights.json", "classes.json", "detector.pth",
-                                                         "detectron2.yaml", "predictions.png"}
+        assert {path.name for path in run.iterdir()} >= {
+            "config.yaml",
+            "status.json",
+            "metrics.jsonl",
+            "provenance.json",
+            "result.json",
+            "weights.json",
+            "classes.json",
+            "detector.pth",
+            "detectron2.yaml",
+            "predictions.png",
+        }
         assert RunDirectory(run).status()["state"] == "done" and np.array(Image.open(run / "predictions.png")).std() > 10
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert {row["name"] for row in rows} >= {"loss", "loss_cls", "lr"} and {row["step"] for row in rows} == {3}
@@ -62,25 +88,30 @@ def test_masks_and_voc(run_directory, scenes, tmp_path, capsys):
     assert detection(run_directory, "--dataset", "voc", "--data-dir", str(scenes), *out) == 0
     records = RunDirectory(tmp_path / "scores").records()
     assert {(r["dataset"], r["model"]) for r in records} == {
-        ("digits", "mask_rcnn_small_fpn"), (scenes.name, "faster_rcnn_small_fpn")}
+        ("digits", "mask_rcnn_small_fpn"),
+        (scenes.name, "faster_rcnn_small_fpn"),
+    }
     voc = [r["metric"] for r in records if r["settings"]["metric"] == "voc2012"]
     assert len(records) - len(voc) == 12 and voc == ["box_AP", "box_AP50", "box_AP75"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; set --model faster_rcnn_fpn"),
-    (["--model", "fastrcnn_fpn"], "did you mean --model faster_rcnn_fpn"),
-    (["--dataset", "pascal"], "unknown --dataset 'pascal'"),
-    (["--dataset", "voc"], "--data-dir"),
-    (["--schedule", "coco1x"], "did you mean --schedule coco_1x"),
-    (["--initial", "imagenet"], "pretrained, random"),
-    (["--norm", "gn"], "auto, bn, syncbn, frozen"),
-    (["--norm", "syncbn"], "needs GPUs"),
-    (["--widths", "0.1"], "outside the trained range"),
-    (["--size", "0"], "argument --size: '0'"),
-    (["--workers", "-1"], "argument --workers: '-1'"),
-    (["--device", "tpu"], "is not a device"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; set --model faster_rcnn_fpn"),
+        (["--model", "fastrcnn_fpn"], "did you mean --model faster_rcnn_fpn"),
+        (["--dataset", "pascal"], "unknown --dataset 'pascal'"),
+        (["--dataset", "voc"], "--data-dir"),
+        (["--schedule", "coco1x"], "did you mean --schedule coco_1x"),
+        (["--initial", "imagenet"], "pretrained, random"),
+        (["--norm", "gn"], "auto, bn, syncbn, frozen"),
+        (["--norm", "syncbn"], "needs GPUs"),
+        (["--widths", "0.1"], "outside the trained range"),
+        (["--size", "0"], "argument --size: '0'"),
+        (["--workers", "-1"], "argument --workers: '-1'"),
+        (["--device", "tpu"], "is not a device"),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_nothing(words, message, trained, scenes, tmp_path):
     data = [] if "voc" in words else ["--data-dir", str(scenes)]
     with pytest.raises(UserError, match=message):

@@ -126,54 +126,66 @@ def coco_changed(scenes, tmp_path, change, split="train") -> Path:
         content = json.loads(text)
         change(content)
         return json.dumps(content)
+
     return edited(scenes, tmp_path, f"annotations/instances_{split}2017.json", edit)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c["images"][0].update(file_name="gone.jpg"), r"1 files are missing: .*gone\.jpg"),
-    (lambda c: c["annotations"][0].update(bbox=[40, 2, 30, 10]), "1 boxes are outside their image; .*--clip-boxes.*right 70"),
-    (lambda c: c["annotations"][0].update(category_id=99), "1 boxes of no known image or class: .*category 99"),
-    (lambda c: c["annotations"][0].update(image_id=99), "no known image or class: .*image 99"),
-    (lambda c: c.pop("annotations"), "has no annotations"),
-    (lambda c: c["categories"].append({"id": 11, "name": "ten"}), r"do not have the same categories \(ten\)"),
-    (lambda c: c["images"][0].update(width=47), r"annotations\[0\]\.segmentation\.size is \[48, 48\]"),
-    (lambda c: [c["images"][0].update(width=47), *(a.pop("segmentation") for a in c["annotations"])],
-     "48 x 48 pixels, its annotation says 47 x 48"),
-    (lambda c: c["annotations"][0].pop("bbox"), r"train2017\.json: annotations\[0\]\.bbox is missing; set it to four numbers"),
-    (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\]\.bbox is \[1, 2, 3\]"),
-    (lambda c: c["annotations"][1].update(bbox=["1", 2, 3, 4]), r"annotations\[1\]\.bbox is \['1', 2, 3, 4\]"),
-    (lambda c: c["annotations"][1].update(bbox=[float("nan")] * 4), r"annotations\[1\]\.bbox is \[nan, nan"),
-    (lambda c: c["annotations"][1].update(bbox=[0, 0, float("inf"), 1]), r"annotations\[1\]\.bbox is \[0, 0, inf"),
-    (lambda c: c["annotations"][1].update(bbox=[None, 0, 1, 1]), r"annotations\[1\]\.bbox is \[None"),
-    (lambda c: c["annotations"][1].update(bbox=[True, 0, 9, 9]), r"annotations\[1\]\.bbox is \[True"),
-    (lambda c: c["annotations"][1].update(bbox={"x": 1}), r"annotations\[1\]\.bbox is \{'x': 1\}"),
-    (lambda c: c["annotations"][1].update(bbox=[9, 9, -4, 5]), r"annotations\[1\]\.bbox .* of negative width or height"),
-    (lambda c: c["annotations"][0].pop("id"), r"annotations\[0\]\.id is missing"),
-    (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), r"annotations\[1\]\.id is 1, as of annotations\[0\]"),
-    (lambda c: c["annotations"][0].update(id="a"), r"annotations\[0\]\.id is 'a'; set it to a whole number"),
-    (lambda c: c["annotations"][0].pop("image_id"), r"annotations\[0\]\.image_id is missing"),
-    (lambda c: c["annotations"][0].update(iscrowd="no"), r"annotations\[0\]\.iscrowd is 'no'; set it to 0 or 1"),
-    (lambda c: c["annotations"][0].update(area=-1), r"annotations\[0\]\.area is -1"),
-    (lambda c: c["annotations"][0].update(area=float("nan")), r"annotations\[0\]\.area is nan"),
-    (lambda c: c["annotations"].__setitem__(0, None), r"annotations\[0\] is None; it must be an object"),
-    (lambda c: c["images"][0].pop("width"),
-     r"images\[0\]\.width is missing; set it to a whole number from 1: 000001\.jpg has 48 x 48"),
-    (lambda c: c["images"][0].update(width=-1, height=-1), r"images\[0\]\.width is -1; .* 000001\.jpg has 48 x 48"),
-    (lambda c: c["images"][0].update(height="48"), r"images\[0\]\.height is '48'"),
-    (lambda c: c["images"][0].pop("file_name"), r"images\[0\]\.file_name is missing; set it to a text"),
-    (lambda c: c["images"][0].pop("id"), r"images\[0\]\.id is missing"),
-    (lambda c: c["images"][1].update(id=c["images"][0]["id"]), r"images\[1\]\.id is 1, which another image has"),
-    (lambda c: c["images"][1].update(file_name="000001.jpg"),
-     r"images\[1\]\.file_name is '000001\.jpg', the file of the image with id 1"),
-    (lambda c: c["images"][0].update(file_name="../train2017/000001.jpg"), "leads out of the data's folder"),
-    (lambda c: c["images"][0].update(file_name="/etc/000001.jpg"), "leads out of the data's folder"),
-    (lambda c: c["categories"][0].pop("name"), r"categories\[0\]\.name is missing"),
-    (lambda c: c["categories"][1].update(id=1), r"categories\[1\]\.id is 1, which another category has"),
-    (lambda c: c["categories"][1].update(name="0"), r"categories\[1\]\.name is '0', which another category has"),
-    (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "train on have no box of an object at all"),
-    (lambda c: [a.update(bbox=[x / 48 for x in a["bbox"]]) for a in c["annotations"]],
-     "8 images have boxes within one pixel at their corner, as if they were shares .* multiply them"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][0].update(file_name="gone.jpg"), r"1 files are missing: .*gone\.jpg"),
+        (lambda c: c["annotations"][0].update(bbox=[40, 2, 30, 10]), "1 boxes are outside their image; .*--clip-boxes.*right 70"),
+        (lambda c: c["annotations"][0].update(category_id=99), "1 boxes of no known image or class: .*category 99"),
+        (lambda c: c["annotations"][0].update(image_id=99), "no known image or class: .*image 99"),
+        (lambda c: c.pop("annotations"), "has no annotations"),
+        (lambda c: c["categories"].append({"id": 11, "name": "ten"}), r"do not have the same categories \(ten\)"),
+        (lambda c: c["images"][0].update(width=47), r"annotations\[0\]\.segmentation\.size is \[48, 48\]"),
+        (
+            lambda c: [c["images"][0].update(width=47), *(a.pop("segmentation") for a in c["annotations"])],
+            "48 x 48 pixels, its annotation says 47 x 48",
+        ),
+        (lambda c: c["annotations"][0].pop("bbox"), r"train2017\.json: annotations\[0\]\.bbox is missing; set it to four numbers"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\]\.bbox is \[1, 2, 3\]"),
+        (lambda c: c["annotations"][1].update(bbox=["1", 2, 3, 4]), r"annotations\[1\]\.bbox is \['1', 2, 3, 4\]"),
+        (lambda c: c["annotations"][1].update(bbox=[float("nan")] * 4), r"annotations\[1\]\.bbox is \[nan, nan"),
+        (lambda c: c["annotations"][1].update(bbox=[0, 0, float("inf"), 1]), r"annotations\[1\]\.bbox is \[0, 0, inf"),
+        (lambda c: c["annotations"][1].update(bbox=[None, 0, 1, 1]), r"annotations\[1\]\.bbox is \[None"),
+        (lambda c: c["annotations"][1].update(bbox=[True, 0, 9, 9]), r"annotations\[1\]\.bbox is \[True"),
+        (lambda c: c["annotations"][1].update(bbox={"x": 1}), r"annotations\[1\]\.bbox is \{'x': 1\}"),
+        (lambda c: c["annotations"][1].update(bbox=[9, 9, -4, 5]), r"annotations\[1\]\.bbox .* of negative width or height"),
+        (lambda c: c["annotations"][0].pop("id"), r"annotations\[0\]\.id is missing"),
+        (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), r"annotations\[1\]\.id is 1, as of annotations\[0\]"),
+        (lambda c: c["annotations"][0].update(id="a"), r"annotations\[0\]\.id is 'a'; set it to a whole number"),
+        (lambda c: c["annotations"][0].pop("image_id"), r"annotations\[0\]\.image_id is missing"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), r"annotations\[0\]\.iscrowd is 'no'; set it to 0 or 1"),
+        (lambda c: c["annotations"][0].update(area=-1), r"annotations\[0\]\.area is -1"),
+        (lambda c: c["annotations"][0].update(area=float("nan")), r"annotations\[0\]\.area is nan"),
+        (lambda c: c["annotations"].__setitem__(0, None), r"annotations\[0\] is None; it must be an object"),
+        (
+            lambda c: c["images"][0].pop("width"),
+            r"images\[0\]\.width is missing; set it to a whole number from 1: 000001\.jpg has 48 x 48",
+        ),
+        (lambda c: c["images"][0].update(width=-1, height=-1), r"images\[0\]\.width is -1; .* 000001\.jpg has 48 x 48"),
+        (lambda c: c["images"][0].update(height="48"), r"images\[0\]\.height is '48'"),
+        (lambda c: c["images"][0].pop("file_name"), r"images\[0\]\.file_name is missing; set it to a text"),
+        (lambda c: c["images"][0].pop("id"), r"images\[0\]\.id is missing"),
+        (lambda c: c["images"][1].update(id=c["images"][0]["id"]), r"images\[1\]\.id is 1, which another image has"),
+        (
+            lambda c: c["images"][1].update(file_name="000001.jpg"),
+            r"images\[1\]\.file_name is '000001\.jpg', the file of the image with id 1",
+        ),
+        (lambda c: c["images"][0].update(file_name="../train2017/000001.jpg"), "leads out of the data's folder"),
+        (lambda c: c["images"][0].update(file_name="/etc/000001.jpg"), "leads out of the data's folder"),
+        (lambda c: c["categories"][0].pop("name"), r"categories\[0\]\.name is missing"),
+        (lambda c: c["categories"][1].update(id=1), r"categories\[1\]\.id is 1, which another category has"),
+        (lambda c: c["categories"][1].update(name="0"), r"categories\[1\]\.name is '0', which another category has"),
+        (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "train on have no box of an object at all"),
+        (
+            lambda c: [a.update(bbox=[x / 48 for x in a["bbox"]]) for a in c["annotations"]],
+            "8 images have boxes within one pixel at their corner, as if they were shares .* multiply them",
+        ),
+    ],
+)
 def test_what_is_wrong_with_coco_is_named(change, message, scenes, tmp_path):
     with pytest.raises(UserError, match=message):
         data.load("coco", coco_changed(scenes, tmp_path, change))
@@ -182,23 +194,26 @@ def test_what_is_wrong_with_coco_is_named(change, message, scenes, tmp_path):
 HUGE = {"size": [46341, 46341], "counts": [46341 * 46341]}
 
 
-@pytest.mark.parametrize(("mask", "message"), [
-    (HUGE, r"\.size is \[46341, 46341\], and height and width of its image are \[48, 48\]"),
-    (HUGE | {"size": [48, 48]}, r"\.counts make up 2,147,488,281 pixels, and its image has 2,304"),
-    ({"size": [48, 48], "counts": "!!!!"}, r"\.counts is not a string of compressed run lengths"),
-    ({"size": [48, 48], "counts": "o"}, r"\.counts is not a string of"),
-    ({"size": [48, 48], "counts": "\ud800"}, r"\.counts is not a string of"),
-    ({"size": [48, 48], "counts": [2310, -6]}, r"\.counts has run lengths that are not whole numbers"),
-    ({"size": [48, 48], "counts": 7}, r"\.counts has run lengths that are no"),
-    ({"size": [48, 48]}, " is neither a list of polygons nor run lengths"),
-    ([1, 2, 3, 4, 5, 6], r"\[0\] is not a list"),
-    ([[1, 2, 3, 4]], r"\[0\] has 4 numbers"),
-    ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], r"\[1\] has 7 numbers"),
-    ([[1, 2, 3, 4, 5, "6"]], r"\[0\] has values that are not numbers"),
-    ([[1, 2, 3, 4, 5, float("nan")]], r"\[0\] has values that are not numbers"),
-    ([[0, 0, 1e9, 0, 1e9, 1e9]], r"\[0\] is far outside its image of 48 x 48"),
-    ("a mask", " is neither"),
-])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (HUGE, r"\.size is \[46341, 46341\], and height and width of its image are \[48, 48\]"),
+        (HUGE | {"size": [48, 48]}, r"\.counts make up 2,147,488,281 pixels, and its image has 2,304"),
+        ({"size": [48, 48], "counts": "!!!!"}, r"\.counts is not a string of compressed run lengths"),
+        ({"size": [48, 48], "counts": "o"}, r"\.counts is not a string of"),
+        ({"size": [48, 48], "counts": "\ud800"}, r"\.counts is not a string of"),
+        ({"size": [48, 48], "counts": [2310, -6]}, r"\.counts has run lengths that are not whole numbers"),
+        ({"size": [48, 48], "counts": 7}, r"\.counts has run lengths that are no"),
+        ({"size": [48, 48]}, " is neither a list of polygons nor run lengths"),
+        ([1, 2, 3, 4, 5, 6], r"\[0\] is not a list"),
+        ([[1, 2, 3, 4]], r"\[0\] has 4 numbers"),
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], r"\[1\] has 7 numbers"),
+        ([[1, 2, 3, 4, 5, "6"]], r"\[0\] has values that are not numbers"),
+        ([[1, 2, 3, 4, 5, float("nan")]], r"\[0\] has values that are not numbers"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], r"\[0\] is far outside its image of 48 x 48"),
+        ("a mask", " is neither"),
+    ],
+)
 def test_masks_that_cannot_be_right_are_named_and_never_unfolded(mask, message, scenes, tmp_path):
     with pytest.raises(UserError, match=r"annotations\[2\]\.segmentation" + message):
         data.load("coco", coco_changed(scenes, tmp_path, lambda c: c["annotations"][2].update(segmentation=mask)))
@@ -232,6 +247,7 @@ def test_what_other_tools_leave_out_or_number_from_0_changes_nothing(scenes, tmp
             del annotation["iscrowd"], annotation["area"]
         for image in content["images"]:
             image.update(width=float(image["width"]), file_name=f"./{image['file_name']}")
+
     usual = data.load("coco", scenes)
     other = data.load("coco", coco_changed(scenes, tmp_path, change, "val"))
     assert [plain(r) | {"file_name": ""} for r in other.test.records] == [plain(r) | {"file_name": ""} for r in usual.test.records]
@@ -243,6 +259,7 @@ def test_file_names_with_folders(scenes, tmp_path):
     def change(content):
         for image, place in zip(content["images"], ("day1/", "./day1/", "day1\\", "train2017/day1/") * 2, strict=True):
             image["file_name"] = place + image["file_name"]
+
     root = coco_changed(scenes, tmp_path, change)
     (root / "train2017").rename(root / "day1")
     (root / "train2017").mkdir()
@@ -256,6 +273,7 @@ def test_what_is_trained_and_scored_on_is_said(scenes, tmp_path):
         content["annotations"][0].update(bbox=[4, 4, 0, 5])
         content["annotations"][-1].update(iscrowd=1)
         content["images"] += [content["images"][0], {"id": 99, "file_name": "x.PNG", "width": 48, "height": 48}]
+
     root = coco_changed(scenes, tmp_path, change)
     Image.new("L", (48, 48)).save(root / "train2017/x.PNG")
     Image.new("L", (48, 48)).save(root / "train2017/y.tif")
@@ -326,6 +344,7 @@ def test_boxes_are_cut_where_that_is_asked_for(scenes, tmp_path):
     def change(content):
         content["annotations"][0].update(bbox=[40, 2, 30, 10])
         content["annotations"][1].update(bbox=[4, 4, 0, 5])
+
     found = data.load("coco", coco_changed(scenes, tmp_path, change), clip=True)
     assert corners(found.train.records[0])[0] == [40, 2, 48, 12]
     assert any(note.startswith("1 boxes have no area and are not used") for note in found.notes)
@@ -334,6 +353,7 @@ def test_boxes_are_cut_where_that_is_asked_for(scenes, tmp_path):
 def test_classes_without_a_box_are_named(scenes, tmp_path):
     def change(content):
         content["annotations"] = [a for a in content["annotations"] if a["category_id"] > 2]
+
     found = data.load("coco", coco_changed(scenes, tmp_path, change))
     assert any("no box to be trained on: 0; 1" in note for note in found.notes)
 
@@ -347,41 +367,70 @@ def test_an_object_without_a_mask_and_one_without_an_area_are_named(scenes, tmp_
     def change(content):
         content["annotations"][1].update(segmentation=[], area=0)
         content["annotations"][-1].update(segmentation=[], iscrowd=1)  # of a crowd its box is the mask
+
     found = data.load("coco", coco_changed(scenes, tmp_path, change))
     assert found.mask_format is None and len(found.unmasked) == 1 and found.unmasked[0].startswith("annotation 2 of 0000")
     note = f"1 annotations of instances_train2017.json have no area; that of their box is used: {found.unmasked[0]}"
     assert note in found.notes
 
 
-@pytest.mark.parametrize(("relative", "change", "message"), [
-    ("ImageSets/Main/trainval.txt", lambda text: "nothing\n" + text, r"1 files are missing: .*nothing\.jpg"),
-    ("ImageSets/Main/trainval.txt", lambda text: "\n", "names no image"),
-    ("ImageSets/Main/trainval.txt", lambda text: text + "/etc/x\n",
-     r"trainval\.txt, line 9: '/etc/x' leads out of the data's folder"),
-    ("ImageSets/Main/test.txt", lambda text: "../x\n" + text, r"test\.txt, line 1: '../x' leads out of the data's folder"),
-    ("Annotations/000001.xml", lambda text: text.replace("<height>", "<hoehe>").replace("</height>", "</hoehe>"),
-     r"000001\.xml: <size><height> is missing; add it"),
-    ("Annotations/000001.xml", lambda text: text.replace("<width>48", "<width>0"), r"<size><width> is 0; set it to the picture's"),
-    ("Annotations/000001.xml", lambda text: text.replace("<width>48", "<width>many"),
-     r"<size><width> is 'many'; set it to a number"),
-    ("Annotations/000001.xml", lambda text: re.sub("<name>.</name>", "<name> </name>", text, count=1),
-     "<name> of object 1 is empty"),
-    ("Annotations/000001.xml", lambda text: re.sub("<name>.</name>", "", text, count=1), "<name> of object 1 is missing"),
-    ("Annotations/000001.xml", lambda text: re.sub("<bndbox>.*?</bndbox>", "", text, count=1),
-     r"<bndbox><xmin> of object 1 .* is missing"),
-    ("Annotations/000001.xml", lambda text: text.replace("<xmin>", "<xmin>nan<x/>"), r"<bndbox><xmin> of object 1 .* is nan"),
-    ("Annotations/000001.xml", lambda text: text.replace("<xmax>", "<xmax>-"), r"<xmax> of object 1 .* less than <xmin>"),
-    ("Annotations/000001.xml", lambda text: text.replace("<difficult>0", "<difficult>perhaps"),
-     "<difficult> of object 1 .* set it to 0 or 1"),
-    ("Annotations/000001.xml", lambda text: "<!DOCTYPE a [<!ENTITY b 'b'>]>" + text, "has a document type"),
-    ("Annotations/000001.xml", lambda text: "", "is not an annotation of Pascal VOC"),
-    ("Annotations/000001.xml", lambda text: re.sub(r"(<.m..>)(\d+)", lambda m: f"{m[1]}{int(m[2]) / 48:.3f}", text),
-     "1 images have boxes within one pixel at their corner, .*multiply"),
-    ("Annotations/000001.xml", lambda text: text[:60], "is not an annotation of Pascal VOC"),
-    ("Annotations/000001.xml", lambda text: text.replace("<xmax>", "<xmax>9"), "are outside their image"),
-    ("Annotations/000001.xml", lambda text: text.replace("<width>48", "<width>50"), "48 x 48 pixels"),
-    ("Annotations/000009.xml", lambda text: text.replace("<object><name>", "<object><name>x"), "of no known image or class: x"),
-])
+@pytest.mark.parametrize(
+    ("relative", "change", "message"),
+    [
+        ("ImageSets/Main/trainval.txt", lambda text: "nothing\n" + text, r"1 files are missing: .*nothing\.jpg"),
+        ("ImageSets/Main/trainval.txt", lambda text: "\n", "names no image"),
+        (
+            "ImageSets/Main/trainval.txt",
+            lambda text: text + "/etc/x\n",
+            r"trainval\.txt, line 9: '/etc/x' leads out of the data's folder",
+        ),
+        ("ImageSets/Main/test.txt", lambda text: "../x\n" + text, r"test\.txt, line 1: '../x' leads out of the data's folder"),
+        (
+            "Annotations/000001.xml",
+            lambda text: text.replace("<height>", "<hoehe>").replace("</height>", "</hoehe>"),
+            r"000001\.xml: <size><height> is missing; add it",
+        ),
+        (
+            "Annotations/000001.xml",
+            lambda text: text.replace("<width>48", "<width>0"),
+            r"<size><width> is 0; set it to the picture's",
+        ),
+        (
+            "Annotations/000001.xml",
+            lambda text: text.replace("<width>48", "<width>many"),
+            r"<size><width> is 'many'; set it to a number",
+        ),
+        (
+            "Annotations/000001.xml",
+            lambda text: re.sub("<name>.</name>", "<name> </name>", text, count=1),
+            "<name> of object 1 is empty",
+        ),
+        ("Annotations/000001.xml", lambda text: re.sub("<name>.</name>", "", text, count=1), "<name> of object 1 is missing"),
+        (
+            "Annotations/000001.xml",
+            lambda text: re.sub("<bndbox>.*?</bndbox>", "", text, count=1),
+            r"<bndbox><xmin> of object 1 .* is missing",
+        ),
+        ("Annotations/000001.xml", lambda text: text.replace("<xmin>", "<xmin>nan<x/>"), r"<bndbox><xmin> of object 1 .* is nan"),
+        ("Annotations/000001.xml", lambda text: text.replace("<xmax>", "<xmax>-"), r"<xmax> of object 1 .* less than <xmin>"),
+        (
+            "Annotations/000001.xml",
+            lambda text: text.replace("<difficult>0", "<difficult>perhaps"),
+            "<difficult> of object 1 .* set it to 0 or 1",
+        ),
+        ("Annotations/000001.xml", lambda text: "<!DOCTYPE a [<!ENTITY b 'b'>]>" + text, "has a document type"),
+        ("Annotations/000001.xml", lambda text: "", "is not an annotation of Pascal VOC"),
+        (
+            "Annotations/000001.xml",
+            lambda text: re.sub(r"(<.m..>)(\d+)", lambda m: f"{m[1]}{int(m[2]) / 48:.3f}", text),
+            "1 images have boxes within one pixel at their corner, .*multiply",
+        ),
+        ("Annotations/000001.xml", lambda text: text[:60], "is not an annotation of Pascal VOC"),
+        ("Annotations/000001.xml", lambda text: text.replace("<xmax>", "<xmax>9"), "are outside their image"),
+        ("Annotations/000001.xml", lambda text: text.replace("<width>48", "<width>50"), "48 x 48 pixels"),
+        ("Annotations/000009.xml", lambda text: text.replace("<object><name>", "<object><name>x"), "of no known image or class: x"),
+    ],
+)
 def test_what_is_wrong_with_voc_is_named(relative, change, message, scenes, tmp_path):
     with pytest.raises(UserError, match=message):
         data.load("voc", edited(scenes, tmp_path, relative, change))
@@ -390,6 +439,7 @@ def test_what_is_wrong_with_voc_is_named(relative, change, message, scenes, tmp_
 def test_voc_as_people_write_it(scenes, tmp_path):
     def change(text):
         return text.replace("<difficult>0", "<difficult>True").replace("<object>", "\n<object>\n")
+
     root = edited(scenes, tmp_path, "Annotations/000001.xml", change)
     for number, suffix in ((1, ".PNG"), (2, ".JPG"), (3, ".webp"), (4, ".jpeg")):
         old = root / "JPEGImages" / f"{number:06d}.jpg"
@@ -421,8 +471,11 @@ def test_two_images_of_one_name(scenes, tmp_path):
 
 def test_pipes_for_annotations_end_at_once(scenes, tmp_path):
     root = Path(shutil.copytree(scenes, tmp_path / "scenes"))
-    for relative, dataset in (("annotations/instances_train2017.json", "coco"), ("ImageSets/Main/test.txt", "voc"),
-                              ("Annotations/000001.xml", "voc")):
+    for relative, dataset in (
+        ("annotations/instances_train2017.json", "coco"),
+        ("ImageSets/Main/test.txt", "voc"),
+        ("Annotations/000001.xml", "voc"),
+    ):
         kept = (root / relative).read_bytes()
         (root / relative).unlink()
         os.mkfifo(root / relative)
@@ -438,8 +491,11 @@ def test_deep_json_is_one_line(scenes, tmp_path):
 
 
 def test_places_where_no_data_is(scenes, tmp_path):
-    for dataset, where, message in (("voc", tmp_path / "x", "there is no directory"),
-                                    ("voc", tmp_path, "Pascal VOC's layout"), ("coco", tmp_path, "COCO's layout")):
+    for dataset, where, message in (
+        ("voc", tmp_path / "x", "there is no directory"),
+        ("voc", tmp_path, "Pascal VOC's layout"),
+        ("coco", tmp_path, "COCO's layout"),
+    ):
         with pytest.raises(UserError, match=message):
             data.load(dataset, where)
     (tmp_path / "annotations").mkdir()

@@ -71,8 +71,12 @@ def by_pycocotools(json_file, predictions, kind):
     def mean(values):
         return values[values > -1].mean() if (values > -1).any() else None
 
-    whole = [mean(precision[:, :, :, 0]), mean(precision[0, :, :, 0]), mean(precision[5, :, :, 0]),
-             *(mean(precision[:, :, :, area]) for area in (1, 2, 3))]
+    whole = [
+        mean(precision[:, :, :, 0]),
+        mean(precision[0, :, :, 0]),
+        mean(precision[5, :, :, 0]),
+        *(mean(precision[:, :, :, area]) for area in (1, 2, 3)),
+    ]
     return whole, [mean(precision[:, :, category, 0]) for category in range(precision.shape[2])]
 
 
@@ -86,7 +90,8 @@ def test_coco_scores_are_those_of_pycocotools(scenes, tmp_path):
         assert ours == [None if value is None else pytest.approx(value) for value in whole]
         assert 0 < ours[0] < 1 and ours[-1] is None  # there is nothing large
         assert [result.classes[c][f"{name}_AP"] for c in found.classes] == [
-            None if value is None else pytest.approx(value) for value in classes]
+            None if value is None else pytest.approx(value) for value in classes
+        ]
 
 
 def changed(scenes, place, change):
@@ -100,6 +105,7 @@ def changed(scenes, place, change):
 
 def test_ids_from_0_and_boxes_of_no_area_change_no_score(scenes, tmp_path):
     """Ids of annotations, images and categories; pycocotools takes a match with annotation 0 for no match."""
+
     def change(content):
         for entry in (*content["annotations"], *content["images"], *content["categories"]):
             entry["id"] -= 1 if "file_name" not in entry else 9
@@ -133,7 +139,7 @@ def test_ids_from_0_and_boxes_of_no_area_change_no_score(scenes, tmp_path):
 def test_evaluation_leaves_the_data_as_it_is(scenes, tmp_path):
     """Names of any kind: with spaces, quotes and folders; nothing but the run's own directory is written to."""
     root = Path(shutil.copytree(scenes, tmp_path / "scenes"))
-    names = {"000009": "a b", "000010": "x/y", "000011": "it's \"one\"", "000012": "ü;$(id)"}
+    names = {"000009": "a b", "000010": "x/y", "000011": 'it\'s "one"', "000012": "ü;$(id)"}
     for old, new in names.items():
         for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
             (root / folder / new).parent.mkdir(exist_ok=True)
@@ -155,16 +161,26 @@ def test_voc_scores_are_those_of_plain_loops(metric, scenes, tmp_path):
     guesses = {record["image_id"]: Guess(found).instances(record) for record in found.test.records}
     by_class = {}
     for number, name in enumerate(found.classes):
-        truth = {record["image_id"]: [(box["bbox"][0] + 1, box["bbox"][1] + 1, *box["bbox"][2:]) for box in record["annotations"]
-                                      if box["category_id"] == number] for record in found.test.records}
-        guessed = [(image, round(float(score), 3), (box[0] + 1, box[1] + 1, box[2], box[3])) for image, made in guesses.items()
-                   for box, score, label in zip(made.pred_boxes.tensor.tolist(), made.scores, made.pred_classes, strict=True)
-                   if label == number]
+        truth = {
+            record["image_id"]: [
+                (box["bbox"][0] + 1, box["bbox"][1] + 1, *box["bbox"][2:])
+                for box in record["annotations"]
+                if box["category_id"] == number
+            ]
+            for record in found.test.records
+        }
+        guessed = [
+            (image, round(float(score), 3), (box[0] + 1, box[1] + 1, box[2], box[3]))
+            for image, made in guesses.items()
+            for box, score, label in zip(made.pred_boxes.tensor.tolist(), made.scores, made.pred_classes, strict=True)
+            if label == number
+        ]
         if any(truth.values()):
             by_class[name] = [average_precision(truth, guessed, t / 100, metric == "voc2007") for t in VOC_THRESHOLDS]
     expected = np.array(list(by_class.values()))
     assert [result.values[f"box_{m}"] for m in ("AP", "AP50", "AP75")] == pytest.approx(
-        [expected.mean(), expected[:, 0].mean(), expected[:, 5].mean()])
+        [expected.mean(), expected[:, 0].mean(), expected[:, 5].mean()]
+    )
     assert 0 < result.values["box_AP"] < result.values["box_AP50"] < 1
     for name in found.classes:
         scores = by_class.get(name)

@@ -15,9 +15,15 @@ from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
 from transfer.detection import MODELS
 from transfer.detection.model import Model, build, config
 
-KINDS = [("faster_rcnn_fpn", "resnet_small"), ("faster_rcnn_fpn", "resnet_tiny_of_tests"), ("mask_rcnn_fpn", "mobilenetv2_cifar"),
-         ("faster_rcnn_fpn", "vit_micro"), ("faster_rcnn_fpn", "vit_micro_heads"), ("faster_rcnn_c4", "resnet_bottleneck_of_tests"),
-         ("mask_rcnn_c4", "resnet_small")]
+KINDS = [
+    ("faster_rcnn_fpn", "resnet_small"),
+    ("faster_rcnn_fpn", "resnet_tiny_of_tests"),
+    ("mask_rcnn_fpn", "mobilenetv2_cifar"),
+    ("faster_rcnn_fpn", "vit_micro"),
+    ("faster_rcnn_fpn", "vit_micro_heads"),
+    ("faster_rcnn_c4", "resnet_bottleneck_of_tests"),
+    ("mask_rcnn_c4", "resnet_small"),
+]
 
 
 def detector(backbone, name, width, norm="auto", mask_format=None, **changes):
@@ -93,8 +99,10 @@ def test_a_slim_r50_agrees_with_detectron2s_own_resnet(tmp_path):
         torch.testing.assert_close(ours[stage], theirs[stage], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "arch"), [("faster_rcnn_fpn", "mobilenetv2_cifar"), ("faster_rcnn_fpn", "vit_micro"),
-                                            ("faster_rcnn_c4", "resnet_small")])
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("faster_rcnn_fpn", "mobilenetv2_cifar"), ("faster_rcnn_fpn", "vit_micro"), ("faster_rcnn_c4", "resnet_small")],
+)
 def test_every_trained_parameter_gets_a_gradient_and_it_predicts(name, arch, tmp_path):
     quick = {"MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.RPN.POST_NMS_TOPK_TEST": 20}
     made = detector(checkpoint(tmp_path, arch), name, 0.25, **quick)[0]
@@ -123,8 +131,10 @@ def test_new_layers_have_batch_norm_where_the_networks_are_tuned(tmp_path):
 
 
 def test_levels_and_anchors_follow_the_strides(tmp_path):
-    sizes = {arch: detector(checkpoint(tmp_path, arch), "faster_rcnn_fpn", 0.25)[2] for arch in
-             ("resnet_tiny_of_tests", "resnet_small", "vit_micro")}
+    sizes = {
+        arch: detector(checkpoint(tmp_path, arch), "faster_rcnn_fpn", 0.25)[2]
+        for arch in ("resnet_tiny_of_tests", "resnet_small", "vit_micro")
+    }
     imagenet, cifar, vit = sizes.values()
     assert imagenet.MODEL.RPN.IN_FEATURES == ["p2", "p3", "p4", "p5", "p6"]
     assert imagenet.MODEL.ANCHOR_GENERATOR.SIZES == [[32], [64], [128], [256], [512]]
@@ -148,9 +158,18 @@ def test_a_lost_weight_is_an_error(tmp_path, monkeypatch):
         detector(checkpoint(tmp_path, "resnet_small"), "faster_rcnn_fpn", 0.5)
 
 
-@pytest.mark.parametrize(("arch", "name"), [
-    ("resnet18_cifar", "r18"), ("resnet18", "r18"), ("resnet50", "r50"), ("mobilenetv2", "mbv2"), ("resnet_small", "small"),
-    ("vit_micro", "vit_micro"), ("vit_tiny_cifar_heads", "vit_tiny")])
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("resnet18_cifar", "r18"),
+        ("resnet18", "r18"),
+        ("resnet50", "r50"),
+        ("mobilenetv2", "mbv2"),
+        ("resnet_small", "small"),
+        ("vit_micro", "vit_micro"),
+        ("vit_tiny_cifar_heads", "vit_tiny"),
+    ],
+)
 def test_names(arch, name, tmp_path):
     from types import SimpleNamespace
 

@@ -26,13 +26,33 @@ from transfer.finetuning.runs import Journal
 from transfer.finetuning.schedules import DETECTION
 
 CPU = Processes(0, 1, torch.device("cpu"))
-SMALL = ("MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8",
-         "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "SOLVER.CHECKPOINT_PERIOD", "2")
+SMALL = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "8",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "16",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "8",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV",
+    "1",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "2",
+)
 
 
 def planned(backbone, scenes, name="faster_rcnn_fpn", iterations=5, norm="auto", lr=None, processes=1):
-    finetuning = Finetuning("detection", str(backbone.path), model=name, iterations=iterations, batch_size=2, lr=lr, norm=norm,
-                            seed=100, overrides=SMALL, pictures=1)
+    finetuning = Finetuning(
+        "detection",
+        str(backbone.path),
+        model=name,
+        iterations=iterations,
+        batch_size=2,
+        lr=lr,
+        norm=norm,
+        seed=100,
+        overrides=SMALL,
+        pictures=1,
+    )
     return Plan(finetuning, backbone, data.load("digits", scenes), processes)
 
 
@@ -49,9 +69,11 @@ class Killed(Exception):
 
 def interrupted(plan, directory, monkeypatch, after):
     """Train in ``directory`` until ``after`` iterations are done."""
+
     def iteration(self, done, values):
         if done == after:
             raise Killed
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Journal, "iteration", iteration)
         plan.train(plan.resolved(0.25), RunDirectory(directory), CPU)

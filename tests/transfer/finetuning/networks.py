@@ -28,8 +28,13 @@ def checkpoint(folder: Path, arch: str, size: int = 32) -> Checkpoint:
             torch.nn.init.uniform_(parameter, 0.1, 0.5)
     calibrate(encoder, WIDTHS, [torch.randn(8, 3, size, size) for _ in range(2)])
     cfg = config.load("digits", [f"model.arch={arch}", f"data.size={size}", "augment.flip=0"])
-    payload = {"format": 1, "config": config.to_dict(cfg), "encoder": encoder.state_dict(), "epoch": cfg.optimizer.epochs,
-               "calibration": calibration_state(encoder)}
+    payload = {
+        "format": 1,
+        "config": config.to_dict(cfg),
+        "encoder": encoder.state_dict(),
+        "epoch": cfg.optimizer.epochs,
+        "calibration": calibration_state(encoder),
+    }
     path = folder / f"{arch}.pt"
     torch.save(payload, path)
     return open_checkpoint(path)

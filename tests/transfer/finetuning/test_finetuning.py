@@ -21,8 +21,10 @@ from transfer.latency import device_name
 
 SCENES = SceneConfig(train=8, test=4, size=48, smallest=14, largest=20, fewest=1, most=3)
 FAST = {"iterations": 2, "batch_size": 2, "pictures": 0, "device": "cpu"}
-TASKS = [Finetuning("detection", "", 0.5, overrides=("MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"), **FAST),
-         Finetuning("segmentation", "", 0.5, **FAST)]
+TASKS = [
+    Finetuning("detection", "", 0.5, overrides=("MODEL.FPN.OUT_CHANNELS", "8", "MODEL.ROI_BOX_HEAD.FC_DIM", "16"), **FAST),
+    Finetuning("segmentation", "", 0.5, **FAST),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,8 @@ def test_one_description_is_checked_pickled_run_once_and_of_the_cost_that_was_sa
     assert not (run_directory / "transfer").exists() and not RunDirectory(run_directory).records()
     records = run(pickle.loads(pickle.dumps(asked)))
     assert {(r["width"], r["count"], r["flops"], r["parameters"]) for r in records} == {
-        (0.5, 4, workload.flops, workload.parameters)}
+        (0.5, 4, workload.flops, workload.parameters)
+    }
     assert all(r["latency_ms"] > 0 and r["latency_on"] == device_name(torch.device("cpu")) for r in records)
     before = (run_directory / "transfer" / asked.task).stat().st_mtime_ns
     assert run(asked) == records == RunDirectory(run_directory).records()
@@ -66,26 +69,30 @@ def test_each_network_and_data_set_is_made_once(scenes, tmp_path, monkeypatch):
     plans = {f"{tmp_path}/run{seed}": config.load("digits", [*TINY, f"seed={seed}"]) for seed in range(20)}
     made = []
     monkeypatch.setattr(running, "untrained", lambda *given: made.append(given) or untrained(*given))
-    every = [replace(asked, checkpoint=place, data_dir=scenes, width=width) for place in plans for asked in TASKS
-             for width in (1.0, 0.5)]
+    every = [
+        replace(asked, checkpoint=place, data_dir=scenes, width=width) for place in plans for asked in TASKS for width in (1.0, 0.5)
+    ]
     found = check(every, plans)
     assert len(made) == 1 and len(found) == len(every) and len(set(found)) == 4
     assert found[:4] == found[-4:]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"task": "detecton"}, "did you mean --task detection"),
-    ({"crop": (64, 64)}, "--crop is not an option of detection"),
-    ({"model": "fcn"}, "unknown --model 'fcn'"),
-    ({"dataset": "voc", "data_dir": None}, "set --data-dir DIR"),
-    ({"dataset": "coco"}, "annotations"),
-    ({"overrides": ("X", "1")}, "Non-existent"),
-    ({"schedule": "voc_24"}, "did you mean --schedule voc_24k"),
-    ({"exif": "turned"}, "unknown --exif"),
-    ({"norm": "gn"}, "auto, bn, syncbn, frozen"),
-    ({"size": 0}, "--size 0 must be at least 1"),
-    ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "detecton"}, "did you mean --task detection"),
+        ({"crop": (64, 64)}, "--crop is not an option of detection"),
+        ({"model": "fcn"}, "unknown --model 'fcn'"),
+        ({"dataset": "voc", "data_dir": None}, "set --data-dir DIR"),
+        ({"dataset": "coco"}, "annotations"),
+        ({"overrides": ("X", "1")}, "Non-existent"),
+        ({"schedule": "voc_24"}, "did you mean --schedule voc_24k"),
+        ({"exif": "turned"}, "unknown --exif"),
+        ({"norm": "gn"}, "auto, bn, syncbn, frozen"),
+        ({"size": 0}, "--size 0 must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
+    ],
+)
 def test_what_is_wrong_is_found_before_there_is_a_checkpoint(change, message, scenes, tmp_path):
     cfg, place = config.load("digits", TINY), str(tmp_path / "planned")
     folder = {"data_dir": str(tmp_path)} if "dataset" in change else {"data_dir": scenes}
@@ -101,7 +108,8 @@ def test_an_untrained_checkpoint_is_the_trained_one_but_for_its_weights(trained)
     assert torch.equal(torch.get_rng_state(), state)
     assert made.finished and made.arch == found.arch and made.cost(0.5) == found.cost(0.5)
     assert {name: x.shape for name, x in made.encoder.state_dict().items()} == {
-        name: x.shape for name, x in found.encoder.state_dict().items()}
+        name: x.shape for name, x in found.encoder.state_dict().items()
+    }
 
 
 def test_synchronised_batchnorm_needs_gpus_where_it_is_trained_only(trained, scenes):

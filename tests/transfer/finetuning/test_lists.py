@@ -34,8 +34,16 @@ def test_names_are_found_whatever_their_suffix(tmp_path):
     images = Images(tmp_path)
     found = {name: images.find(name) for name in ("a", "a.png", "b c", "d.e", "d", ".hidden", "g", "sub/h", "none/h")}
     assert {name: path and str(path.relative_to(tmp_path)) for name, path in found.items()} == {
-        "a": "a.jpg", "a.png": "a.png", "b c": "b c.TIF", "d.e": "d.e.PNG", "d": None, ".hidden": None, "g": None,
-        "sub/h": "sub/h.webp", "none/h": None}
+        "a": "a.jpg",
+        "a.png": "a.png",
+        "b c": "b c.TIF",
+        "d.e": "d.e.PNG",
+        "d": None,
+        ".hidden": None,
+        "g": None,
+        "sub/h": "sub/h.webp",
+        "none/h": None,
+    }
 
 
 def test_lists_that_cannot_be_read(tmp_path):

@@ -70,18 +70,26 @@ TURNED = Header((9, 6), 6)  # displayed 6 x 9
 HALF = Header((9, 6), 3)
 
 
-@pytest.mark.parametrize(("stated", "asked", "found"), [
-    ([], None, "displayed"), ([(Header((9, 6)), (9, 6))], None, "displayed"), ([(TURNED, (6, 9))], None, "displayed"),
-    ([(TURNED, (9, 6))], None, "stored"), ([(TURNED, (9, 6)), (HALF, (9, 6))], None, "stored"),
-    ([(TURNED, (6, 9)), (HALF, (9, 6))], None, "displayed"), ([(HALF, (9, 6))], "stored", "stored"),
-    ([(HALF, (9, 6)), (TURNED, (9, 6)), (TURNED, (6, 9))], "displayed", "displayed"),
-])
+@pytest.mark.parametrize(
+    ("stated", "asked", "found"),
+    [
+        ([], None, "displayed"),
+        ([(Header((9, 6)), (9, 6))], None, "displayed"),
+        ([(TURNED, (6, 9))], None, "displayed"),
+        ([(TURNED, (9, 6))], None, "stored"),
+        ([(TURNED, (9, 6)), (HALF, (9, 6))], None, "stored"),
+        ([(TURNED, (6, 9)), (HALF, (9, 6))], None, "displayed"),
+        ([(HALF, (9, 6))], "stored", "stored"),
+        ([(HALF, (9, 6)), (TURNED, (9, 6)), (TURNED, (6, 9))], "displayed", "displayed"),
+    ],
+)
 def test_quarter_turns_show_what_half_turns_mean(stated, asked, found):
     assert settle_exif([(f"{i}.jpg", header, size) for i, (header, size) in enumerate(stated)], asked)[0] == found
 
 
-@pytest.mark.parametrize("stated", [[(HALF, (9, 6))], [(HALF, (9, 6)), (TURNED, (9, 6)), (TURNED, (6, 9))],
-                                    [(Header((6, 6), 6), (6, 6))]])
+@pytest.mark.parametrize(
+    "stated", [[(HALF, (9, 6))], [(HALF, (9, 6)), (TURNED, (9, 6)), (TURNED, (6, 9))], [(Header((6, 6), 6), (6, 6))]]
+)
 def test_what_is_left_open_has_to_be_said(stated):
     message = r"0\.jpg has an EXIF orientation .* \(1 such images\); set --exif displayed or --exif stored"
     with pytest.raises(UserError, match=message):
@@ -109,5 +117,6 @@ def test_images_in_both_splits_are_found_behind_links(tmp_path):
     (tmp_path / "a").write_text("")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     assert trained_on_too([tmp_path / "a"], [tmp_path / "b", tmp_path / "c"]) == [
-        f"1 of the 2 images scored on are trained on, too: {(tmp_path / 'a').resolve()}"]
+        f"1 of the 2 images scored on are trained on, too: {(tmp_path / 'a').resolve()}"
+    ]
     assert trained_on_too([tmp_path / "a"], [tmp_path / "c"]) == []

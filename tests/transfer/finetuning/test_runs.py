@@ -42,9 +42,22 @@ def test_a_fine_tuning_leaves_a_run_directory_and_its_scores(tmp_path):
     assert run.records() == RunDirectory(tmp_path).records() == records
     assert [(r["metric"], r["value"]) for r in records] == [("box_AP", 0.5), ("box_APl", None), ("mask_AP", None)]
     assert records[0].pop("computed_on") == run.provenance()["kinds"]["fine-tuning"][0]
-    assert records[0] == {"task": "detection", "dataset": "digits", "metric": "box_AP", "model": "faster_rcnn_small_fpn",
-                          "schedule": "quick", "initial": "pretrained", "width": 0.5, "seed": 100, "value": 0.5, "chance": None,
-                          "count": 8, "flops": 12, "parameters": 34, "settings": {"norm": "auto"}}
+    assert records[0] == {
+        "task": "detection",
+        "dataset": "digits",
+        "metric": "box_AP",
+        "model": "faster_rcnn_small_fpn",
+        "schedule": "quick",
+        "initial": "pretrained",
+        "width": 0.5,
+        "seed": 100,
+        "value": 0.5,
+        "chance": None,
+        "count": 8,
+        "flops": 12,
+        "parameters": 34,
+        "settings": {"norm": "auto"},
+    }
 
 
 def test_what_is_finished_is_skipped_unless_forced(tmp_path, capsys):
@@ -132,7 +145,8 @@ def test_the_journal_of_a_resumed_training_logs_nothing_twice(tmp_path):
                 log.iteration(done, {"loss": 1.0 / done, "lr": 0.1})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(row["step"], row["name"], row["width"]) for row in rows] == [
-        (step, name, 0.5) for step in (20, 40, 60) for name in ("loss", "lr")]
+        (step, name, 0.5) for step in (20, 40, 60) for name in ("loss", "lr")
+    ]
     assert run.status()["step"] and run.status()["steps"] == 60
 
 

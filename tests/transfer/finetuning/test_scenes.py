@@ -88,11 +88,19 @@ def test_all_layouts_say_the_same(scenes, folder, first, split):
 
 
 def test_lists_of_images(scenes):
-    lists = {path.relative_to(scenes / "ImageSets").as_posix(): path.read_text().split()
-             for path in (scenes / "ImageSets").rglob("*.txt")}
+    lists = {
+        path.relative_to(scenes / "ImageSets").as_posix(): path.read_text().split()
+        for path in (scenes / "ImageSets").rglob("*.txt")
+    }
     names = [f"{number:06d}" for number in range(1, 16)]
-    assert lists == {"Main/train.txt": names[:8], "Main/val.txt": names[8:10], "Main/trainval.txt": names[:10],
-                     "Main/test.txt": names[10:], "Segmentation/train.txt": names[:10], "Segmentation/val.txt": names[10:]}
+    assert lists == {
+        "Main/train.txt": names[:8],
+        "Main/val.txt": names[8:10],
+        "Main/trainval.txt": names[:10],
+        "Main/test.txt": names[10:],
+        "Segmentation/train.txt": names[:10],
+        "Segmentation/val.txt": names[10:],
+    }
 
 
 @settings(deadline=None)
@@ -125,8 +133,10 @@ def test_half_written_scenes_are_never_seen(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [".scenes.lock"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--train", "1"], "too few"), (["--largest", "96"], "sizes from 8 up"), (["--fewest", "7"], "the fewest first")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--train", "1"], "too few"), (["--largest", "96"], "sizes from 8 up"), (["--fewest", "7"], "the fewest first")],
+)
 def test_impossible_scenes(words, message, tmp_path):
     with pytest.raises(UserError, match=message):
         main(["scenes", "--out", str(tmp_path / "scenes"), *words])

@@ -24,9 +24,16 @@ def test_the_rate_follows_the_batch_and_the_steps_the_length():
     assert DETECTION["quick"].changed(iterations=2).steps == (1,)  # no step at the end or before the beginning
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"iterations": 0}, "--iterations 0"), ({"batch_size": -1}, "--batch-size -1"), ({"lr": 0.0}, "--lr 0"),
-    ({"lr": float("nan")}, "--lr nan"), ({"lr": float("inf")}, "--lr inf")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "--iterations 0"),
+        ({"batch_size": -1}, "--batch-size -1"),
+        ({"lr": 0.0}, "--lr 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"lr": float("inf")}, "--lr inf"),
+    ],
+)
 def test_unusable_numbers(change, message):
     with pytest.raises(UserError, match=message):
         DETECTION["quick"].changed(**change)

@@ -15,8 +15,14 @@ from tests.transfer.finetuning.networks import checkpoint, foreign_resnet
 from transfer.finetuning.trunk import MAPS, Pyramid, Trunk, check_subnets, check_trunk, dense_network, set_norm
 from transfer.finetuning.weights import weights_report
 
-STRIDES = {"resnet_small": (1, 2, 4, 8), "resnet_tiny_of_tests": (4, 8, 16, 32), "mobilenetv2": (4, 8, 16, 32),
-           "mobilenetv2_cifar": (1, 2, 4, 8), "vit_micro": (4, 4, 4, 4), "vit_micro_heads": (4, 4, 4, 4)}
+STRIDES = {
+    "resnet_small": (1, 2, 4, 8),
+    "resnet_tiny_of_tests": (4, 8, 16, 32),
+    "mobilenetv2": (4, 8, 16, 32),
+    "mobilenetv2_cifar": (1, 2, 4, 8),
+    "vit_micro": (4, 4, 4, 4),
+    "vit_micro_heads": (4, 4, 4, 4),
+}
 
 
 @pytest.mark.parametrize("arch", STRIDES)
@@ -48,7 +54,11 @@ def test_a_pyramid_on_a_vit(tmp_path):
     pyramid = Pyramid(trunk)
     maps = pyramid(torch.randn(2, 3, 16, 32))
     assert {name: tuple(x.shape[1:]) for name, x in maps.items()} == {
-        "res2": (16, 16, 32), "res3": (32, 8, 16), "res4": (64, 4, 8), "res5": (64, 2, 4)}
+        "res2": (16, 16, 32),
+        "res3": (32, 8, 16),
+        "res4": (64, 4, 8),
+        "res5": (64, 2, 4),
+    }
     assert pyramid.strides == {"res2": 1, "res3": 2, "res4": 4, "res5": 8} and pyramid.channels["res2"] == 16
     sum(x.square().sum() for x in maps.values()).backward()
     assert all(p.grad is not None for p in pyramid.parameters() if p.requires_grad)
@@ -57,8 +67,10 @@ def test_a_pyramid_on_a_vit(tmp_path):
 def test_a_foreign_resnet_is_a_trunk(tmp_path):
     backbone = foreign_resnet(tmp_path)
     trunk = Trunk(backbone.at(1.0))
-    assert (trunk.channels, trunk.strides) == (dict(zip(MAPS, (64, 128, 256, 512), strict=True)),
-                                               dict(zip(MAPS, (4, 8, 16, 32), strict=True)))
+    assert (trunk.channels, trunk.strides) == (
+        dict(zip(MAPS, (64, 128, 256, 512), strict=True)),
+        dict(zip(MAPS, (4, 8, 16, 32), strict=True)),
+    )
 
 
 def test_a_random_start_has_the_network_but_not_the_weights(tmp_path):

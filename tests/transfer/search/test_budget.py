@@ -12,13 +12,23 @@ from transfer.search.budget import Budget
 FULL = {"flops": 1e9, "parameters": 2e6, "memory": 10e6, "latency": 8.0}
 
 
-@pytest.mark.parametrize(("word", "kind", "most"), [
-    ("flops=0.3", "flops", 0.3e9), ("flops=1", "flops", 1e9), ("flops=20M", "flops", 20e6), ("flops=1.5G", "flops", 1.5e9),
-    ("parameters=300k", "parameters", 300e3), ("parameters=.25", "parameters", 0.5e6), ("memory=0.5", "memory", 5e6),
-    ("memory_mb=8", "memory", 8e6), ("memory_mb=0.5", "memory", 0.5e6), ("latency_ms=2", "latency", 2.0),
-    ("latency=0.5", "latency", 4.0),
-    ("flops=2e-1", "flops", 0.2e9),
-])
+@pytest.mark.parametrize(
+    ("word", "kind", "most"),
+    [
+        ("flops=0.3", "flops", 0.3e9),
+        ("flops=1", "flops", 1e9),
+        ("flops=20M", "flops", 20e6),
+        ("flops=1.5G", "flops", 1.5e9),
+        ("parameters=300k", "parameters", 300e3),
+        ("parameters=.25", "parameters", 0.5e6),
+        ("memory=0.5", "memory", 5e6),
+        ("memory_mb=8", "memory", 8e6),
+        ("memory_mb=0.5", "memory", 0.5e6),
+        ("latency_ms=2", "latency", 2.0),
+        ("latency=0.5", "latency", 4.0),
+        ("flops=2e-1", "flops", 0.2e9),
+    ],
+)
 def test_a_limit_is_a_share_or_has_units(word, kind, most):
     budget = Budget.parse([word])
     assert budget.kinds == (kind,) and str(budget) == word
@@ -41,21 +51,24 @@ def test_the_latency_is_asked_for_last():
     assert not Budget.parse(["latency_ms=2", "flops=0.1"]).holds(Unmeasured(flops=0.2e9), FULL)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["flops"], "'flops' is not KIND=LIMIT; set for example flops=0.3"),
-    (["flops="], "is not KIND=LIMIT"),
-    (["flop=0.3"], "unknown cost 'flop'; did you mean flops?"),
-    (["flops=-1"], "'-1' is not a number above 0"),
-    (["flops=0"], "'0' is not a number above 0"),
-    (["flops=nan"], "'nan' is not a number above 0"),
-    (["flops=many"], "'many' is not a number above 0"),
-    (["flops=30"], "30 is no share of the full network; set a number up to 1, or units as in flops=20M"),
-    (["memory=8"], "units as in memory_mb=8"),
-    (["memory=8M"], "units as in memory_mb=8"),
-    (["latency=2"], "units as in latency_ms=2"),
-    (["flops=0.3", "flops=20M"], "limits flops twice"),
-    (["latency=0.3", "latency_ms=20"], "limits latency twice"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["flops"], "'flops' is not KIND=LIMIT; set for example flops=0.3"),
+        (["flops="], "is not KIND=LIMIT"),
+        (["flop=0.3"], "unknown cost 'flop'; did you mean flops?"),
+        (["flops=-1"], "'-1' is not a number above 0"),
+        (["flops=0"], "'0' is not a number above 0"),
+        (["flops=nan"], "'nan' is not a number above 0"),
+        (["flops=many"], "'many' is not a number above 0"),
+        (["flops=30"], "30 is no share of the full network; set a number up to 1, or units as in flops=20M"),
+        (["memory=8"], "units as in memory_mb=8"),
+        (["memory=8M"], "units as in memory_mb=8"),
+        (["latency=2"], "units as in latency_ms=2"),
+        (["flops=0.3", "flops=20M"], "limits flops twice"),
+        (["latency=0.3", "latency_ms=20"], "limits latency twice"),
+    ],
+)
 def test_what_is_no_budget_is_said_in_one_line(words, message):
     with pytest.raises(UserError) as error:
         Budget.parse(words)

@@ -24,8 +24,10 @@ def features(seed, count=40, dim=6):
 @given(SEEDS, st.integers(1, 10))
 def test_overlap_is_that_of_scikit_learns_neighbours(seed, k):
     own, full = features(seed), features(seed + 1, dim=9)
-    near = [NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(x).kneighbors(return_distance=False)
-            for x in (own.double().numpy(), full.double().numpy())]
+    near = [
+        NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(x).kneighbors(return_distance=False)
+        for x in (own.double().numpy(), full.double().numpy())
+    ]
     expected = np.mean([len(set(a) & set(b)) / k for a, b in zip(*near, strict=True)])
     assert scores.overlap(Features(own), Reference(full, k)) == pytest.approx(expected, abs=1e-6)
 

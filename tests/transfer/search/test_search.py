@@ -67,7 +67,12 @@ def test_records_say_what_each_strategy_found(found):
         assert record["value"] == pick["knn"] and record["found"] == pick["subnet"] and record["flops"] == pick["flops"]
         assert picks[pick["budget"], pick["strategy"], "overlap"]["value"] == pick["score"]
     assert {record["metric"] for record in records if not record["strategy"]} <= {
-        "rank_overlap", "rank_cka", "rank_rankme", "rank_views", "rank_predictor"}
+        "rank_overlap",
+        "rank_cka",
+        "rank_rankme",
+        "rank_views",
+        "rank_predictor",
+    }
 
 
 def test_a_score_is_that_of_the_network_it_names(trained):
@@ -121,8 +126,12 @@ def test_the_same_search_is_found_again(run_directory):
 
 
 def test_without_labels_none_are_looked_at(trained, tmp_path):
-    report = search(trained, BUDGETS[:1], options=Options(images=64, calibration=32, evaluations=6, strategies=["random"],
-                                                          checked=0), out=tmp_path).report
+    report = search(
+        trained,
+        BUDGETS[:1],
+        options=Options(images=64, calibration=32, evaluations=6, strategies=["random"], checked=0),
+        out=tmp_path,
+    ).report
     assert report["ranked"] == 0 and all(pick["knn"] is None for pick in report["picks"])
 
 
@@ -143,8 +152,11 @@ def test_the_exported_network_has_equal_features_in_onnxruntime(found, trained):
         with torch.no_grad():
             assert torch.allclose(torch.from_numpy(features), network(x), rtol=1e-4, atol=1e-4)
         weights = load_file(folder / "model.safetensors")
-        assert sum(tensor.numel() for name, tensor in weights.items() if "running" not in name and "tracked" not in name) == \
-            best["parameters"] == described["parameters"]
+        assert (
+            sum(tensor.numel() for name, tensor in weights.items() if "running" not in name and "tracked" not in name)
+            == best["parameters"]
+            == described["parameters"]
+        )
         assert described["flops"] == best["flops"]
 
 
@@ -160,22 +172,31 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
     assert all(pick["subnet"][:8] in shown for pick in report["picks"] if pick["strategy"] == "all") and "…" not in out
     assert "flops=0.6" in out and "Spearman's rho with k-NN accuracy" in out and str(run_directory / "search") in out
     assert {path.name for path in (run_directory / "search").iterdir()} == {
-        "search.json", "subnets.csv", "subnets.parquet", "pareto.png", "pareto.svg"}
+        "search.json",
+        "subnets.csv",
+        "subnets.parquet",
+        "pareto.png",
+        "pareto.svg",
+    }
     assert main([*words, "--budget", "flops=0.3", "--budget", "flops=0.6", "memory_mb=0.6"]) == 0
     assert "as searched before" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--budget", "flops=0.001"], "no sub-network is so small; the smallest has flops=0."),
-    (["--budget", "latency_ms=0.00001", "memory=0.9"], "no sub-network is so small; the smallest has latency_ms=0."),
-    (["--budget", "parameters=10"], "10 is no share of the full network"), (["--budget", "parameters=0.01k"], "has parameters="),
-    (["--vary", "patches"], "no elastic patches; leave patches out"),
-    (["--budget", "speed=2"], "unknown cost 'speed'"),
-    (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
-    (["--vary", "depth"], "no elastic depth"),
-    (["--strategies", "annealing"], "invalid choice: 'annealing'"),
-    (["--dataset", "mnist"], "mnist"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "flops=0.001"], "no sub-network is so small; the smallest has flops=0."),
+        (["--budget", "latency_ms=0.00001", "memory=0.9"], "no sub-network is so small; the smallest has latency_ms=0."),
+        (["--budget", "parameters=10"], "10 is no share of the full network"),
+        (["--budget", "parameters=0.01k"], "has parameters="),
+        (["--vary", "patches"], "no elastic patches; leave patches out"),
+        (["--budget", "speed=2"], "unknown cost 'speed'"),
+        (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
+        (["--vary", "depth"], "no elastic depth"),
+        (["--strategies", "annealing"], "invalid choice: 'annealing'"),
+        (["--dataset", "mnist"], "mnist"),
+    ],
+)
 def test_what_cannot_be_searched_is_said_and_leaves_nothing(trained, tmp_path, words, message):
     with pytest.raises(UserError) as error:
         main([*WORDS, "--checkpoint", str(trained), "--out", str(tmp_path / "out"), *words])
@@ -184,8 +205,20 @@ def test_what_cannot_be_searched_is_said_and_leaves_nothing(trained, tmp_path, w
 
 
 def test_a_network_of_one_width_is_refused(tmp_path):
-    pretrain(config.load("digits", [*TINY, "widths.min=0.5", "widths.max=0.5", "objective.distill_loss=none",
-                                    "evaluation.widths=[0.5]", "calibration.widths=[0.5]"]), tmp_path / "alone")
+    pretrain(
+        config.load(
+            "digits",
+            [
+                *TINY,
+                "widths.min=0.5",
+                "widths.max=0.5",
+                "objective.distill_loss=none",
+                "evaluation.widths=[0.5]",
+                "calibration.widths=[0.5]",
+            ],
+        ),
+        tmp_path / "alone",
+    )
     with pytest.raises(UserError, match=r"works at width 0\.5 alone, so there is nothing to search"):
         search(tmp_path / "alone", options=QUICK)
 
@@ -204,6 +237,10 @@ def test_the_latency_is_of_the_network_as_it_is_served(trained):
 
 
 def test_a_latency_can_be_limited(trained, tmp_path):
-    found = search(trained, [Budget.parse(["latency=1", "flops=0.5"])], out=tmp_path,
-                   options=Options(images=64, calibration=32, evaluations=6, strategies=["random"], checked=0))
+    found = search(
+        trained,
+        [Budget.parse(["latency=1", "flops=0.5"])],
+        out=tmp_path,
+        options=Options(images=64, calibration=32, evaluations=6, strategies=["random"], checked=0),
+    )
     assert all(pick["latency_ms"] > 0 for pick in found.report["picks"]) and found.report["full"]["latency"] > 0

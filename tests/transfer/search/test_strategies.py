@@ -51,8 +51,10 @@ def problem(budgets=BUDGETS, score=score_of, latency=lambda width: 1.0):
 def everything():
     """By network the best score that any of its widths has, and its cost: what this small space holds."""
     one, found = problem(), {}
-    different = [[stage[0], *(w for w, wider in zip(stage[1:], stage, strict=False) if at(place, w) != at(place, wider))]
-                 for place, stage in enumerate(one.space.width)]
+    different = [
+        [stage[0], *(w for w, wider in zip(stage[1:], stage, strict=False) if at(place, w) != at(place, wider))]
+        for place, stage in enumerate(one.space.width)
+    ]
     for widths in itertools.product(*different):
         width = one.space.canonical(Subnet(widths))
         found[one.key(width)] = width, score_of(width), one.load(width)
@@ -142,8 +144,11 @@ def test_the_front_is_what_no_other_beats():
     one = problem(score=lambda width: random.Random(str(width)).random())
     strategies.at_random(one, Options(evaluations=60))
     points = [(each.costs["flops"], each.score) for each in one.scored.values()]
-    expected = {(cost, score) for cost, score in points
-                if not any((c <= cost and s > score) or (c < cost and s >= score) for c, s in points)}
+    expected = {
+        (cost, score)
+        for cost, score in points
+        if not any((c <= cost and s > score) or (c < cost and s >= score) for c, s in points)
+    }
     assert {(each.costs["flops"], each.score) for each in one.front()} == expected
 
 

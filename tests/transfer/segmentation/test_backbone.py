@@ -23,8 +23,9 @@ def trunk_config(checkpoint, width: float, **more) -> dict:
 def segmentor(checkpoint, width: float, name: str, scenes, **more):
     backbone = trunk_config(checkpoint, width, **more)
     trunk = MODELS.build(backbone)
-    config = model_config(name, backbone, Features(trunk.channels, trunk.patch_size), 11, layout_of("digits", scenes),
-                          (0.5,) * 3, (0.2,) * 3, "whole")
+    config = model_config(
+        name, backbone, Features(trunk.channels, trunk.patch_size), 11, layout_of("digits", scenes), (0.5,) * 3, (0.2,) * 3, "whole"
+    )
     model = MODELS.build(config)
     model.init_weights()  # as mmengine's runner does before training
     return model.eval()

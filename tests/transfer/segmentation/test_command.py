@@ -15,29 +15,35 @@ from transfer.segmentation.model import MODELS as MADE
 from transfer.segmentation.training import for_vit, optimizer_config, scheduler_config
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--model", "fcm"], "did you mean --model fcn"),
-    (["--dataset", "camvit"], "did you mean --dataset camvid"),
-    (["--schedule", "voc20k"], "did you mean --schedule voc_20k"),
-    (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; set --model fcn"),
-    (["--model", "upernet", "--batch-size", "1"], "set a larger --batch-size"),
-    (["--widths", "1.5"], "outside the trained range"),
-    (["--iterations", "0"], "argument --iterations: '0' is not a whole number from 1 on"),
-    (["--inference", "slides"], "set --inference to one of whole, slide|did you mean --inference slide"),
-    (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
-    (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
-    (["--initial", "imagenet"], "set --initial to one of pretrained, random"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "fcm"], "did you mean --model fcn"),
+        (["--dataset", "camvit"], "did you mean --dataset camvid"),
+        (["--schedule", "voc20k"], "did you mean --schedule voc_20k"),
+        (["--model", "segmenter"], "segmenter reads a ViT's patches, and this is a convolutional network; set --model fcn"),
+        (["--model", "upernet", "--batch-size", "1"], "set a larger --batch-size"),
+        (["--widths", "1.5"], "outside the trained range"),
+        (["--iterations", "0"], "argument --iterations: '0' is not a whole number from 1 on"),
+        (["--inference", "slides"], "set --inference to one of whole, slide|did you mean --inference slide"),
+        (["--crop", "8", "64"], "--crop must be at least 32 pixels"),
+        (["--norm", "syncbn"], "--norm syncbn needs GPUs"),
+        (["--initial", "imagenet"], "set --initial to one of pretrained, random"),
+    ],
+)
 def test_bad_input_is_one_line_and_writes_nothing(trained, scenes, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message) as caught:
         segmentation(trained, tmp_path / "out", scenes, *arguments)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--model", "fcn"], "this is a ViT; set --model segmenter or upernet"),
-    (["--model", "upernet", "--crop", "34", "40"], "not a whole number of patches of 4 pixels; set --crop 32 40"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "fcn"], "this is a ViT; set --model segmenter or upernet"),
+        (["--model", "upernet", "--crop", "34", "40"], "not a whole number of patches of 4 pixels; set --crop 32 40"),
+    ],
+)
 def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         segmentation(untrained_vit(tmp_path / "vit.pt"), tmp_path / "out", scenes, *arguments)
@@ -45,6 +51,7 @@ def test_what_a_vit_cannot(scenes, tmp_path, arguments, message):
 
 def test_other_data_must_be_named(trained, tmp_path):
     from transfer.run import main
+
     with pytest.raises(UserError, match="voc is not part of this project; set --data-dir DIR"):
         main(["segmentation", "--checkpoint", str(trained), "--out", str(tmp_path), "--dataset", "voc"])
 
@@ -58,7 +65,8 @@ def test_schedules_are_mmsegmentations():
     schedule = SEGMENTATION["voc_20k"]
     assert optimizer_config(schedule) == {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
     assert scheduler_config(schedule) == [
-        {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4, "begin": 0, "end": 20_000, "by_epoch": False}]
+        {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4, "begin": 0, "end": 20_000, "by_epoch": False}
+    ]
     assert schedule.batch_size == SEGMENTATION["ade20k_80k"].batch_size == 16 == 2 * SEGMENTATION["cityscapes_40k"].batch_size
     half = schedule.changed(batch_size=8)
     assert (half.lr, half.lr_min) == pytest.approx((0.005, 5e-5))

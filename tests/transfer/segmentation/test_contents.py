@@ -20,10 +20,13 @@ def clean(mask) -> None:
     Image.fromarray(values).save(mask)
 
 
-@pytest.mark.parametrize(("make", "name", "mask", "image"), [
-    (files.camvid, "camvid", "valannot/0.png", "train/0.png"),
-    (files.voc, "voc", "VOC2012/SegmentationClass/a.png", "VOC2012/JPEGImages/c.jpg"),
-])
+@pytest.mark.parametrize(
+    ("make", "name", "mask", "image"),
+    [
+        (files.camvid, "camvid", "valannot/0.png", "train/0.png"),
+        (files.voc, "voc", "VOC2012/SegmentationClass/a.png", "VOC2012/JPEGImages/c.jpg"),
+    ],
+)
 def test_any_mask_and_image_counts_and_the_place_does_not(tmp_path, make, name, mask, image):
     root = make(tmp_path / "here")
     before = load(layout_of(name, root)).contents

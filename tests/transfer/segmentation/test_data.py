@@ -87,16 +87,19 @@ def no_folder(root):
     (root / "valannot").rename(root / "annotations")
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (remove_label, r"trainannot/1\.png is missing: 1 of 4 label images of camvid have no file; add them"),
-    (remove_image, r"valannot/1\.png has no image: 1 label images of camvid stand alone; remove them"),
-    (other_size, r"trainannot/0\.png is 9 x 8 pixels and its image 48 x 40; fix or remove it"),
-    (colours, r"trainannot/2\.png is a colour image \(RGB\); labels are class indices"),
-    (labels_outside, r"2\.png holds labels 12, 200, which are none of the 11 classes \(0 to 11, .*\); .* \(and 1 more files\)"),
-    (torn, r"cannot read the .*trainannot/0\.png"),
-    (no_images, r"camvid has no val images in .*val; set --data-dir"),
-    (no_folder, r"camvid in .* has no valannot; set --data-dir"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_label, r"trainannot/1\.png is missing: 1 of 4 label images of camvid have no file; add them"),
+        (remove_image, r"valannot/1\.png has no image: 1 label images of camvid stand alone; remove them"),
+        (other_size, r"trainannot/0\.png is 9 x 8 pixels and its image 48 x 40; fix or remove it"),
+        (colours, r"trainannot/2\.png is a colour image \(RGB\); labels are class indices"),
+        (labels_outside, r"2\.png holds labels 12, 200, which are none of the 11 classes \(0 to 11, .*\); .* \(and 1 more files\)"),
+        (torn, r"cannot read the .*trainannot/0\.png"),
+        (no_images, r"camvid has no val images in .*val; set --data-dir"),
+        (no_folder, r"camvid in .* has no valannot; set --data-dir"),
+    ],
+)
 def test_what_is_wrong_is_named_in_one_line(tmp_path, damage, message):
     damage(files.camvid(tmp_path))
     with pytest.raises(UserError, match=message) as caught:

@@ -48,7 +48,14 @@ def test_records_say_what_was_scored(finished, trained):
     assert [(r["metric"], r["width"]) for r in records] == [(m, w) for w in (1.0, 0.25) for m in ("mIoU", "mAcc", "aAcc")]
     for record in records:
         assert [record[key] for key in ("task", "dataset", "model", "schedule", "initial", "chance", "count")] == [
-            "segmentation", "digits", "fcn", "quick", "pretrained", None, 3]
+            "segmentation",
+            "digits",
+            "fcn",
+            "quick",
+            "pretrained",
+            None,
+            3,
+        ]
         assert record["value"] is None or 0 <= record["value"] <= 1
         assert record["settings"]["crop"] == [48, 48] and record["settings"]["iterations"] == 12
     assert records[0]["parameters"] == 307_536 and records[0]["flops"] > records[3]["flops"]
@@ -147,6 +154,7 @@ def test_a_sample_depends_on_its_place_only(scenes):
     layout = layout_of("digits", scenes)
     loader = data.train_loader(layout, batch_size=2, workers=0, seed=3)
     from mmengine.runner import Runner
+
     plain = [batch["inputs"] for batch, _ in zip(Runner.build_dataloader(loader, seed=3), range(5), strict=False)]
     beside = [b["inputs"] for b, _ in zip(Runner.build_dataloader({**loader, "num_workers": 2}, seed=3), range(5), strict=False)]
     late = Runner.build_dataloader(loader, seed=3)
@@ -181,9 +189,32 @@ def test_sliding_over_one_window_equals_the_whole_image(finished):
 def test_camvid_with_deeplab_and_void(trained, tmp_path):
     """Void pixels are neither trained on nor scored; a class without a pixel is undefined."""
     files.camvid(tmp_path / "data", values=(0, 3, 11))
-    command = ["segmentation", "--checkpoint", str(trained), "--out", str(tmp_path / "out"), "--dataset", "camvid", "--data-dir",
-               str(tmp_path / "data"), "--scale", "48", "40", "--crop", "32", "32", "--model", "deeplabv3", "--widths", "0.25",
-               "--iterations", "2", "--norm", "frozen", *FAST]
+    command = [
+        "segmentation",
+        "--checkpoint",
+        str(trained),
+        "--out",
+        str(tmp_path / "out"),
+        "--dataset",
+        "camvid",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--scale",
+        "48",
+        "40",
+        "--crop",
+        "32",
+        "32",
+        "--model",
+        "deeplabv3",
+        "--widths",
+        "0.25",
+        "--iterations",
+        "2",
+        "--norm",
+        "frozen",
+        *FAST,
+    ]
     assert main(command) == 0
     by_class = read(only_run(tmp_path / "out") / "classes.json")["classes"]
     assert len(by_class) == 11 and by_class[7] == {"class": "Fence", "IoU": by_class[7]["IoU"], "accuracy": None}

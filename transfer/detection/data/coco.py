@@ -57,14 +57,26 @@ class Content:
         """The images in detectron2's format, in the order of their ids."""
         own, numbers = defaultdict(list), self.numbers
         for annotation in self.annotations:
-            made = {"iscrowd": annotation["iscrowd"], "bbox": annotation["bbox"], "category_id": numbers[annotation["category_id"]],
-                    "bbox_mode": BoxMode.XYWH_ABS}
+            made = {
+                "iscrowd": annotation["iscrowd"],
+                "bbox": annotation["bbox"],
+                "category_id": numbers[annotation["category_id"]],
+                "bbox_mode": BoxMode.XYWH_ABS,
+            }
             mask = annotation.get("segmentation")
             if isinstance(mask, dict):  # compressed: plain run lengths are long lists of numbers
                 mask = coco_masks.frPyObjects(mask, *mask["size"]) if isinstance(mask["counts"], list) else mask
             own[annotation["image_id"]].append(made | ({"segmentation": mask} if mask else {}))
-        return [{"file_name": image["file_name"], "height": image["height"], "width": image["width"], "image_id": number,
-                 "annotations": own[number]} for number, image in sorted(self.images.items())]
+        return [
+            {
+                "file_name": image["file_name"],
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": number,
+                "annotations": own[number],
+            }
+            for number, image in sorted(self.images.items())
+        ]
 
 
 def read(path: Path, folder: Path, faults: Faults) -> Content:
@@ -86,8 +98,9 @@ def read(path: Path, folder: Path, faults: Faults) -> Content:
     for place, entry in enumerate(raw["annotations"]):
         _noting(faults, path, f"annotations[{place}]", _annotation, entry, place, content, ids, faults)
     if content.sizeless:
-        faults.notes.append(f"{len(content.sizeless)} annotations of {path.name} have no area; that of their box is used: "
-                            f"{some(content.sizeless)}")
+        faults.notes.append(
+            f"{len(content.sizeless)} annotations of {path.name} have no area; that of their box is used: {some(content.sizeless)}"
+        )
     _note_shares(content, faults)
     _note_unused(content, folder, faults)
     return content
@@ -231,8 +244,14 @@ def _annotation(entry: dict, place: int, content: Content, ids: dict[int, int], 
         return
     if faults.clip:
         box = [cut[0], cut[1], cut[2] - cut[0], cut[3] - cut[1]]
-    made = {"id": len(content.annotations) + 1, "image_id": image_id, "category_id": category_id, "bbox": box,
-            "area": _area(entry, box), "iscrowd": int(crowd)}
+    made = {
+        "id": len(content.annotations) + 1,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": box,
+        "area": _area(entry, box),
+        "iscrowd": int(crowd),
+    }
     if not entry.get("area"):
         content.sizeless.append(name)
     if mask is not None:
@@ -277,8 +296,11 @@ def _note_shares(content: Content, faults: Faults) -> None:
         left, top, width, height = annotation["bbox"]
         reach = max(left + width, top + height) if min(left, top) >= 0 else float("inf")
         largest[annotation["image_id"]] = max(largest[annotation["image_id"]], reach)
-    faults.shares += [f"{os.path.basename(content.images[image]['file_name'])} in {content.path.name}"
-                      for image, reach in largest.items() if reach <= 1]
+    faults.shares += [
+        f"{os.path.basename(content.images[image]['file_name'])} in {content.path.name}"
+        for image, reach in largest.items()
+        if reach <= 1
+    ]
 
 
 def _note_unused(content: Content, folder: Path, faults: Faults) -> None:

@@ -65,11 +65,15 @@ class Faults:
             more = f" (and {len(self.wrong) - 1} more)" if len(self.wrong) > 1 else ""
             raise UserError(f"{self.wrong[0]}{more}")
         for found, message in (
-                (self.missing, "files are missing"),
-                (self.unknown, "boxes of no known image or class"),
-                (self.shares, "images have boxes within one pixel at their corner, as if they were shares of the image's size; "
-                              "multiply them by its width and height"),
-                (self.outside, "boxes are outside their image; correct them, or set --clip-boxes to cut them")):
+            (self.missing, "files are missing"),
+            (self.unknown, "boxes of no known image or class"),
+            (
+                self.shares,
+                "images have boxes within one pixel at their corner, as if they were shares of the image's size; "
+                "multiply them by its width and height",
+            ),
+            (self.outside, "boxes are outside their image; correct them, or set --clip-boxes to cut them"),
+        ):
             if found:
                 raise UserError(f"{self.root}: {len(found)} {message}: {some(found)}")
 
@@ -79,6 +83,7 @@ class Faults:
         Raises:
             UserError: one cannot be read, has another size, or it is open how it is turned.
         """
+
         def look(index: int) -> images.Header:
             path, size = self.sizes[index]
             header, pixels = images.load(path)
@@ -96,8 +101,9 @@ class Faults:
         self.stop()
         notes = [f"trained on: {_summary(train)}", f"scored on: {_summary(test)}", *self.notes]
         if self.flat:
-            notes.append(f"{len(self.flat)} boxes have no area and are not used, neither to train on nor to score on: "
-                         f"{some(self.flat)}")
+            notes.append(
+                f"{len(self.flat)} boxes have no area and are not used, neither to train on nor to score on: {some(self.flat)}"
+            )
         for records, what in ((train, "trained on"), (test, "scored on")):
             counts = Counter(a["category_id"] for record in records for a in record["annotations"])
             empty = [name for number, name in enumerate(classes) if not counts[number]]

@@ -27,8 +27,28 @@ from transfer.detection.data.faults import Faults, has_box, some
 from transfer.finetuning.scenes import CLASSES as SCENE_CLASSES
 from transfer.finetuning.scenes import RECORD as SCENES
 
-VOC_CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
-               "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 PUBLISHED = {"voc": "voc", "vocdevkit": "voc", "voc2007": "voc", "voc2012": "voc", "coco": "coco", "coco2017": "coco"}
 
 
@@ -81,8 +101,11 @@ class DetectionData:
             images = [record["file_name"] for record in split.records]
             names = fingerprint.names_below(self.root, images)
             files = zip(fingerprint.names_below(self.root, split.annotations), split.annotations, strict=True)
-            splits[name] = [names, fingerprint.of_files(dict(zip(names, images, strict=True))),
-                            fingerprint.of_files(dict(files), whole=math.inf)]
+            splits[name] = [
+                names,
+                fingerprint.of_files(dict(zip(names, images, strict=True))),
+                fingerprint.of_files(dict(files), whole=math.inf),
+            ]
         return fingerprint.combined(classes=self.classes, metric=self.metric, **splits)
 
     @cached_property
@@ -106,8 +129,7 @@ class DetectionData:
         return name
 
 
-def load(dataset: str, directory: str | Path, clip: bool = False, exif: str | None = None,
-         show: bool = False) -> DetectionData:
+def load(dataset: str, directory: str | Path, clip: bool = False, exif: str | None = None, show: bool = False) -> DetectionData:
     """Data set ``dataset``, one of ``transfer.detection.DATASETS``, in ``directory``; ``clip`` cuts boxes at their image's edge.
 
     ``exif``: which pixels boxes belong to where sizes leave it open, None: as other images show; ``show``: progress.
@@ -153,8 +175,16 @@ def _voc(root: Path, faults: Faults) -> DetectionData:
     voc.number_classes([*train, *test], classes, faults)
     faults.stop()
     metric = "voc2007" if 2007 in years or (published_name(root) == "voc" and "2007" in root.name) else "voc2012"
-    return DetectionData(published_name(root), root, classes, Split(train, annotations=train_files),
-                         Split(test, annotations=test_files), metric, None, flip=not (root / SCENES).is_file())
+    return DetectionData(
+        published_name(root),
+        root,
+        classes,
+        Split(train, annotations=train_files),
+        Split(test, annotations=test_files),
+        metric,
+        None,
+        flip=not (root / SCENES).is_file(),
+    )
 
 
 def _voc_classes(root: Path, found: set[str]) -> list[str]:
@@ -165,8 +195,9 @@ def _voc_classes(root: Path, found: set[str]) -> list[str]:
 
 
 def _coco(root: Path, faults: Faults, digits: bool) -> DetectionData:
-    train, test = (coco.read(root / "annotations" / f"instances_{name}.json", root / name, faults)
-                   for name in ("train2017", "val2017"))
+    train, test = (
+        coco.read(root / "annotations" / f"instances_{name}.json", root / name, faults) for name in ("train2017", "val2017")
+    )
     if train.categories != test.categories and not faults.wrong:
         different = {name for _, name in set(train.categories.items()) ^ set(test.categories.items())}
         raise UserError(f"{root}: train2017 and val2017 do not have the same categories ({some(sorted(different))})")
@@ -174,7 +205,14 @@ def _coco(root: Path, faults: Faults, digits: bool) -> DetectionData:
     classes, kinds = [train.categories[number] for number in sorted(train.categories)], train.kinds | test.kinds
     unmasked = [*train.unmasked, *test.unmasked]
     mask_format = None if unmasked else "bitmask" if "rle" in kinds else "polygon"
-    return DetectionData("digits" if digits else published_name(root), root, classes,
-                         Split(train.records(), annotations=[train.path]),
-                         Split(test.records(), test.path, test.truth, [test.path]), "coco", mask_format,
-                         flip=not (root / SCENES).is_file(), unmasked=unmasked)
+    return DetectionData(
+        "digits" if digits else published_name(root),
+        root,
+        classes,
+        Split(train.records(), annotations=[train.path]),
+        Split(test.records(), test.path, test.truth, [test.path]),
+        "coco",
+        mask_format,
+        flip=not (root / SCENES).is_file(),
+        unmasked=unmasked,
+    )

@@ -36,8 +36,9 @@ def read_split(home: Path, split: str, faults: Faults, files: list[Path]) -> lis
     """
     path = list_of(home, split)
     if not path.exists():
-        raise UserError(f"there is no {path}; set --data-dir to a directory in Pascal VOC's layout (JPEGImages, Annotations, "
-                        "ImageSets/Main)")
+        raise UserError(
+            f"there is no {path}; set --data-dir to a directory in Pascal VOC's layout (JPEGImages, Annotations, ImageSets/Main)"
+        )
     images, records = Images(home / "JPEGImages"), []
     names, notes = read_names(path, images)
     faults.notes += notes
@@ -66,6 +67,7 @@ def parsed(path: Path) -> ET.Element:
     Raises:
         UserError: it is no such file.
     """
+
     def refuse(*_) -> None:
         raise UserError(f"{path} has a document type (<!DOCTYPE ...>), which annotations of Pascal VOC do not have; remove it")
 
@@ -119,8 +121,9 @@ def _object(element: ET.Element, where: str) -> tuple[str, list[float], int]:
     # A box of no area is xmax = xmin - 1: both ends belong to it.
     for first, last in ((0, 2), (1, 3)):
         if box[last] < box[first] - 1:
-            raise _Wrong(f"<{CORNERS[last]}> of {where} ({name}) is {box[last]:g}, less than <{CORNERS[first]}> {box[first]:g}; "
-                         "swap them")
+            raise _Wrong(
+                f"<{CORNERS[last]}> of {where} ({name}) is {box[last]:g}, less than <{CORNERS[first]}> {box[first]:g}; swap them"
+            )
     text = (element.findtext("difficult") or "").strip().lower()
     if text not in FLAGS:
         raise _Wrong(f"<difficult> of {where} ({name}) is {text!r}; set it to 0 or 1")

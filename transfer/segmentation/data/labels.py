@@ -25,8 +25,9 @@ def read_labels(path: str | Path) -> np.ndarray:
     """
     image, header = images.opened(path, read_bytes(path))
     if image.mode not in MODES:
-        raise UserError(f"{path} is a colour image ({image.mode}); labels are class indices in a greyscale or palette PNG; fix or "
-                        "remove it")
+        raise UserError(
+            f"{path} is a colour image ({image.mode}); labels are class indices in a greyscale or palette PNG; fix or remove it"
+        )
     if image.format == "JPEG":
         raise UserError(f"{path} is a JPEG, which does not keep the labels exactly; save the labels as PNG")
     if header.orientation != 1:

@@ -69,8 +69,16 @@ class PairsDataset(BaseSegDataset):
             pairs, self.notes = listed_pairs(Path(self.ann_file), images, labels, self.seg_map_suffix)
         else:
             pairs, self.notes = found_pairs(images, labels, self.img_suffix, self.seg_map_suffix)
-        return [{"img_path": str(image), "seg_map_path": str(label), "label_map": self.label_map,
-                 "reduce_zero_label": self.reduce_zero_label, "seg_fields": []} for image, label in pairs]
+        return [
+            {
+                "img_path": str(image),
+                "seg_map_path": str(label),
+                "label_map": self.label_map,
+                "reduce_zero_label": self.reduce_zero_label,
+                "seg_fields": [],
+            }
+            for image, label in pairs
+        ]
 
 
 def listed_pairs(names: Path, images: Path, labels: Path, label_suffix: str) -> tuple[list[tuple[Path, Path]], list[str]]:
@@ -98,8 +106,10 @@ def found_pairs(images: Path, labels: Path, image_suffix: str, label_suffix: str
         pairs[label] = images / file
     notes = [f"left out {len(left)} of {images} that are no images: {some(left)}"] if left else []
     if found.repeated:
-        notes.append(f"{len(found.repeated)} links in {images} lead to folders that are read already, and are not followed: "
-                     f"{some(found.repeated)}")
+        notes.append(
+            f"{len(found.repeated)} links in {images} lead to folders that are read already, and are not followed: "
+            f"{some(found.repeated)}"
+        )
     return [(image, label) for label, image in pairs.items()], notes
 
 
@@ -123,10 +133,35 @@ class CamVidDataset(PairsDataset):
     """CamVid in the version of SegNet (arXiv 1511.00561): 11 classes, 11 = void, whose pixels have no class."""
 
     METAINFO: ClassVar[dict] = {
-        "classes": ("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
-                    "Void"),
-        "palette": [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0], [192, 128, 128],
-                    [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192], [0, 0, 0]]}
+        "classes": (
+            "Sky",
+            "Building",
+            "Pole",
+            "Road",
+            "Pavement",
+            "Tree",
+            "SignSymbol",
+            "Fence",
+            "Car",
+            "Pedestrian",
+            "Bicyclist",
+            "Void",
+        ),
+        "palette": [
+            [128, 128, 128],
+            [128, 0, 0],
+            [192, 192, 128],
+            [128, 64, 128],
+            [60, 40, 222],
+            [128, 128, 0],
+            [192, 128, 128],
+            [64, 64, 128],
+            [64, 0, 128],
+            [64, 64, 0],
+            [0, 128, 192],
+            [0, 0, 0],
+        ],
+    }
 
     def __init__(self, **kwargs):
         # Leaving a class out of `metainfo` is mmsegmentation's way to say that its pixels are ignored.
@@ -139,8 +174,20 @@ class DigitScenesDataset(PairsDataset):
 
     METAINFO: ClassVar[dict] = {
         "classes": ("background", *(f"digit {digit}" for digit in range(10))),
-        "palette": [[40, 40, 40], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48], [145, 30, 180],
-                    [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]]}
+        "palette": [
+            [40, 40, 40],
+            [230, 25, 75],
+            [60, 180, 75],
+            [255, 225, 25],
+            [0, 130, 200],
+            [245, 130, 48],
+            [145, 30, 180],
+            [70, 240, 240],
+            [240, 50, 230],
+            [210, 245, 60],
+            [250, 190, 212],
+        ],
+    }
 
 
 def _within(root: Path, *places: str) -> Path:
@@ -149,8 +196,12 @@ def _within(root: Path, *places: str) -> Path:
 
 
 def _listed(root: Path, names: str, labels: str, kind: str) -> dict:
-    return {"type": kind, "data_root": str(root), "ann_file": f"ImageSets/{names}.txt",
-                "data_prefix": {"img_path": "JPEGImages", "seg_map_path": labels}}
+    return {
+        "type": kind,
+        "data_root": str(root),
+        "ann_file": f"ImageSets/{names}.txt",
+        "data_prefix": {"img_path": "JPEGImages", "seg_map_path": labels},
+    }
 
 
 def voc(root: Path) -> Layout:
@@ -171,8 +222,13 @@ def ade20k(root: Path) -> Layout:
     root = _within(root, "ADEChallengeData2016", "ade/ADEChallengeData2016")
 
     def split(name: str) -> list[dict]:
-        return [{"type": "ADE20KPairs", "data_root": str(root),
-                     "data_prefix": {"img_path": f"images/{name}", "seg_map_path": f"annotations/{name}"}}]
+        return [
+            {
+                "type": "ADE20KPairs",
+                "data_root": str(root),
+                "data_prefix": {"img_path": f"images/{name}", "seg_map_path": f"annotations/{name}"},
+            }
+        ]
 
     return Layout("ade20k", split("training"), split("validation"), scale=(2048, 512), crop=(512, 512), reduce_zero_label=True)
 
@@ -182,17 +238,24 @@ def cityscapes(root: Path) -> Layout:
     root = _within(root, "cityscapes")
 
     def split(name: str) -> list[dict]:
-        return [{"type": "CityscapesPairs", "data_root": str(root),
-                     "data_prefix": {"img_path": f"leftImg8bit/{name}", "seg_map_path": f"gtFine/{name}"}}]
+        return [
+            {
+                "type": "CityscapesPairs",
+                "data_root": str(root),
+                "data_prefix": {"img_path": f"leftImg8bit/{name}", "seg_map_path": f"gtFine/{name}"},
+            }
+        ]
 
     return Layout("cityscapes", split("train"), split("val"), scale=(2048, 1024), crop=(512, 1024))
 
 
 def camvid(root: Path) -> Layout:
     """CamVid: ``train``, ``trainannot``, ``val``, ``valannot``, PNG; 11 classes, 11 = void."""
+
     def split(name: str) -> list[dict]:
-        return [{"type": "CamVidDataset", "data_root": str(root),
-                     "data_prefix": {"img_path": name, "seg_map_path": f"{name}annot"}}]
+        return [
+            {"type": "CamVidDataset", "data_root": str(root), "data_prefix": {"img_path": name, "seg_map_path": f"{name}annot"}}
+        ]
 
     return Layout("camvid", split("train"), split("val"), scale=(480, 360), crop=(352, 352))
 
@@ -204,12 +267,26 @@ def digits(root: Path) -> Layout:
         raise UserError(f"{root} holds no scenes of digits; leave out --data-dir to have them written")
     train, val = ([_listed(root, f"Segmentation/{name}", "SegmentationClass", "DigitScenesDataset")] for name in ("train", "val"))
     side = (made.size, made.size)
-    return Layout("digits", train, val, scale=side, crop=side, flip=False, ratio_range=(0.75, 1.5), distortion=False,
-                  output_stride=4, first_weight=0.1)
+    return Layout(
+        "digits",
+        train,
+        val,
+        scale=side,
+        crop=side,
+        flip=False,
+        ratio_range=(0.75, 1.5),
+        distortion=False,
+        output_stride=4,
+        first_weight=0.1,
+    )
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {
-    "voc": voc, "ade20k": ade20k, "cityscapes": cityscapes, "camvid": camvid, "digits": digits,
+    "voc": voc,
+    "ade20k": ade20k,
+    "cityscapes": cityscapes,
+    "camvid": camvid,
+    "digits": digits,
 }
 
 

@@ -72,9 +72,12 @@ def _read(layout: Layout) -> dict:
 
 def train_pipeline(layout: Layout) -> list[dict]:
     """mmsegmentation's usual training pipeline at the layout's scale and crop."""
-    steps = [_read(layout), {"type": "ReadLabels"},
-             {"type": "RandomResize", "scale": layout.scale, "ratio_range": layout.ratio_range, "keep_ratio": True},
-             {"type": "RandomCrop", "crop_size": layout.crop, "cat_max_ratio": 0.75}]
+    steps = [
+        _read(layout),
+        {"type": "ReadLabels"},
+        {"type": "RandomResize", "scale": layout.scale, "ratio_range": layout.ratio_range, "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": layout.crop, "cat_max_ratio": 0.75},
+    ]
     if layout.flip:
         steps.append({"type": "RandomFlip", "prob": 0.5})
     if layout.distortion:
@@ -84,8 +87,12 @@ def train_pipeline(layout: Layout) -> list[dict]:
 
 def test_pipeline(layout: Layout) -> list[dict]:
     """Images at the layout's scale; labels as they are, because predictions are brought to their size."""
-    return [_read(layout), {"type": "Resize", "scale": layout.scale, "keep_ratio": True},
-            {"type": "ReadLabels"}, {"type": "PackSegInputs"}]
+    return [
+        _read(layout),
+        {"type": "Resize", "scale": layout.scale, "keep_ratio": True},
+        {"type": "ReadLabels"},
+        {"type": "PackSegInputs"},
+    ]
 
 
 def train_loader(layout: Layout, batch_size: int, workers: int, seed: int) -> dict:
@@ -93,16 +100,24 @@ def train_loader(layout: Layout, batch_size: int, workers: int, seed: int) -> di
     pipeline = train_pipeline(layout)
     parts = [{**config, "pipeline": pipeline} for config in layout.train]
     joined = parts[0] if len(parts) == 1 else {"type": "ConcatDataset", "datasets": parts}
-    return {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0,
-            "sampler": {"type": "PlacedSampler", "shuffle": True, "seed": seed},
-            "dataset": {"type": "PlacedDataset", "dataset": joined, "seed": seed}}
+    return {
+        "batch_size": batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "sampler": {"type": "PlacedSampler", "shuffle": True, "seed": seed},
+        "dataset": {"type": "PlacedDataset", "dataset": joined, "seed": seed},
+    }
 
 
 def test_loader(layout: Layout, workers: int) -> dict:
     """Config of the evaluation loader: one image at a time, since their sizes differ."""
-    return {"batch_size": 1, "num_workers": workers, "persistent_workers": False,
-            "sampler": {"type": "DefaultSampler", "shuffle": False},
-            "dataset": {**layout.val[0], "pipeline": test_pipeline(layout), "test_mode": True}}
+    return {
+        "batch_size": 1,
+        "num_workers": workers,
+        "persistent_workers": False,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "dataset": {**layout.val[0], "pipeline": test_pipeline(layout), "test_mode": True},
+    }
 
 
 def calibration_batches(layout: Layout, split: Split, mean: Sequence[float], std: Sequence[float]) -> Iterator[Tensor]:
@@ -112,7 +127,7 @@ def calibration_batches(layout: Layout, split: Split, mean: Sequence[float], std
     shift, scale = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
     for start in range(0, len(chosen), CALIBRATION_BATCH):
         images = []
-        for index in chosen[start:start + CALIBRATION_BATCH]:
+        for index in chosen[start : start + CALIBRATION_BATCH]:
             image = Image.fromarray(read_image(split.images[index], split.labels[index], layout.exif).permute(1, 2, 0).numpy())
             pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
             images.append((torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255 - shift) / scale)

@@ -50,10 +50,13 @@ def split_of(layout: Layout, name: str) -> Split:
         notes += made.notes
     if not photographs:
         prefix = getattr(layout, name)[0]["data_prefix"]["img_path"]
-        raise UserError(f"{layout.name} has no {name} images in {Path(getattr(layout, name)[0]['data_root']) / prefix}; "
-                        "set --data-dir to the folder that holds them")
-    return Split(photographs, labels, tuple(made.metainfo["classes"]), made.metainfo["palette"], made.label_map,
-                 made.seg_map_suffix, notes)
+        raise UserError(
+            f"{layout.name} has no {name} images in {Path(getattr(layout, name)[0]['data_root']) / prefix}; "
+            "set --data-dir to the folder that holds them"
+        )
+    return Split(
+        photographs, labels, tuple(made.metainfo["classes"]), made.metainfo["palette"], made.label_map, made.seg_map_suffix, notes
+    )
 
 
 def _check_places(layout: Layout, config: dict) -> None:
@@ -85,8 +88,11 @@ class SegmentationData:
         for name, split in (("train", self.train), ("val", self.val)):
             root = self.layout.train[0]["data_root"]
             names = [fingerprint.names_below(root, files) for files in (split.images, split.labels)]
-            splits[name] = [names, fingerprint.of_files(dict(zip(names[0], split.images, strict=True))),
-                            fingerprint.of_files(dict(zip(names[1], split.labels, strict=True)), sampled=MASKS_READ)]
+            splits[name] = [
+                names,
+                fingerprint.of_files(dict(zip(names[0], split.images, strict=True))),
+                fingerprint.of_files(dict(zip(names[1], split.labels, strict=True)), sampled=MASKS_READ),
+            ]
         return fingerprint.combined(classes=list(self.train.classes), **splits)
 
 
@@ -117,18 +123,20 @@ def _check_partners(layout: Layout, split: Split, configs: Sequence[dict]) -> No
     for kind, files in (("image", split.images), ("label image", split.labels)):
         missing = [path for path in files if not path.is_file()]
         if missing:
-            raise UserError(f"{missing[0]} is missing: {len(missing)} of {len(files)} {kind}s of {layout.name} have no file"
-                            f"{HINTS.get(layout.name, '') if kind == 'label image' else ''}; add them, or fix the list")
+            raise UserError(
+                f"{missing[0]} is missing: {len(missing)} of {len(files)} {kind}s of {layout.name} have no file"
+                f"{HINTS.get(layout.name, '') if kind == 'label image' else ''}; add them, or fix the list"
+            )
     known = set(split.labels)
     for config in configs:
         if "ann_file" in config:
             continue  # what is not in its list is left out on purpose
         folder = Path(config["data_root"]) / config["data_prefix"]["seg_map_path"]
-        alone = [folder / file for file in tree(folder).files
-                 if file.endswith(split.label_suffix) and folder / file not in known]
+        alone = [folder / file for file in tree(folder).files if file.endswith(split.label_suffix) and folder / file not in known]
         if alone:
-            raise UserError(f"{alone[0]} has no image: {len(alone)} label images of {layout.name} stand alone; "
-                            "remove them, or add their images")
+            raise UserError(
+                f"{alone[0]} has no image: {len(alone)} label images of {layout.name} stand alone; remove them, or add their images"
+            )
 
 
 def _allowed(layout: Layout, split: Split) -> np.ndarray:
@@ -148,15 +156,18 @@ def _look(split: Split, allowed: np.ndarray, index: int) -> tuple[images.Header,
     labels = read_labels(label)
     size = labels.shape[::-1]
     if not header.sides(size):
-        raise UserError(f"{label} is {size[0]} x {size[1]} pixels and its image {header.displayed[0]} x {header.displayed[1]}; "
-                        "fix or remove it")
+        raise UserError(
+            f"{label} is {size[0]} x {size[1]} pixels and its image {header.displayed[0]} x {header.displayed[1]}; fix or remove it"
+        )
     values, counts = np.unique(labels, return_counts=True)
     wrong = [int(value) for value in values if not 0 <= value < 256 or not allowed[value]]
     if wrong:
         right = np.flatnonzero(allowed[:IGNORED])
-        raise UserError(f"{label} holds label{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:5]))}, which "
-                        f"{'are' if len(wrong) > 1 else 'is'} none of the {len(split.classes)} classes ({right[0]} to {right[-1]}, "
-                        "255 = no class); fix or remove it")
+        raise UserError(
+            f"{label} holds label{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:5]))}, which "
+            f"{'are' if len(wrong) > 1 else 'is'} none of the {len(split.classes)} classes ({right[0]} to {right[-1]}, "
+            "255 = no class); fix or remove it"
+        )
     return header, size, np.bincount(values, counts, minlength=256).astype(np.int64)
 
 
@@ -167,12 +178,16 @@ def _classes_note(layout: Layout, name: str, split: Split, counts: Sequence[np.n
         UserError: they are all of one class, so that whatever predicts it is right everywhere.
     """
     pixels = np.bincount(class_table(layout.reduce_zero_label, split.label_map), np.sum(counts, 0), minlength=256)
-    there = sorted(np.flatnonzero(pixels[:len(split.classes)]), key=lambda number: -pixels[number])
+    there = sorted(np.flatnonzero(pixels[: len(split.classes)]), key=lambda number: -pixels[number])
     shares = [f"{split.classes[number]} {pixels[number] / pixels.sum():.1%}" for number in there]
     none = pixels[IGNORED] / pixels.sum()
     if len(there) < 2:
         masks = " (masks of 0 and 255? Label 255 is no class: save class numbers)" if none else ""
-        raise UserError(f"the {name} label images of {layout.name} hold {shares[0] if there else 'no class'} and no other class"
-                        f"{masks}; the first is {split.labels[0]}: fix the labels")
-    return (f"{name}: {len(split.images)} images, {len(there)} of {len(split.classes)} classes have pixels: {some(shares, 5)}; "
-            f"no class {none:.1%}")
+        raise UserError(
+            f"the {name} label images of {layout.name} hold {shares[0] if there else 'no class'} and no other class"
+            f"{masks}; the first is {split.labels[0]}: fix the labels"
+        )
+    return (
+        f"{name}: {len(split.images)} images, {len(there)} of {len(split.classes)} classes have pixels: {some(shares, 5)}; "
+        f"no class {none:.1%}"
+    )
