@@ -105,6 +105,12 @@ def test_requirements_pin_what_pyproject_asks_for(python):
     assert pin_faults(load_pyproject(), load_pins(), python) == []
 
 
+def test_pre_commit_formats_as_make_lint_does():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    rev = next(repo["rev"] for repo in hooks if repo["repo"].endswith("/ruff-pre-commit"))
+    assert [str(pin.specifier) for pin in load_pins() if pin.name == "ruff"] == [f"=={rev.removeprefix('v')}"]
+
+
 def test_requirements_name_no_machine_and_no_cuda_packages():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert not [line for line in lines if line.startswith(("-", "/", ".")) or "://" in line or " @ " in line]
