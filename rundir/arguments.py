@@ -88,7 +88,13 @@ class Spread(NamedTuple):
 def a_width(text: str) -> Width:
     """The type of an option that is a width, or a sub-network such as ``w[1,.75,.5,.5]d[2,1,2,2]``."""
     if not any(letter in text for letter in (*LETTERS, "[")) or text.lower() in ("nan", "inf", "infinity"):
-        return real()(text)
+        try:
+            return real()(text)
+        except argparse.ArgumentTypeError:
+            raise argparse.ArgumentTypeError(
+                f"{_shown(text)} is not a width; set a number above 0 and at most 1, or a sub-network such as 'w[1,.75,.5,.5]'"
+                + ", with spaces between several" * ("," in text)
+            ) from None
     try:
         return parse_width(text)
     except ValueError as error:

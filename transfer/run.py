@@ -66,7 +66,10 @@ JOBS = ("--executor", "--transfer", "--name")  # options of evaluation as jobs
 
 def parser(more: Callable[[argparse.ArgumentParser], object] | None = None) -> argparse.ArgumentParser:
     """The arguments of all tasks; with those that ``more`` adds of evaluation as jobs."""
-    own = Parser(prog="transfer/run.py", description="Score a checkpoint at several widths.")
+    own = Parser(
+        prog="transfer/run.py",
+        description=f"Score a checkpoint at several widths; {ALL}: on all that --transfer says (docs/transfer.md).",
+    )
     tasks = own.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, task in TASKS.items():
         task.add_arguments(made := tasks.add_parser(name, help=task.HELP, description=task.HELP, epilog=EPILOG))
@@ -100,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_jobs(argv: Sequence[str]) -> bool:
-    """Whether a command line asks for evaluation as jobs: by one of its options, or by several checkpoints."""
+    """Whether a command line asks for evaluation as jobs: by one of its options, by several checkpoints, or as ``all``."""
+    if argv[:1] == [ALL]:
+        return True
     behind = list(argv[argv.index("--checkpoint") + 1 :]) if "--checkpoint" in argv else []
     several = sum(1 for _ in itertools.takewhile(lambda text: not text.startswith("--"), behind)) > 1
     return several or any(text.partition("=")[0] in JOBS for text in argv)

@@ -57,7 +57,7 @@ def read(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         what = " that is an ordinary file" if path.exists() else ""
-        raise UserError(f"there is no checkpoint {path}{what}; give the checkpoint.pt of a run directory")
+        raise UserError(f"there is no checkpoint {path}{what}; give a run directory, or its checkpoint.pt")
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

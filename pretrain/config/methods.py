@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from pretrain.config.signatures import Shape, fault_of, options_of
-from rundir.errors import UserError
+from rundir.errors import UserError, suggestion
 from rundir.fields import CONSTRAINT, Choice, Options, value_of
 from rundir.typed import check_values, typed
 
@@ -157,9 +157,16 @@ def find(part: Part, value: str) -> Callable:
             f"{part.key}={value}: {path.name} has changed since (its digest is {digest} now); put it back, or set "
             f"{part.key}={path}:{own['name']} for another experiment"
         )
-    found = vars(_imported(part, path, digest)).get(own["name"])
+    module = _imported(part, path, digest)
+    found = vars(module).get(own["name"])
     if found is None or not callable(found):
-        raise UserError(f"{part.key}={path}:{own['name']}: {path.name} has no function or class {own['name']}; set one that it has")
+        its = [
+            name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__ and callable(value)
+        ]
+        raise UserError(
+            f"{part.key}={path}:{own['name']}: {path.name} has no function or class {own['name']}; "
+            f"{suggestion(own['name'], its, otherwise='it has ' + (', '.join(its) or 'none at all'))}"
+        )
     fault = fault_of(part.shape, found)
     if fault:
         raise UserError(f"{part.key}={path}:{own['name']}: {fault}")

@@ -53,7 +53,8 @@ def _validate_numbers(cfg: Config) -> None:
         raise UserError(f"diagnostics.images={cfg.diagnostics.images} are too few to compare; set 0 (off) or at least 3")
     if cfg.optimizer.warmup_epochs >= cfg.optimizer.epochs:
         raise UserError(
-            f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs={cfg.optimizer.epochs}"
+            f"optimizer.warmup_epochs={cfg.optimizer.warmup_epochs} must be below optimizer.epochs={cfg.optimizer.epochs}; "
+            f"set optimizer.warmup_epochs={cfg.optimizer.epochs - 1} or less"
         )
     if cfg.augment.jitter[3] > 0.5:
         raise UserError(f"augment.jitter={cfg.augment.jitter}: the last number, of the hue, must be in [0, 0.5]")

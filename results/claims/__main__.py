@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for claim in sources.of_files(arguments.grids):
             console.print(
                 f"{claim.grid}: {claim.id}: {claim.statement}",
-                f"  {claim.command}",
+                f"  {claim.command.format(profile='PROFILE')}",
                 sep="\n",
                 markup=False,
                 highlight=False,

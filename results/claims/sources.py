@@ -46,7 +46,18 @@ def _of_manifest(folder: Path) -> list[Claim]:
 def of_files(files: Iterable[Path]) -> list[Claim]:
     """The claims of grid files, or of all those in a directory. Raises UserError."""
     paths = [path for place in files for path in (sorted(Path(place).glob("*.yaml")) if Path(place).is_dir() else [Path(place)])]
-    return [claim for path in paths for claim in read_claims(_grid(path).get("claims"), path.stem, str(path))]
+    return [
+        claim
+        for path in paths
+        for claim in read_claims(
+            _grid(path).get("claims"), path.stem, str(path), launch=f"python ablations/run.py --grid {_asked(path)}"
+        )
+    ]
+
+
+def _asked(path: Path) -> str:
+    """What ``--grid`` is set to: the name of a grid of this project, the path of any other."""
+    return path.stem if path.resolve().parent.parts[-2:] == ("ablations", "grids") else str(path)
 
 
 def _grid(path: Path) -> dict[str, Any]:

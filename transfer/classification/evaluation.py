@@ -130,6 +130,7 @@ def evaluate(
         raise UserError(f"{backbone.path} does not say which data it was trained on; set --dataset NAME")
     backbone.extrapolate = extrapolate
     named = backbone.default_widths() if widths is None else backbone.chosen_widths(widths)
+    _check_extrapolation(backbone, named)
     backbone.check_widths(named)
     stands = _stand_ins(backbone, named, widths is None)
     taken = list(stands)
@@ -175,6 +176,16 @@ def _stand_ins(backbone: Checkpoint, widths: Sequence[Width], skip: bool) -> dic
             shares = [100 * backbone.cost(each).flops / backbone.cost(backbone.high).flops for each in (width, network)]
             print(f"width {width:g} ({shares[0]:.1f} % of the FLOPs) is scored by {network} ({shares[1]:.1f} %)", flush=True)
     return found
+
+
+def _check_extrapolation(backbone: Checkpoint, widths: Sequence[Width]) -> None:
+    """Raise :class:`UserError` if widths below those of pretraining are asked for without saying so."""
+    below = [width for width in widths if not backbone.dense and backbone.is_extrapolated(width)]
+    if below and not backbone.extrapolate:
+        raise UserError(
+            f"--widths: {below[0]} is below the trained range [{backbone.low}, {backbone.high}]; set widths within it, or add "
+            "--extrapolate to score it anyway"
+        )
 
 
 def _check_names(dataset: str | None, protocols: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -170,17 +171,25 @@ def show(found: Found) -> None:
         f"{report['dataset']}: {report['scored']} sub-networks scored by {report['score']} ({MEANINGS[report['score']]})"
         + ("" if found.fresh else ", as searched before")
     )
-    chosen = Table(_whole("budget"), _whole("chosen"), report["score"], "k-NN", "FLOPs", "weights", "MB", "ms", title="Best of all")
+    chosen = Table(_whole("budget"), report["score"], "k-NN", "FLOPs", "weights", "MB", "ms", title="Best of all", box=SIMPLE)
     compared = Table(
-        _whole("budget"), *map(_whole, report["strategies"]), title=f"Best {report['score']} of each strategy (k-NN accuracy, %)"
+        _whole("budget"),
+        *map(_whole, report["strategies"]),
+        title=f"Best {report['score']} of each strategy/k-NN accuracy in %",
+        pad_edge=False,
+        box=SIMPLE,
     )
+    named = []  # on lines of their own: to be copied, so never broken
     for budget in report["budgets"]:
         picks = {pick["strategy"]: pick for pick in report["picks"] if pick["budget"] == budget}
         if "all" in picks:
             chosen.add_row(budget, *_columns(picks["all"]))
+            named.append(f"{budget}: {picks['all']['subnet']}")
         compared.add_row(budget, *(_cell(picks.get(name)) for name in report["strategies"]))
-    for table in (chosen, compared):
-        Console().print(table)
+    Console().print(chosen)
+    for line in named:
+        print(line)
+    Console().print(compared)
     for line in _about(report):
         print(line)
     print(f"front, picture and networks: {found.folder}")
@@ -193,7 +202,6 @@ def _whole(heading: str) -> Column:
 
 def _columns(pick: Mapping[str, Any]) -> list[str]:
     return [
-        pick["subnet"],
         _number(pick["score"]),
         width_table.percent(pick["knn"]),
         f"{pick['flops_share']:.3f}",
@@ -206,7 +214,7 @@ def _columns(pick: Mapping[str, Any]) -> list[str]:
 def _cell(pick: Mapping[str, Any] | None) -> str:
     if pick is None:
         return width_table.MISSING
-    return _number(pick["score"]) + ("" if pick["knn"] is None else f" ({100 * pick['knn']:.1f})")
+    return _number(pick["score"]) + ("" if pick["knn"] is None else f"/{100 * pick['knn']:.1f}")
 
 
 def _count(value: float) -> str:
