@@ -51,7 +51,7 @@ def test_the_last_two_are_kept(two):
 
 def test_no_checkpoint(tmp_path):
     assert checkpoint.load_latest(tmp_path) is None
-    with pytest.raises(UserError, match=r"there is no checkpoint .*checkpoint.pt of a run directory"):
+    with pytest.raises(UserError, match=r"there is no checkpoint .*give a run directory, or its checkpoint.pt"):
         checkpoint.load(tmp_path / NEW)
     with pytest.raises(UserError, match="there is no checkpoint"):
         checkpoint.load(tmp_path)

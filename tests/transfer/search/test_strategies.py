@@ -184,7 +184,7 @@ def test_the_latency_is_measured_only_where_it_is_limited_and_needed():
 
 
 def test_an_impossible_budget_is_refused():
-    with pytest.raises(UserError, match=r"--budget flops=0\.01: no sub-network is so small; .*flops 0\.1"):
+    with pytest.raises(UserError, match=r"--budget flops=0\.01: no sub-network is so small; .*flops=0\.1"):
         problem([Budget.parse(["flops=0.01"])])
 
 
