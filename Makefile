@@ -11,7 +11,7 @@ REPORT_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 FAULTS_ARGS ?=
-COVERAGE_FLOOR ?= 85
+COVERAGE_FLOOR ?= 95
 # Two test processes, one thread each: more threads than cores only get in each other's way.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
 

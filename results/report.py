@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def program() -> None:
     """The installed command."""
-    cli(main, interrupted="interrupted; the report that was there is as it was")
+    cli(main, interrupted="interrupted; a report from before is as it was")
 
 
 if __name__ == "__main__":

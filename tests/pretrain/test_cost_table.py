@@ -104,7 +104,8 @@ def test_moments_are_those_of_float64(side):
     variance, mean = torch.var_mean(x.double(), (0, 2, 3))
     for layout in (torch.contiguous_format, torch.channels_last):
         own = moments(x.contiguous(memory_format=layout))
-        assert torch.allclose(own[0].double(), mean, rtol=1e-6) and torch.allclose(own[1].double(), variance, rtol=1e-4)
+        # float32 sums of thousands of values near 5, in an order that is the processor's
+        assert torch.allclose(own[0].double(), mean, rtol=2e-5) and torch.allclose(own[1].double(), variance, rtol=2e-4)
     assert moments(x[:, :, 0, 0])[0].shape == (7,)
 
 

@@ -331,7 +331,7 @@ def test_what_a_killed_report_left_goes_with_the_next_unless_it_may_be_anothers_
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])
-def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_path, limit):
+def test_over_a_file_size_limit_one_line_is_said_and_the_old_report_stays(tmp_path, limit, uncounted):
     write_run(tmp_path / "guidelines", config(), [record(1.0, 0.5)])
     command = [sys.executable, str(ROOT / "results" / "report.py"), "--runs", str(tmp_path / "guidelines"), "--small"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -92,7 +92,7 @@ def test_interruptions(capsys):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_end_runs_what_cleans_up(signum):
+def test_a_signal_to_end_runs_what_cleans_up(signum, uncounted):
     body = "try:\n    print('ready', flush=True)\n    time.sleep(60)\nfinally:\n    print('cleaned', flush=True)"
     process = program(body, preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))  # nohup has it ignored, which is inherited
     assert process.stdout.readline() == b"ready\n"
