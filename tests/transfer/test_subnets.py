@@ -74,12 +74,12 @@ def test_an_analysis_of_a_sub_network(medium, tmp_path, capsys):
     [
         (["w[1,.5]"], "2 widths and the network 4 stages"),
         (["d[3,1,1,1]"], "where the network has from 1 to 2"),
-        (["w[1,.5,.5,.1]"], r"outside the trained range \[0.25, 1.0\]"),
+        (["w[1,.5,.5,.1]"], r"below the trained range \[0.25, 1.0\]"),
         (["w[1,.5"], "not understood"),
         (["k[3,3,3,3]"], "no elastic"),
         (["0.5", "w[.5,.5,.5,.5]"], "give the same channels"),
         (["d[1,2,1,2]", "w1d[1,2,1,2]"], "give the same channels"),
-        (["0.5.5"], "is not a number"),
+        (["0.5.5"], "is not a width"),
         (["h[1]"], "no attention heads"),
     ],
 )
