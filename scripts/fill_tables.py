@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from results.statistics.sequential import MOST_SEEDS
+from results.claims.rendering import needed_text
 from rundir.arguments import Parser, place
 from rundir.atomic import write_atomically
 from rundir.cli import cli
@@ -102,11 +102,8 @@ def named(verdict: dict) -> str:
 
 
 def needed(verdict: dict) -> str:
-    """How many seeds would decide it, were they as these; against: in which case it would be contradicted."""
-    if not verdict["seeds_needed"]:
-        return ""
-    many = f"> {MOST_SEEDS}" if verdict["seeds_needed"] > MOST_SEEDS else f"≈ {verdict['seeds_needed']}"
-    return many if verdict["effect"] > verdict["minimum"] else f"{many} (against)"
+    """How many seeds would decide it, in words."""
+    return needed_text(verdict["seeds_needed"], verdict["effect"], verdict["minimum"])
 
 
 def head(*names: str, words: int = 3) -> list[str]:

@@ -8,8 +8,8 @@ from pretrain.data.sources import NAMES
 from rundir.arguments import MOST_PIXELS, MOST_WORKERS, whole, word
 
 
-def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dataset``, ``--data-dir``, ``--size``, ``--workers`` and ``--device``."""
+def add_image_arguments(parser: argparse.ArgumentParser, neighbours: int) -> None:
+    """Add ``--dataset``, ``--data-dir``, ``--size``, ``--workers``, ``--device`` and ``--neighbours``, whose default is given."""
     parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
     parser.add_argument(
         "--data-dir", type=word, metavar="DIR", help="where the data are stored; default: where pretraining found them"
@@ -19,5 +19,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers", type=whole(0, MOST_WORKERS), metavar="N", help="processes that decode files; default: as pretraining"
+    )
+    parser.add_argument(
+        "--neighbours",
+        type=whole(1),
+        default=neighbours,
+        metavar="N",
+        help=f"nearest images whose overlap is measured; default {neighbours}",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")

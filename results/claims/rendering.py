@@ -32,11 +32,18 @@ def p_text(p: float) -> str:
 
 
 def seeds_text(verdict: Verdict) -> str:
-    """How many seeds would decide an undecided claim; nothing where that is not known or asked."""
-    if not verdict.seeds_needed:
+    """:func:`needed_text` of a verdict."""
+    return needed_text(verdict.seeds_needed, verdict.effect, verdict.claim.minimum)
+
+
+def needed_text(needed: int, effect: float, minimum: float) -> str:
+    """How many seeds would decide an undecided claim, against it where ``effect`` is not above ``minimum``; nothing where that is
+    not known or asked (0).
+    """
+    if not needed:
         return ""
-    many = f"> {MOST_SEEDS}" if verdict.seeds_needed > MOST_SEEDS else f"≈ {verdict.seeds_needed}"
-    return many if verdict.effect > verdict.claim.minimum else f"{many} (against)"
+    many = f"> {MOST_SEEDS}" if needed > MOST_SEEDS else f"≈ {needed}"
+    return many if effect > minimum else f"{many} (against)"
 
 
 def texts(verdict: Verdict) -> dict[str, str]:

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the task's arguments to its parser."""
     plain = Options()
     add_checkpoint_arguments(parser)
-    add_image_arguments(parser)
+    add_image_arguments(parser, plain.neighbours)
     parser.add_argument(
         "--widths",
         type=width_or_spread,
@@ -53,13 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=plain.pairs,
         metavar="N",
         help=f"pairs of augmented views of each image; default {plain.pairs}",
-    )
-    parser.add_argument(
-        "--neighbours",
-        type=whole(1),
-        default=plain.neighbours,
-        metavar="N",
-        help=f"nearest images whose overlap is measured; default {plain.neighbours}",
     )
     parser.add_argument(
         "--batch-size",

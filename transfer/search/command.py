@@ -87,13 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of these, images that calibrate BatchNorms, and images per pass; default {plain.calibration}",
     )
     parser.add_argument(
-        "--neighbours",
-        type=whole(1),
-        default=plain.neighbours,
-        metavar="N",
-        help=f"nearest images whose overlap is measured; default {plain.neighbours}",
-    )
-    parser.add_argument(
         "--pool",
         type=whole(10),
         default=plain.pool,
@@ -118,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=f"files of the chosen networks: some of {', '.join(NEEDS)}, or {NO_FILES}; default {' '.join(DEFAULT_FORMATS)}",
     )
-    add_image_arguments(parser)
+    add_image_arguments(parser, plain.neighbours)
     parser.add_argument(
         "--out",
         type=word,
