@@ -19,6 +19,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import Row, at_most, faster, interleaved, markdown, options, seconds
+from pretrain.memory import keep_freed_memory
 from pretrain.models import build
 from pretrain.slimmable import CostTable, Subnet, Width, calibrate, calibrated_features, cost, extract, space_of
 from rundir.cli import cli
@@ -93,6 +94,7 @@ def many(count: int, images: int) -> list[Row]:
 
 def rows(rounds: int = 5, quick: bool = False) -> list[Row]:
     """All rows; ``quick``: few images and networks."""
+    keep_freed_memory()  # as a search does
     if quick:
         return scoring("resnet_small", 12, 32, 1) + many(5, 32)
     return scoring("resnet_small", 12, IMAGES, rounds) + scoring("resnet18_cifar", 32, IMAGES // 2, rounds) + many(1000, IMAGES)

@@ -13,8 +13,9 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt(3)
 def keep_freed_memory() -> bool:
     """Let this process reuse freed memory instead of returning it to the system; False where the C library is not glibc.
 
-    A step on a CPU frees and allocates the same large tensors again and again. glibc returns each to the system at once, and
-    the next page of the next one is zeroed anew when it is first touched (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD).
+    A training step or a search's score on a CPU frees and allocates the same large tensors again and again. glibc returns each to
+    the system at once, and the pages of the next one are zeroed anew when they are first touched (mallopt(3): M_MMAP_MAX,
+    M_TRIM_THRESHOLD).
     ``benchmarks/README.md`` has what that costs.
     """
     name = ctypes.util.find_library("c")

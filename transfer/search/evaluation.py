@@ -17,6 +17,7 @@ from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
 from pretrain.export import check_packages, export
 from pretrain.hardware import hardware
+from pretrain.memory import keep_freed_memory
 from rundir.atomic import make_folder
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, check_choice
@@ -93,6 +94,7 @@ def search(
     known = None if force else _known(where / FOLDER, told)
     if known is not None:
         return Found(where / FOLDER, known, False)
+    keep_freed_memory()
     problem = problem_of(scorer, budgets)
     make_folder(where / FOLDER, "what is found")
     kind = RunDirectory(where).add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])

@@ -33,6 +33,28 @@ def test_overlap_is_that_of_scikit_learns_neighbours(seed, k):
 
 
 @settings(deadline=None)
+@given(SEEDS, st.integers(2, 30), st.integers(1, 29), st.integers(1, 5))
+def test_an_image_is_among_the_k_nearest_where_at_most_k_are_as_near(seed, count, k, levels):
+    """Against counting in a loop, with many exact ties: features of few different values."""
+    k = min(k, count - 1)
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.randint(0, levels, (count, 2), generator=generator).float()
+    reference = Reference(features(seed, count), k)
+    unit = torch.nn.functional.normalize(own, dim=1)
+    similarity = (unit @ unit.T).tolist()
+    hits = 0
+    for i in range(count):
+        for j in reference.neighbours[i].tolist():
+            hits += sum(similarity[i][other] >= similarity[i][j] for other in range(count) if other != i) <= k
+    assert scores.overlap(Features(own), reference) == pytest.approx(hits / (count * k))
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_collapsed_features_agree_with_nothing(value):
+    assert scores.overlap(Features(torch.full((40, 6), value)), Reference(features(0), 5)) == 0
+
+
+@settings(deadline=None)
 @given(SEEDS)
 def test_overlap_cka_and_rankme_are_those_of_the_analysis(seed):
     own, full = features(seed), features(seed + 1)
