@@ -26,7 +26,7 @@ ARROWS = {
 HEAVY = ("torch", "torchvision", "numpy", "pandas")  # a run directory is read where none of them is installed
 # Weights come to transfer through one door, whose inner rooms are closed; what is no weights it may use anywhere.
 DOOR = "pretrain.checkpoints"
-OPEN_TO_TRANSFER = ("pretrain.data", "pretrain.distributed", "pretrain.export", "pretrain.hardware")
+OPEN_TO_TRANSFER = ("pretrain.data", "pretrain.distributed", "pretrain.export", "pretrain.hardware", "pretrain.memory")
 
 
 def imported_modules(source: str) -> set[str]:
