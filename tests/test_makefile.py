@@ -31,7 +31,7 @@ def fake_python(folder: Path, body: str) -> Path:
 
 def make_setup(project: Path, python: Path | str) -> subprocess.CompletedProcess:
     command = ["make", "setup", f"PYTHON={python}"]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_report_is_made_of_the_runs_named(project):
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert "results/report.py --runs runs/a runs/b --small" in " ".join(shown.stdout.split())  # into runs/a/report
     shown = subprocess.run(
-        ["make", "-n", "report", "RUNS=records.parquet", "OUT=page"], cwd=project, capture_output=True, text=True, timeout=60
+        ["make", "-n", "report", "RUNS=records.parquet", "OUT=page"], cwd=project, capture_output=True, text=True, timeout=300
     )
     assert "results/report.py --runs records.parquet --out page" in shown.stdout

@@ -270,7 +270,7 @@ def test_bad_command_lines_end_in_one_line_and_code_2(tmp_path):
         for arguments in cases
     }
     for arguments, expected in cases.items():
-        _, error = started[arguments].communicate(timeout=180)
+        _, error = started[arguments].communicate(timeout=600)
         assert started[arguments].returncode == 2, error
         assert expected in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "runs").exists()

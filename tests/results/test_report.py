@@ -308,7 +308,7 @@ def test_a_report_waits_for_the_one_before(tmp_path, undrawn, monkeypatch):
         other.start()
         other.join(timeout=3)
         assert other.is_alive() and not list(out.iterdir())
-    other.join(timeout=120)
+    other.join(timeout=600)
     assert len(ended) == 1 and (out / "index.html").is_file()
 
 

@@ -30,7 +30,7 @@ def program(body: str, **options) -> subprocess.Popen:
 def ended(body: str, **options) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of :func:`program`."""
     process = program(body, **options)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace")
 
 
@@ -97,7 +97,7 @@ def test_a_signal_to_end_runs_what_cleans_up(signum, uncounted):
     process = program(body, preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL))  # nohup has it ignored, which is inherited
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signum and b"cleaned" in out and b"interrupted" in err and b"Traceback" not in err
 
 
@@ -113,7 +113,7 @@ def test_nohup_is_heeded():
     process = program(
         "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     )
-    assert process.communicate(timeout=60)[0] == b"True\n"
+    assert process.communicate(timeout=300)[0] == b"True\n"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_locale_that_cannot_be_left_is_no_endless_loop():
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code],
         capture_output=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
     )
     assert (done.returncode, done.stdout) == (0, b"ran\n")
@@ -187,5 +187,5 @@ def test_a_deleted_working_directory_is_one_line(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
     process = program("print(1)", cwd=folder, preexec_fn=folder.rmdir)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 2 and b"working directory was deleted" in err and err.count(b"\n") == 1 and not out

@@ -56,7 +56,7 @@ def span(folder: Path, name: str, seconds: float) -> None:
 def meet(mine: Path, other: Path) -> None:
     """Leave a file and wait for the other job's."""
     mine.touch()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while not other.exists():
         if time.monotonic() > end:
             raise TimeoutError("nobody came")
@@ -114,7 +114,7 @@ def count(path: Path | str, total: int, seconds: float) -> None:
 
 
 @from_ledger
-def wait_for(path: Path | str, seconds: float = 120) -> None:
+def wait_for(path: Path | str, seconds: float = 600) -> None:
     """Return when ``path`` appears."""
     path = Path(path)
     end = time.monotonic() + seconds

@@ -116,7 +116,7 @@ def test_a_grid_on_slurm_gives_the_scores_and_tables_of_the_same_grid_without(cl
     assert "submitted 0 jobs; 5 were in the queue already" in capsys.readouterr().out
     assert main([*GRID, "--runs", str(tmp_path / "inline"), "--executor", "inline"]) == 0
     folder = runs / "guidelines"
-    wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 300)
+    wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 900)
     assert records(runs) == records(tmp_path / "inline") and len(records(runs)) == 2
     for name in ("table-digits-knn.csv", "table-digits-linear_fast.md"):
         assert (folder / "report" / name).read_text() == (tmp_path / "inline" / "guidelines" / "report" / name).read_text()
@@ -128,7 +128,7 @@ def test_a_grid_on_slurm_gives_the_scores_and_tables_of_the_same_grid_without(cl
     state.write_text(state.read_text().replace('"done"', '"failed"'))
     assert status.main(["--runs", str(folder), "retry", "mse-infonce-momentum"]) == 0  # by what the ledger says of the call
     assert "submitted 2 jobs again" in capsys.readouterr().out
-    wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 300)
+    wait_until(lambda: {row.state for row in rows(folder).values()} == {"done"}, 900)
     again = sorted(json.loads(result.read_text())["records"], key=str)
     assert [{**r, "latency_ms": 0} for r in again] == [{**r, "latency_ms": 0} for r in scores]
     assert main([*GRID, "--runs", str(runs), *ON_SLURM]) == 0

@@ -120,7 +120,7 @@ def test_whatever_happens_on_a_cluster_the_tables_are_those_of_one_process(clust
         )
         for _ in range(2)
     ]
-    said = [launcher.communicate(timeout=300)[0] for launcher in launchers]
+    said = [launcher.communicate(timeout=900)[0] for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], said
     assert all("executor slurm, because sbatch is found" in text and "10 fine-tunings" in text for text in said)
     assert sorted("submitted 0 jobs" in text for text in said) == [False, True]

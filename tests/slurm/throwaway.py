@@ -22,7 +22,7 @@ from pathlib import Path
 
 PACKAGES = "slurmctld slurmd slurm-client munge"
 ACCOUNTING_PACKAGES = "slurmdbd mariadb-server-core mariadb-client-core"
-WAIT = 90.0  # seconds for a daemon to answer, on a busy machine
+WAIT = 300.0  # seconds for a daemon to answer, on a busy machine
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")  # slurmd wants a device behind a GPU
 SBIN = ("/usr/sbin", "/sbin")  # where Debian has the daemons, often not on a user's path
 
@@ -282,7 +282,7 @@ class ThrowAwayCluster:
 
     def ask(self, *command: str) -> str | None:
         """What a Slurm command prints; None where it fails."""
-        done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=self._env(), capture_output=True, text=True, timeout=300)
         return done.stdout if done.returncode == 0 else None
 
     def wait_until(self, condition: Callable[[], object], complaint: str, seconds: float = WAIT) -> bool:

@@ -59,7 +59,7 @@ def test_processes_share_the_work_and_know_all_results():
     workers = [context.Process(target=_process, args=(rank, port, queue)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    results = sorted(queue.get(timeout=120) for _ in workers)
+    results = sorted(queue.get(timeout=600) for _ in workers)
     for worker in workers:
         worker.join(60)
     same = ([0, 1, 4, 9, 16], "5 is wrong (and 1 more files)")
