@@ -26,7 +26,7 @@ from ablations.entries import CLASSIFICATION, KINDS, Placed, entries, placed
 from ablations.grid import Run
 from ablations.jobs import missing_lines
 from ablations.plan import Work, show_graph, show_transfers
-from ablations.transfers import UNTRAINED, Subject, of_entry
+from ablations.transfers import UNTRAINED, Launch, Subject, of_entry
 from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.config import ExperimentConfig, to_yaml
 from pretrain.export import DEFAULT_FORMATS
@@ -99,14 +99,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
     arguments.runs = arguments.folder.parent
     wanted = entries(arguments.transfer, "")[0] if arguments.transfer else [_of_options(arguments)]
     subjects = _subjects(arguments)
-    processes = {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {}
-    records: dict[Path, list[dict]] = {}
+    launch = Launch(arguments.folder, {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {})
     transfers = []
     for entry in wanted:
         if not any(entry.matches(one.run.cell) for one, _ in subjects):
             print(f"{entry.where} is left out: no checkpoint is called as its cells say ({', '.join(entry.entry.cells)})")
         with entry.told():
-            transfers += of_entry(entry, _pairs(entry, subjects, arguments), processes, arguments.folder, records)
+            transfers += of_entry(entry, _pairs(entry, subjects, arguments), launch)
     work = Work([], [], transfers, 0)
     left = len(work.open_transfers)
     print(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablations.cell import LOCK_SECONDS, execute, finished, missing_scores, score, train, trained
 from ablations.grid import Run, from_plain, to_plain
-from ablations.transfers import Analysing, Scoring, Searching, Transfer, analysis_job, finetune_job, scoring_job, search_job
+from ablations.transfers import JOBS, Transfer, finetune_job
 from ablations.transfers import to_plain as plain_work
 from results import report
 from rundir.stopping import request_stop
@@ -16,6 +17,7 @@ from slurm.calls import from_ledger
 from slurm.jobs import Job, JobState
 from slurm.overview import overview
 from transfer.classification.evaluation import TRAINING_PROTOCOLS
+from transfer.finetuning import Finetuning
 
 # Kinds of jobs and their sizes, where the settings of the cluster say nothing.
 KINDS: dict[str, dict[str, Any]] = {
@@ -65,13 +67,10 @@ def _transfer(one: Transfer, training_of: Callable[[Path], str], wait: float) ->
     still holds.
     """
     after = tuple(training_of(directory) for directory in (one.run.directory, *one.needs) if not trained(directory))
-    if isinstance(one.work, Analysing):
-        return Job(one.name, analysis_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
-    if isinstance(one.work, Searching):
-        return Job(one.name, search_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
-    if isinstance(one.work, Scoring):
-        return Job(one.name, scoring_job, (plain_work(one.work),), one.kind, after, directory=one.run.directory)
-    return Job(one.name, finetune_job, (plain_work(one.work), wait), one.kind, after, directory=one.run.directory, stop=stop_job)
+    make = functools.partial(Job, one.name, kind=one.kind, after=after, directory=one.run.directory)
+    if isinstance(one.work, Finetuning):
+        return make(finetune_job, (plain_work(one.work), wait), stop=stop_job)
+    return make(JOBS[type(one.work)], (plain_work(one.work),))
 
 
 def stages(run: Run) -> list[Job]:

@@ -27,7 +27,7 @@ from ablations.describe import manifest, merge_into, write_into
 from ablations.entries import entries as transfer_entries
 from ablations.grid import Run
 from ablations.plan import Work, show_graph, show_plan
-from ablations.transfers import reference_runs, transfers
+from ablations.transfers import Launch, reference_runs, transfers
 from pretrain import config, data
 from pretrain.data import fingerprint
 from results import report
@@ -157,7 +157,7 @@ def prepared(
     references = []
     if any(placed.entry.reference for placed in entries):
         references = reference_runs(profile, overrides, arguments.widths, runs)
-    jobs = transfers(entries, runs, references, described, processes, arguments.folder)
+    jobs = transfers(entries, runs, references, described, Launch(arguments.folder, processes))
     own = {run.directory for run in runs}
     runs += [run for run in references if run.directory not in own]
     work = Work(runs, [run for run in runs if not finished(run)], jobs, images)

@@ -8,13 +8,15 @@ weights at their own width.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from ablations.cell import check_trained, trained
-from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed, SearchEntry
+from ablations.entries import CLASSIFICATION, AnalysisEntry, FinetuningEntry, Placed, ScoringEntry, SearchEntry
 from ablations.grid import Run, base_config, width_settings
 from pretrain import config
 from pretrain.checkpoints import Checkpoint, open_checkpoint, untrained
@@ -34,6 +36,7 @@ from transfer.finetuning import Finetuning
 UNTRAINED = "untrained"
 FINETUNE = "finetune"  # the kind of jobs that fine-tune classifiers, and that protocol
 OTHER_VERSION = "another version of the project wrote this job; start the grid again"
+Read = TypeVar("Read", bound="Work")
 SCENES = "scenes"  # below the grid's folder: digits scenes that have no place of their own
 
 
@@ -67,6 +70,16 @@ class Subject:
         out = None if self.planned else str(self.run.directory)
         return {"checkpoint": self.checkpoint, "branch": self.branch, "arch": self.arch, "out": out}
 
+    def shared(self, entry: ScoringEntry | AnalysisEntry | SearchEntry) -> dict[str, Any]:
+        """What every :class:`Work` of an entry says of this checkpoint."""
+        return {**self.where, "dataset": entry.dataset or None, "root": entry.data_dir or None, "options": entry.options()}
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """The same of checkpoints that cost the same and have the same data."""
+        cfg = self.run.cfg
+        return tuple(map(repr, (cfg.model, cfg.widths, cfg.elastic, cfg.data))) if self.planned else (self.checkpoint,)
+
     @property
     def ready(self) -> bool:
         """Whether there can be scores already."""
@@ -81,61 +94,143 @@ class Subject:
         return found
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """Classification of one checkpoint, in JSON's types but for the options."""
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a job computes from one checkpoint, in JSON's types but for the options. (Detection and segmentation are a Finetuning.)
 
-    checkpoint: str
-    dataset: str | None
-    root: str | None
-    widths: tuple[Width, ...]
-    protocols: tuple[str, ...]
-    options: Options = dataclasses.field(hash=False)
-    branch: str = "student"
-    arch: str | None = None
-    out: str | None = None
-    extrapolate: bool = False
-
-
-@dataclass(frozen=True)
-class Analysing:
-    """Analysis of one checkpoint, in JSON's types but for the options; ``against``: run directories of networks trained for one
-    width each.
+    Each kind has ``of``, those of an entry and a checkpoint; ``check``, which gives the encoder's FLOPs and the fingerprint of the
+    data, and raises :class:`UserError` for all that would fail later; and ``is_done``: are these scores in the run directory?
     """
 
+    OPTIONS: ClassVar[type]
     checkpoint: str
     dataset: str | None
     root: str | None
-    widths: tuple[Width, ...]
-    options: analysis.Options
-    against: tuple[str, ...] = ()
-    branch: str = "student"
-    arch: str | None = None
-    out: str | None = None
-
-
-@dataclass(frozen=True)
-class Searching:
-    """Search of one checkpoint, in JSON's types but for the options; ``budgets``: each as it is written."""
-
-    checkpoint: str
-    dataset: str | None
-    root: str | None
-    budgets: tuple[str, ...]
-    options: search.Options = dataclasses.field(hash=False)
+    options: Any = field(hash=False)
+    widths: tuple[Width, ...] = ()
     branch: str = "student"
     arch: str | None = None
     out: str | None = None
 
     @property
-    def widths(self) -> tuple[float, ...]:
-        """None: it finds its own."""
+    def needs(self) -> tuple[Path, ...]:
+        """Run directories that must be trained before, besides the checkpoint's own."""
         return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Work):
+    """Classification: the frozen protocols of all widths in one job, fine-tuning in one per width."""
+
+    OPTIONS = Options
+    protocols: tuple[str, ...]
+    extrapolate: bool = False
+
+    @classmethod
+    def of(cls, entry: ScoringEntry, one: Subject, widths: Sequence[Width]) -> list[Scoring]:
+        """Those of one checkpoint."""
+        make = functools.partial(cls, **one.shared(entry), extrapolate=one.extrapolate)
+        frozen = tuple(name for name in entry.protocols if name != FINETUNE)
+        tuned = widths if FINETUNE in entry.protocols else ()
+        found = [make(widths=tuple(widths), protocols=frozen)] if frozen else []
+        return found + [make(widths=(width,), protocols=(FINETUNE,)) for width in tuned]
+
+    @property
+    def kind(self) -> str:
+        return FINETUNE if self.protocols == (FINETUNE,) else CLASSIFICATION
+
+    def check(self, network: Checkpoint) -> tuple[float, str]:
+        loads = evaluation.check(network, self.dataset, self.root, self.widths, self.protocols, self.options)
+        return sum(load.encoder_flops for load in loads), loads[0].data
+
+    def is_done(self, one: Subject, data: str, launch: Launch) -> bool:
+        checkpoint, records = Checkpoint.unloaded(one.run.cfg), launch.records(one.run)
+        for protocol, labels in itertools.product(self.protocols, self.options.labels()):
+            own = evaluation.planned_record(checkpoint, self.dataset, self.root, protocol, self.options, *labels)
+            have = {
+                asked_of(record)
+                for record in records
+                if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data
+            }
+            if not have.issuperset(self.widths):
+                return False
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysing(Work):
+    """Analysis; ``against``: run directories of networks trained for one width each."""
+
+    OPTIONS = analysis.Options
+    kind = ANALYSIS
+    against: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, entry: AnalysisEntry, one: Subject, widths: Sequence[Width]) -> list[Analysing]:
+        """That of one checkpoint."""
+        against = tuple(str(path) for width, path in one.alone.items() if width in widths)
+        return [cls(**one.shared(entry), widths=tuple(widths), against=against)]
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return tuple(map(Path, self.against))
+
+    def check(self, network: Checkpoint) -> tuple[float, str]:
+        load = analysis.evaluation.check(network, self.dataset, self.root, self.widths, self.options)
+        return load.encoder_flops, load.data
+
+    def is_done(self, one: Subject, data: str, launch: Launch) -> bool:
+        place = Checkpoint.unloaded(one.run.cfg), self.dataset, self.root
+        return analysis.evaluation.is_analysed(*place, self.widths, self.options, data, launch.records(one.run), tuple(one.alone))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searching(Work):
+    """Search, which finds its own widths, of a network with more than one; ``budgets``: each as it is written."""
+
+    OPTIONS = search.Options
+    kind = SEARCH
+    budgets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entry: SearchEntry, one: Subject, widths: Sequence[Width]) -> list[Searching]:
+        """That of one checkpoint, if any."""
+        single = one.planned and one.run.cfg.widths.min == one.run.cfg.widths.max
+        return [] if single else [cls(**one.shared(entry), budgets=tuple(entry.budgets))]
 
     @property
     def parsed(self) -> list[search.Budget]:
         """The budgets."""
         return [search.Budget.parse(text.split()) for text in self.budgets]
+
+    def check(self, network: Checkpoint) -> tuple[float, str]:
+        return search.evaluation.workload(network, self.dataset, self.root, self.parsed, self.options), ""
+
+    def is_done(self, one: Subject, data: str, launch: Launch) -> bool:
+        place = one.network(), self.dataset, self.root
+        return search.evaluation.is_searched(*place, self.parsed, self.options, one.run.directory)
+
+
+WORKS: dict[type, type[Scoring] | type[Analysing] | type[Searching]] = {
+    ScoringEntry: Scoring,
+    AnalysisEntry: Analysing,
+    SearchEntry: Searching,
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the jobs of all entries share: the folder of their grid, and processes of a job by kind."""
+
+    folder: Path
+    processes: Mapping[str, int]
+    _known: dict[Path, list[dict]] = field(default_factory=dict)
+
+    def records(self, run: Run) -> list[dict]:
+        """The records of a run directory, which is read once."""
+        if run.directory not in self._known:
+            self._known[run.directory] = RunDirectory(run.directory).records() if run.directory.is_dir() else []
+        return self._known[run.directory]
 
 
 @dataclass(frozen=True)
@@ -148,7 +243,7 @@ class Transfer:
     kind: str
     entry: str
     run: Run
-    work: Finetuning | Scoring | Analysing | Searching
+    work: Finetuning | Work
     flops: float
     finished: bool
     needs: tuple[Path, ...] = ()
@@ -187,39 +282,59 @@ def transfers(
     runs: Sequence[Run],
     references: Sequence[Run],
     described: GridManifest,
-    processes: dict[str, int],
-    folder: Path,
+    launch: Launch,
 ) -> list[Transfer]:
-    """The jobs of ``entries`` for ``runs`` and ``references`` of the grid in ``folder``, everything about them checked.
+    """The jobs of ``entries`` for ``runs`` and ``references`` of a grid, everything about them checked.
 
     Args:
         described: the grid with all its cells, whichever are run, and which of them stand against which.
-        processes: those of a job, by kind.
 
     Raises:
         UserError: what is wrong, after the place of the entry.
     """
     found: dict[str, Transfer] = {}
-    records: dict[Path, list[dict]] = {}
     for placed in entries:
         placed.check_cells(described.cells)
         with placed.told():
             pairs = [(Subject.of(run, alone_of(run, runs, described)), own) for run, own in _widths(placed, runs, references)]
-            for transfer in of_entry(placed, pairs, processes, folder, records):
+            for transfer in of_entry(placed, pairs, launch):
                 found.setdefault(transfer.name, transfer)
     return list(found.values())
 
 
-def of_entry(
-    placed: Placed,
-    pairs: Sequence[tuple[Subject, list[Width]]],
-    processes: dict[str, int],
-    folder: Path,
-    known: dict[Path, list[dict]],
-) -> list[Transfer]:
-    """The jobs of one entry for these checkpoints and widths, checked; see :func:`transfers`. ``known``: records already read."""
-    make = {FinetuningEntry: _finetunings, AnalysisEntry: _analyses, SearchEntry: _searches}.get(type(placed.entry), _scorings)
-    return make(placed, pairs, processes, folder, known)
+def of_entry(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], launch: Launch) -> list[Transfer]:
+    """The jobs of one entry for these checkpoints and widths, checked; see :func:`transfers`."""
+    if isinstance(placed.entry, FinetuningEntry):
+        return _finetunings(placed, pairs, launch)
+    found, checked = [], dict[tuple, tuple[float, str]]()
+    for one, widths in pairs:
+        for work in WORKS[type(placed.entry)].of(placed.entry, one, widths):
+            key = work.kind, work.widths, *one.alike
+            if key not in checked:
+                checked[key] = work.check(one.network())
+            flops, data = checked[key]
+            name = f"{one.run.directory.name}.{placed.name}" + (f".{label(work.widths[0])}" if work.kind == FINETUNE else "")
+            done = one.ready and work.is_done(one, data, launch)
+            found.append(Transfer(name, work.kind, placed.name, one.run, work, flops, done, work.needs))
+    return found
+
+
+def _finetunings(placed: Placed, pairs: Sequence[tuple[Subject, list[Width]]], launch: Launch) -> list[Transfer]:
+    entry = placed.entry
+    works = [
+        (one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(launch.folder / SCENES)), **one.where))
+        for one, widths in pairs
+        for width in widths
+    ]
+    planned = {one.checkpoint: one.run.cfg for one, _ in pairs if one.planned}
+    workloads = finetuning.check([work for _, work in works], planned, launch.processes.get(entry.task, 1))
+    found = []
+    for (one, work), load in zip(works, workloads, strict=True):
+        resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=one.run.cfg.seed)
+        name = f"{one.run.directory.name}.{placed.name}.{label(work.width)}"
+        done = one.ready and resolved.is_scored(launch.records(one.run))
+        found.append(Transfer(name, entry.task, placed.name, one.run, work, load.encoder_flops, done))
+    return found
 
 
 def alone_of(run: Run, runs: Sequence[Run], described: GridManifest) -> dict[float, Path]:
@@ -247,166 +362,10 @@ def _widths(placed: Placed, runs: Sequence[Run], references: Sequence[Run]) -> l
     return [(run, own) for run, own in pairs if own]
 
 
-def _records(run: Run, known: dict[Path, list[dict]]) -> list[dict]:
-    """The records of a run directory, which is read once."""
-    if run.directory not in known:
-        known[run.directory] = RunDirectory(run.directory).records() if run.directory.is_dir() else []
-    return known[run.directory]
-
-
-def _finetunings(
-    placed: Placed,
-    pairs: Sequence[tuple[Subject, list[Width]]],
-    processes: dict[str, int],
-    folder: Path,
-    known: dict[Path, list[dict]],
-) -> list[Transfer]:
-    entry = placed.entry
-    works = [
-        (one, dataclasses.replace(entry.finetuning(one.checkpoint, width, one.initial, str(folder / SCENES)), **one.where))
-        for one, widths in pairs
-        for width in widths
-    ]
-    planned = {one.checkpoint: one.run.cfg for one, _ in pairs if one.planned}
-    workloads = finetuning.check([work for _, work in works], planned, processes.get(entry.task, 1))
-    found = []
-    for (one, work), load in zip(works, workloads, strict=True):
-        run = one.run
-        resolved = dataclasses.replace(load.resolved, initial=work.initial, seed=run.cfg.seed)
-        name = f"{run.directory.name}.{placed.name}.{label(work.width)}"
-        found.append(
-            Transfer(
-                name, entry.task, placed.name, run, work, load.encoder_flops, one.ready and resolved.is_scored(_records(run, known))
-            )
-        )
-    return found
-
-
-def _scorings(
-    placed: Placed,
-    pairs: Sequence[tuple[Subject, list[Width]]],
-    processes: dict[str, int],
-    folder: Path,
-    known: dict[Path, list[dict]],
-) -> list[Transfer]:
-    entry, options, found = placed.entry, placed.entry.options(), []
-    frozen = tuple(name for name in entry.protocols if name != FINETUNE)
-    checked: dict[tuple, list[evaluation.Workload]] = {}
-    for one, widths in pairs:
-        run = one.run
-        parts = [(CLASSIFICATION, frozen, tuple(widths))] if frozen else []
-        parts += [(FINETUNE, (FINETUNE,), (width,)) for width in widths if FINETUNE in entry.protocols]
-        for kind, protocols, some in parts:
-            work = Scoring(
-                dataset=entry.dataset or None,
-                root=entry.data_dir or None,
-                widths=some,
-                protocols=protocols,
-                options=options,
-                extrapolate=one.extrapolate,
-                **one.where,
-            )
-            network = (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
-            key = kind, some, network
-            if key not in checked:
-                checked[key] = evaluation.check(one.network(), work.dataset, work.root, some, protocols, options)
-            loads = checked[key]
-            name = f"{run.directory.name}.{placed.name}" + (f".{label(some[0])}" if kind == FINETUNE else "")
-            done = one.ready and _is_scored(run, work, loads[0].data, _records(run, known))
-            found.append(Transfer(name, kind, placed.name, run, work, sum(load.encoder_flops for load in loads), done))
-    return found
-
-
-def _analyses(
-    placed: Placed,
-    pairs: Sequence[tuple[Subject, list[Width]]],
-    processes: dict[str, int],
-    folder: Path,
-    known: dict[Path, list[dict]],
-) -> list[Transfer]:
-    entry, options, found = placed.entry, placed.entry.options(), []
-    checked: dict[tuple, analysis.evaluation.Workload] = {}
-    for one, widths in pairs:
-        run, alone = one.run, {width: path for width, path in one.alone.items() if width in widths}
-        work = Analysing(
-            dataset=entry.dataset or None,
-            root=entry.data_dir or None,
-            widths=tuple(widths),
-            options=options,
-            against=tuple(map(str, alone.values())),
-            **one.where,
-        )
-        key = work.widths, (run.cfg.model.arch, run.cfg.widths.min, run.cfg.widths.max) if one.planned else one.checkpoint
-        if key not in checked:
-            checked[key] = analysis.evaluation.check(one.network(), work.dataset, work.root, widths, options)
-        done = one.ready and analysis.evaluation.is_analysed(
-            Checkpoint.unloaded(run.cfg),
-            work.dataset,
-            work.root,
-            widths,
-            options,
-            checked[key].data,
-            _records(run, known),
-            tuple(alone),
-        )
-        found.append(
-            Transfer(
-                f"{run.directory.name}.{placed.name}",
-                ANALYSIS,
-                placed.name,
-                run,
-                work,
-                checked[key].encoder_flops,
-                done,
-                tuple(alone.values()),
-            )
-        )
-    return found
-
-
-def _searches(
-    placed: Placed,
-    pairs: Sequence[tuple[Subject, list[Width]]],
-    processes: dict[str, int],
-    folder: Path,
-    known: dict[Path, list[dict]],
-) -> list[Transfer]:
-    """Those of networks with more than one width."""
-    entry, options, found = placed.entry, placed.entry.options(), []
-    for one, _ in pairs:
-        if one.planned and one.run.cfg.widths.min == one.run.cfg.widths.max:
-            continue
-        work = Searching(
-            dataset=entry.dataset or None, root=entry.data_dir or None, budgets=tuple(entry.budgets), options=options, **one.where
-        )
-        network = one.network()
-        load = search.evaluation.workload(network, work.dataset, work.root, work.parsed, options)
-        done = one.ready and search.evaluation.is_searched(
-            network, work.dataset, work.root, work.parsed, options, one.run.directory
-        )
-        found.append(Transfer(f"{one.run.directory.name}.{placed.name}", SEARCH, placed.name, one.run, work, load, done))
-    return found
-
-
-def _is_scored(run: Run, work: Scoring, data: str, records: Sequence[dict]) -> bool:
-    checkpoint = Checkpoint.unloaded(run.cfg)
-    for protocol in work.protocols:
-        for labels in work.options.labels():
-            own = evaluation.planned_record(checkpoint, work.dataset, work.root, protocol, work.options, *labels)
-            have = {
-                asked_of(record)
-                for record in records
-                if record["metric"] == protocol and evaluation.is_own(record, own) and record.get("data", data) == data
-            }
-            if not have.issuperset(work.widths):
-                return False
-    return True
-
-
 # -- what a job's process does --------------------------------------------------------------------------------------------
 
 
-def to_plain(work: Finetuning | Scoring | Analysing | Searching) -> dict:
+def to_plain(work: Finetuning | Work) -> dict:
     """``work`` in JSON's types, sub-networks as text."""
     own = {each.name: getattr(work, each.name) for each in dataclasses.fields(work)}
     return {name: _plain(value) for name, value in own.items()}
@@ -443,48 +402,44 @@ def finetune_job(work: dict, wait: float = 0.0) -> None:
         raise Unfinished(str(stopped)) from None
 
 
+def _read(kind: type[Read], plain: dict) -> Read:
+    try:
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        options, widths = kind.OPTIONS(**plain["options"]), tuple(as_widths(plain.get("widths", ())))
+        return kind(**own | {"options": options, "widths": widths})
+    except (KeyError, TypeError):
+        raise UserError(OTHER_VERSION) from None
+
+
 @from_ledger
 def scoring_job(work: dict) -> None:
     """The job of this classification."""
-    try:
-        options = Options(**work["options"])
-        place = [work[name] for name in ("checkpoint", "dataset", "root")]
-        arguments = [*place, as_widths(work["widths"]), work["protocols"]]
-        more = {name: work[name] for name in ("branch", "arch", "out")} | {"extrapolate": work.get("extrapolate", False)}
-    except (KeyError, TypeError):
-        raise UserError(OTHER_VERSION) from None
-    _check_ready(arguments[0])
-    evaluation.evaluate(*arguments, options=options, **more)
+    own = _read(Scoring, work)
+    _check_ready(own.checkpoint)
+    more = {name: getattr(own, name) for name in ("options", "branch", "arch", "out", "extrapolate")}
+    evaluation.evaluate(own.checkpoint, own.dataset, own.root, own.widths, own.protocols, **more)
 
 
 @from_ledger
 def analysis_job(work: dict) -> None:
     """The job of this analysis."""
-    try:
-        options = analysis.Options(**work["options"])
-        arguments = [*(work[name] for name in ("checkpoint", "dataset", "root")), as_widths(work["widths"])]
-        more = {name: work[name] for name in ("against", "branch", "arch", "out")}
-    except (KeyError, TypeError):
-        raise UserError(OTHER_VERSION) from None
-    for place in (arguments[0], *more["against"]):
+    own = _read(Analysing, work)
+    for place in (own.checkpoint, *own.against):
         _check_ready(place)
-    analysis.analyse(*arguments, options=options, **more)
+    more = {name: getattr(own, name) for name in ("options", "branch", "arch", "out", "against")}
+    analysis.analyse(own.checkpoint, own.dataset, own.root, own.widths, **more)
 
 
 @from_ledger
 def search_job(work: dict) -> None:
     """The job of this search."""
-    try:
-        options = search.Options(**work["options"])
-        budgets = [search.Budget.parse(text.split()) for text in work["budgets"]]
-        arguments, more = (
-            (work["checkpoint"], budgets, work["dataset"], work["root"]),
-            {name: work[name] for name in ("branch", "arch", "out")},
-        )
-    except (KeyError, TypeError):
-        raise UserError(OTHER_VERSION) from None
-    _check_ready(arguments[0])
-    search.search(*arguments, options=options, **more)
+    own = _read(Searching, work)
+    _check_ready(own.checkpoint)
+    more = {name: getattr(own, name) for name in ("options", "branch", "arch", "out")}
+    search.search(own.checkpoint, own.parsed, own.dataset, own.root, **more)
+
+
+JOBS = {Scoring: scoring_job, Analysing: analysis_job, Searching: search_job}
 
 
 def _check_ready(checkpoint: str) -> None:
