@@ -228,6 +228,7 @@ class Placed:
 
     entry: Any  # of :data:`KINDS`
     where: str
+    short: str = ""  # its short form NAME, where only NAME=DIR was typed
 
     @property
     def name(self) -> str:
@@ -254,7 +255,10 @@ class Placed:
         try:
             yield
         except UserError as error:
-            raise UserError(f"{self.where}: {_keys(str(error.with_options(OPTIONS)))}") from error
+            message = _keys(str(error.with_options(OPTIONS)))
+            if self.short:
+                message = re.sub(r"\bset data_dir(=DIR)?", f"set --transfer {self.short}=DIR", message)
+            raise UserError(f"{self.where}: {message}") from error
 
 
 def entries(words: Sequence[str], profile: str) -> tuple[list[Placed], list[str]]:
@@ -302,7 +306,7 @@ def _named(name: str, folder: str, carried: Sequence[Placed]) -> list[Placed]:
     if not folder:
         raise UserError(f"--transfer {name}=: the folder is missing; set --transfer {name}=DIR")
     where = f"--transfer {name}={folder}"
-    return [Placed(dataclasses.replace(placed.entry, data_dir=_absolute(folder)), where) for placed in found]
+    return [Placed(dataclasses.replace(placed.entry, data_dir=_absolute(folder)), where, name) for placed in found]
 
 
 def _file(name: str, folder: Path = Path(), with_data: bool = True) -> list[Placed]:

@@ -45,7 +45,8 @@ MOST_SEEDS = 1000
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     own = Parser(
-        prog="ablations/run.py",
+        "ablations/run.py",
+        config.KEYS,
         description="Run a grid of experiments and write its tables and plots. What is finished is not "
         "run again; what was interrupted resumes.",
     )

@@ -27,7 +27,7 @@ from rundir.schema import File
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    own = Parser(prog="pretrain/run.py", description="Train one universally slimmable network by self-supervision.")
+    own = Parser("pretrain/run.py", config.KEYS, description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
     own.add_argument(
         "--recipe",

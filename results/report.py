@@ -6,6 +6,7 @@ and index.html.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -198,10 +199,10 @@ def _by_stem(paths: dict[str, Path]) -> dict[str, list[str]]:
     return stems
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report and say what is in it. Raises :class:`UserError`."""
-    parser = Parser(description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    own = Parser("results/report.py", description="Write tables, pictures, verdicts on the paper's claims, and a page of runs.")
+    own.add_argument(
         "--runs",
         type=place,
         required=True,
@@ -209,10 +210,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="directories of grids, or above them, or a file that --publish made",
     )
-    parser.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
-    parser.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
-    parser.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
-    parser.add_argument(
+    own.add_argument("--out", type=place, metavar="DIR", help="where to write (default: DIR/report)")
+    own.add_argument("--intervals", action="store_true", help="95 %% intervals in Markdown and LaTeX too")
+    own.add_argument("--small", action="store_true", help="pictures as SVG only, and only of each data set's best protocol")
+    own.add_argument(
         "--grids",
         type=place,
         nargs="+",
@@ -220,14 +221,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="grid files, or a directory of them, whose claims count too: for runs without a grid.json",
     )
-    parser.add_argument(
+    own.add_argument(
         "--publish",
         type=place,
         metavar="FILE",
         help="write no report, but all that it reads of these runs to one Parquet file, from which --runs FILE makes it",
     )
-    parser.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
-    arguments = parser.parse_args(argv)
+    own.add_argument("--no-keep", action="store_true", help="do not keep what was read in DIR/.frame for the next time")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report and say what is in it. Raises :class:`UserError`."""
+    arguments = parser().parse_args(argv)
     if arguments.publish is not None:
         if arguments.publish.suffix != archive.SUFFIX:
             raise UserError(

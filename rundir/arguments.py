@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rundir import __version__
-from rundir.errors import UserError
+from rundir.errors import UserError, check_choice
 from rundir.subnet import LETTERS, Width, parse_width
+from rundir.wording import joined
 
 PROJECT, COMMANDS = "us3l-bench", "us3l-"  # how installed programs begin
 
@@ -26,19 +29,112 @@ MOST_WORKERS = 2**12
 MOST_BATCH = 2**20
 MOST_WIDTHS = 1000
 
+# Options that only some of the programs have, for those who give them to another one.
+PROGRAMS = {
+    "pretrain/run.py": "--preset --recipe --print-config --versions",
+    "transfer/run.py": "--checkpoint --dataset --protocol --model --schedule --device --branch --arch --force",
+    "transfer/run.py TASK --executor auto": "--executor --parallel --per-gpu --slurm --slurm-config --wait --transfer --dry-run "
+    "--yes --name",
+    "ablations/run.py": "--grid --profile --seeds --only --until --executor --parallel --per-gpu --slurm --slurm-config --wait "
+    "--transfer --dry-run --yes",
+    "results/report.py": "--runs --small --intervals --publish",
+    "slurm/status.py": "--runs --all --every --once --stalled-minutes --lines",
+    "pretrain/export.py": "--width --format",
+}
+ALIKE = 0.75  # of 1: an option that a program has, for one that only others have
+
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises :class:`rundir.errors.UserError` for a mistake instead of printing its usage, and has the
-    option ``--version``. A program that is called by its installed name is called so in its messages.
+    option ``--version``. A program that is called by its installed name is called so in its messages. An option that it does not
+    have is refused before anything else, and the message says what is like it, here and elsewhere.
+
+    Attributes:
+        settings: what to write, but for its ``=VALUE``, for a value that has no option, such as ``optimizer.epochs``.
+        tasks: the parsers behind the words that choose one.
     """
 
-    def __init__(self, prog: str | None = None, **options: Any):
+    def __init__(self, prog: str | None = None, settings: Collection[str] = (), **options: Any):
         called = os.path.basename(sys.argv[0])
         super().__init__(called if called.startswith(COMMANDS) and " " not in (prog or "") else prog, **options)
+        self.settings, self.tasks = settings, dict[str, Parser]()
         self.add_argument("--version", action="version", version=f"{PROJECT} {__version__}", help="print the version and stop")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{' '.join(message.split())}; {self.prog} --help shows all options")
+
+    def add_subparsers(self, **options: Any) -> Any:
+        made = super().add_subparsers(**options)
+        self.tasks = made.choices
+        return made
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        words = sys.argv[1:] if args is None else list(args)
+        self._check_options(words, None)
+        return super().parse_args(words, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None:
+            option = "".join(action.option_strings[-1:])
+            check_choice(option, value, action.choices, option.lstrip("-") or str(action.metavar or action.dest))
+
+    @property
+    def options(self) -> list[str]:
+        """The long ones."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def _check_options(self, words: Sequence[str], above: Parser | None) -> None:
+        chosen = next((place for place, word in enumerate(words) if word in self.tasks), len(words))
+        for word in words[:chosen]:
+            name = word.partition("=")[0]
+            if word == "--":
+                return
+            if not re.fullmatch("--?[A-Za-z][\\w-]*", name) or any(known.startswith(name) for known in self._option_string_actions):
+                continue
+            if chosen < len(words) or not any(name in task.options for task in self.tasks.values()):  # else the task is wrong
+                raise UserError(f"{self.prog} has no option {name}; {self._instead(name, above)}")
+        if chosen < len(words):
+            self.tasks[words[chosen]]._check_options(words[chosen + 1 :], self)
+
+    def _instead(self, name: str, above: Parser | None) -> str:
+        """What somebody may have meant by an option that this parser, below ``above``, does not have."""
+        bare = name.lstrip("-").replace("_", "-")
+        name = f"--{bare}"
+        if name in self.options:
+            return f"did you mean {name}?"
+        elsewhere = self._elsewhere(above)
+        named, there = self._as_setting(bare), elsewhere.get(name, [])
+        found = difflib.get_close_matches(name, self.options, n=1, cutoff=ALIKE if named or there else 0.6) + named
+        if not found and not there:
+            beside = above.tasks.values() if above else ()
+            near = difflib.get_close_matches(name, elsewhere, n=1, cutoff=ALIKE)
+            found = [f"{choice} of {task.prog}" for task in beside for choice in task._as_choice(bare)]
+            found = found or [f"{option} of {joined(elsewhere[option])}" for option in near]
+        said = [f"did you mean {joined(found, 'or')}?"] if found else []
+        said += [f"{name if found else 'it'} is an option of {joined(there)}"] if there else []
+        return " ".join(said) or f"{self.prog} --help shows all options"
+
+    def _as_setting(self, name: str) -> list[str]:
+        own = [f"{known}=VALUE" for known in self.settings if known.rpartition(".")[2] == name.replace("-", "_")]
+        return own + self._as_choice(name)
+
+    def _as_choice(self, name: str) -> list[str]:
+        actions = [(option, self._option_string_actions[option]) for option in self.options]
+        return [f"{option} {name}" for option, action in actions if name in map(str, action.choices or ())]
+
+    def _elsewhere(self, above: Parser | None) -> dict[str, list[str]]:
+        """By option, the tasks beside this one or behind it that have it, and the program before it; or else other programs."""
+        found: dict[str, list[str]] = {}
+        for task in (above or self).tasks.values():
+            for option in task.options:
+                found.setdefault(option, []).append(task.prog)
+        if above:
+            found |= {option: [f"{above.prog}, before {self.prog.split()[-1]}"] for option in above.options}
+        others: dict[str, list[str]] = {}
+        for program, options in PROGRAMS.items():
+            for option in options.split():
+                others.setdefault(option, []).append(program)
+        return others | found
 
 
 def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:

@@ -55,12 +55,15 @@ def suggestion(name: object, known: Iterable[str], before: str = "", otherwise: 
     return f"did you mean {before}{near[0]}?" if near else otherwise or f"choose one of {', '.join(known)}"
 
 
-def check_choice(option: str, value: str, known: Iterable[str], what: str = "") -> None:
+def check_choice(option: str, value: object, known: Iterable[object], what: str = "") -> None:
     """Raise :class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where ``option`` does not say it."""
     known = list(known)
     if value not in known:
-        otherwise = f"set {option} to one of {', '.join(known)}"
-        raise UserError(f"unknown {what or option} {value!r}; {suggestion(value, known, f'{option} ', otherwise)}")
+        names = list(map(str, known))
+        every = f"set {option or what} to one of {', '.join(names)}"
+        near = suggestion(value, names, f"{option} ".lstrip(), every)
+        more = f" Choices: {', '.join(names)}" if near != every and len(known) > 1 else ""
+        raise UserError(f"unknown {what or option} {str(value)!r}; {near}{more}")
 
 
 def first_line(error: BaseException) -> str:

@@ -241,6 +241,15 @@ def _constraints(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{each.name}", each.metadata[CONSTRAINT]
 
 
+def dotted_keys(kind: type, prefix: str = "") -> list[str]:
+    """The dotted key of each field of a config dataclass and its sections, sections themselves left out."""
+    found = []
+    for each in dataclasses.fields(kind):
+        key = f"{prefix}{each.name}"
+        found += dotted_keys(each.default_factory, f"{key}.") if is_section(each) else [key]  # type: ignore[arg-type]
+    return found
+
+
 def value_of(content: object, dotted: str) -> Any:
     """The value at a dotted key of nested dataclasses."""
     return functools.reduce(getattr, dotted.split("."), content)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rundir.errors import UserError, first_line, suggestion
-from rundir.fields import Networks, constraints, is_section, value_of
+from rundir.fields import Networks, constraints, dotted_keys, is_section, value_of
 
 MOST_SHOWN = 200  # characters of a value in a message
 MOST = 2**1000  # of a number, which must fit into a float
@@ -78,22 +79,29 @@ def _schema(kind: type) -> DictConfig:
     return OmegaConf.structured(kind)
 
 
-def check_keys(kind: type, raw: dict, prefix: str = "") -> dict:
+def check_keys(kind: type, raw: dict, prefix: str = "", every: Sequence[str] = ()) -> dict:
     """A copy of ``raw`` where YAML's true and false are words if the field is a string.
+
+    Args:
+        every: the keys of all sections, to suggest them where one stands in the wrong section; default: those of ``kind``.
 
     Raises:
         UserError: a key that ``kind`` and its sections do not have, a section that is none, or a value no field can have.
     """
     known = {field.name: field for field in dataclasses.fields(kind)}
+    every = every or dotted_keys(kind, prefix)
     worded: dict[str, Any] = {}
     for key, value in raw.items():
         if key not in known:
+            same = [name for name in every if name.rpartition(".")[2] == key]
+            if same:
+                raise UserError(f"unknown key {prefix}{key}; did you mean {' or '.join(same)}?")
             otherwise = f"known here: {', '.join(prefix + k for k in known)}"
             raise UserError(f"unknown key {prefix}{key}; {suggestion(key, known, prefix, otherwise)}")
         if is_section(known[key]):
             if not isinstance(value, dict):
                 raise UserError(f"{prefix}{key} is a section; set {prefix}{key}.NAME=VALUE")
-            worded[key] = check_keys(known[key].default_factory, value, f"{prefix}{key}.")  # type: ignore[arg-type]
+            worded[key] = check_keys(known[key].default_factory, value, f"{prefix}{key}.", every)  # type: ignore[arg-type]
         else:
             _check_value(value, str(known[key].type), prefix + key)
             worded[key] = str(value).lower() if isinstance(value, bool) and known[key].type == "str" else value

@@ -8,7 +8,6 @@ top, ``pretrain.gpus=4`` the one of a kind.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import re
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rundir.errors import UserError
+from rundir.errors import UserError, suggestion
 from rundir.files import Damaged, parse_yaml, read_yaml
 
 COMMON = ("partition", "account", "qos", "constraint", "array_parallelism", "setup", "extra")
@@ -214,9 +213,7 @@ def _check_keys(raw: Mapping, known: Sequence[str], where: str, kinds: Sequence[
             raise UserError(
                 f"{where}: {key} is set for each kind of job; set {kinds[0]}.{key}={raw[key]}, in a file below kinds: {kinds[0]}"
             )
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"{where}: unknown key {key}; {hint}")
+        raise UserError(f"{where}: unknown key {key}; {suggestion(key, known, otherwise='known are ' + ', '.join(known))}")
 
 
 def _filled(cls: type, raw: Mapping[str, Any], kind: str):

@@ -7,6 +7,7 @@ does not import torch; checking a config does, since that asks the network for i
 from pretrain.config.hashing import NOT_HASHED, changed, config_hash
 from pretrain.config.presets import PRESETS, RECIPES, from_dict, load, presets, recipes, transfer_of
 from pretrain.config.schema import (
+    KEYS,
     AugmentConfig,
     CalibrationConfig,
     Config,
@@ -37,6 +38,7 @@ from pretrain.config.width_grid import trained_widths, width_grid
 from rundir.overrides import split_overrides
 
 __all__ = [
+    "KEYS",
     "NOT_HASHED",
     "PRESETS",
     "RECIPES",

@@ -17,6 +17,7 @@ from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHE
 from rundir.arguments import LARGEST_SEED, MOST_BATCH, MOST_CHANNELS, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
 from rundir.fields import (
     choice,
+    dotted_keys,
     named_options,
     names,
     network_list,
@@ -285,6 +286,9 @@ class Config:
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+KEYS = dotted_keys(Config)
 
 
 def to_dict(cfg: Config) -> dict:

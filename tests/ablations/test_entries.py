@@ -13,7 +13,7 @@ from ablations import entries as module
 from ablations.entries import SHORT, FinetuningEntry, ScoringEntry, entries, evaluations
 from ablations.launching import joined
 from pretrain.config import load, presets, transfer_of
-from rundir.errors import UserError
+from rundir.errors import Setting, UserError
 
 
 def read(tmp_path: Path, text: str, profile: str = "digits"):
@@ -115,6 +115,16 @@ def test_names_and_short_forms():
         assert expected in str(caught.value)
     for name in SHORT:
         assert entries([f"{name}=DIR"], "digits")[0]
+
+
+def test_what_is_wrong_with_the_data_of_a_short_form_names_what_was_typed(tmp_path):
+    (short,), (long,) = (entries([f"coco={tmp_path}"], "digits")[0], module._placed([SHORT["coco"]], "mine.yaml", False))
+    for placed, instead in ((short, "--transfer coco=DIR"), (long, "data_dir=DIR")):
+        for setting in (Setting("data.root", "DIR"), "--data-dir"):
+            with pytest.raises(UserError) as caught, placed.told():
+                raise UserError("there is nothing; set ", setting, " to the folder")
+            own = instead if placed is short or setting != "--data-dir" else "data_dir"
+            assert str(caught.value) == f"{placed.where}: there is nothing; set {own} to the folder"
 
 
 @pytest.mark.parametrize("name", ["digits-scenes", "search", "unseen-widths"])

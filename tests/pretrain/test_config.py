@@ -21,6 +21,9 @@ from rundir.fields import Number, constraints, value_of
 BAD = """
 optimiser.lr=1 | did you mean optimizer
 optimizer.lrr=1 | did you mean optimizer.lr
+arch=resnet18 | unknown key arch; did you mean model.arch?
+optimizer.size=32 | unknown key optimizer.size; did you mean data.size?
+name=digits | did you mean optimizer.name or data.name?
 foo=1 | unknown key foo
 a.b.c=1 | unknown key a
 format=2 | format 2 is unknown

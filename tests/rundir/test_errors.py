@@ -26,7 +26,7 @@ def test_a_name_like_it_is_suggested_or_all(name, options, expected):
 
 def test_a_choice_is_checked():
     check_choice("--dataset", "digits", ("digits", "cifar10"))
-    with pytest.raises(UserError, match=r"^unknown data set 'digit'; did you mean --dataset digits\?$"):
+    with pytest.raises(UserError, match=r"^unknown data set 'digit'; did you mean --dataset digits\? Choices: digits, cifar10$"):
         check_choice("--dataset", "digit", ("digits", "cifar10"), "data set")
     with pytest.raises(UserError, match=r"^unknown --dataset 'xyz'; set --dataset to one of digits, cifar10$"):
         check_choice("--dataset", "xyz", iter(("digits", "cifar10")))

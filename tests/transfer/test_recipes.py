@@ -139,7 +139,7 @@ def test_a_recipe_by_name():
         (
             [],
             {"recipe": "imagnet"},
-            "unknown recipe 'imagnet'; set --recipe to one of cifar, cifar-as-run, imagenet, transfer, vit",
+            r"unknown recipe 'imagnet'; did you mean --recipe imagenet\? Choices: cifar, cifar-as-run, imagenet, transfer, vit",
         ),
         (["linear.optimizer=adam"], {}, "linear.optimizer=adam is not known; set one of sgd, lars"),
         (["linear.test_scale=0.5"], {}, "linear.test_scale=0.5 must be in"),

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 
 from pretrain.checkpoints import add_checkpoint_arguments
 from pretrain.data.sources import NAMES
-from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, real, whole, width_or_spread, word
+from rundir.arguments import LARGEST_SEED, MOST_PIXELS, MOST_WORKERS, Parser, real, whole, width_or_spread, word
 from rundir.records import entry
 from transfer import width_table
 from transfer.classification.evaluation import DEFAULT_PROTOCOLS, PROTOCOLS, TRAINING_PROTOCOLS, evaluate
-from transfer.classification.options import LINEAR_RECIPES, parse_overrides
+from transfer.classification.options import LINEAR_RECIPES, Recipe, parse_overrides
 from transfer.classification.scores import NAMES as SCORE_NAMES
 
 HELP = "k-NN, linear probes and fine-tuning of a checkpoint at every width"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Add the task's arguments to its parser."""
+    parser.settings = [f"--set {name}.{field.name}" for name in TRAINING_PROTOCOLS for field in dataclasses.fields(Recipe)]
     add_checkpoint_arguments(parser)
-    parser.add_argument("--dataset", metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
+    parser.add_argument("--dataset", choices=NAMES, metavar="D", help=f"{', '.join(NAMES)}; default: the one of pretraining")
     parser.add_argument(
         "--data-dir", type=word, metavar="DIR", help="where the data are stored; default: where pretraining found them"
     )
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         nargs="+",
+        choices=PROTOCOLS,
         metavar="P",
         help=f"some of {', '.join(PROTOCOLS)}; default {' '.join(DEFAULT_PROTOCOLS)}, "
         f"or {TRAINING_PROTOCOLS[-1]} with --label-fraction",
@@ -58,8 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="which labels these are: one choice for each seed, over which tables average; default 0",
     )
-    parser.add_argument("--recipe", metavar="R", help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's")
-    parser.add_argument("--score", metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's convention")
+    parser.add_argument(
+        "--recipe",
+        choices=list(LINEAR_RECIPES),
+        metavar="R",
+        help=f"of linear: {', '.join(LINEAR_RECIPES)}; default: the data set's",
+    )
+    parser.add_argument(
+        "--score", choices=list(SCORE_NAMES), metavar="S", help=f"{', '.join(SCORE_NAMES)}; default: the data set's convention"
+    )
     parser.add_argument(
         "--out", type=word, metavar="DIR", help="where result.json goes; default: the run directory of the checkpoint"
     )

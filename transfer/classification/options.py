@@ -10,7 +10,7 @@ from typing import Any
 
 from pretrain.data.subsets import check_fraction
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
-from rundir.errors import UserError
+from rundir.errors import UserError, check_choice
 from rundir.fields import choice, number, number_list, whole_list
 from rundir.overrides import read_overrides
 from rundir.typed import check_values, typed
@@ -200,8 +200,8 @@ class Options:
     def check(self) -> None:
         """Raise :class:`UserError` for a value that no protocol can use."""
         check_values(self)
-        if self.recipe is not None and self.recipe not in LINEAR_RECIPES:
-            raise UserError(f"unknown recipe {self.recipe!r}; set --recipe to one of {', '.join(LINEAR_RECIPES)}")
+        if self.recipe is not None:
+            check_choice("--recipe", self.recipe, LINEAR_RECIPES, "recipe")
         check_score(self.score)
         self._check_fractions()
         # Every recipe is usable itself, so what cannot be used is an override, whatever the data set.

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
     """Add the arguments that both tasks have, with what may be chosen of ``task``."""
     own = room(task)
     add_checkpoint_arguments(parser)
-    parser.add_argument("--dataset", default="digits", metavar="D", help=f"{', '.join(own.DATASETS)}; default digits")
+    parser.add_argument(
+        "--dataset", choices=own.DATASETS, default="digits", metavar="D", help=f"{', '.join(own.DATASETS)}; default digits"
+    )
     parser.add_argument(
         "--data-dir",
         type=word,
@@ -29,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser, task: str) -> None:
         help="pixels that annotations belong to where a picture's EXIF orientation leaves "
         "that open: displayed or stored; default: found from sizes",
     )
-    parser.add_argument("--model", default=own.MODELS[0], metavar="M", help=f"{', '.join(own.MODELS)}; default {own.MODELS[0]}")
+    parser.add_argument(
+        "--model",
+        choices=own.MODELS,
+        default=own.MODELS[0],
+        metavar="M",
+        help=f"{', '.join(own.MODELS)}; default {own.MODELS[0]}",
+    )
     parser.add_argument(
         "--widths",
         type=a_width,

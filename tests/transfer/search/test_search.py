@@ -193,7 +193,7 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
         (["--budget", "speed=2"], "unknown cost 'speed'"),
         (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
         (["--vary", "depth"], "no elastic depth"),
-        (["--strategies", "annealing"], "invalid choice: 'annealing'"),
+        (["--strategies", "annealing"], "unknown strategies 'annealing'; set --strategies to one of uniform, random"),
         (["--dataset", "mnist"], "mnist"),
     ],
 )
