@@ -7,10 +7,12 @@ nothing. Written under a lock, read without.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import gc
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from slurm.files import SHARED, NotOwn, check_own
 from slurm.jobs import Job, JobState, file_name
 
 NAME = "ledger.jsonl"
-MOST_BYTES = 256 * 2**20  # ten thousand jobs take a tenth of it
+MOST_BYTES = 256 * 2**20  # ten thousand cells take 10 MB, and each further launch a quarter of one
 
 
 @contextmanager
@@ -55,15 +57,15 @@ class Entry:
     log: str
     pickled: str  # submitit's file of the call, for the job's own process; nobody else reads it
     submitted: str  # when
-    call: dict | None = None  # as slurm/calls.py describes it; None where it cannot be
+    call: dict | None = None  # as slurm/calls.py describes it; None where it cannot be, or was not asked for
 
     @classmethod
-    def read(cls, job: dict, time: str) -> Entry:
+    def read(cls, job: dict, time: str, call: dict | None) -> Entry:
         """The entry of a job in a line of the ledger. Raises KeyError, TypeError or ValueError where it is none."""
         texts = {name: job[name] for name in ("name", "task", "kind", "directory", "log", "pickled")}
         if not all(isinstance(value, str) for value in (*texts.values(), *job["after"])):
             raise ValueError("a name must be a text")
-        return cls(**texts, after=tuple(job["after"]), last=bool(job["last"]), submitted=time, call=job.get("call"))
+        return cls(**texts, after=tuple(job["after"]), last=bool(job["last"]), submitted=time, call=call)
 
     def job(self) -> Job:
         """The job, to be submitted again. Raises :class:`UserError` where the ledger does not hold its call."""
@@ -75,6 +77,28 @@ class Entry:
     def array(self) -> str:
         """Id of the array."""
         return self.task.partition("_")[0]
+
+
+def pack(calls: Sequence[dict | None]) -> str:
+    """The calls of a line's jobs as one text: a kilobyte each, nearly the same, and read to submit again only."""
+    return base64.b64encode(zlib.compress(json.dumps(calls).encode())).decode()
+
+
+def _unpacked(text: str) -> list[dict | None]:
+    """What :func:`pack` was given. Raises ValueError or TypeError where it was not."""
+    reader = zlib.decompressobj()
+    try:
+        content = reader.decompress(base64.b64decode(text, validate=True), MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not reader.eof:
+        raise ValueError("it has no end, or is too long")
+    return json.loads(content)
+
+
+def _calls(line: dict) -> list[dict | None]:
+    """Those of a line's jobs; earlier versions wrote each with its job."""
+    return _unpacked(line["calls"]) if "calls" in line else [job.get("call") for job in line["jobs"]]
 
 
 class Ledger:
@@ -154,14 +178,18 @@ class Ledger:
         return found
 
     @no_collections()
-    def entries(self, own: bool = False) -> dict[str, Entry]:
-        """What was submitted last under each name. Raises :class:`UserError`; ``own`` as for :meth:`lines`."""
+    def entries(self, own: bool = False, calls: bool = False) -> dict[str, Entry]:
+        """What was submitted last under each name, with its call if ``calls``. Raises :class:`UserError`; ``own`` as for
+        :meth:`lines`.
+        """
         found = {}
         for line in self.lines(own):
             if line.get("event") == JobState.SUBMITTED:
                 try:
-                    read = [Entry.read(job, str(line["time"])) for job in line["jobs"]]
-                except (KeyError, TypeError, ValueError, AttributeError):
+                    jobs, time = line["jobs"], str(line["time"])
+                    said = _calls(line) if calls else [None] * len(jobs)
+                    read = [Entry.read(job, time, call) for job, call in zip(jobs, said, strict=True)]
+                except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
                     raise UserError(
                         f"{self.path} has a damaged line; look with squeue for jobs of this grid that still run, "
                         "then move the file away and start the grid again"
@@ -198,7 +226,7 @@ class Ledger:
         if not written or not os.path.exists(written) or not os.path.samefile(written, self.folder):
             where = f"was written in {written}, not here" if written else "was written by an earlier version"
             raise UserError(f"{self.path} {where}; what it says is not run: start the grid again instead")
-        return self.entries(own=True), line.get("cluster", {})
+        return self.entries(own=True, calls=True), line.get("cluster", {})
 
     def state_file(self, name: str) -> Path:
         """The state file of the job of that name."""

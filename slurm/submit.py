@@ -17,7 +17,7 @@ from slurm.arrays import Array, plan
 from slurm.batch import ArrayExecutor, fit, scratch
 from slurm.calls import described
 from slurm.jobs import Job, JobState, describe
-from slurm.ledger import Ledger
+from slurm.ledger import Ledger, pack
 from slurm.settings import COMMON, Cluster
 from slurm.task import Task
 
@@ -194,6 +194,7 @@ def _submit_arrays(
                         "jobs": [
                             _line(job, f"{array_id}_{index}", tasks[job.name], calls[index]) for index, job in array.jobs.items()
                         ],
+                        "calls": pack([described(job) for job in array.jobs.values()]),
                     }
                 ]
             )
@@ -217,7 +218,6 @@ def _line(job: Job, task: str, call: Task, pickled: Path) -> dict:
         "directory": directory,
         "log": str(call.log),
         "pickled": str(pickled),
-        "call": described(job),
     }
 
 

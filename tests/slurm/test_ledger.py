@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gc
 import json
@@ -16,7 +17,7 @@ from rundir.files import read_text
 from slurm import settings, status
 from slurm.calls import described, rebuilt
 from slurm.jobs import Job
-from slurm.ledger import Entry, Ledger
+from slurm.ledger import Entry, Ledger, pack
 from tests.program import exit_code
 from tests.slurm import callables
 
@@ -53,7 +54,8 @@ def grid(tmp_path, monkeypatch):
     return folder
 
 
-def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = Path("x")) -> None:
+def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = Path("x"), earlier: bool = False) -> None:
+    """Write the ledger of one job; ``earlier``: as versions did that wrote its call with it."""
     job = {
         "name": "a",
         "task": "1_0",
@@ -63,7 +65,7 @@ def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = P
         "directory": "",
         "log": str(folder / "logs" / "a.log"),
         "pickled": str(pickled),
-        "call": call,
+        **({"call": call} if earlier else {}),
     }
     ledger = Ledger(folder / "slurm")
     ledger.path.unlink(missing_ok=True)
@@ -71,7 +73,7 @@ def write(folder: Path, call: object, cluster: dict = CLUSTER, pickled: Path = P
         ledger.write(
             [
                 {"event": "intent", "token": "t", "kind": "work", "folder": str(ledger.folder), "cluster": cluster},
-                {"event": "submitted", "token": "t", "jobs": [job]},
+                {"event": "submitted", "token": "t", "jobs": [job], **({} if earlier else {"calls": pack([call])})},
             ]
         )
     ledger.state_file("a").write_text(json.dumps({"format": 1, "job": "1_0", "state": "failed", "why": "x"}))
@@ -94,6 +96,7 @@ def test_retry_unpickles_nothing(grid, tmp_path, capsys):
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize(
     "call",
     [
@@ -110,11 +113,33 @@ def test_retry_unpickles_nothing(grid, tmp_path, capsys):
         {},
     ],
 )
-def test_only_marked_functions_of_this_project_are_called_from_a_ledger(call, grid, tmp_path, capsys, monkeypatch):
+def test_only_marked_functions_of_this_project_are_called_from_a_ledger(call, earlier, grid, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write(grid, call)
+    write(grid, call, earlier=earlier)
     refused(grid, "start the grid again instead", capsys)
     assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_job_is_made_again_from_its_call_whichever_version_wrote_it(earlier, grid):
+    call = described(Job("a", callables.say, ("x",)))
+    write(grid, call, earlier=earlier)
+    entry = Ledger(grid / "slurm").to_retry()[0]["a"]
+    assert entry.call == call and entry.job().function is callables.say and entry.job().args == ("x",)
+    assert Ledger(grid / "slurm").entries()["a"].call is None  # looking reads none
+
+
+def test_calls_that_are_nearly_the_same_take_little_room_and_damaged_ones_are_refused(grid, capsys):
+    calls = [{"function": "a:b", "args": [{"name": f"cell-{number}", "config": "x" * 1000}], "stop": ""} for number in range(500)]
+    assert len(pack(calls)) < 20 * len(calls)
+    write(grid, described(Job("a", callables.say, ("x",))))
+    path = Ledger(grid / "slurm").path
+    text = path.read_text()
+    packed = json.loads(text.splitlines()[1])["calls"]
+    for other in (packed[:-8], "", "!", pack([]), pack([None, None]), base64.b64encode(b"no").decode()):
+        path.write_text(text.replace(packed, other))
+        refused(grid, "ledger.jsonl has a damaged line", capsys)
+        assert "a" in Ledger(grid / "slurm").entries()
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646])
