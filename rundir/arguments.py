@@ -146,7 +146,8 @@ def whole(low: int = 0, high: int = LARGEST) -> Callable[[str], int]:
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number {_range(low, high)}")
+            limits = f"from {low} to {high}" if value is not None and value > high else _range(low, high)
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number {limits}")
         return value
 
     return number

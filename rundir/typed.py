@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rundir.errors import UserError, first_line, suggestion
+from rundir.errors import Setting, UserError, first_line, suggestion
 from rundir.fields import Networks, constraints, dotted_keys, is_section, value_of
 
 MOST_SHOWN = 200  # characters of a value in a message
@@ -65,7 +65,7 @@ def check_values(content: object, prefix: str = "") -> None:
         value = value_of(content, dotted)
         fault = constraint.fault(value)
         if fault:
-            raise UserError(f"{prefix}{dotted}={shown(value)} {fault}")
+            raise UserError(Setting(f"{prefix}{dotted}", shown(value)), f" {fault}")
 
 
 def shown(value: object) -> str:

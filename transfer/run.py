@@ -58,6 +58,8 @@ OPTIONS = {
     "data.limit": "--limit",
     "data.size": "--size",
     "train.device": "--device",
+    "vary": "--vary",
+    "strategies": "--strategies",
 }
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 
 from rundir.errors import UserError, suggestion
 
@@ -31,11 +32,13 @@ class Limit:
         return costs[self.kind] / (self.most * (full[self.kind] if self.share else 1))
 
     def written(self, costs: Costs, full: Costs) -> str:
-        """What of ``costs`` it limits, as it is written in a budget."""
+        """What of ``costs`` it limits, as it is written in a budget: rounded up, so that as a limit it is kept."""
         if self.share:
-            return f"{self.kind}={costs[self.kind] / full[self.kind]:.3f}"
+            return f"{self.kind}={_rounded_up(costs[self.kind] / full[self.kind])}"
         name, unit = next(((name, unit) for name, (kind, unit) in UNITS.items() if kind == self.kind), (self.kind, 1.0))
-        return f"{name}={costs[self.kind] / unit:.3g}"
+        suffix, factor = next(((s, f) for s, f in reversed(SUFFIXES.items()) if costs[self.kind] >= f), ("k", 1e3))
+        suffix, factor = ("", unit) if name in UNITS else (suffix, factor)
+        return f"{name}={_rounded_up(costs[self.kind] / factor)}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,12 @@ class Budget:
     def holds(self, costs: Costs, full: Costs) -> bool:
         """Whether ``costs`` keep all limits. A latency is asked for last: it is measured."""
         return all(limit.filled(costs, full) <= 1 for limit in sorted(self.limits, key=lambda limit: KINDS.index(limit.kind)))
+
+
+def _rounded_up(value: float) -> str:
+    """Three significant digits, or all in front of the point; above ``value``, by more than rounding makes of it."""
+    above = Decimal(value) * (1 + Decimal("1e-12"))
+    return f"{above.quantize(Decimal(10) ** min(0, above.adjusted() - 2), ROUND_CEILING):f}"
 
 
 def _limit(word: str) -> Limit:

@@ -16,12 +16,13 @@ from rundir.arguments import LARGEST, LARGEST_SEED, whole, word
 from transfer import width_table
 from transfer.image_arguments import add_image_arguments
 from transfer.search.budget import Budget
-from transfer.search.evaluation import DEFAULT_BUDGETS, Found, search
+from transfer.search.evaluation import DEFAULT_BUDGETS, Found, search, warning
 from transfer.search.options import STRATEGIES, VARIED, Options
 from transfer.search.scores import MEANINGS
 
 HELP = "the best sub-networks of a checkpoint for a budget, found without labels"
 NO_FILES = "none"
+USUAL, MOST_LETTERS = 80, 14  # columns of a terminal; of a table's column, so that all of them have place there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -164,12 +165,23 @@ def show(found: Found) -> None:
         f"{report['dataset']}: {report['scored']} sub-networks scored by {report['score']} ({MEANINGS[report['score']]})"
         + ("" if found.fresh else ", as searched before")
     )
-    chosen = Table(_whole("budget"), report["score"], "k-NN", "FLOPs", "weights", "MB", "ms", title="Best of all", box=SIMPLE)
+    chosen = Table(
+        _whole("budget", *report["budgets"]),
+        report["score"],
+        "k-NN",
+        "FLOPs",
+        "weights",
+        "MB",
+        "ms",
+        title="Best of all",
+        box=SIMPLE,
+    )
     compared = Table(
-        _whole("budget"),
+        _whole("budget", *report["budgets"]),
         *map(_whole, report["strategies"]),
         title=f"Best {report['score']} of each strategy/k-NN accuracy in %",
         pad_edge=False,
+        collapse_padding=True,
         box=SIMPLE,
     )
     named = []  # on lines of their own: to be copied, so never broken
@@ -188,9 +200,10 @@ def show(found: Found) -> None:
     print(f"front, picture and networks: {found.folder}")
 
 
-def _whole(heading: str) -> Column:
-    """A column whose texts are broken where a terminal is too narrow, and never cut."""
-    return Column(heading, overflow="fold")
+def _whole(heading: str, *texts: str) -> Column:
+    """A column whose texts are never cut, but broken where a terminal is narrow: of a usual one between words."""
+    longest = max(len(word) for text in (heading, *texts) for word in text.split())
+    return Column(heading, overflow="fold", min_width=min(longest, MOST_LETTERS) if Console().width >= USUAL else None)
 
 
 def _columns(pick: Mapping[str, Any]) -> list[str]:
@@ -220,7 +233,13 @@ def _number(value: float | None) -> str:
 
 
 def _about(report: Mapping[str, Any]) -> list[str]:
-    lines = ["scored: " + ", ".join(f"{name} {count}" for name, count in report["evaluated"].items())]
+    lines = [warning(report["untrained"])] if report["untrained"] else []
+    lines += [
+        f"--budget {budget}: no sub-network that was scored keeps it; set larger --evaluations, or more of --strategies"
+        for budget in report["budgets"]
+        if not any(pick["budget"] == budget for pick in report["picks"])
+    ]
+    lines += ["scored: " + ", ".join(f"{name} {count}" for name, count in report["evaluated"].items())]
     if report["ranked"]:
         ranks = ", ".join(f"{name} {_number(rho)}" for name, rho in report["ranks"].items())
         lines.append(f"Spearman's rho with k-NN accuracy, {report['ranked']} random sub-networks: {ranks}")

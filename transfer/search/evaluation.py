@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from rundir.schema import FORMAT
 from rundir.subnet import Width
 from transfer.search import checking, output, strategies
 from transfer.search.budget import Budget
-from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options
+from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options, untrained_dimensions
 from transfer.search.predictor import Prediction
 from transfer.search.problem import Problem
 from transfer.search.scoring import Scorer
@@ -90,17 +91,21 @@ def search(
     check(scorer, dataset)
     check_packages(formats)
     where = backbone.home(out)
+    untrained = untrained_dimensions(backbone.config, options.vary)
+    if untrained:
+        print(warning(untrained), file=sys.stderr, flush=True)
     told = described(scorer, budgets, formats)
     known = None if force else _known(where / FOLDER, told)
     if known is not None:
-        return Found(where / FOLDER, known, False)
+        return Found(where / FOLDER, known | {"untrained": untrained}, False)
     keep_freed_memory()
     problem = problem_of(scorer, budgets)
     make_folder(where / FOLDER, "what is found")
     kind = RunDirectory(where).add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])
     predictor = run(scorer, problem)
     accuracies, ranks = checking.ranked(scorer, problem)
-    report = told | {"predictor": predictor, **ranks, **checking.picked(scorer, problem, accuracies)}
+    picked = checking.picked(scorer, problem, accuracies)
+    report = told | {"untrained": untrained, "predictor": predictor, **ranks, **picked}
     (where / FOLDER / output.REPORT).unlink(missing_ok=True)
     report["networks"] = _export(checkpoint, scorer, problem, formats, where / FOLDER)
     output.write(where / FOLDER, problem, accuracies, report)
@@ -133,6 +138,15 @@ def check(scorer: Scorer, dataset: str | None) -> None:
         )
     backbone.check_size(scorer.task.size, [backbone.space(scorer.options.vary).smallest], "--vary")
     scorer.check()
+
+
+def warning(untrained: Sequence[str]) -> str:
+    """That sub-networks differ in ``untrained`` dimensions, and what to do about it."""
+    named = " and ".join(untrained)
+    return (
+        f"warning: this checkpoint was not trained to vary in {named}, so the scores of sub-networks that differ in {named} "
+        f"say nothing about trained ones; leave {named} out of --vary, or train with elastic.vary"
+    )
 
 
 def described(scorer: Scorer, budgets: Sequence[Budget], formats: Sequence[str]) -> dict[str, Any]:
@@ -198,7 +212,7 @@ def problem_of(scorer: Scorer, budgets: Sequence[Budget]) -> Problem:
         return {"flops": load.flops, "parameters": load.parameters, "memory": load.memory}
 
     def latency(width: Width) -> float:
-        return scorer.latency(width, QUICK)
+        return scorer.latency(width, checking.SECONDS if width == backbone.high else QUICK)  # shares are of the full network's
 
     return Problem(backbone.space(scorer.options.vary), budgets, table.network, costs, latency, scorer.score)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rundir.errors import UserError
 from rundir.subnet import Width
-from transfer.search.budget import Budget
+from transfer.search.budget import KINDS, Budget
+from transfer.search.latency_estimate import SAMPLES, LatencyEstimate
 
 DRAWS = 200  # at random, in the search for a network that has not been drawn
 LATENCY = "latency"
+MARGIN = 1.1  # what an estimated latency may be over a limit: it is off by some per cent, and measured before it counts
 
 
 class Costs(dict[str, float]):
@@ -69,6 +72,7 @@ class Problem:
         self.told: Callable[[int, str], None] = lambda done, text: None
         self._costs: dict[object, Costs] = {}
         self._keys: dict[Width, object] = {}
+        self._estimated: dict[object, Costs] = {}
         self.scored: dict[object, Scored] = {}
         self.full = self.costs(space.largest)
         self._check()
@@ -76,6 +80,8 @@ class Problem:
     def _check(self) -> None:
         smallest = self.costs(self.space.smallest)
         for budget in self.budgets:
+            if [set(other.limits) for other in self.budgets].count(set(budget.limits)) > 1:
+                raise UserError(f"--budget {budget} is given twice; leave one of them out")
             if not budget.holds(smallest, self.full):
                 least = " ".join(limit.written(smallest, self.full) for limit in budget.limits)
                 raise UserError(f"--budget {budget}: no sub-network is so small; the smallest has {least}; set a larger budget")
@@ -97,6 +103,29 @@ class Problem:
         """Whether ``width`` is within ``budget``, or within any."""
         wanted = self.budgets if budget is None else [budget]
         return any(one.holds(self.costs(width), self.full) for one in wanted)
+
+    @cached_property
+    def _estimate(self) -> LatencyEstimate:
+        """Of latencies, from sub-networks of all sizes that are measured for it."""
+        generator, widths = random.Random(0), [self.space.smallest, self.space.largest]
+        least, most = (self.costs(width)["flops"] for width in widths)
+        for number in range(1, SAMPLES + 1):  # made smaller until their FLOPs are below a share of the way between the ends
+
+            def small(width: Width, below: float = least + number / SAMPLES * (most - least)) -> bool:
+                return self.costs(width)["flops"] <= below
+
+            widths.append(self._shrunk(self.space.random(generator), generator, small))
+        return LatencyEstimate(self.space, [(width, self.costs(width)) for width in widths])
+
+    def seems_to_fit(self, width: Width, budget: Budget) -> bool:
+        """:meth:`fits`, but that a latency is estimated, on the low side: nothing is measured for it. The answer never changes."""
+        if LATENCY not in budget.kinds:
+            return self.fits(width, budget)
+        key = self.key(width)
+        if key not in self._estimated:
+            known = {kind: self.costs(width)[kind] for kind in KINDS if kind != LATENCY}
+            self._estimated[key] = Costs(known, lambda: self._estimate.of(width, known) / MARGIN)
+        return budget.holds(self._estimated[key], self.full)
 
     def load(self, width: Width) -> float:
         """Share of the full network's costs, of the first kind that a budget limits."""
@@ -133,28 +162,31 @@ class Problem:
                 found.append(one)
         return found
 
-    def draws(self, seed: int) -> Iterator[Width]:
+    def draws(self, seed: int, measured: bool = True) -> Iterator[Width]:
         """Sub-networks drawn at random, no network twice, in turn within each of the budgets, until none is found any more.
 
         Most of a space is dear: drawing for each budget in turn gives the small ones their share, and what is drawn too dear is
-        made smaller at random places until it is within the budget.
+        made smaller at random places until it is within the budget. Without ``measured`` it need only seem to be.
         """
         generator, seen = random.Random(seed), set()
         open_budgets = list(self.budgets)
         while open_budgets:
             for budget in list(open_budgets):
-                width = next(
-                    (drawn for drawn in (self._drawn(budget, generator) for _ in range(DRAWS)) if self.key(drawn) not in seen), None
-                )
+                drawn = (self._drawn(budget, generator, measured) for _ in range(DRAWS))
+                width = next((width for width in drawn if self.key(width) not in seen), None)
                 if width is None:
                     open_budgets.remove(budget)
                     continue
                 seen.add(self.key(width))
                 yield width
 
-    def _drawn(self, budget: Budget, generator: random.Random) -> Width:
-        width = self.space.random(generator)
-        while not self.fits(width, budget):
+    def _drawn(self, budget: Budget, generator: random.Random, measured: bool) -> Width:
+        width = self._shrunk(self.space.random(generator), generator, lambda each: self.seems_to_fit(each, budget))
+        return self._shrunk(width, generator, lambda each: self.fits(each, budget)) if measured else width
+
+    def _shrunk(self, width: Width, generator: random.Random, fits: Callable[[Width], bool]) -> Width:
+        """``width``, made smaller at random places until it ``fits``, or can be made no smaller."""
+        while not fits(width):
             values = self.space.values(width)
             below = [
                 [choice for choice in choices if choice < value]

@@ -13,6 +13,7 @@ from transfer.search.problem import Problem
 
 POPULATION = 24  # of NSGA-II; smaller where fewer are scored
 IDLE = 20  # generations that bring no network that is new and within a budget, before evolution is over
+MEASURED = 4  # times as many latencies are measured as sub-networks scored, before the predictor gives up on a budget
 WORST = -1e9  # in the place of an undefined score, for a library that wants numbers
 
 
@@ -116,14 +117,16 @@ def by_prediction(problem: Problem, options: Options) -> predicting.Prediction:
     half = options.evaluations // 2
     known = [problem.score(width, PREDICTOR) for width in itertools.islice(problem.draws(options.seed), half)]
     predictor = predicting.Prediction(problem.space, known, options.seed)
-    pool = list(itertools.islice(problem.draws(options.seed + 1), options.pool))
+    pool = list(itertools.islice(problem.draws(options.seed + 1, measured=False), options.pool))
     predictor.screened = len(pool)
     expected = dict(zip(pool, predictor.of(pool), strict=True))
     have = {problem.key(one.width) for one in known}
     each = max(1, (options.evaluations - half) // len(problem.budgets))
     for budget in problem.budgets:
-        fresh = [width for width in pool if problem.key(width) not in have and problem.fits(width, budget)]
-        for width in sorted(fresh, key=lambda width: -expected[width])[:each]:
+        fresh = [width for width in pool if problem.key(width) not in have and problem.seems_to_fit(width, budget)]
+        best = sorted(fresh, key=lambda width: -expected[width])
+        tried = (width for width in best[: MEASURED * each] if problem.fits(width, budget))
+        for width in itertools.islice(tried, each):
             problem.score(width, PREDICTOR)
             have.add(problem.key(width))
     return predictor

@@ -73,3 +73,18 @@ def test_what_is_no_budget_is_said_in_one_line(words, message):
     with pytest.raises(UserError) as error:
         Budget.parse(words)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@given(
+    kind=st.sampled_from(["flops", "parameters", "memory", "latency"]),
+    part=st.floats(1e-4, 1),
+    units=st.booleans(),
+)
+def test_costs_as_they_are_written_are_a_budget_that_they_keep(kind, part, units):
+    """A message says what the smallest sub-network has: set as a limit, that works."""
+    names = {"memory": "memory_mb=8", "latency": "latency_ms=2"}
+    asked = Budget.parse([names.get(kind, f"{kind}=20M") if units else f"{kind}=0.5"])
+    costs = {name: part * most for name, most in FULL.items()}
+    again = Budget.parse([asked.limits[0].written(costs, FULL)])
+    assert again.holds(costs, FULL)
+    assert again.limits[0].share == (not units) and again.limits[0].filled(costs, FULL) > 0.98

@@ -193,6 +193,9 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
         (["--budget", "speed=2"], "unknown cost 'speed'"),
         (["--neighbours", "64"], "--neighbours 64 must be fewer than the 64 images"),
         (["--vary", "depth"], "no elastic depth"),
+        (["--vary", "width", "width"], "--vary ['width', 'width'] names something twice; name it once"),
+        (["--evaluations", "3000000000"], "'3000000000' is not a whole number from 4 to 2147483647"),
+        (["--budget", "flops=.5", "--budget", "flops=0.50"], "--budget flops=.5 is given twice; leave one of them out"),
         (["--strategies", "annealing"], "unknown strategies 'annealing'; set --strategies to one of uniform, random"),
         (["--dataset", "mnist"], "mnist"),
     ],
@@ -221,6 +224,25 @@ def test_a_network_of_one_width_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"works at width 0\.5 alone, so there is nothing to search"):
         search(tmp_path / "alone", options=QUICK)
+
+
+def test_what_training_did_not_vary_is_said(tmp_path, capsys):
+    """Trained with smaller kernels at full width, and searched by width."""
+    words = ["model.arch=resnet_small_elastic", "elastic.vary=[kernel]"]
+    pretrain(config.load("digits", [*TINY, *words]), tmp_path / "kernels")
+    own = [*WORDS, "--checkpoint", str(tmp_path / "kernels"), "--format", "none", "--strategies", "random", "--budget", "flops=0.8"]
+    assert main([*own, "--check", "0", "--vary", "kernel", "--out", str(tmp_path / "trained")]) == 0
+    out, err = capsys.readouterr()
+    assert "warning" not in out + err
+    for again in (False, True):
+        assert main([*own, "--check", "0", "--vary", "width", "kernel", "--out", str(tmp_path / "other")]) == 0
+        out, err = capsys.readouterr()
+        said = "warning: this checkpoint was not trained to vary in width, so the scores"
+        assert said in out and err.startswith(said) and ("searched before" in out) == again
+    report = json.loads((tmp_path / "other" / "search" / "search.json").read_text())
+    assert report["untrained"] == ["width"]
+    records = json.loads((tmp_path / "other" / "result.json").read_text())["records"]
+    assert all(record["changed"]["untrained"] == ["width"] for record in records)
 
 
 def test_without_optuna_evolution_says_what_to_install(trained, tmp_path, monkeypatch):
