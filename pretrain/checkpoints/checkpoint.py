@@ -222,6 +222,10 @@ class Checkpoint:
         """Whether ``width`` is narrower than the widths of pretraining, in some stage."""
         return narrowest(width) < self.low
 
+    def untrained(self, dimensions: Iterable[str]) -> list[str]:
+        """Those of ``dimensions`` in which no network of pretraining differed from the widest."""
+        return [name for name in dimensions if name not in (self.config.elastic.vary or [WIDTH])]
+
     def check_widths(self, widths: Sequence[Width], what: str = "--widths") -> None:
         """Raise :class:`UserError` if there are none, or one is out of the trained range or the same network as another."""
         if not widths:

@@ -29,7 +29,7 @@ from rundir.schema import FORMAT
 from rundir.subnet import Width
 from transfer.search import checking, output, strategies
 from transfer.search.budget import Budget
-from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options, untrained_dimensions
+from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options
 from transfer.search.predictor import Prediction
 from transfer.search.problem import Problem
 from transfer.search.scoring import Scorer
@@ -91,7 +91,7 @@ def search(
     check(scorer, dataset)
     check_packages(formats)
     where = backbone.home(out)
-    untrained = untrained_dimensions(backbone.config, options.vary)
+    untrained = backbone.untrained(options.vary)
     if untrained:
         print(warning(untrained), file=sys.stderr, flush=True)
     told = described(scorer, budgets, formats)

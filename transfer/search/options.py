@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.config import Config
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError
 from rundir.fields import choice, names, number
@@ -17,7 +15,6 @@ from transfer.search.scores import SCORES
 
 UNIFORM, RANDOM, GREEDY, EVOLUTIONARY, PREDICTOR = STRATEGIES = ("uniform", "random", "greedy", "evolutionary", "predictor")
 VARIED = tuple(name for name in LETTERS.values() if name != "resolution")  # images are as they are
-WIDTH = "width"
 OF_RUNNING = ("workers",)  # change nothing about what is found
 
 
@@ -70,8 +67,3 @@ class Options:
     def choices(self) -> dict[str, Any]:
         """What a search depends on, but for the size."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in (*OF_RUNNING, "size")}
-
-
-def untrained_dimensions(config: Config, vary: Sequence[str]) -> list[str]:
-    """Those of ``vary`` in which no network of the training of ``config`` differed from its widest."""
-    return [name for name in vary if name not in (config.elastic.vary or [WIDTH])]

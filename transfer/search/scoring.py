@@ -18,7 +18,7 @@ from transfer.classification.options import Options as TaskOptions
 from transfer.classification.scores import measured
 from transfer.classification.task import Task
 from transfer.latency import latency_ms
-from transfer.search.options import Options, untrained_dimensions
+from transfer.search.options import Options
 from transfer.search.scores import SCORES, Features, Reference, score
 
 VIEWS = "views"
@@ -47,7 +47,7 @@ class Scorer:
         """The choices that are not the defaults, and dimensions that training did not vary."""
         usual = Options().choices | {"size": self.checkpoint.config.data.size, "branch": "student"}
         chosen = self.options.choices | {"size": self.task.size, "branch": self.checkpoint.branch}
-        untrained = untrained_dimensions(self.checkpoint.config, self.options.vary)
+        untrained = self.checkpoint.untrained(self.options.vary)
         return {name: value for name, value in chosen.items() if usual[name] != value} | (
             {"untrained": untrained} if untrained else {}
         )
