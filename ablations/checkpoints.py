@@ -99,7 +99,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     arguments.runs = arguments.folder.parent
     wanted = entries(arguments.transfer, "")[0] if arguments.transfer else [_of_options(arguments)]
     subjects = _subjects(arguments)
-    launch = Launch(arguments.folder, {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {})
+    launch = Launch(arguments.folder, cluster.processes if cluster else {})
     transfers = []
     for entry in wanted:
         if not any(entry.matches(one.run.cell) for one, _ in subjects):

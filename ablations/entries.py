@@ -70,6 +70,10 @@ class Entry:
     reference: bool = True
     workers: int | None = number(None, 0, MOST_WORKERS)
 
+    def shared(self, kind: type) -> dict[str, Any]:
+        """The values of the fields that the dataclass ``kind`` has, too."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(kind) if hasattr(self, each.name)}
+
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
 
@@ -96,7 +100,7 @@ class FinetuningEntry(Entry):
 
     def finetuning(self, checkpoint: str, width: Width, initial: str, scenes: str) -> Finetuning:
         """The one of ``checkpoint`` at ``width``; ``scenes``: where those of digits go unless the entry says it."""
-        own = {each.name: getattr(self, each.name) for each in dataclasses.fields(Finetuning) if hasattr(self, each.name)}
+        own = self.shared(Finetuning)
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items() if value is not None}
         return Finetuning(
             **own
@@ -139,13 +143,7 @@ class ScoringEntry(Entry):
 
     def options(self) -> Options:
         """The options of the evaluation. Raises :class:`UserError`."""
-        same = ("recipe", "score", "size", "batch_size", "limit", "k", "workers")
-        return parse_overrides(
-            self.set,
-            label_fractions=self.label_fraction,
-            label_seeds=self.label_seed,
-            **{name: getattr(self, name) for name in same},
-        )
+        return parse_overrides(self.set, label_fractions=self.label_fraction, label_seeds=self.label_seed, **self.shared(Options))
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
@@ -166,7 +164,7 @@ class AnalysisEntry(Entry):
 
     def options(self) -> Analysis:
         """The options of the analysis."""
-        return Analysis(self.images, self.pairs, self.neighbours, self.size, self.batch_size, self.workers)
+        return Analysis(**self.shared(Analysis))
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""
@@ -192,20 +190,7 @@ class SearchEntry(Entry):
 
     def options(self) -> Search:
         """The options of the search."""
-        names = (
-            "score",
-            "vary",
-            "strategies",
-            "evaluations",
-            "images",
-            "calibration",
-            "neighbours",
-            "pool",
-            "checked",
-            "size",
-            "workers",
-        )
-        return Search(**{name: getattr(self, name) for name in names})
+        return Search(**self.shared(Search))
 
     def check(self) -> None:
         """Raise :class:`UserError` for a value that cannot be used whatever the checkpoint and the data are."""

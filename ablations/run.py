@@ -151,7 +151,7 @@ def prepared(
             flush=True,
         )
     runs = [replace(run, command=command) for run in runs]
-    processes = {kind: own.processes for kind, own in cluster.kinds.items()} if cluster else {}
+    processes = cluster.processes if cluster else {}
     images = check_data(runs[0], processes.get("pretrain", 1))
     scored_on = fingerprint.of_splits(runs[0].cfg.data.name, runs[0].cfg.data.root)
     runs = [replace(run, data=scored_on) for run in runs]

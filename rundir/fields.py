@@ -177,9 +177,9 @@ def number(default: Any = dataclasses.MISSING, low: float = 0, high: float = mat
     return field(default=default, metadata={CONSTRAINT: limits})
 
 
-def number_list(*default: float, low: float = 0, high: float = math.inf, ordered: bool = False, any_count: bool = False) -> Any:
-    """A field that is a list of as many numbers as the default has, or of any count, each in [low, high]."""
-    limits = Numbers(Number(low, high), None if any_count else len(default), ordered)
+def number_list(*default: float, high: float = math.inf, ordered: bool = False, any_count: bool = False) -> Any:
+    """A field that is a list of as many numbers as the default has, or of any count, each in [0, high]."""
+    limits = Numbers(Number(0, high), None if any_count else len(default), ordered)
     return field(default_factory=lambda: list(default), metadata={CONSTRAINT: limits})
 
 
@@ -226,9 +226,9 @@ def is_section(each: dataclasses.Field) -> bool:
 
 
 @functools.cache
-def constraints(kind: type, prefix: str = "") -> dict[str, Any]:
+def constraints(kind: type) -> dict[str, Any]:
     """The constraint of each field of a config dataclass and its sections, by dotted key; fields that have none left out."""
-    return dict(_constraints(kind, prefix))
+    return dict(_constraints(kind, ""))
 
 
 def _constraints(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -75,9 +75,9 @@ def read_json(path: str | os.PathLike, most: int = MOST_BYTES) -> Any:
         raise Damaged(f"{path} is not JSON ({first_line(error)})") from None
 
 
-def read_yaml(path: str | os.PathLike, most: int = MOST_BYTES) -> Any:
+def read_yaml(path: str | os.PathLike) -> Any:
     """The YAML content of a file. Raises as :func:`read_text` and :func:`parse_yaml`."""
-    return parse_yaml(read_text(path, most), str(path))
+    return parse_yaml(read_text(path), str(path))
 
 
 def parse_yaml(text: str, name: str = "the text") -> Any:

@@ -14,7 +14,6 @@ FORMAT = 1  # of every JSON and YAML file of a run directory
 CHECKPOINT_FORMAT = 1
 EXPORT_FORMAT = 1  # of an exported network's config.json
 REPORT_FORMAT = 1  # of claims.json and of the list of files that a report consists of
-CLAIMS_FORMAT = 1  # of a list of claims
 PUBLISHED_FORMAT = 1  # of a list of published numbers
 LEDGER_FORMAT = 1  # of what slurm/ notes of jobs
 MANIFEST_FORMAT = 1  # of grid.json

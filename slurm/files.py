@@ -1,9 +1,10 @@
-"""This room's files: read without trust (``rundir.files``), run from only where they are this user's alone."""
+"""This room's files: read without trust (``rundir.files``), run from only where they are this user's alone; and logs."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 from rundir.files import Damaged
@@ -38,3 +39,19 @@ def check_own(path: Path) -> tuple[int, int]:
     if about.st_mode & SHARED:
         raise NotOwn(f"{path} may be written by others (mode {stat.S_IMODE(about.st_mode):o})")
     return about.st_dev, about.st_ino
+
+
+def print_to(log: Path, heading: str) -> None:
+    """Append all that this process and its children print to ``log``, below ``heading``: on the descriptors, for native code too.
+
+    Raises:
+        OSError: ``log`` cannot be written.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab", buffering=0) as stream:
+        stream.write(f"--- {heading}\n".encode())
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    for printed in (sys.stdout, sys.stderr):
+        printed.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # whatever the terminal's is

@@ -22,6 +22,7 @@ import cloudpickle
 
 from rundir.atomic import write_json
 from rundir.machine import cores
+from slurm.files import print_to
 from slurm.forkserver import ForkServer, ServerLost, signal_groups
 from slurm.jobs import Job, JobState, Outcome, attempt, describe
 from slurm.order import Order
@@ -43,7 +44,7 @@ class LocalCall:
     argv: list[str]  # of the launcher
 
     def __call__(self) -> None:
-        _redirect_output(self.log)
+        print_to(self.log, f"{datetime.now().isoformat(timespec='seconds')} pid {os.getpid()}")
         sys.argv = self.argv
         for name, value in self.environment.items():
             if value is None:
@@ -56,18 +57,6 @@ class LocalCall:
     def _load_and_call(self) -> None:
         function, args = cloudpickle.loads(self.call)
         function(*args)
-
-
-def _redirect_output(log: Path) -> None:
-    """Append all that this process and its children print to ``log``: on the descriptors, for native code too."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with log.open("ab", buffering=0) as stream:
-        stream.write(f"--- {datetime.now().isoformat(timespec='seconds')} pid {os.getpid()}\n".encode())
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    for printed in (sys.stdout, sys.stderr):
-        printed.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # whatever the terminal's is
 
 
 @dataclass

@@ -167,10 +167,8 @@ def _alive(row: JobRow, entry: Entry, own: dict, slurm: Said, patience: float) -
         return replace(row, state=JobState.REQUEUED if again else JobState.PENDING, why=waits, where="")
     if own.get("state") in (JobState.REQUEUED, JobState.STOPPED):
         return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
-    row = _progress(replace(row, state=JobState.RUNNING, where=slurm.node or row.where), own)
-    if row.age is not None and row.age > patience:
-        return replace(row, state=JobState.STALLED, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
-    return row if own else replace(row, why="starting")
+    row = _running(replace(row, where=slurm.node or row.where), own, patience, JobState.STALLED)
+    return row if own or row.state == JobState.STALLED else replace(row, why="starting")
 
 
 def _silent(row: JobRow, entry: Entry, own: dict, patience: float) -> JobRow:
@@ -179,9 +177,14 @@ def _silent(row: JobRow, entry: Entry, own: dict, patience: float) -> JobRow:
         return replace(row, state=JobState.REQUEUED, why=_text(own.get("why")), where="")
     if not own:
         return replace(row, state=JobState.PENDING, why=f"submitted {entry.submitted}")
+    return _running(row, own, patience, JobState.SILENT)
+
+
+def _running(row: JobRow, own: dict, patience: float, quiet: str) -> JobRow:
+    """A job that runs, or is ``quiet`` after more than ``patience`` seconds without a word."""
     row = _progress(replace(row, state=JobState.RUNNING), own)
     if row.age is not None and row.age > patience:
-        return replace(row, state=JobState.SILENT, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
+        return replace(row, state=quiet, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
     return row
 
 
@@ -260,12 +263,7 @@ def _of_directory(path: Path, patience: float, name: str = "") -> JobRow:
         where=_text(status.get("host")),
         directory=str(path.absolute()),
     )
-    if state != JobState.RUNNING:
-        return row
-    row = _progress(row, {})
-    if row.age is not None and row.age > patience:
-        return replace(row, state=JobState.SILENT, why=f"nothing heard for {row.age / 60:.0f} min", seconds_left=None)
-    return row
+    return _running(row, {}, patience, JobState.SILENT) if state == JobState.RUNNING else row
 
 
 def _fine_tunings(folder: Path) -> list[tuple[Path, str, Path]]:

@@ -84,6 +84,11 @@ class Cluster:
     stalled_minutes: float = 15  # a running job that has said nothing for so long is shown as stalled
     gpu_tflops: float = 0  # what one GPU reaches in training, for estimates; 0: no estimate
 
+    @property
+    def processes(self) -> dict[str, int]:
+        """Processes of one job, by kind."""
+        return {kind: own.processes for kind, own in self.kinds.items()}
+
     def parameters(self, kind: str) -> dict[str, Any]:
         """What submitit's Slurm executor takes for jobs of ``kind``."""
         own = self.kinds[kind]

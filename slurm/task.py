@@ -26,6 +26,7 @@ from rundir.atomic import write_json
 from rundir.clock import now
 from rundir.schema import LEDGER_FORMAT
 from slurm import environment
+from slurm.files import print_to
 from slurm.jobs import JobState, Unfinished, attempt
 
 BEAT_SECONDS = 15.0
@@ -83,18 +84,11 @@ class Task:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _redirect(self) -> None:
-        """Append what is printed to the job's log, on the descriptors; where that cannot be, Slurm's own file has it."""
+        """Append what is printed to the job's log; where that cannot be, Slurm's own file has it."""
         log = self.log if self.rank == 0 else self.log.with_suffix(f".rank{self.rank}.log")
-        sys.stdout.flush()
-        sys.stderr.flush()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab", buffering=0) as stream:
-                stream.write(f"--- {now()} job {self.here.job_id} on {socket.gethostname()}, start {self.restarts + 1}\n".encode())
-                os.dup2(stream.fileno(), 1)
-                os.dup2(stream.fileno(), 2)
-            for printed in (sys.stdout, sys.stderr):
-                printed.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # whatever the node's locale is
+            print_to(log, f"{now()} job {self.here.job_id} on {socket.gethostname()}, start {self.restarts + 1}")
         except OSError as error:
             print(f"no log {log}: {error.strerror}", file=sys.stderr)
 

@@ -6,6 +6,8 @@ import argparse
 
 from pretrain.data.sources import NAMES
 from rundir.arguments import MOST_PIXELS, MOST_WORKERS, whole, word
+from rundir.errors import UserError
+from transfer.classification.task import Task
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, neighbours: int) -> None:
@@ -28,3 +30,12 @@ def add_image_arguments(parser: argparse.ArgumentParser, neighbours: int) -> Non
         help=f"nearest images whose overlap is measured; default {neighbours}",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default auto")
+
+
+def check_neighbours(task: Task, count: int, neighbours: int) -> None:
+    """Raise :class:`UserError` where ``count`` images of the task are too few for the overlap of nearest ones."""
+    if count <= max(3, neighbours):
+        raise UserError(
+            f"{task.dataset} has {len(task.train)} training images, too few for --neighbours {neighbours}; set --neighbours "
+            f"{max(1, count - 1)}, or use more images"
+        )

@@ -177,7 +177,7 @@ def points(
     axis.errorbar(summary["x"] * scale, 100 * summary["mean"], yerr=spread, label=label, **look.options())
 
 
-def curve(axis: Axes, rows: pd.DataFrame, look: Look, place: int = 0, label: str | None = None, log: bool = False) -> None:
+def curve(axis: Axes, rows: pd.DataFrame, look: Look, place: int = 0, log: bool = False) -> None:
     """Mean over runs by epoch with a band of one standard deviation; nothing of no rows. ``place``: which series of its panel.
 
     ``log``: on a logarithmic axis, with mean and standard deviation of the logarithms.
@@ -189,7 +189,7 @@ def curve(axis: Axes, rows: pd.DataFrame, look: Look, place: int = 0, label: str
     spread = summary["std"].fillna(0.0)
     middle, low, high = (np.exp(y) if log else y for y in (summary["mean"], summary["mean"] - spread, summary["mean"] + spread))
     every = max(1, len(summary) // 5)
-    axis.plot(summary.index, middle, markevery=(place % 4 * every // 4, every), label=label, **look.options())
+    axis.plot(summary.index, middle, markevery=(place % 4 * every // 4, every), **look.options())
     axis.fill_between(summary.index, low, high, color=look.color, alpha=BAND_ALPHA, linewidth=0)
 
 

@@ -16,7 +16,7 @@ import rich.table
 import rich.text
 
 AT_CHANCE, COLLAPSED, OLDER, EXTRAPOLATED = "†", "‡", "§", "*"
-YES, BLANK, MISSING = "✓", "", "—"
+YES, MISSING = "✓", "—"
 
 
 @dataclass(frozen=True)

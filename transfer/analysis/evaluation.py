@@ -28,6 +28,7 @@ from transfer.analysis import measures
 from transfer.analysis.options import Options
 from transfer.classification.options import Options as TaskOptions
 from transfer.classification.task import Task
+from transfer.image_arguments import check_neighbours
 
 # Every measure by its name in records, and what it says.
 MEASURES = {
@@ -142,11 +143,7 @@ class Subject:
         """Raise :class:`UserError` where these widths, or the images, cannot be analysed."""
         self.backbone.check_widths(widths)
         self.backbone.check_size(self.task.size, widths)
-        if self.count <= max(3, self.options.neighbours):
-            raise UserError(
-                f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
-                f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images"
-            )
+        check_neighbours(self.task, self.count, self.options.neighbours)
 
     @property
     def count(self) -> int:

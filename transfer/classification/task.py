@@ -235,13 +235,9 @@ class Task:
             recipe.test_interpolation,
         )
 
-    def batches(
-        self, source: ImageSource, indices: Tensor | None = None, batch_size: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, source: ImageSource, indices: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Images without augmentation, and labels."""
-        return evaluation_batches(
-            source, self.size, batch_size or self.options.batch_size, self.device, indices, workers=self.workers
-        )
+        return evaluation_batches(source, self.size, self.options.batch_size, self.device, indices, workers=self.workers)
 
     def prepare(self, widths: list[Width]) -> None:
         """Make the networks of ``widths`` ready.

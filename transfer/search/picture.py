@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME, KINDS = "pareto", ("png", "svg")
-AXES = {"flops": ("FLOPs", 1.0), "parameters": ("parameters", 1.0), "memory": ("memory", 1.0), "latency": ("latency", 1.0)}
 # Colour (Okabe and Ito's palette), marker and size in points of each strategy.
 LOOKS = {
     RANDOM: ("#999999", "o", 14),

@@ -10,13 +10,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain.checkpoints import Checkpoint
 from pretrain.data import ImageSource, TwoViewBatches
-from rundir.errors import UserError
 from rundir.subnet import Width
 from transfer.classification.frozen import Frozen
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.options import Options as TaskOptions
 from transfer.classification.scores import measured
 from transfer.classification.task import Task
+from transfer.image_arguments import check_neighbours
 from transfer.latency import latency_ms
 from transfer.search.options import Options
 from transfer.search.scores import SCORES, Features, Reference, score
@@ -54,11 +54,7 @@ class Scorer:
 
     def check(self) -> None:
         """Raise :class:`UserError` where there are too few images."""
-        if self.count <= max(3, self.options.neighbours):
-            raise UserError(
-                f"{self.task.dataset} has {len(self.task.train)} training images, too few for --neighbours "
-                f"{self.options.neighbours}; set --neighbours {max(1, self.count - 1)}, or use more images"
-            )
+        check_neighbours(self.task, self.count, self.options.neighbours)
 
     @property
     def labelled(self) -> bool:

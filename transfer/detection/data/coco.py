@@ -130,7 +130,7 @@ def _noting(faults: Faults, path: Path, where: str, check, entry: Any, *more) ->
     """``check(entry, *more)``; what it finds wrong is noted with file and place."""
     try:
         if not isinstance(entry, dict):
-            raise _Wrong(f" is {_short(entry)}; it must be an object with keys")
+            raise _Wrong(f" is {masks.short(entry)}; it must be an object with keys")
         return check(entry, *more)
     except _Wrong as error:
         faults.wrong.append(f"{path}: {where}{error}")
@@ -144,7 +144,7 @@ def _is_number(value: Any) -> bool:
 def _whole(entry: dict, key: str, least: int | None = None) -> int:
     value = entry.get(key)
     if not _is_number(value) or value != int(value) or (least is not None and value < least):
-        said = f"is {_short(value)}" if key in entry else "is missing"
+        said = f"is {masks.short(value)}" if key in entry else "is missing"
         needed = "a whole number" if least is None else f"a whole number from {least}"
         raise _Wrong(f".{key} {said}; set it to {needed}")
     return int(value)
@@ -153,13 +153,8 @@ def _whole(entry: dict, key: str, least: int | None = None) -> int:
 def _text(entry: dict, key: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise _Wrong(f".{key} {f'is {_short(value)}' if key in entry else 'is missing'}; set it to a text")
+        raise _Wrong(f".{key} {f'is {masks.short(value)}' if key in entry else 'is missing'}; set it to a text")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # -- one entry ----------------------------------------------------------------------------------------------------------
@@ -231,7 +226,7 @@ def _annotation(entry: dict, place: int, content: Content, ids: dict[int, int], 
         return
     image, crowd = content.images[image_id], entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise _Wrong(f".iscrowd is {_short(crowd)}; set it to 0 or 1")
+        raise _Wrong(f".iscrowd is {masks.short(crowd)}; set it to 0 or 1")
     size, box = (image["width"], image["height"]), _box(entry)
     name = f"annotation {number} of {os.path.basename(image['file_name'])}"
     cut = faults.checked([box[0], box[1], box[0] + box[2], box[1] + box[3]], size, name)
@@ -269,10 +264,10 @@ def _annotation(entry: dict, place: int, content: Content, ids: dict[int, int], 
 def _box(entry: dict) -> list[float]:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        said = f"is {_short(box)}" if "bbox" in entry else "is missing"
+        said = f"is {masks.short(box)}" if "bbox" in entry else "is missing"
         raise _Wrong(f".bbox {said}; set it to four numbers: left, top, width, height")
     if min(box[2:]) < 0:
-        raise _Wrong(f".bbox is {_short(box)}, of negative width or height; set it to left, top, width, height")
+        raise _Wrong(f".bbox is {masks.short(box)}, of negative width or height; set it to left, top, width, height")
     return box
 
 
@@ -282,7 +277,7 @@ def _area(entry: dict, box: list[float]) -> float:
     if area is None or area == 0:
         return box[2] * box[3]
     if not _is_number(area) or area < 0:
-        raise _Wrong(f".area is {_short(area)}; set it to the object's area in pixels, or leave it out")
+        raise _Wrong(f".area is {masks.short(area)}; set it to the object's area in pixels, or leave it out")
     return area
 
 

@@ -23,7 +23,7 @@ def fault(mask: Any, size: tuple[int, int]) -> str | None:
     if not isinstance(mask, dict) or "counts" not in mask:
         return "is neither a list of polygons nor run lengths (size and counts)"
     if mask.get("size") != list(size):
-        return f".size is {_short(mask.get('size'))}, and height and width of its image are {list(size)}"
+        return f".size is {short(mask.get('size'))}, and height and width of its image are {list(size)}"
     counts = mask["counts"]
     if isinstance(counts, str):
         counts = run_lengths(counts)
@@ -73,6 +73,7 @@ def run_lengths(text: str) -> Sequence[int] | None:
     return values.tolist()
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
