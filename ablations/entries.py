@@ -22,12 +22,13 @@ from typing import Any
 from pretrain.config import transfer_of
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError, check_choice, suggestion
-from rundir.fields import network_list, number, whole_list
+from rundir.fields import dotted_keys, network_list, number, whole_list
 from rundir.files import Damaged, read_yaml
 from rundir.records import ANALYSIS, SEARCH
 from rundir.setting import OWN_IMAGES
 from rundir.subnet import Width
 from rundir.typed import check_values, typed
+from rundir.wording import joined
 from transfer.analysis import Options as Analysis
 from transfer.classification import DEFAULT_PROTOCOLS, PROTOCOLS
 from transfer.classification.options import Options, parse_overrides
@@ -326,6 +327,7 @@ def _one(raw: object, where: str, with_data: bool) -> Placed:
         raise UserError(f"{where}: {said}; set one of {', '.join(KINDS)}")
     where = f"{where} ({task})"
     try:
+        _check_keys(KINDS[task], raw)
         entry = typed(KINDS[task], raw)
         check_values(entry)
         entry.data_dir = _absolute(entry.data_dir)
@@ -336,6 +338,14 @@ def _one(raw: object, where: str, with_data: bool) -> Placed:
     except UserError as error:
         raise UserError(f"{where}: {_keys(str(error))}") from None
     return Placed(entry, where)
+
+
+def _check_keys(kind: type[Entry], raw: dict) -> None:
+    """Raise :class:`UserError` for a key that only entries of other tasks have."""
+    for key in [key for key in raw if key not in dotted_keys(kind)]:
+        others = [task for task, other in KINDS.items() if key in dotted_keys(other)]
+        if others:
+            raise UserError(f"unknown key {key}; it is a key of {joined(others)}: leave it out, or set task={others[0]}")
 
 
 def _different(found: Sequence[Placed]) -> list[Placed]:

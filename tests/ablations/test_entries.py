@@ -54,6 +54,8 @@ WRONG = {
     "[{dataset: voc}]": "entry 1: task is missing; set one of detection, segmentation, classification",
     "[{task: detect}]": "entry 1: task=detect is not known",
     "[{task: analysis}, {task: detection, shedule: quick}]": "entry 2 (detection): unknown key shedule; did you mean schedule?",
+    "[{task: detection, protocol: [knn]}]": "unknown key protocol; it is a key of classification: leave it out, or set task=",
+    "[{task: analysis, lr: 0.1}]": "unknown key lr; it is a key of detection and segmentation: leave it out, or set task=detection",
     "[{task: detection, schedule: quik}]": "entry 1 (detection): unknown schedule 'quik'; did you mean schedule quick?",
     "[{task: detection, dataset: voc}]": "entry 1 (detection): voc is not part of this project; set data_dir=DIR",
     "[{task: detection, model: fastr}]": "unknown model 'fastr'",

@@ -136,6 +136,7 @@ def test_a_recipe_by_name():
         (["workers=-1"], {}, "workers=-1 must be in"),
         (["=3"], {}, "not of the form key=value"),
         (["C"], {}, "for example linear.epochs=20"),
+        (["epochs=3"], {}, r"unknown key epochs; did you mean linear.epochs or finetune.epochs\?"),
         (
             [],
             {"recipe": "imagnet"},

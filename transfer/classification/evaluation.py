@@ -26,7 +26,7 @@ from transfer.classification import linear_fast as logistic
 from transfer.classification.finetune import finetune
 from transfer.classification.knn import K, knn_predict
 from transfer.classification.linear import linear
-from transfer.classification.options import Options, recipe_of
+from transfer.classification.options import TRAINING_PROTOCOLS, Options, recipe_of
 from transfer.classification.rows import Rows, Storage, are_finite, select
 from transfer.classification.scores import Scores, measured
 from transfer.classification.task import Task, check_data
@@ -74,7 +74,6 @@ PROTOCOLS: dict[str, Callable[[Task, list[Width]], Scores]] = {
     "finetune": finetune,
 }
 DEFAULT_PROTOCOLS = ("knn", "linear_fast")
-TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
 EXECUTION = {"processes": 1, "precision": "fp32", "memory_format": "channels_last"}
 Key = tuple[str, tuple[float, int | None], Width]  # protocol, share of the labels and its seed, width
 

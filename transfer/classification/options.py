@@ -11,11 +11,12 @@ from typing import Any
 from pretrain.data.subsets import check_fraction
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_EPOCHS, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError, check_choice
-from rundir.fields import choice, number, number_list, whole_list
+from rundir.fields import choice, dotted_keys, number, number_list, whole_list
 from rundir.overrides import read_overrides
-from rundir.typed import check_values, typed
+from rundir.typed import check_keys, check_values, typed
 from transfer.classification.scores import check_score
 
+TRAINING_PROTOCOLS = ("linear", "finetune")  # by SGD on images, with a recipe
 FLOWERS_MOBILENETV2 = 100.0  # learning rate of linear evaluation (METHOD section 7)
 
 
@@ -229,6 +230,9 @@ def parse_overrides(overrides: Sequence[str], **values: object) -> Options:
     Raises:
         UserError: a key or a value that does not exist or cannot be used.
     """
-    options = typed(Options, values | read_overrides(overrides, "linear.epochs=20"))
+    changes = read_overrides(overrides, "linear.epochs=20")
+    recipes = [key for protocol in TRAINING_PROTOCOLS for key in dotted_keys(Recipe, f"{protocol}.")]
+    check_keys(Options, changes, every=[*dotted_keys(Options), *recipes])
+    options = typed(Options, values | changes)
     options.check()
     return options
