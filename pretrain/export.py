@@ -45,6 +45,7 @@ from rundir.schema import EXPORT_FORMAT
 from rundir.subnet import Subnet, Width
 
 WEIGHTS, CONFIG, ONNX, PROGRAM = "model.safetensors", "config.json", "model.onnx", "model.pt2"
+FILES = {"safetensors": WEIGHTS, "onnx": ONNX, "program": PROGRAM}
 NEEDS = {"safetensors": ["safetensors"], "onnx": ["onnx", "onnxscript", "onnxruntime"], "program": []}
 DEFAULT_FORMATS = ("safetensors", "onnx")
 TOLERANCE = 1e-4  # of features of order one, relative to their largest where that is above one

@@ -181,7 +181,11 @@ class RunDirectory:
         execution: ``device`` and what else :func:`rundir.provenance.kind` names; machines: the hardware of each process, the first
         of which is kept as the run's ``hardware``; place: where the work begins again, for example ``step``. Nothing is added where
         the stretch of that work before is the same. ``kinds`` holds the different kinds by work, in the order they came.
+
+        Raises:
+            UserError: a file is damaged, also one that what the work finds will be added to.
         """
+        self.records()
         machines = list({json.dumps(machine): machine for machine in machines}.values())
         found = " and ".join(dict.fromkeys(kind(machine, execution) for machine in machines))
         code_here = code()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ import torch
 from pretrain.checkpoints import Checkpoint, open_checkpoint
 from pretrain.data.sources import NAMES
 from pretrain.distributed import choose_device
+from pretrain.export import FILES as NETWORK_FILES
 from pretrain.export import check_packages, export
 from pretrain.hardware import hardware
 from pretrain.memory import keep_freed_memory
@@ -105,8 +107,9 @@ def search(
     predictor = run(scorer, problem)
     accuracies, ranks = checking.ranked(scorer, problem)
     picked = checking.picked(scorer, problem, accuracies)
-    report = told | {"untrained": untrained, "predictor": predictor, **ranks, **picked}
+    report = told | {"count": scorer.count, "untrained": untrained, "predictor": predictor, **ranks, **picked}
     (where / FOLDER / output.REPORT).unlink(missing_ok=True)
+    shutil.rmtree(where / FOLDER / NETWORKS, ignore_errors=True)  # those of a search before
     report["networks"] = _export(checkpoint, scorer, problem, formats, where / FOLDER)
     output.write(where / FOLDER, problem, accuracies, report)
     RunDirectory(where).add_records(_records(scorer, report, kind))
@@ -193,13 +196,17 @@ def default_budgets() -> list[Budget]:
 
 
 def _known(folder: Path, told: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of the same search in ``folder``; None where there is none."""
+    """The report of the same search in ``folder``; None where there is none, or files of it are missing."""
     try:
         report = read_json(folder / output.REPORT)
     except (FileNotFoundError, Damaged):
         return None
     asked = json.loads(json.dumps(told))
-    return report if {name: report.get(name) for name in asked} == asked else None
+    if {name: report.get(name) for name in asked} != asked:
+        return None
+    exported = itertools.product(report["networks"].values(), (NETWORK_FILES[name] for name in report["formats"]))
+    files = [*map(Path, output.FILES), *(Path(*parts) for parts in exported)]
+    return report if all((folder / name).is_file() for name in files) else None
 
 
 def problem_of(scorer: Scorer, budgets: Sequence[Budget]) -> Problem:
@@ -232,7 +239,8 @@ def run(scorer: Scorer, problem: Problem) -> dict[str, Any]:
 
 def _export(source: str | Path, scorer: Scorer, problem: Problem, formats: Sequence[str], folder: Path) -> dict[str, str]:
     """The best sub-network of each budget as files, calibrated as every exported width is; their folders by budget."""
-    backbone, task, made = scorer.checkpoint, scorer.task, {}
+    backbone, task = scorer.checkpoint, scorer.task
+    made, exported = dict[object, Path](), dict[str, str]()
     for budget in problem.budgets if formats else []:
         best = problem.best(budget)
         if best is None:
@@ -255,7 +263,8 @@ def _export(source: str | Path, scorer: Scorer, problem: Problem, formats: Seque
                 size=task.size,
             )
             made[key] = place
-    return {str(budget): str(Path(NETWORKS) / str(budget).replace(" ", ",")) for budget in problem.budgets} if formats else {}
+        exported[str(budget)] = str(place.relative_to(folder))
+    return exported
 
 
 def _records(scorer: Scorer, report: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from transfer.search import picture
 from transfer.search.problem import Problem, Scored
 
 REPORT, CSV, PARQUET = "search.json", "subnets.csv", "subnets.parquet"
+FILES = (CSV, PARQUET, *picture.FILES)
 
 
 def write(folder: Path, problem: Problem, accuracies: Mapping[object, float | None], report: Mapping[str, Any]) -> None:

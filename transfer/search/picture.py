@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME, KINDS = "pareto", ("png", "svg")
+FILES = tuple(f"{NAME}.{kind}" for kind in KINDS)
 # Colour (Okabe and Ito's palette), marker and size in points of each strategy.
 LOOKS = {
     RANDOM: ("#999999", "o", 14),
@@ -80,7 +81,7 @@ def draw(problem: Problem, report: Mapping[str, Any]) -> Figure:
     _mark_chosen(axis, problem)
     axis.set_xlabel(f"{kind if kind != 'flops' else 'FLOPs'}, share of the full network")
     axis.set_ylabel(f"{score}: {MEANINGS[score]}")
-    axis.set_title(f"{report['dataset']}, {report['images']} images without labels", fontsize=9)
+    axis.set_title(f"{report['dataset']}, {report['count']:,} images without labels", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="0.9", linewidth=0.6)
     axis.set_axisbelow(True)

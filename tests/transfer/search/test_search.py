@@ -245,6 +245,28 @@ def test_what_training_did_not_vary_is_said(tmp_path, capsys):
     assert all(record["changed"]["untrained"] == ["width"] for record in records)
 
 
+def test_what_is_missing_is_made_again_and_what_is_of_another_search_goes(trained, tmp_path):
+    quick = Options(images=16, calibration=8, evaluations=4, neighbours=3, strategies=["random"], checked=0)
+
+    def made(limit: str, formats=("safetensors",)) -> evaluation.Found:
+        return search(trained, [Budget.parse([limit])], options=quick, out=tmp_path, formats=formats)
+
+    assert made("flops=0.5").fresh and not made("flops=0.5").fresh
+    for lost in ("networks/flops=0.5/model.safetensors", "pareto.svg", "subnets.csv"):
+        (tmp_path / "search" / lost).unlink()
+        assert made("flops=0.5").fresh and not made("flops=0.5").fresh and (tmp_path / "search" / lost).exists()
+    found = made("flops=0.7")
+    assert [path.name for path in (found.folder / "networks").iterdir()] == ["flops=0.7"] and found.report["count"] == 16
+    assert made("flops=0.7", ()).fresh and not (found.folder / "networks").exists()
+
+
+def test_a_damaged_result_is_said_before_anything_is_scored(trained, tmp_path, monkeypatch):
+    (tmp_path / "result.json").write_text("{")
+    monkeypatch.setattr(Scorer, "score", lambda *_: pytest.fail("scored"))
+    with pytest.raises(UserError, match=r"result\.json is not JSON .* remove it"):
+        search(trained, BUDGETS, options=QUICK, out=tmp_path)
+
+
 def test_without_optuna_evolution_says_what_to_install(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(UserError, match=r"pip install 'us3l-bench\[search\]'"):
