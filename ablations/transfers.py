@@ -208,7 +208,7 @@ class Searching(Work):
 
     def is_done(self, one: Subject, data: str, launch: Launch) -> bool:
         place = one.network(), self.dataset, self.root
-        return search.evaluation.is_searched(*place, self.parsed, self.options, one.run.directory)
+        return search.evaluation.is_searched(*place, self.parsed, self.options, one.run.directory, launch.records(one.run))
 
 
 WORKS: dict[type, type[Scoring] | type[Analysing] | type[Searching]] = {

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,12 +182,28 @@ def workload(checkpoint: Checkpoint, dataset: str | None, root: str | None, budg
 
 
 def is_searched(
-    checkpoint: Checkpoint, dataset: str | None, root: str | None, budgets: Sequence[Budget], options: Options, where: Path
+    checkpoint: Checkpoint,
+    dataset: str | None,
+    root: str | None,
+    budgets: Sequence[Budget],
+    options: Options,
+    where: Path,
+    records: Iterable[Mapping[str, Any]],
 ) -> bool:
-    """Whether a search with these settings of the checkpoint, whatever its weights, has left its report in ``where``."""
+    """Whether a search with these settings of the checkpoint, whatever its weights, is among the ``records`` in ``where`` or has
+    left its report there: the folder is of the last search, and records are of all.
+    """
     scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
     told = described(scorer, budgets or default_budgets(), ())
-    return _known(where / FOLDER, {name: value for name, value in told.items() if name not in ("weights", "formats")}) is not None
+    told = {name: value for name, value in told.items() if name not in ("weights", "formats", "format")}
+    made = (record | record.get("settings", {}) for record in map(dict, records) if record["task"] == SEARCH)
+    return any(_says(record, told) for record in made) or _known(where / FOLDER, told) is not None
+
+
+def _says(found: Mapping[str, Any], told: dict[str, Any]) -> bool:
+    """Whether ``found`` has everything that is ``told``."""
+    asked = json.loads(json.dumps(told))
+    return {name: found.get(name) for name in asked} == asked
 
 
 def default_budgets() -> list[Budget]:
@@ -201,8 +217,7 @@ def _known(folder: Path, told: dict[str, Any]) -> dict[str, Any] | None:
         report = read_json(folder / output.REPORT)
     except (FileNotFoundError, Damaged):
         return None
-    asked = json.loads(json.dumps(told))
-    if {name: report.get(name) for name in asked} != asked:
+    if not _says(report, told):
         return None
     exported = itertools.product(report["networks"].values(), (NETWORK_FILES[name] for name in report["formats"]))
     files = [*map(Path, output.FILES), *(Path(*parts) for parts in exported)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pretrain import config
 from pretrain.checkpoints import open_checkpoint
 from pretrain.slimmable import at_width
 from pretrain.training import pretrain
+from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from rundir.subnet import Subnet, parse_width
 from tests.transfer.conftest import TINY
@@ -258,6 +260,23 @@ def test_what_is_missing_is_made_again_and_what_is_of_another_search_goes(traine
     found = made("flops=0.7")
     assert [path.name for path in (found.folder / "networks").iterdir()] == ["flops=0.7"] and found.report["count"] == 16
     assert made("flops=0.7", ()).fresh and not (found.folder / "networks").exists()
+
+
+def test_a_search_is_known_after_another_one_of_the_same_run(trained, tmp_path):
+    """As two entries of one launch make them: the folder is of the last, and neither is to be made again."""
+    budgets, other = [Budget.parse(["flops=0.5"])], [Budget.parse(["flops=0.7"])]
+    quick = Options(images=16, calibration=8, evaluations=4, neighbours=3, strategies=["random"], checked=0)
+
+    def is_known(limits: list[Budget], options: Options = quick) -> bool:
+        records = RunDirectory(tmp_path).records()
+        return evaluation.is_searched(open_checkpoint(trained), None, None, limits, options, tmp_path, records)
+
+    assert not is_known(budgets)
+    search(trained, budgets, options=quick, out=tmp_path)
+    assert is_known(budgets) and not is_known(other)
+    search(trained, other, options=quick, out=tmp_path)
+    assert is_known(budgets) and is_known(other)
+    assert not is_known(budgets, replace(quick, seed=1)) and not is_known([*budgets, *other])
 
 
 def test_a_damaged_result_is_said_before_anything_is_scored(trained, tmp_path, monkeypatch):
