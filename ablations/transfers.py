@@ -250,11 +250,14 @@ class Transfer:
 
 
 def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[Width] | None, runs: Sequence[Run]) -> list[Run]:
-    """The runs whose fine-tunings are the references, one per seed: those of the grid's own cell ``untrained`` where it has one."""
+    """The runs whose fine-tunings are the references, one per seed: those of the grid's own cell ``untrained`` where it has one.
+    Else they are of the cells' network, or of the profile's where cells have several.
+    """
     own = [run for run in runs if run.cell == UNTRAINED]
     if own:
         return own
     first, (base, every), found = runs[0], base_config(profile, widths, overrides), []
+    networks = {run.cfg.model.arch for run in runs}
     for seed in dict.fromkeys(run.cfg.seed for run in runs):
         cfg = config.load(
             profile,
@@ -262,6 +265,7 @@ def reference_runs(profile: str, overrides: Sequence[str], widths: Sequence[Widt
                 *width_settings(every),
                 "experiment.recipe=individual-momentum-simclr",
                 "derived.network=untrained",
+                *(f"model.arch={arch}" for arch in networks if len(networks) == 1),
                 f"widths.min={min(map(narrowest, every))}",
                 f"widths.max={base.widths.max}",
                 f"seed={seed}",

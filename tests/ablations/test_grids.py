@@ -11,6 +11,7 @@ import pytest
 
 from ablations import grid, gridfile
 from ablations.jobs import here
+from ablations.transfers import reference_runs
 from pretrain import config
 from pretrain.config.methods import BASE_LOSS, DISTILL_LOSS, REGULARIZER, TEACHER
 from pretrain.cost import training_flops
@@ -450,3 +451,16 @@ def test_a_run_comes_back_from_json(expanded):
 def test_what_is_no_run_is_refused(plain):
     with pytest.raises(UserError):
         grid.from_plain(plain)
+
+
+def test_the_reference_of_a_grid_is_its_own_network_from_fresh_weights():
+    """``dimensions`` is of another network than its profile, and references are what its cells' fine-tunings are held against."""
+    runs = expand("dimensions", seeds=(100, 101))
+    found = reference_runs("digits", [], None, runs)
+    assert [(run.cell, run.cfg.seed, run.cfg.model.arch) for run in found] == [
+        ("untrained", seed, "resnet_small_elastic") for seed in (100, 101)
+    ]
+    usual = reference_runs("digits", [], None, expand("guidelines"))[0]
+    assert usual.cfg.model.arch == "resnet_small" == config.load("digits").model.arch
+    several = [runs[0], *expand("guidelines")]
+    assert reference_runs("digits", [], None, several)[0].cfg.model.arch == "resnet_small"
