@@ -70,6 +70,8 @@ def scan(root: str, split: str) -> Found:
     Raises UserError: shards are missing, compressed, damaged or hold links; a sample has no image or no label, or two; an image is
     there twice; train and val have different classes.
     """
+    if not os.path.isdir(root):
+        raise UserError(f"no folder {root}; set ", Setting("data.root", "DIR"), ", where DIR/train/*.tar or DIR/*train*.tar are")
     seen: dict[str, Signature] = {}
     notes: dict[str, list[str]] = {name: [] for name in SPLITS}
     paths = {name: _shards(root, name, seen, notes[name]) for name in SPLITS}

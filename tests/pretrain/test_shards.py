@@ -255,6 +255,7 @@ FAULTS = {
     ),
     "no validation": (lambda root: (root / "val/val-000.tar").unlink(), "no shards of the split val"),
     "no training": (lambda root: (root / "train").rename(root / "other"), "no shards of the split train"),
+    "no folder": (lambda root: root.rename(root.with_name("elsewhere")), "no folder .*; set data.root=DIR, where DIR/train/"),
     "compressed": (lambda root: (root / "train/train-003.tar").rename(root / "train/train-003.tar.gz"), "is compressed"),
     "empty": (lambda root: (root / "train/train-003.tar").write_bytes(b""), "cannot read the shard .*train-003.tar"),
     "no tar": (lambda root: (root / "train/train-003.tar").write_bytes(b"x" * 5000), "cannot read the shard .*train-003.tar"),
