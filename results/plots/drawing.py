@@ -235,6 +235,11 @@ def draw_chance(axes: Iterable[Axes], scores: pd.DataFrame) -> list[Line2D]:
     return [Line2D([], [], label=f"chance ({100 * chance:.1f} %)", **options)]
 
 
+def headline(figure: Figure, text: str) -> None:
+    """What marks and lines mean, above all panels, in as many lines as the figure's width needs."""
+    figure.suptitle(text, fontsize="small", wrap=True)
+
+
 def note(rows: pd.DataFrame, spread: str, what: str = STD) -> str:
     """What points and bars or bands are."""
     seeds = rows["seed"].nunique()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots.drawing import COLUMNS, LOOKS, legend_of, score_label, style
+from results.plots.drawing import COLUMNS, LOOKS, headline, legend_of, score_label, style
 from results.prediction import Prediction
 from results.tables.scores import width_name
 
@@ -44,14 +44,14 @@ def prediction(found: pd.DataFrame, judged: pd.DataFrame, made: Sequence[Predict
             axis.set_xlabel(one.name.replace(" the individually", "\nthe individually"))
         figure.supylabel(score_label(judged), fontsize="medium")
         seeds = found["seed"].nunique()
-        figure.suptitle(
+        headline(
+            figure,
             "one point per cell and width"
             + (
                 f", mean over up to {seeds} seeds; ρ: mean over seeds of Spearman's rank correlation, 95 % interval over seeds"
                 if seeds > 1
                 else ", one seed"
             ),
-            fontsize="small",
         )
         legend_of(figure, axes[0], len(widths))
     return figure

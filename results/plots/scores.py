@@ -19,6 +19,7 @@ from results.plots.drawing import (
     decades,
     draw_chance,
     draw_panels,
+    headline,
     label_up,
     legend_of,
     legends,
@@ -54,7 +55,7 @@ def accuracy_by_width(scores: pd.DataFrame, grid: Grid) -> Figure:
         widths_across(axes, scores)
         legends(figure, axes, panels, draw_chance(axes, scores))
         label_up(axes, score_label(scores))
-        figure.suptitle(note(scores, "bars"), fontsize="small")
+        headline(figure, note(scores, "bars"))
     return figure
 
 
@@ -77,7 +78,8 @@ def accuracy_by(scores: pd.DataFrame, grid: Grid, across: str) -> Figure:
             axis.set_xlabel(label)
         legends(figure, axes, panels, draw_chance(axes, scores))
         label_up(axes, score_label(scores))
-        figure.suptitle(f"{note(scores, 'bars', INTERVAL)}; dashed: Pareto front of all panels", fontsize="small")
+        front = "dashed: Pareto front" + " of all panels" * (len(panels) > 1)
+        headline(figure, f"{note(scores, 'bars', INTERVAL)}; {front}")
     return figure
 
 
@@ -113,7 +115,7 @@ def accuracy_by_cost(scores: pd.DataFrame, grid: Grid) -> Figure:
             decades(axis.xaxis, [cost.flops for _, cost in costs])
             axis.set_xlabel("Training FLOPs to serve all widths, log scale")
         label_up(axes, score_label(scores))
-        figure.suptitle(note(scores, "bars"), fontsize="small")
+        headline(figure, note(scores, "bars"))
         legend_of(figure, axes[0])
     return figure
 
@@ -181,7 +183,7 @@ def dense_by_width(scores: pd.DataFrame, grid: Grid) -> Figure:
                 points(axis, part, "width", 1.0, look, text, interval=True)
             axis.set_ylabel(f"{METRICS.get(metric, metric)} on {scores['dataset'].iloc[0]} (%)")
         widths_across(axes, scores)
-        figure.suptitle(note(scores, "bars", INTERVAL), fontsize="small")
+        headline(figure, note(scores, "bars", INTERVAL))
         legend_of(figure, axes[0], 1 if len(metrics) == 1 else 2)
     return figure
 

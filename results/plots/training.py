@@ -17,6 +17,7 @@ from results.plots.drawing import (
     decades,
     draw_panels,
     epochs_across,
+    headline,
     label_up,
     legend_of,
     legends,
@@ -60,7 +61,7 @@ def distillation_loss(metrics: pd.DataFrame, grid: Grid) -> Figure:
             axis.set_title(f"{LOSSES.get(kind, kind)} loss")
         epochs_across(axes)
         label_up(axes, "Loss of the narrower widths")
-        figure.suptitle(note(rows, "bands"), fontsize="small")
+        headline(figure, note(rows, "bands"))
         legend_of(figure, axes[0], max(1, len(kinds)))
     return figure
 
@@ -134,7 +135,7 @@ def _curves(rows: pd.DataFrame, grid: Grid, names: Mapping[str, str], log: bool 
             epochs_across(axes)
             label_up(axes, label)
         legends(figure, table[-1], panels)
-        figure.suptitle(note(rows, "bands") + (" of the logarithm" if log and rows["seed"].nunique() > 1 else ""), fontsize="small")
+        headline(figure, note(rows, "bands") + (" of the logarithm" if log and rows["seed"].nunique() > 1 else ""))
     return figure
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from results import contents, output, report
@@ -117,6 +118,16 @@ def test_labels_lie_inside_the_picture_and_legends_beside_the_panels(built, draw
         assert not any(legend.overlaps(panel) for panel in panels)
         assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1 for box in [*panels, legend])
         assert not any(a.overlaps(b) for i, a in enumerate(panels) for b in panels[:i])
+
+
+def test_a_long_headline_takes_lines_above_the_panel():
+    figure = Figure(figsize=(3, 2.5), layout="constrained")
+    axis = figure.subplots()
+    drawing.headline(figure, "mean over up to 5 seeds, bars: 95 % bootstrap interval; dashed: Pareto front of all panels")
+    paper = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(paper)
+    box = figure._suptitle.get_window_extent(paper)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and axis.get_tightbbox(paper).y1 <= box.y0 and box.y1 <= figure.bbox.y1
 
 
 def test_the_drawn_numbers_are_the_means(grid, built, drawn):
