@@ -288,7 +288,7 @@ def _named(name: str, folder: str, carried: Sequence[Placed]) -> list[Placed]:
     ]
     if not found:
         known = list(dict.fromkeys([*(placed.entry.dataset for placed in carried), *SHORT]))
-        raise UserError(f"--transfer {name}={folder}: {name} is no short form; {suggestion(name, known)}")
+        raise UserError(f"--transfer {name}={folder}: no data set is called {name} here; {suggestion(name, known)}")
     if not folder:
         raise UserError(f"--transfer {name}=: the folder is missing; set --transfer {name}=DIR")
     where = f"--transfer {name}={folder}"
@@ -300,7 +300,8 @@ def _file(name: str, folder: Path = Path(), with_data: bool = True) -> list[Plac
     try:
         content = read_yaml(path)
     except FileNotFoundError:
-        known = suggestion(name, evaluations(), otherwise=f"give a YAML file, NAME=DIR, or one of {', '.join(evaluations())}")
+        names = [*evaluations(), *(f"{short}=DIR" for short in SHORT)]
+        known = suggestion(name, names, otherwise=f"give a YAML file, NAME=DIR, or one of {', '.join(evaluations())}")
         raise UserError(f"--transfer {name}: there is no such file; {known}") from None
     except Damaged as error:
         raise UserError(str(error)) from None

@@ -23,6 +23,7 @@ factors as columns.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import os
 import re
@@ -186,6 +187,14 @@ def grids() -> list[str]:
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))
 
 
+def _instead(path: Path) -> str:
+    """What to set instead of a grid file that is not there: one like it, in its folder or of this project's own."""
+    beside = [str(file) for pattern in ("*.yaml", "*.yml") for file in sorted(path.parent.glob(pattern))]
+    shipped = [path.stem] if path.stem in grids() else []
+    near = shipped or difflib.get_close_matches(str(path), beside, n=1)
+    return f"did you mean {near[0]}?" if near else f"set --grid to a file that exists, or to one of {', '.join(grids())}"
+
+
 def load(grid: str) -> GridFile:
     """The grid of that name, or the user's own file where ``grid`` is a path or ends in ``.yaml``.
 
@@ -200,7 +209,7 @@ def load(grid: str) -> GridFile:
     try:
         content = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"no grid file {path}; set --grid to one that is there, or to one of {', '.join(grids())}") from None
+        raise UserError(f"there is no grid file {path}; {_instead(path)}") from None
     if not _NAME.fullmatch(path.stem):
         raise UserError(
             f"{path}: the grid is named after its file, and runs go into a directory of that name; use letters, "

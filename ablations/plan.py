@@ -192,6 +192,8 @@ def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster
             flops[run.cell] = training_flops(run.cfg, images)
     total = sum(flops[run.cell] for run in missing)
     rate, source = _rate(cluster, folder)
+    if not total:
+        return lines
     if rate:
         seconds = total / rate
         unit = "GPU-hours" if cluster.gpu_tflops else "hours"
@@ -200,7 +202,7 @@ def cost_lines(missing: Sequence[Run], arrays: Sequence[Array], cluster: Cluster
             f"{rate / 1e12:,.3g} TFLOP/s, {source}"
         )
     else:
-        lines.append(f"training itself: {total:.2e} FLOPs; --slurm gpu_tflops=N, what a GPU reaches here, makes hours of them")
+        lines.append(f"training itself: {total:.2e} FLOPs; for hours set --slurm gpu_tflops=N, what one GPU reaches in training")
     return lines
 
 

@@ -101,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             show_graph(work, cluster, arguments.folder)
         else:
             show_plan(work)
+        if limit is not None:
+            print(limit)
         return 0
     if limit is None:
         return run_missing(work, described, cluster, arguments)

@@ -39,8 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of --until: no round has more; at most and by default {MOST_SEEDS}, all that the tests look at",
     )
     parser.add_argument(
-        "--budget", metavar="TIME", help="of --until: begin no round that would not end in this time, for example 90min, 6h or 2d"
+        "--budget",
+        type=_time,
+        metavar="TIME",
+        help="of --until: begin no round that would not end in this time, for example 90min, 6h or 2d",
     )
+
+
+def _time(text: str) -> float:
+    try:
+        return seconds(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Limits:
     first: int
     most: int
     budget: float
+
+    def __str__(self) -> str:
+        later = f"each later round adds one, up to {self.most}" if self.first < self.most else "there is no later round"
+        time = f", within {duration(self.budget)}" if self.budget < float("inf") else ""
+        return f"--until decided: this is the first round, of {self.first} seeds; {later}{time}"
 
 
 def limits(arguments: argparse.Namespace) -> Limits | None:
@@ -72,7 +87,7 @@ def limits(arguments: argparse.Namespace) -> Limits | None:
     first = max(FIRST_LOOK, int(arguments.seeds))
     if first > most:
         raise UserError(f"--seeds {first} is more than the {most} of --most-seeds; set --seeds lower")
-    return Limits(first, most, seconds(arguments.budget) if arguments.budget is not None else float("inf"))
+    return Limits(first, most, arguments.budget if arguments.budget is not None else float("inf"))
 
 
 def rounds(

@@ -20,10 +20,10 @@ def data_name(name: str, root: str) -> str:
 def in_words(data: str, limit: float | None, size: float, arch: str, epochs: float, batch: float) -> str:
     """``cifar10 (5,000 images) at 32 pixels, resnet18_cifar, 400 epochs, batch 512``; ``data``: of :func:`data_name`."""
     images = f" ({limit:,} images)" if limit else ""
-    return f"{data}{images} at {size} pixels, {arch}, {epochs} epochs, batch {batch}"
+    return f"{data}{images} at {size} pixels, {arch}, {epochs} epoch{'s' * (epochs != 1)}, batch {batch}"
 
 
 def as_now(recorded: str, data: str) -> str:
     """A setting that an earlier version recorded, in the words of :func:`in_words`; ``data``: as there."""
     named = _FOLDER.sub(lambda _: data, recorded) if recorded.startswith("folder") else recorded
-    return _COUNT.sub(lambda found: f"{int(found[0]):,}", named)
+    return _COUNT.sub(lambda found: f"{int(found[0]):,}", named).replace(", 1 epochs,", ", 1 epoch,")

@@ -96,7 +96,7 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, grid: Grid) -
     found = {name: diagnostic(metrics, name).merge(scores[["run", "value"]], on="run", suffixes=("_drift", "")) for name in DRIFTS}
     found = {name: rows[rows["value_drift"].gt(0)] for name, rows in found.items()}
     found = {name: rows for name, rows in found.items() if rows["cell"].nunique() > 2}
-    require(found, "no drift of three cells that also have a score at the narrowest width")
+    require(found, "fewer than three cells have both a drift and a score at the narrowest width")
     with style():
         figure = Figure(figsize=(3.3 * len(found) + 0.4, 4.6))
         axes = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]

@@ -111,6 +111,8 @@ def test_names_and_short_forms():
         (["voc="], "set --transfer voc=DIR"),
         (["digit-scenes"], "did you mean digits-scenes?"),
         (["nothing.yaml"], "there is no such file"),
+        (["coco"], "did you mean coco=DIR?"),
+        (["flowers"], "did you mean flowers102=DIR?"),
     ):
         with pytest.raises(UserError, match=r"^--transfer ") as caught:
             entries(words, "digits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,13 @@ def test_the_name_of_a_file_without_its_ending_says_how_to_give_it(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"set --grid mine\.yaml"):
         gridfile.load("mine")
+    for name, meant in (
+        ("mine.yml", "mine.yaml"),
+        ("guidelines.yaml", "guidelines"),
+        (f"{tmp_path}/mne.yaml", f"{tmp_path}/mine.yaml"),
+    ):
+        with pytest.raises(UserError, match=f"no grid file .*; did you mean {re.escape(meant)}\\?"):
+            gridfile.load(name)
 
 
 def test_launches_into_one_folder_add_up_and_another_grid_is_refused(tmp_path):

@@ -116,14 +116,24 @@ def test_a_round_that_fails_ends_them(tmp_path, capsys):
         (["--most-seeds", "9"], "--most-seeds is for --until"),
         (["--until", "decided", "--seeds", "100,101"], "set --seeds to a number"),
         (["--until", "decided", "--seeds", "9", "--most-seeds", "8"], "--seeds 9 is more than the 8"),
-        (["--until", "decided", "--budget", "soon"], "'soon' is not a time"),
-        (["--until", "decided", "--grid", "momentum"], "no claims"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(words, message):
     with pytest.raises(UserError, match=message) as error:
         limits(options(*words))
     assert "\n" not in str(error.value)
+
+
+def test_a_grid_without_claims_has_nothing_to_decide(tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("cells: [{name: a}]")
+    with pytest.raises(UserError, match=r"mine\.yaml has no claims that seeds can decide"):
+        limits(options("--until", "decided", "--grid", str(own)))
+
+
+def test_a_budget_that_is_no_time_names_its_option(capsys):
+    assert exit_code(run.main, ["--grid", "head", "--until", "decided", "--budget", "soon"]) == 2
+    assert "--budget: 'soon' is not a time; set a number above 0" in capsys.readouterr().err
 
 
 def test_the_command_line_knows_them(tmp_path, capsys):
@@ -151,7 +161,10 @@ def test_the_command_line_knows_them(tmp_path, capsys):
         )
         == 0
     )
-    assert "3 runs, 0 finished, 3 to do" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    said = capsys.readouterr().out
+    assert "3 runs, 0 finished, 3 to do" in said and not list(tmp_path.iterdir())
+    assert said.endswith(f"this is the first round, of 3 seeds; each later round adds one, up to {MOST_SEEDS}\n")
+    assert str(Limits(3, 3, 7200.0)).endswith("of 3 seeds; there is no later round, within 2.0 h")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("45s", 45), ("90min", 5400), ("6h", 21600), (" 1.5 d ", 129600)])

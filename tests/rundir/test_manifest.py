@@ -94,4 +94,6 @@ def test_a_setting_of_an_earlier_version_reads_as_it_is_written_now():
     now = in_words("scans", 5000, 32, "resnet18_cifar", 400, 512)
     assert now == "scans (5,000 images) at 32 pixels, resnet18_cifar, 400 epochs, batch 512"
     assert as_now("folder (5000 images) at 32 pixels, resnet18_cifar, 400 epochs, batch 512", "scans") == now
+    assert as_now("digits at 12 pixels, vit, 1 epochs, batch 8", "digits") == in_words("digits", None, 12, "vit", 1, 8)
+    assert in_words("digits", None, 12, "vit", 1, 8).endswith("vit, 1 epoch, batch 8")
     assert as_now(now, "scans") == now and as_now("digits at 12 pixels, vit, 9 epochs, batch 1024", "digits").endswith("batch 1024")
