@@ -41,7 +41,7 @@ PROGRAMS = {
     "slurm/status.py": "--runs --all --every --once --stalled-minutes --lines",
     "pretrain/export.py": "--width --format",
 }
-ALIKE = 0.75  # of 1: an option that a program has, for one that only others have
+ALIKE = 0.75  # of 1: to suggest a name where it is not the only help: an option for one that only others have, a value among all
 
 
 class Parser(argparse.ArgumentParser):

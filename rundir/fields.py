@@ -7,6 +7,7 @@ teacher: str = choice("online", "momentum")
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import numbers
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rundir.arguments import LARGEST
+from rundir.arguments import ALIKE, LARGEST
 from rundir.subnet import parse_width
 
 CONSTRAINT = "constraint"
@@ -28,7 +29,12 @@ class Choice:
 
     def fault(self, value: object) -> str:
         """What is wrong with ``value``, to follow ``name=value``; "" if nothing is."""
-        return "" if value in self.allowed else f"is not known; set one of {', '.join(self.allowed)}"
+        return "" if value in self.allowed else self._not_known(value)
+
+    def _not_known(self, value: object, otherwise: str = "") -> str:
+        near = difflib.get_close_matches(str(value)[:100], self.allowed, n=1, cutoff=ALIKE)
+        every = f"{', '.join(self.allowed)}{otherwise}"
+        return f"is not known; did you mean {near[0]}? Choices: {every}" if near else f"is not known; set one of {every}"
 
 
 @dataclass(frozen=True)

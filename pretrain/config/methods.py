@@ -105,7 +105,7 @@ class Method(Choice):
             return ""
         if ".py" in str(value):
             return f"names no function or class; set FILE.py:NAME for a {self.what} of your own"
-        return f"is not known; set one of {', '.join(self.allowed)}, or FILE.py:NAME for a {self.what} of your own"
+        return self._not_known(value, f", or FILE.py:NAME for a {self.what} of your own")
 
 
 def method(part: Part, default: str) -> Any:

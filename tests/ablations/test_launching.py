@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ablations import launching
+from ablations import grid, launching
+from ablations.plan import cost_lines
 from ablations.run import main
 from rundir.arguments import Parser
 from rundir.errors import UserError
+from slurm.settings import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,3 +161,10 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_leaves_nothing(machine, 
         main(["--grid", "guidelines", "--profile", "digits", "--only", "mse-mse-online"])
     assert "3 jobs in 3 arrays" in capsys.readouterr().out  # the first time from this folder
     assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+def test_the_cost_of_jobs_speaks_of_training_only_where_something_is_trained(tmp_path):
+    runs = grid.expand("head", "digits", ["mse-mse-online-own"], [100], [1.0], ["optimizer.epochs=1"], tmp_path)
+    cluster = load(None, [], launching.KINDS)
+    assert not any("training itself" in line for line in cost_lines([], [], cluster, 1297, tmp_path))
+    assert "FLOPs; for hours set --slurm gpu_tflops=N" in cost_lines(runs, [], cluster, 1297, tmp_path)[-1]

@@ -68,6 +68,8 @@ objective.temperature=0 | above 0
 objective.distill_weight=nan | finite and at least 0
 objective.ema_momentum=1.1 | in [0, 1]
 objective.teacher=foo | teacher=foo is not known; set one of
+objective.teacher=momentm | teacher=momentm is not known; did you mean momentum? Choices: online, chain,
+objective.head=shard | head=shard is not known; did you mean shared? Choices: own, shared, none
 objective.base_loss=none | base_loss=none is not known; set one of mse,
 objective.head=shared objective.base_loss=infonce | set objective.head=own or none
 widths.min=0 | widths.min=0.0 must be in (0, 1]

@@ -179,7 +179,7 @@ def show(found: Found) -> None:
     compared = Table(
         _whole("budget", *report["budgets"]),
         *map(_whole, report["strategies"]),
-        title=f"Best {report['score']} of each strategy/k-NN accuracy in %",
+        title=f"Best {report['score']} of each strategy" + " / its k-NN accuracy in %" * bool(report["checked"]),
         pad_edge=False,
         collapse_padding=True,
         box=SIMPLE,
