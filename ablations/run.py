@@ -64,8 +64,12 @@ def parser() -> argparse.ArgumentParser:
     )
     own.add_argument("--data-dir", type=word, help="folder of the data set (shorthand for data.root=DIR)")
     own.add_argument(
-        "--seeds", default="1", metavar="N|LIST", help="how many seeds, from 100 on, or a list such as 100,107; default 1"
+        "--seeds",
+        default="1",
+        metavar="N|LIST",
+        help="how many seeds, from 100 on, or a list such as 100,107 (one seed: 107,); default 1",
     )
+    own.add_argument("--seed", type=_one_seed, help=argparse.SUPPRESS)  # else short for --seeds, with another meaning
     own.add_argument(
         "--widths",
         type=a_width,
@@ -213,20 +217,24 @@ def choose_profile(name: str, executor: str) -> str:
     return "digits"
 
 
+def _one_seed(text: str) -> None:
+    raise UserError(f"--seed {text} may mean two things: set --seeds {text} for that many seeds, --seeds {text}, for that one")
+
+
 def seeds(text: str) -> list[int]:
-    """``3`` -> 100, 101, 102; ``100,107`` -> these.
+    """``3`` -> 100, 101, 102; ``100,107`` -> these; ``107,`` -> this one.
 
     Raises:
         UserError: neither.
     """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts) or (len(parts) == 1 and int(text) < 1):
-        raise UserError(f"--seeds {text} is neither a count such as 3 nor a list such as 100,107")
+    listed, parts = "," in text, text.removesuffix(",").split(",")
+    if not all(part.strip().isdecimal() for part in parts) or (not listed and int(text) < 1):
+        raise UserError(f"--seeds {text} is neither a count such as 3 nor a list such as 100,107 or 107,")
     numbers = [int(part) for part in parts if len(part) < 20]
-    count = numbers[0] if len(parts) == len(numbers) == 1 else len(parts)
+    count = numbers[0] if numbers and not listed else len(parts)
     if len(numbers) < len(parts) or max(numbers) > LARGEST_SEED or count > MOST_SEEDS:
         raise UserError(f"--seeds {text[:50]} is too much; at most {MOST_SEEDS} seeds, each below 2^63")
-    return [BASE_SEED + i for i in range(count)] if len(parts) == 1 else list(dict.fromkeys(numbers))
+    return list(dict.fromkeys(numbers)) if listed else [BASE_SEED + i for i in range(count)]
 
 
 def check_data(run: Run, processes: int = 1) -> int:

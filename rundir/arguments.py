@@ -80,8 +80,9 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """The long ones."""
-        return [name for name in self._option_string_actions if name.startswith("--")]
+        """The long ones that help shows."""
+        shown = (name for name, action in self._option_string_actions.items() if action.help != argparse.SUPPRESS)
+        return [name for name in shown if name.startswith("--")]
 
     def _check_options(self, words: Sequence[str], above: Parser | None) -> None:
         chosen = next((place for place, word in enumerate(words) if word in self.tasks), len(words))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ablations import grid, gridfile
-from ablations.run import seeds
+from ablations.run import main, seeds
 from rundir.errors import UserError
 
 WIDTHS = [1.0, 0.5, 0.25]
@@ -93,9 +93,15 @@ def test_only_takes_wildcards_and_keeps_the_order():
 def test_seeds_are_a_count_or_a_list():
     assert seeds("3") == [100, 101, 102]
     assert seeds("7,100,7") == [7, 100]
-    for bad in ("0", "-1", "a", "1,b", ""):
+    assert seeds("107,") == [107]
+    for bad in ("0", "-1", "a", "1,b", "", ",", "1,,"):
         with pytest.raises(UserError, match="neither a count"):
             seeds(bad)
+
+
+def test_one_seed_is_not_taken_for_a_count():
+    with pytest.raises(UserError, match="set --seeds 107 for that many seeds, --seeds 107, for that one"):
+        main(["--grid", "guidelines", "--profile", "digits", "--seed", "107"])
 
 
 @pytest.mark.parametrize(
