@@ -34,7 +34,8 @@ class Limit:
     def written(self, costs: Costs, full: Costs) -> str:
         """What of ``costs`` it limits, as it is written in a budget: rounded up, so that as a limit it is kept."""
         if self.share:
-            return f"{self.kind}={_rounded_up(costs[self.kind] / full[self.kind])}"
+            share = costs[self.kind] / full[self.kind]
+            return f"{self.kind}={_rounded_up(share) if share < 1 else 1}"
         name, unit = next(((name, unit) for name, (kind, unit) in UNITS.items() if kind == self.kind), (self.kind, 1.0))
         suffix, factor = next(((s, f) for s, f in reversed(SUFFIXES.items()) if costs[self.kind] >= f), ("k", 1e3))
         suffix, factor = ("", unit) if name in UNITS else (suffix, factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rundir.errors import UserError
@@ -80,6 +80,7 @@ def test_what_is_no_budget_is_said_in_one_line(words, message):
     part=st.floats(1e-4, 1),
     units=st.booleans(),
 )
+@example("flops", 1.0, False)
 def test_costs_as_they_are_written_are_a_budget_that_they_keep(kind, part, units):
     """A message says what the smallest sub-network has: set as a limit, that works."""
     names = {"memory": "memory_mb=8", "latency": "latency_ms=2"}
