@@ -34,12 +34,11 @@ class Limit:
     def written(self, costs: Costs, full: Costs) -> str:
         """What of ``costs`` it limits, as it is written in a budget: rounded up, so that as a limit it is kept."""
         if self.share:
-            share = costs[self.kind] / full[self.kind]
-            return f"{self.kind}={_rounded_up(share) if share < 1 else 1}"
+            return f"{self.kind}={min(_rounded_up(costs[self.kind] / full[self.kind]), Decimal(1)):f}"
         name, unit = next(((name, unit) for name, (kind, unit) in UNITS.items() if kind == self.kind), (self.kind, 1.0))
         suffix, factor = next(((s, f) for s, f in reversed(SUFFIXES.items()) if costs[self.kind] >= f), ("k", 1e3))
         suffix, factor = ("", unit) if name in UNITS else (suffix, factor)
-        return f"{name}={_rounded_up(costs[self.kind] / factor)}{suffix}"
+        return f"{name}={_rounded_up(costs[self.kind] / factor):f}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,10 @@ class Budget:
         return all(limit.filled(costs, full) <= 1 for limit in sorted(self.limits, key=lambda limit: KINDS.index(limit.kind)))
 
 
-def _rounded_up(value: float) -> str:
+def _rounded_up(value: float) -> Decimal:
     """Three significant digits, or all in front of the point; above ``value``, by more than rounding makes of it."""
     above = Decimal(value) * (1 + Decimal("1e-12"))
-    return f"{above.quantize(Decimal(10) ** min(0, above.adjusted() - 2), ROUND_CEILING):f}"
+    return above.quantize(Decimal(10) ** min(0, above.adjusted() - 2), ROUND_CEILING)
 
 
 def _limit(word: str) -> Limit:
