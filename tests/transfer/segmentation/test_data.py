@@ -131,7 +131,8 @@ def test_masks_of_0_and_255_are_no_class_numbers(tmp_path):
 def test_labels_of_one_bit_are_0_and_1(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(np.eye(5, dtype=bool)).save(path)
-    assert Image.open(path).mode == "1"
+    with Image.open(path) as image:
+        assert image.mode == "1"
     assert np.array_equal(read_labels(path), np.eye(5))
 
 
