@@ -343,8 +343,8 @@ def _one(raw: object, where: str, with_data: bool) -> Placed:
 
 def _check_keys(kind: type[Entry], raw: dict) -> None:
     """Raise :class:`UserError` for a key that only entries of other tasks have."""
-    for key in [key for key in raw if key not in dotted_keys(kind)]:
-        others = [task for task, other in KINDS.items() if key in dotted_keys(other)]
+    for key in [key for key in raw if key not in dotted_keys(kind)]:  # type: ignore[arg-type]
+        others = [task for task, other in KINDS.items() if key in dotted_keys(other)]  # type: ignore[arg-type]
         if others:
             raise UserError(f"unknown key {key}; it is a key of {joined(others)}: leave it out, or set task={others[0]}")
 

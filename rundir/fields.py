@@ -247,13 +247,14 @@ def _constraints(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{each.name}", each.metadata[CONSTRAINT]
 
 
-def dotted_keys(kind: type, prefix: str = "") -> list[str]:
+@functools.cache
+def dotted_keys(kind: type, prefix: str = "") -> tuple[str, ...]:
     """The dotted key of each field of a config dataclass and its sections, sections themselves left out."""
-    found = []
+    found: list[str] = []
     for each in dataclasses.fields(kind):
         key = f"{prefix}{each.name}"
         found += dotted_keys(each.default_factory, f"{key}.") if is_section(each) else [key]  # type: ignore[arg-type]
-    return found
+    return tuple(found)
 
 
 def value_of(content: object, dotted: str) -> Any:
