@@ -34,6 +34,7 @@ from results import report
 from rundir.directory import RunDirectory
 from rundir.errors import UserError, settings_are_options
 from rundir.manifest import GridManifest, GridRow, read, write
+from rundir.overrides import is_setting
 from rundir.records import SEARCH
 from rundir.schema import State
 from rundir.subnet import Width, as_widths
@@ -68,7 +69,7 @@ def _checkpoints(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if name == "--checkpoint":
             inside = not sign
             found += [value] if sign else []
-        elif inside and not word.startswith("--"):
+        elif inside and not word.startswith("--") and not (found and is_setting(word)):
             found.append(word)
         else:
             inside = False

@@ -42,7 +42,7 @@ BASE_SEED = 100  # METHOD section 6
 MOST_SEEDS = 1000
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments."""
     own = Parser(
         "ablations/run.py",
@@ -88,8 +88,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Expand, run what is missing, report. Returns 1 if a run failed, or was left to another launcher that is not done with it."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words, overrides = config.split_overrides(launching.joined(argv))
-    arguments = parser().parse_args(words)
+    arguments, overrides = parser().parse_with_settings(launching.joined(argv))
     limit = until.limits(arguments)
     cluster = launching.choose(arguments)
     if arguments.executor == "slurm":

@@ -7,7 +7,6 @@ torchrun --nproc-per-node 4 pretrain/run.py --preset cifar100 --out runs/c100
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from rundir.provenance import versions
 from rundir.schema import File
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments."""
     own = Parser("pretrain/run.py", config.KEYS, description="Train one universally slimmable network by self-supervision.")
     own.add_argument("--preset", default="digits", help=f"a preset ({', '.join(config.presets())}) or a YAML file; default digits")
@@ -45,8 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse ``argv``, train, and say where the result is."""
-    words, overrides = config.split_overrides(sys.argv[1:] if argv is None else argv)
-    arguments = parser().parse_args(words)
+    arguments, overrides = parser().parse_with_settings(sys.argv[1:] if argv is None else argv)
     if arguments.versions:
         print(versions(hardware()))
         return 0

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rundir import __version__
 from rundir.errors import UserError, check_choice
+from rundir.overrides import EXAMPLE, is_setting, split_overrides
 from rundir.subnet import LETTERS, Width, parse_width
 from rundir.wording import joined
 
@@ -41,13 +43,16 @@ PROGRAMS = {
     "slurm/status.py": "--runs --all --every --once --stalled-minutes --lines",
     "pretrain/export.py": "--width --format",
 }
+OPTION = r"--?[A-Za-z][\w.-]*"
+VALUES: dict[object, float] = {None: 1.0, "?": 1.0, "*": math.inf, "+": math.inf}  # that an option takes, by argparse's nargs
 ALIKE = 0.75  # of 1: to suggest a name where it is not the only help: an option for one that only others have, a value among all
 
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises :class:`rundir.errors.UserError` for a mistake instead of printing its usage, and has the
     option ``--version``. A program that is called by its installed name is called so in its messages. An option that it does not
-    have is refused before anything else, and the message says what is like it, here and elsewhere.
+    have is refused before anything else, and so is a word that belongs to no option; the message says what is like it, here and
+    elsewhere.
 
     Attributes:
         settings: what to write, but for its ``=VALUE``, for a value that has no option, such as ``optimizer.epochs``.
@@ -90,12 +95,69 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if word == "--":
                 return
-            if not re.fullmatch("--?[A-Za-z][\\w-]*", name) or any(known.startswith(name) for known in self._option_string_actions):
+            if not re.fullmatch(OPTION, name) or self._option(name):
                 continue
             if chosen < len(words) or not any(name in task.options for task in self.tasks.values()):  # else the task is wrong
                 raise UserError(f"{self.prog} has no option {name}; {self._instead(name, above)}")
         if chosen < len(words):
             self.tasks[words[chosen]]._check_options(words[chosen + 1 :], self)
+            return
+        positionals = self._get_positional_actions()
+        if all(action.nargs == argparse.PARSER for action in positionals):
+            for word in self._strays(words):
+                meant = self._meant_by(word, words)
+                if meant or not positionals:
+                    raise UserError(self._no_value(word, meant))
+
+    def parse_with_settings(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options in ``argv``, and its ``key=value`` words: settings. Raises for one that has the name of an option."""
+        words, given = split_overrides(argv)
+        for word in given:
+            if word.partition("=")[0] not in self.settings and self._as_option(word):
+                raise UserError(self._no_value(word, self._as_option(word)))
+        return self.parse_args(words), given
+
+    def _option(self, name: str) -> argparse.Action | None:
+        """The option of this name, which may be shortened."""
+        names = [known for known in self._option_string_actions if known.startswith(name)]
+        return self._option_string_actions[name if name in names else names[0]] if names else None
+
+    def _strays(self, words: Sequence[str]) -> Iterator[str]:
+        """Words that are no option's value, and each ``key=value`` among several values of an option that have another type."""
+        action, left = None, 0.0
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            name, sign, _ = word.partition("=")
+            if re.fullmatch(OPTION, name):
+                action = self._option(name)
+                left = 0 if sign or action is None else VALUES.get(action.nargs) or float(action.nargs or 0)
+            elif not left or (left == math.inf and action and (action.type or action.choices) and is_setting(word)):
+                yield word
+            else:
+                left -= 1
+
+    def _no_value(self, word: str, meant: Sequence[str]) -> str:
+        """That ``word`` is no value of an option, and what is to be set instead."""
+        instead = f"did you mean {joined(meant, 'or')}?" if meant else f"{self.prog} --help shows all options"
+        if not meant and "=" in word and "--set" in self.options:
+            instead = f"a setting is given as --set {self._option_string_actions['--set'].metavar}"
+        return f"{self.prog}: {_shown(word)} belongs to no option; {instead}"
+
+    def _meant_by(self, word: str, words: Sequence[str]) -> list[str]:
+        """What somebody may have meant by one of ``words`` that belongs to no option."""
+        key, sign, value = word.partition("=")
+        meant = self._as_option(word) or self._as_setting(key, value or "VALUE")
+        if meant or sign:
+            return meant
+        given = [self._option(each.partition("=")[0]) for each in words if each.startswith("-")]
+        known = self._option_string_actions
+        return [f"{name} {word}" for name in self.options if known[name].required and known[name] not in given]
+
+    def _as_option(self, word: str) -> list[str]:
+        """``key=value`` as the option of that name, if there is one."""
+        key, sign, value = word.partition("=")
+        option = f"--{key.replace('_', '-')}"
+        flag = sign and option in self.options and self._option_string_actions[option].nargs == 0
+        return [option if flag else f"{option} {value}"] if sign and option in self.options else []
 
     def _instead(self, name: str, above: Parser | None) -> str:
         """What somebody may have meant by an option that this parser, below ``above``, does not have."""
@@ -103,21 +165,25 @@ class Parser(argparse.ArgumentParser):
         name = f"--{bare}"
         if name in self.options:
             return f"did you mean {name}?"
+        if name == "--set" and self.settings and not above:
+            return f"leave it out: settings are words of their own, such as {EXAMPLE}"
         elsewhere = self._elsewhere(above)
         named, there = self._as_setting(bare), elsewhere.get(name, [])
-        found = difflib.get_close_matches(name, self.options, n=1, cutoff=ALIKE if named or there else 0.6) + named
+        beside = [f"{each} of {task.prog}" for task in (above.tasks.values() if above else ()) for each in task._as_choice(bare)]
+        found = difflib.get_close_matches(name, self.options, n=1, cutoff=ALIKE if named or there or beside else 0.6) + named
         if not found and not there:
-            beside = above.tasks.values() if above else ()
             near = difflib.get_close_matches(name, elsewhere, n=1, cutoff=ALIKE)
-            found = [f"{choice} of {task.prog}" for task in beside for choice in task._as_choice(bare)]
-            found = found or [f"{option} of {joined(elsewhere[option])}" for option in near]
+            found = beside or [f"{option} of {joined(elsewhere[option])}" for option in near]
         said = [f"did you mean {joined(found, 'or')}?"] if found else []
         said += [f"{name if found else 'it'} is an option of {joined(there)}"] if there else []
         return " ".join(said) or f"{self.prog} --help shows all options"
 
-    def _as_setting(self, name: str) -> list[str]:
-        own = [f"{known}=VALUE" for known in self.settings if known.rpartition(".")[2] == name.replace("-", "_")]
-        return own + self._as_choice(name)
+    def _as_setting(self, name: str, value: str = "VALUE") -> list[str]:
+        """How to give ``value`` to a setting of this name, with or without its section; or the choice of this name."""
+        key = name.replace("-", "_")
+        return [
+            f"{each}={value}" for each in self.settings if key in (each.split()[-1], each.rpartition(".")[2])
+        ] + self._as_choice(name)
 
     def _as_choice(self, name: str) -> list[str]:
         actions = [(option, self._option_string_actions[option]) for option in self.options]

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
 from rundir.errors import UserError
 from rundir.files import Damaged, parse_yaml
 
+EXAMPLE = "optimizer.epochs=20"
+KEY = r"[A-Za-z_][\w.]*="
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word is ``key=value``, and not a file of that name."""
+    return re.match(KEY, word) is not None and not os.path.exists(word)
+
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of a command line that are options, and those that are ``key=value``, wherever they stand."""
-    is_override = [re.match(r"[A-Za-z_][\w.]*=", word) is not None for word in argv]
+    is_override = [re.match(KEY, word) is not None for word in argv]
     return (
         [word for word, yes in zip(argv, is_override, strict=True) if not yes],
         [word for word, yes in zip(argv, is_override, strict=True) if yes],
     )
 
 
-def read_overrides(texts: Sequence[str], example: str = "optimizer.epochs=20") -> dict:
+def read_overrides(texts: Sequence[str], example: str = EXAMPLE) -> dict:
     """``section.key=value`` words as a nested mapping, values read as YAML; the last of one key wins.
 
     Raises:

@@ -31,6 +31,7 @@ from pretrain.checkpoints import add_checkpoint_arguments
 from rundir.arguments import Parser, width_or_spread, word
 from rundir.cli import cli
 from rundir.errors import settings_are_options
+from rundir.overrides import is_setting
 from transfer import ALL
 from transfer.analysis import command as analysis
 from transfer.classification import command as classification
@@ -109,7 +110,7 @@ def as_jobs(argv: Sequence[str]) -> bool:
     if argv[:1] == [ALL]:
         return True
     behind = list(argv[argv.index("--checkpoint") + 1 :]) if "--checkpoint" in argv else []
-    several = sum(1 for _ in itertools.takewhile(lambda text: not text.startswith("--"), behind)) > 1
+    several = sum(1 for _ in itertools.takewhile(lambda text: not text.startswith("--") and not is_setting(text), behind)) > 1
     return several or any(text.partition("=")[0] in JOBS for text in argv)
 
 

@@ -164,4 +164,10 @@ def test_one_checkpoint_without_these_options_stays_in_the_process():
     one = ["detection", "--checkpoint", "a", "--widths", "1.0", "0.5"]
     assert not as_jobs(one) and not as_jobs(["scenes", "--out", "x"])
     assert as_jobs([*one, "--executor=slurm"]) and as_jobs([*one, "--name", "n"])
-    assert as_jobs(["detection", "--checkpoint", "a", "b"])
+    assert as_jobs(["detection", "--checkpoint", "a", "b"]) and not as_jobs(["detection", "--checkpoint", "a", "lr=1"])
+
+
+@pytest.mark.parametrize("checkpoints", (["a"], ["a", "b"]))
+def test_a_setting_is_no_checkpoint(checkpoints):
+    with pytest.raises(UserError, match=r"'linear\.epochs=3' belongs to no option; did you mean --set linear\.epochs=3\?$"):
+        main(["classification", "--checkpoint", *checkpoints, "linear.epochs=3"])
