@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -436,11 +437,11 @@ def analysis_job(work: dict) -> None:
 
 @from_ledger
 def search_job(work: dict) -> None:
-    """The job of this search."""
+    """The job of this search; it waits for another one of the same run, which has the same folder."""
     own = _read(Searching, work)
     _check_ready(own.checkpoint)
     more = {name: getattr(own, name) for name in ("options", "branch", "arch", "out")}
-    search.search(own.checkpoint, own.parsed, own.dataset, own.root, **more)
+    search.search(own.checkpoint, own.parsed, own.dataset, own.root, **more, wait=math.inf)
 
 
 JOBS = {Scoring: scoring_job, Analysing: analysis_job, Searching: search_job}

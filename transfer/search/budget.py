@@ -43,13 +43,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that a sub-network must keep all of; ``text`` is what they were written as."""
+    """Limits that a sub-network must keep all of; ``text`` is what they were written as; ``default``: by nobody, but by default."""
 
     limits: tuple[Limit, ...]
     text: str
+    default: bool = False
 
     @classmethod
-    def parse(cls, words: Iterable[str]) -> Budget:
+    def parse(cls, words: Iterable[str], default: bool = False) -> Budget:
         """The budget of words such as ``flops=0.3``, ``flops=20M``, ``latency_ms=2``.
 
         Raises:
@@ -62,7 +63,7 @@ class Budget:
                 raise UserError(
                     f"--budget {' '.join(words)} limits {limit.kind} twice; leave one out, or give each a --budget of its own"
                 )
-        return cls(tuple(limits), " ".join(words))
+        return cls(tuple(limits), " ".join(words), default)
 
     def __str__(self) -> str:
         return self.text

@@ -70,6 +70,7 @@ def search(
     force: bool = False,
     branch: str = "student",
     arch: str | None = None,
+    wait: float = 0.0,
 ) -> Found:
     """Search a checkpoint for the sub-networks with the highest label-free score within each of ``budgets``.
 
@@ -81,9 +82,11 @@ def search(
         out: directory of the folder ``search`` and of ``result.json``; None: the checkpoint's run directory.
         force: search again where the same search has been made.
         branch, arch: as :func:`~pretrain.checkpoints.open_checkpoint` takes them.
+        wait: for so many seconds another search may go on holding the folder.
 
     Raises:
         UserError: anything about the input that makes this impossible, found before anything long is computed.
+        Busy: another search holds the folder.
     """
     options, budgets = options or Options(), list(budgets) or default_budgets()
     options.check()
@@ -97,17 +100,29 @@ def search(
     if untrained:
         print(warning(untrained), file=sys.stderr, flush=True)
     told = described(scorer, budgets, formats)
-    known = None if force else _known(where / FOLDER, told)
-    if known is not None:
-        return Found(where / FOLDER, known | {"untrained": untrained}, False)
+
+    def found_before() -> Found | None:
+        known = None if force else _known(where / FOLDER, told)
+        return None if known is None else Found(where / FOLDER, known | {"untrained": untrained}, False)
+
+    if before := found_before():
+        return before
     keep_freed_memory()
     problem = problem_of(scorer, budgets)
     make_folder(where / FOLDER, "what is found")
-    kind = RunDirectory(where).add_stretch("evaluation", {"device": str(chosen), **EXECUTION}, [hardware()])
+    with RunDirectory(where / FOLDER).lock(wait):  # which may have been held by the same search
+        return found_before() or _searched(checkpoint, scorer, problem, formats, where, told | {"untrained": untrained})
+
+
+def _searched(
+    checkpoint: str | Path, scorer: Scorer, problem: Problem, formats: Sequence[str], where: Path, told: Mapping[str, Any]
+) -> Found:
+    """The search itself, whose folder is held; ``told``: what its report says beside what is found."""
+    kind = RunDirectory(where).add_stretch("evaluation", {"device": str(scorer.device), **EXECUTION}, [hardware()])
     predictor = run(scorer, problem)
     accuracies, ranks = checking.ranked(scorer, problem)
     picked = checking.picked(scorer, problem, accuracies)
-    report = told | {"count": scorer.count, "untrained": untrained, "predictor": predictor, **ranks, **picked}
+    report = {**told, "count": scorer.count, "predictor": predictor, **ranks, **picked}
     (where / FOLDER / output.REPORT).unlink(missing_ok=True)
     shutil.rmtree(where / FOLDER / NETWORKS, ignore_errors=True)  # those of a search before
     report["networks"] = _export(checkpoint, scorer, problem, formats, where / FOLDER)
@@ -208,7 +223,7 @@ def _says(found: Mapping[str, Any], told: dict[str, Any]) -> bool:
 
 def default_budgets() -> list[Budget]:
     """Those of :data:`DEFAULT_BUDGETS`."""
-    return [Budget.parse([word]) for word in DEFAULT_BUDGETS]
+    return [Budget.parse([word], default=True) for word in DEFAULT_BUDGETS]
 
 
 def _known(folder: Path, told: dict[str, Any]) -> dict[str, Any] | None:

@@ -84,7 +84,11 @@ class Problem:
                 raise UserError(f"--budget {budget} is given twice; leave one of them out")
             if not budget.holds(smallest, self.full):
                 least = " ".join(limit.written(smallest, self.full) for limit in budget.limits)
-                raise UserError(f"--budget {budget}: no sub-network is so small; the smallest has {least}; set a larger budget")
+                told = f"no --budget is given, and the default {budget} is too small" if budget.default else f"--budget {budget}"
+                vary = "" if any(name.startswith("width") for name, _ in self.space.axes) else ", or add width to --vary"
+                raise UserError(
+                    f"{told}: no sub-network is so small; the smallest has {least}; set --budget {least}, or a larger one{vary}"
+                )
 
     def key(self, width: Width) -> object:
         """What names the network of ``width``."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from pretrain import config
 from pretrain.checkpoints import open_checkpoint
 from pretrain.slimmable import at_width
 from pretrain.training import pretrain
-from rundir.directory import RunDirectory
+from rundir.directory import Busy, RunDirectory
 from rundir.errors import UserError
 from rundir.subnet import Subnet, parse_width
 from tests.transfer.conftest import TINY
@@ -179,6 +182,7 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
         "subnets.parquet",
         "pareto.png",
         "pareto.svg",
+        ".lock",
     }
     assert main([*words, "--budget", "flops=0.3", "--budget", "flops=0.6", "memory_mb=0.6"]) == 0
     assert "as searched before" in capsys.readouterr().out
@@ -236,6 +240,16 @@ def test_what_training_did_not_vary_is_said(tmp_path, capsys):
     assert main([*own, "--check", "0", "--vary", "kernel", "--out", str(tmp_path / "trained")]) == 0
     out, err = capsys.readouterr()
     assert "warning" not in out + err
+    of_kernels = [*own[: own.index("--budget")], "--vary", "kernel", "--out", str(tmp_path / "small")]
+    with pytest.raises(UserError) as caught:
+        main(of_kernels)
+    told = re.fullmatch(
+        r"no --budget is given, and the default flops=0\.15 is too small: no sub-network is so small; "
+        r"the smallest has (flops=0\.\d+); set --budget (\1), or a larger one, or add width to --vary",
+        str(caught.value),
+    )
+    assert told and main([*of_kernels, "--budget", told[2], "--check", "0"]) == 0
+    capsys.readouterr()
     for again in (False, True):
         assert main([*own, "--check", "0", "--vary", "width", "kernel", "--out", str(tmp_path / "other")]) == 0
         out, err = capsys.readouterr()
@@ -260,6 +274,33 @@ def test_what_is_missing_is_made_again_and_what_is_of_another_search_goes(traine
     found = made("flops=0.7")
     assert [path.name for path in (found.folder / "networks").iterdir()] == ["flops=0.7"] and found.report["count"] == 16
     assert made("flops=0.7", ()).fresh and not (found.folder / "networks").exists()
+
+
+def test_one_search_at_a_time_has_the_folder(run_directory, monkeypatch):
+    """A second one is refused before it scores or removes anything; one that waits finds what the first has found."""
+    found = search(run_directory, BUDGETS, options=QUICK)
+    written = {path: path.stat().st_mtime_ns for path in found.folder.rglob("*")}
+    with RunDirectory(found.folder).lock():
+        assert not search(run_directory, BUDGETS, options=QUICK).fresh
+        with monkeypatch.context() as patched, pytest.raises(Busy, match=r"search is in use by another process; wait for it"):
+            patched.setattr(Scorer, "score", lambda *_: pytest.fail("scored"))
+            search(run_directory, BUDGETS[:1], options=QUICK)
+        assert {path: path.stat().st_mtime_ns for path in found.folder.rglob("*")} == written
+    report = (found.folder / "search.json").read_text()
+    (found.folder / "search.json").unlink()
+    holding = threading.Event()
+
+    def other() -> None:
+        with RunDirectory(found.folder).lock():
+            holding.set()
+            time.sleep(0.5)
+            (found.folder / "search.json").write_text(report)
+
+    one = threading.Thread(target=other)
+    one.start()
+    holding.wait()
+    assert not search(run_directory, BUDGETS, options=QUICK, wait=60).fresh
+    one.join()
 
 
 def test_a_search_is_known_after_another_one_of_the_same_run(trained, tmp_path):
