@@ -132,7 +132,7 @@ def _launched(work: Work, cluster: Cluster | None, arguments: argparse.Namespace
         failed = len(launching.launch(work, arguments))
     for line in missing_lines(arguments.folder, []) if cluster else []:
         print(line, file=sys.stderr)
-    report.show(report.build(arguments.folder))
+    report.show(report.build(arguments.folder), asked={run.cell for run in runs})
     return 1 if failed else 0
 
 

@@ -132,7 +132,7 @@ def write_report(folder: Path, runs: Sequence[Run]) -> None:
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         target.unlink(missing_ok=True)
-    report.show(made)
+    report.show(made, asked={run.cell for run in runs})
 
 
 def missing_lines(folder: Path, runs: Sequence[Run]) -> list[str]:

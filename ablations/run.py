@@ -188,7 +188,7 @@ def run_missing(work: Work, described: GridManifest, cluster: Cluster | None, ar
 def reported(folder: Path, runs: Sequence[Run]) -> list[str]:
     """Write and show the report of ``folder``; returns the lines, also printed, that say which of ``runs`` are not in it."""
     made = report.build(folder)
-    report.show(made)
+    report.show(made, asked={run.cell for run in runs})
     said: dict[str, list[str]] = {}  # by the folders that a line names
     for line in made.left_out:
         for part in dict.fromkeys(line.split(os.sep)[1:-1] if File.METRICS not in line else ()):  # a log need not be whole

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -160,11 +160,18 @@ def _claim_writers(verdicts: Sequence[judging.Verdict], made: Made) -> dict[str,
     }
 
 
-def show(result: Report, console: rich.console.Console | None = None) -> None:
-    """Print the main table, the verdicts in short, what was skipped and where the files are."""
+def show(result: Report, console: rich.console.Console | None = None, asked: Collection[str] = ()) -> None:
+    """Print the main table, the verdicts in short, what was skipped and where the files are.
+
+    The table is without the rows that have no score, unless they are of a cell that was ``asked`` for.
+    """
     console = console or rich.console.Console()
     for table in result.tables[:1]:
-        console.print(render.terminal(table, console.width))
+        rows = tuple(row for row in table.rows if any(row.scores) or not set(row.cells).isdisjoint(asked))
+        console.print(render.terminal(replace(table, rows=rows), console.width))
+        if left := len(table.rows) - len(rows):
+            without = f"{counted(left, 'row')} without scores {'is' if left == 1 else 'are'} not shown; all rows: "
+            console.print(f"{without}{result.paths[f'{table.name}.md']}", markup=False, highlight=False, soft_wrap=True)
     if not result.tables:
         console.print("no scores yet: no run has a result.json")
     counts = {kind: sum(verdict.verdict == kind for verdict in result.verdicts) for kind in rendering.STYLES}

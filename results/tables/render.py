@@ -80,6 +80,7 @@ class TableRow:
     labels: tuple[str, ...]
     scores: tuple[Score | None, ...]
     width: float | None = None  # where a row is of one width only
+    cells: tuple[str, ...] = ()  # of the grid, whose scores are in it
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,10 @@ def value_table(
         rivals = [own for line, own in zip(lines, values, strict=True) if line.width == width]
         for position in range(len(keys)):
             _mark_best(rivals, position)
-    rows = tuple(TableRow(line.section, line.labels, tuple(own), line.width) for line, own in zip(lines, values, strict=True))
+    rows = tuple(
+        TableRow(line.section, line.labels, tuple(own), line.width, tuple(line.cells))
+        for line, own in zip(lines, values, strict=True)
+    )
     found = [score for own in values for score in own if score is not None]
     seeds = max((score.n for score in found), default=0)
     best = "a column" if all(line.width is None for line in lines) else "a column at each width"

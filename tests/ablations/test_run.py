@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ablations.run import choose_profile, main
+from results import report
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from transfer.classification import Options, evaluate
@@ -60,14 +61,18 @@ def test_a_grid_leaves_scores_tables_and_pictures(done):
     assert len(results) == 3
     widths = {path.parent.name.split("-s100")[0]: {r["width"] for r in json.loads(path.read_text())["records"]} for path in results}
     assert widths == {"mse-infonce-momentum": {1.0, 0.5}, "individual-mse-online-w1.0": {1.0}, "individual-mse-online-w0.5": {0.5}}
-    report = {path.suffix for path in (done / "guidelines" / "report").iterdir()}
-    assert {".md", ".csv", ".tex", ".png", ".svg"} <= report
+    suffixes = {path.suffix for path in (done / "guidelines" / "report").iterdir()}
+    assert {".md", ".csv", ".tex", ".png", ".svg"} <= suffixes
 
 
-def test_a_second_call_runs_nothing(done, capsys):
+def test_a_second_call_runs_nothing(done, capsys, monkeypatch):
     before = files(done)
-    assert run(done) == 0
-    assert "3 finished, 0 to do" in capsys.readouterr().out
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "show", lambda made, asked: print("asked for", *sorted(asked)))
+        assert run(done) == 0
+    out = capsys.readouterr().out
+    assert "3 finished, 0 to do" in out
+    assert "asked for individual-mse-online-w0.5 individual-mse-online-w1.0 mse-infonce-momentum" in out
     assert files(done) == before
 
 

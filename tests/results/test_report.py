@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.console
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -212,6 +213,28 @@ def test_the_main_table_is_the_fullest_then_the_linear_one(tmp_path, undrawn):
         "table-digits-linear",
         "table-transfer",
     ]
+
+
+def test_rows_without_scores_are_shown_where_they_were_asked_for(tmp_path, undrawn, capsys):
+    write_run(tmp_path / "guidelines", config("mse", "infonce", "online"), [record(w, 0.5) for w in (1.0, 0.5)])
+    write_run(tmp_path / "guidelines", config("infonce", "mse", "online"), state="failed")
+    made = report.build(tmp_path)
+    table, rest = made.tables[0], "rows without scores are not shown; all rows: "
+    place = [column.name for column in table.columns].index("Method")
+    methods = {row.labels[place]: bool(any(row.scores)) for row in table.rows}
+    assert list(methods.values()).count(True) == 1 and "SimCLR + MSE distillation" in methods
+
+    def shown(asked: list[str]) -> tuple[set[str], str]:
+        report.show(made, rich.console.Console(width=160), asked)
+        said = capsys.readouterr().out
+        return {name for name in methods if name in said}, next((line for line in said.splitlines() if rest in line), "")
+
+    names, line = shown([])
+    assert names == {"SimSiam + InfoNCE distillation"}
+    assert line == f"{len(methods) - 1} {rest}{tmp_path / 'guidelines' / 'report' / 'table-digits-knn.md'}"
+    assert shown(["infonce-mse-online"])[0] == {"SimSiam + InfoNCE distillation", "SimCLR + MSE distillation"}
+    assert shown([cell for row in table.rows for cell in row.cells]) == (set(methods), "")
+    assert made.paths["table-digits-knn.md"].read_text().count("\n| ") == 2 + len(methods)
 
 
 def test_errors_are_one_line_with_exit_code_2(tmp_path, capsys):
