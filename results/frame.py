@@ -84,6 +84,7 @@ RUN_COLUMNS = [
     *CELL_COLUMNS,
     *FACTORS,
     "pretrained_on",
+    "scored_at",  # widths of the grid's own evaluation, JSON
     "why",
     "started",
     "finished",

@@ -384,7 +384,16 @@ def _cell(config: Fields, provenance: Fields) -> dict[str, Any]:
         "preset": config.text("experiment.preset", ""),
         "needs": run_name(_needed(config)),
         "seed": seed,
+        "scored_at": json.dumps(_scored_at(config)),
     }
+
+
+def _scored_at(config: Fields) -> list[float]:
+    """The plain widths at which the grid's own evaluation scores the run, before those that it was not trained for are left out."""
+    widths = config.get("evaluation.widths", [])
+    if not isinstance(widths, list):
+        raise config._wrong("evaluation.widths", widths, "a list of widths")
+    return [float(width) for width in widths if isinstance(width, (int, float)) and not isinstance(width, bool)]
 
 
 def _same(config: Fields) -> dict[str, Any]:

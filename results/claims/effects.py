@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -42,13 +44,13 @@ def effect(claim: Claim, scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.D
     """
     measure, how = claim.measure, claim.how
     if measure == "score":
-        return _of_every_cell(how, scores) if how.get("every") else _score(how, scores)
+        return _of_every_cell(how, scores, runs) if how.get("every") else _score(how, scores, runs)
     if measure == "collapse":
-        return _collapse(how, metrics)
+        return _collapse(how, runs, metrics)
     if measure == "diagnostic":
-        return _diagnostic(how, metrics)
+        return _diagnostic(how, runs, metrics)
     if measure == "correlation":
-        return _correlation(how, scores, metrics)
+        return _correlation(how, scores, runs, metrics)
     if measure in ("search", "search_rank"):
         return _search(measure, how, scores)
     return _cost(measure, how, runs)
@@ -112,14 +114,36 @@ def of_cells(rows: pd.DataFrame, patterns: Iterable[str]) -> pd.DataFrame:
     return rows[rows["cell"].map(known).astype(bool)]
 
 
-def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
+def _planned(how: dict[str, Any], runs: pd.DataFrame) -> set[float]:
+    """The widths at which the grid's own evaluation scores at least half of ``runs``; none where a claim is about others, or
+    where nothing is recorded.
+    """
+    if {"task", "widths"} & how.keys():
+        return set()
+    plans = [{round(width, 6) for width in json.loads(plan)} for plan in runs["scored_at"]]
+    plans = [plan for plan in plans if plan]
+    return {width for width, count in Counter(width for plan in plans for width in plan).items() if 2 * count >= len(plans)}
+
+
+def _without_extra(gain: pd.DataFrame, planned: set[float]) -> pd.DataFrame:
+    """``gain`` (seeds x widths) without widths that were scored beside the ``planned`` ones, at some of the seeds alone."""
+    own = [width for width in gain if width in planned]
+    if not own:
+        return gain
+    complete = gain.loc[gain[own].notna().all(axis=1)]
+    return gain[[width for width in gain if width in planned or complete[width].notna().all()]]
+
+
+def _score(how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame) -> Effect:
     scores = primary(scores, how)
     scores = scores.assign(width=scores["width"].round(6))
     if "widths" in how:
         scores = scores[scores["width"].isin([round(width, 6) for width in how["widths"]])]
-    ahead, behind = (_by_seed_and_width(scores, how[side]) for side in ("better", "than"))
+    ahead, behind = (_by_seed_and_width(scores, runs, how[side]) for side in ("better", "than"))
     widths = sorted(set(ahead.columns) & set(behind.columns), reverse=True)
     gain = 100 * (ahead - behind).reindex(columns=widths)
+    gain = _without_extra(gain, _planned(how, of_cells(runs, [*how["better"], *how["than"]])))
+    widths = list(gain.columns)
     at = how["at"]
     if at in ("narrower", "growth") and len(widths) < 2:
         raise LookupError("no two widths that both sides have")
@@ -138,10 +162,10 @@ def _score(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     )
 
 
-def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame) -> Effect:
+def _of_every_cell(how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame) -> Effect:
     """The effect of each cell of one side by itself, at the seeds that all have; the numbers are those of the weakest."""
     side = how["every"]
-    parts = {cell: _score({**how, side: [cell]}, scores) for cell in how[side]}
+    parts = {cell: _score({**how, side: [cell]}, scores, runs) for cell in how[side]}
     seeds = sorted(set.intersection(*(set(part.by_seed) for part in parts.values())))
     if not seeds:
         raise LookupError(f"no seed has all of {', '.join([*how['better'], *how['than']])}")
@@ -181,15 +205,19 @@ def _search(measure: str, how: dict[str, Any], scores: pd.DataFrame) -> Effect:
     return Effect({int(seed): float(value) for seed, value in by_seed.items()}, _names(own), own["dataset"].iloc[0], metric)
 
 
-def _collapse(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
-    """Of each seed, 100 where ``cells`` collapsed (or did not) at the narrowest width measured, else 0; the shares at all widths,
-    each with an exact binomial interval for this number of seeds, stand in the note.
+def _collapse(how: dict[str, Any], runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+    """Of each seed that has all ``cells``, 100 where they collapsed (or did not) at the narrowest width measured, else 0; the
+    shares at all widths, each with an exact binomial interval for this number of seeds, stand in the note.
     """
     rows = of_cells(collapsed(metrics), how["cells"])
     if rows.empty:
         raise LookupError(f"no diagnostics of {' and '.join(how['cells'])}")
     rows = rows.assign(hit=rows["collapsed"].eq(how["outcome"] == "collapsed"))
-    by_seed = rows.groupby(["seed", "width"])["hit"].all().unstack("width")
+    every = _of_all_cells(rows.groupby(["seed", "width", "cell"])["hit"].all(), of_cells(runs, how["cells"]), "all")
+    if every.empty:
+        raise LookupError(f"no seed has the diagnostics of all of {', '.join(how['cells'])}")
+    by_seed = every.unstack("width")
+    rows = rows[rows["seed"].isin(by_seed.index)]
     texts = []
     for width in sorted(by_seed.columns, reverse=True):
         found = by_seed[width].dropna()
@@ -205,9 +233,21 @@ def _collapse(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
     )
 
 
-def _by_seed_and_width(scores: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
-    """Seeds x widths: the mean over the patterns; NaN where one of them has no score."""
-    parts = [of_cells(scores, [pattern]).groupby(["seed", "width"])["value"].mean() for pattern in patterns]
+def _of_all_cells(by_cell: pd.Series, runs: pd.DataFrame, how: str) -> pd.Series:
+    """What the groupby method ``how`` makes of values by seed, width and cell, by seed and width: only where all cells of ``runs``
+    that are trained for the width have one, so that no seed is of other cells than the next.
+    """
+    ranges = runs[["cell", "width_min", "width_max"]].drop_duplicates()
+    together = by_cell.groupby(["seed", "width"])
+    widths = together.size().index.get_level_values("width")
+    wanted = [int((ranges["width_min"].le(width + 1e-6) & ranges["width_max"].ge(width - 1e-6)).sum()) for width in widths]
+    return getattr(together, how)()[together.size().to_numpy() >= wanted]
+
+
+def _by_seed_and_width(scores: pd.DataFrame, runs: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
+    """Seeds x widths: the mean over the patterns, of each the mean over its cells; NaN where one of them has no score."""
+    parts = [of_cells(scores, [pattern]).groupby(["seed", "width", "cell"])["value"].mean() for pattern in patterns]
+    parts = [_of_all_cells(part, of_cells(runs, [pattern]), "mean") for part, pattern in zip(parts, patterns, strict=True)]
     if any(part.empty for part in parts):
         missing = [pattern for pattern, part in zip(patterns, parts, strict=True) if part.empty]
         raise LookupError(f"no scores of {' and '.join(missing)}")
@@ -244,11 +284,16 @@ def last_logged(metrics: pd.DataFrame, name: str, width: float) -> pd.DataFrame:
     return rows[["cell", "run", "seed", "value"]]
 
 
-def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
+def _diagnostic(how: dict[str, Any], runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
     sides = [of_cells(diagnostic(metrics, how[f"{side}_name"]), how[side]) for side in ("better", "than")]
     if any(side.empty for side in sides):
         raise LookupError(f"no {how['better_name']} or {how['than_name']} of {' and '.join([*how['better'], *how['than']])}")
-    both = pd.concat([side.groupby("seed")["value"].mean() for side in sides], axis=1, join="inner").dropna()
+    wanted = [of_cells(runs, how[side])["cell"].nunique() for side in ("better", "than")]
+    means = [
+        side.groupby("seed")["value"].mean()[side.groupby("seed")["cell"].nunique().ge(count)]
+        for side, count in zip(sides, wanted, strict=True)
+    ]
+    both = pd.concat(means, axis=1, join="inner").dropna()
     lower = 100 * (1 - both.iloc[:, 0] / both.iloc[:, 1])
     if lower.empty:
         raise LookupError(f"no seed has {' and '.join([*how['better'], *how['than']])}")
@@ -261,9 +306,11 @@ def _diagnostic(how: dict[str, Any], metrics: pd.DataFrame) -> Effect:
     )
 
 
-def _correlation(how: dict[str, Any], scores: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
+def _correlation(how: dict[str, Any], scores: pd.DataFrame, runs: pd.DataFrame, metrics: pd.DataFrame) -> Effect:
     scores = primary(scores, how)
-    narrowest = scores[scores["width"].round(6).eq(scores["width"].round(6).min())]
+    widths = scores["width"].round(6)
+    planned = widths[widths.isin(list(_planned(how, of_cells(runs, how["cells"]))))]
+    narrowest = scores[widths.eq((planned if len(planned) else widths).min())]
     logged = last_logged(metrics, how["name"], how["width"]) if "width" in how else diagnostic(metrics, how["name"])
     own = of_cells(logged, how["cells"])
     if how.get("direction") == "higher":  # as if lower were better

@@ -18,22 +18,44 @@ MEASURED_ON = ["preset", "setting", "dataset", "metric"]
 
 def matrices(scores: pd.DataFrame, grid: Grid) -> dict[str, tuple[GridLine, list[np.ndarray]]]:
     """Of each row of the grid that has them all, by name: scores of seeds x widths for each setting, 0 at chance and 1 where all is
-    right. Rows without a width or a setting that others have are left out, and seeds without all widths.
+    right. The widths are those of the row for which rows x widths are most, so that a width at which few rows were scored leaves
+    out no others. Rows that lack one, and seeds without all of them, are left out.
 
     ``scores``: of one grid, by the best protocol of each setting (:func:`of_settings`).
     """
     scores = scores.assign(value=(scores["value"] - scores["chance"]) / (1 - scores["chance"]), width=scores["width"].round(6))
-    found: dict[str, tuple[GridLine, list[np.ndarray]]] = {}
-    tasks = {}
+    lines, parts = {}, {}
     for line in grid.lines:
         own = line.select(scores).groupby([*MEASURED_ON, "seed", "width"])["value"].mean().unstack("width")
-        parts = [(key, part.dropna(axis=1, how="all").dropna()) for key, part in own.groupby(level=MEASURED_ON)]
-        parts = [(key, part) for key, part in parts if len(part) > 1]
-        if parts:
-            found[line.name] = (line, [part.to_numpy() for _, part in parts])
-            tasks[line.name] = tuple((key, tuple(part.columns)) for key, part in parts)
-    most = max(tasks.values(), key=lambda keys: sum(len(widths) for _, widths in keys), default=())
-    return {name: entry for name, entry in found.items() if tasks[name] == most}
+        lines[line.name] = line
+        parts[line.name] = dict(list(own.groupby(level=MEASURED_ON)))
+    candidates = [tasks for tasks in map(_tasks, parts.values()) if tasks]
+    found = [{name: made for name, own in parts.items() if (made := _at(own, tasks)) is not None} for tasks in candidates]
+    sizes = [(len(rows) * sum(map(len, tasks.values())), len(rows)) for tasks, rows in zip(candidates, found, strict=True)]
+    best = found[sizes.index(max(sizes))] if sizes else {}
+    return {name: (lines[name], made) for name, made in best.items()}
+
+
+def _tasks(parts: dict[tuple, pd.DataFrame]) -> dict[tuple, list[float]]:
+    """Of one row's scores (seeds x widths) in each setting the widths that at least two seeds have: where seeds differ in them,
+    those for which seeds x widths are most.
+    """
+    found = {}
+    for key, part in parts.items():
+        there = part.notna()
+        sets = [list(part.columns[row]) for row in there.drop_duplicates().to_numpy()]
+        sizes = [(int(there[widths].all(axis=1).sum()), widths) for widths in sets if widths]
+        blocks = [(seeds * len(widths), widths) for seeds, widths in sizes if seeds > 1]
+        if blocks:
+            found[key] = max(blocks)[1]
+    return found
+
+
+def _at(parts: dict[tuple, pd.DataFrame], tasks: dict[tuple, list[float]]) -> list[np.ndarray] | None:
+    """One row's scores at the widths of ``tasks``, of the seeds that have all of them; None where fewer than two have."""
+    made = [parts[key].reindex(columns=widths).dropna() for key, widths in tasks.items() if key in parts]
+    complete = len(made) == len(tasks) and all(len(part) > 1 for part in made)
+    return [part.to_numpy() for part in made] if complete else None
 
 
 def of_settings(scores: pd.DataFrame) -> pd.DataFrame:

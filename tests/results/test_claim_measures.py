@@ -65,6 +65,81 @@ def test_a_claim_about_each_cell_waits_for_all_of_them(three):
     assert only_one.verdict == NO_RUNS
 
 
+def planned(root, cell, seed, values, at=(1.0, 0.5), **more):
+    """A run that a launch scores ``at`` some widths, with these scores."""
+    cfg = config(seed=seed, cell=cell, grid="g", evaluation={"widths": list(at)}, **more)
+    return write_run(root / "g", cfg, [record(width, value, "linear") for width, value in values.items()])
+
+
+@pytest.mark.parametrize("at, effect", [("all", 11), ("narrower", 11), ("narrowest", 11), ("growth", 0)])
+def test_scores_at_more_widths_at_some_seeds_take_no_seed_away(tmp_path, at, effect):
+    for seed in range(3):
+        more = {0.75: 0.9, 0.3: 0.1} if seed == 0 else {}
+        planned(tmp_path, "ours", seed, {1.0: 0.8 + 0.01 * seed, 0.5: 0.8 + 0.01 * seed} | more)
+        planned(tmp_path, "theirs", seed, {1.0: 0.7, 0.5: 0.7} | more)
+    found = judged(tmp_path, claim(at=at))
+    assert found.seeds == (0, 1, 2) and found.effect == pytest.approx(effect)
+    assert judged(tmp_path, claim(at="all", widths=[0.75])).seeds == (0,)  # where it is about them
+
+
+def test_scores_at_more_widths_at_all_seeds_count(tmp_path):
+    for seed in range(3):
+        planned(tmp_path, "ours", seed, {1.0: 0.8 + 0.01 * seed, 0.5: 0.7, 0.75: 0.9})
+        planned(tmp_path, "theirs", seed, {1.0: 0.7, 0.5: 0.7, 0.75: 0.7})
+    assert judged(tmp_path, claim()).effect == pytest.approx((11 + 0 + 20) / 3)
+
+
+def test_a_correlation_is_at_the_narrowest_width_of_all_cells(tmp_path):
+    for seed in range(3):
+        for place in range(5):
+            logged = [metric("drift", 1, place, 1.0)]
+            cfg = config(seed=seed, cell=f"c{place}", grid="g", evaluation={"widths": [1.0, 0.5]})
+            scores = {1.0: 0.5, 0.5: 0.5 - 0.01 * place} | ({0.25: 0.1 + 0.1 * place} if place < 4 else {})
+            write_run(tmp_path / "g", cfg, [record(width, value, "linear") for width, value in scores.items()], logged)
+    found = judged(tmp_path, Claim("c", "It is so.", "g", "correlation", {"name": "drift", "cells": ["c*"]}))
+    assert found.n == 5 and found.effect == pytest.approx(1)
+
+
+def test_a_seed_counts_where_all_cells_of_a_pattern_are_scored(tmp_path):
+    """One of two cells is still running at the last seed: the mean would be of the other alone."""
+    for seed in range(4):
+        add(tmp_path, "ours", seed, {1.0: 0.8 + 0.01 * seed, 0.5: 0.8})
+        add(tmp_path, "other-strong", seed, {1.0: 0.9, 0.5: 0.9})
+        add(tmp_path, "other-weak", seed, {1.0: 0.3, 0.5: 0.3} if seed < 3 else {})
+    found = judged(tmp_path, claim(than=["other-*"]))
+    assert found.seeds == (0, 1, 2) and found.effect == pytest.approx(20.5)
+    assert judged(tmp_path, claim(than=["other-strong"])).seeds == (0, 1, 2, 3)
+
+
+def test_a_cell_of_a_pattern_without_any_score_is_waited_for(tmp_path):
+    for seed in range(3):
+        add(tmp_path, "ours", seed, {1.0: 0.8})
+        add(tmp_path, "other-strong", seed, {1.0: 0.9})
+    write_run(tmp_path / "g", config(seed=0, cell="other-weak", grid="g"), state="failed")
+    found = judged(tmp_path, claim(than=["other-*"]))
+    assert found.verdict == NO_RUNS and "no scores of other-*" in found.why
+
+
+def test_a_seed_counts_for_collapse_where_all_cells_are_measured(tmp_path):
+    for seed in range(6):
+        add(tmp_path, "ours", seed, {1.0: 0.5}, collapse(seed, 0.8, 0.8))
+        if seed < 4:
+            add(tmp_path, "theirs", seed, {1.0: 0.5}, collapse(seed, 0.8, 0.05 if seed == 0 else 0.8))
+    found = judged(tmp_path, claim("collapse", 50, cells=["ours", "theirs"], outcome="not collapsed"))
+    assert found.seeds == (0, 1, 2, 3) and found.effect == 75 and len(found.runs) == 8
+    assert "4 of 4 at 1" in found.why and "3 of 4 at 0.25" in found.why
+
+
+def test_a_seed_counts_for_a_diagnostic_where_all_cells_log_it(tmp_path):
+    for seed in range(3):
+        for cell, value in (("ours", 1.0), ("slow", 2.0), ("fast", 6.0)):
+            if (cell, seed) != ("fast", 2):
+                add(tmp_path, cell, seed, {1.0: 0.5}, [metric("drift", 1, value, 1.0)])
+    names = {"better_name": "drift", "than_name": "drift"}
+    found = judged(tmp_path, Claim("c", "It is so.", "g", "diagnostic", {"better": ["ours"], "than": ["slow", "fast"], **names}))
+    assert found.seeds == (0, 1) and found.effect == pytest.approx(75)
+
+
 def collapse(seed, *spread):
     """Spread of the features at widths 1 and 0.25, after two epochs; only the last one counts."""
     return [

@@ -112,6 +112,29 @@ def test_rows_with_all_widths_of_all_data_sets_are_compared(frames):
     assert "4 widths of cifar10 (k-NN), digits (k-NN)" in tables["table-overall"].caption
 
 
+def test_widths_that_few_rows_or_seeds_were_scored_at_leave_out_no_rows(tmp_path):
+    """Two of four rows at two more widths, and one seed of the third at one more."""
+    for seed in (0, 1, 2):
+        for place, cell in enumerate(("a", "b", "c", "d")):
+            widths = [1.0, 0.5, *((0.75, 0.625) if place < 2 else ()), *((0.875,) if (cell, seed) == ("c", 0) else ())]
+            records = [record(width, 0.5 + 0.1 * place + 0.01 * seed) for width in widths]
+            write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), records)
+    [(_, scores, grid)] = contents._overall(load_all(tmp_path / "g", keep=False))
+    found = matrices(scores, grid)
+    assert {name: [part.shape for part in parts] for name, (_, parts) in found.items()} == {name: [(3, 2)] for name in "abcd"}
+    assert found["c"][1][0][1] == pytest.approx([(0.71 - 0.1) / 0.9] * 2)
+
+
+def test_the_largest_table_is_made_of_what_is_there(tmp_path):
+    """Rows of one width do not reduce the others to it, and a seed that lacks a width is left out."""
+    for seed in (0, 1, 2, 3):
+        for cell in ("a", "b", "only"):
+            widths = [1.0] if cell == "only" else [1.0, 0.5] if (cell, seed) == ("b", 3) else [1.0, 0.5, 0.25]
+            write_run(tmp_path / "g", config(seed=seed, cell=cell, grid="g"), [record(width, 0.5) for width in widths])
+    [(_, scores, grid)] = contents._overall(load_all(tmp_path / "g", keep=False))
+    assert {name: parts[0].shape for name, (_, parts) in matrices(scores, grid).items()} == {"a": (4, 3), "b": (3, 3)}
+
+
 def test_profiles_are_drawn(frames):
     item = next(item for item in contents.all_pictures(frames) if item.name == "profiles")
     axis = item.draw().axes[0]
