@@ -39,7 +39,7 @@ from pretrain.slimmable.calibrate import batch_norms
 from rundir.arguments import MOST_PIXELS, Parser, a_width, place, whole, word
 from rundir.atomic import make_folder
 from rundir.cli import cli
-from rundir.errors import UserError, settings_are_options
+from rundir.errors import UserError, check_choice, settings_are_options
 from rundir.records import of_width
 from rundir.schema import EXPORT_FORMAT
 from rundir.subnet import Subnet, Width
@@ -170,8 +170,8 @@ def check_packages(formats: Sequence[str]) -> None:
 def _with_data(config: Config, dataset: str | None, root: str | None, size: int | None) -> Config:
     """``config`` with the data to calibrate on."""
     data = config.data
-    if dataset is not None and dataset not in sources.NAMES:
-        raise UserError(f"unknown data set {dataset!r}; set --dataset to one of {', '.join(sources.NAMES)}")
+    if dataset is not None:
+        check_choice("--dataset", dataset, sources.NAMES, "data set")
     if dataset is not None and dataset != data.name:
         data = DataConfig(name=dataset, root=root or "", size=data.size)
     changed: dict[str, Any] = {"root": root or data.root} | ({"size": size} if size is not None else {})

@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None:
             option = "".join(action.option_strings[-1:])
-            check_choice(option, value, action.choices, option.lstrip("-") or str(action.metavar or action.dest))
+            check_choice(option, value, action.choices, "" if option else str(action.metavar or action.dest))
 
     @property
     def options(self) -> list[str]:
@@ -229,7 +229,7 @@ def real(low: float = 0.0, high: float = math.inf, above: bool = False) -> Calla
         except ValueError:
             value = math.nan
         if not (low < value if above else low <= value) or value > high or value == math.inf:
-            limits = f"{'above ' if above else ''}{_range(low, high, above)}"
+            limits = f"above {low:g}" + (f" and at most {high:g}" if high < math.inf else "") if above else _range(low, high)
             raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number {limits}")
         return value
 
@@ -296,10 +296,8 @@ def word(text: str) -> str:
     return text
 
 
-def _range(low: float, high: float, above: bool = False) -> str:
-    if high in (math.inf, LARGEST, LARGEST_SEED):
-        return f"{low}" if above else f"from {low} on" if high != LARGEST_SEED else f"from {low} to {high}"
-    return f"and at most {high}" if above and not low else f"from {low} to {high}"
+def _range(low: float, high: float) -> str:
+    return f"from {low:g} on" if high in (math.inf, LARGEST) else f"from {low} to {high}"
 
 
 def _shown(text: str) -> str:

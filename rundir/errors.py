@@ -33,7 +33,7 @@ class UserError(Exception):
         """The same error where every :class:`Setting` whose key is in ``options`` is that option of a command line."""
         return type(self)(
             *(
-                f"{options[part.key]} {part.value}".rstrip() if isinstance(part, Setting) and part.key in options else part
+                f"{options[part.key]} {part.value}" if isinstance(part, Setting) and part.key in options else part
                 for part in self.args
             )
         )
@@ -56,14 +56,14 @@ def suggestion(name: object, known: Iterable[str], before: str = "", otherwise: 
 
 
 def check_choice(option: str, value: object, known: Iterable[object], what: str = "") -> None:
-    """Raise :class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where ``option`` does not say it."""
+    """Raise :class:`UserError` if ``value`` of ``option`` is not ``known``; ``what`` it is, where there is a word for it."""
     known = list(known)
     if value not in known:
         names = list(map(str, known))
         every = f"set {option or what} to one of {', '.join(names)}"
         near = suggestion(value, names, f"{option} ".lstrip(), every)
         more = f" Choices: {', '.join(names)}" if near != every and len(known) > 1 else ""
-        raise UserError(f"unknown {what or option} {str(value)!r}; {near}{more}")
+        raise UserError(f"unknown {what or f'value of {option}:'} {str(value)!r}; {near}{more}")
 
 
 def first_line(error: BaseException) -> str:

@@ -186,7 +186,7 @@ def load(
     if split not in folder.SPLITS:
         raise ValueError(f"split must be train or val, not {split!r}")
     if name not in NAMES:
-        raise UserError(f"unknown data set {name!r}; set ", Setting("data.name", ""), f" one of {', '.join(NAMES)}")
+        raise UserError(f"unknown data set {name!r}; set ", Setting("data.name", "NAME"), f", one of {', '.join(NAMES)}")
     if min(limit or 0, store_size or 0) < 0:
         raise UserError(
             "neither ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ablations import run as ablations
 from pretrain import config, export
 from pretrain import run as pretrain
 from results import report
-from rundir.arguments import PROGRAMS, Parser, place
+from rundir.arguments import PROGRAMS, Parser, place, real
 from rundir.errors import UserError
 from slurm import status
 from transfer import run as transfer
@@ -51,8 +52,8 @@ MISTAKES = {
     "--runs a look --labels-fraction x": "p look has no option --labels-fraction; did you mean --label-fraction?",
     "--runs a look --wxyz": "p look has no option --wxyz; p look --help shows all options",
     "--runs a drow --size 3": "unknown TASK 'drow'; did you mean draw? Choices: draw, look",
-    "--runs a draw --model vet": "unknown model 'vet'; did you mean --model vit? Choices: vit, resnet",
-    "--runs a draw --model x": "unknown model 'x'; set --model to one of vit, resnet",
+    "--runs a draw --model vet": "unknown value of --model: 'vet'; did you mean --model vit? Choices: vit, resnet",
+    "--runs a draw --model x": "unknown value of --model: 'x'; set --model to one of vit, resnet",
     "--runs a look --sgd.epochs 1": "p look has no option --sgd.epochs; did you mean --set sgd.epochs=VALUE?",
     "--runs a look b": "p look: 'b' belongs to no option; did you mean --label-fraction b?",
     "--runs a look --label-f 1 b": "p look: 'b' belongs to no option; p look --help shows all options",
@@ -143,3 +144,15 @@ def test_settings_that_are_suggested_are_settings():
     for key in config.KEYS:
         section, _, name = key.rpartition(".")
         assert name in (load[section] if section else load), key
+
+
+def test_what_a_number_may_be_is_said_in_words():
+    for limits, wrong, said in (
+        ({"above": True}, "0", "'0' is not a number above 0"),
+        ({"above": True, "high": 86400.0}, "x", "'x' is not a number above 0 and at most 86400"),
+        ({}, "-1", "'-1' is not a number from 0 on"),
+        ({"low": 0.5, "high": 2.0}, "3", "'3' is not a number from 0.5 to 2.0"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            real(**limits)(wrong)
+        assert str(caught.value) == said

@@ -233,7 +233,7 @@ def test_an_unfinished_checkpoint_is_scored_elsewhere_only(run_directory, tmp_pa
     ("arguments", "message"),
     [
         (["--dataset", "digitz"], "did you mean --dataset digits"),
-        (["--protocol", "svm"], "unknown protocol 'svm'; set --protocol to one of knn, linear_fast, linear, finetune"),
+        (["--protocol", "svm"], "unknown value of --protocol: 'svm'; set --protocol to one of knn, linear_fast, linear, finetune"),
         (["--widths", "0.1"], r"--widths: 0.1 is below the trained range \[0.25, 1.0\]"),
         (["--widths", "0.5", "0.5"], "same channels"),
         (["--dataset", "cifar10"], "--data-dir DIR"),

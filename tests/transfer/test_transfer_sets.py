@@ -183,8 +183,8 @@ def test_records_of_before_are_still_known(run_directory, trained_on):
     [
         (["--label-fraction", "0"], "--label-fraction 0 is not a share"),
         (["--label-fraction", "0.1", "--limit", "50"], "both leave out labels"),
-        (["--recipe", "cifar10"], "unknown recipe 'cifar10'"),
-        (["--score", "top5"], "unknown score 'top5'"),
+        (["--recipe", "cifar10"], "unknown value of --recipe: 'cifar10'"),
+        (["--score", "top5"], "unknown value of --score: 'top5'"),
         (["--dataset", "flower102"], "did you mean --dataset flowers102"),
         (["--dataset", "pets"], "data set pets needs to know where it is stored; set --data-dir DIR"),
     ],

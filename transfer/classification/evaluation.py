@@ -193,7 +193,7 @@ def _check_names(dataset: str | None, protocols: Sequence[str]) -> None:
     if not protocols:
         raise UserError(f"--protocol names none; choose from {', '.join(PROTOCOLS)}")
     for protocol in protocols:
-        check_choice("--protocol", protocol, PROTOCOLS, "protocol")
+        check_choice("--protocol", protocol, PROTOCOLS)
 
 
 def _made(where: Path) -> RunDirectory:

@@ -202,7 +202,7 @@ class Options:
         """Raise :class:`UserError` for a value that no protocol can use."""
         check_values(self)
         if self.recipe is not None:
-            check_choice("--recipe", self.recipe, LINEAR_RECIPES, "recipe")
+            check_choice("--recipe", self.recipe, LINEAR_RECIPES)
         check_score(self.score)
         self._check_fractions()
         # Every recipe is usable itself, so what cannot be used is an override, whatever the data set.

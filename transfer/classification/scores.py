@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rundir.errors import UserError
+from rundir.errors import check_choice
 from rundir.records import image_error
 from rundir.subnet import Width
 
@@ -60,5 +60,5 @@ def chance(score: str, labels: Tensor) -> float:
 
 def check_score(score: str | None) -> None:
     """Raise :class:`UserError` where there is no such score."""
-    if score is not None and score not in SCORES:
-        raise UserError(f"unknown score {score!r}; set --score to one of {', '.join(SCORES)}")
+    if score is not None:
+        check_choice("--score", score, SCORES)

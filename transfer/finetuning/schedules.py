@@ -82,5 +82,5 @@ SEGMENTATION = {
 
 def named(name: str, table: dict[str, Schedule]) -> Schedule:
     """The schedule called ``name``; :class:`UserError` names the others."""
-    check_choice("--schedule", name, table, "schedule")
+    check_choice("--schedule", name, table)
     return table[name]

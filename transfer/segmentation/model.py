@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rundir.errors import UserError
+from rundir.errors import UserError, check_choice
 from transfer.segmentation.data.layouts import IGNORED, Layout
 
 HEAD_SHARE = 4  # a head has this fraction of the channels it reads
@@ -105,8 +105,7 @@ VIT_MODELS = ("segmenter", "upernet")
 
 def check_model(name: str, is_vit: bool) -> None:
     """Raise :class:`UserError` if model ``name`` is not known, or not made for that kind of backbone."""
-    if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; set --model to one of {', '.join(MODELS)}")
+    check_choice("--model", name, MODELS)
     if is_vit and name not in VIT_MODELS:
         raise UserError(f"{name} reads a dilated convolutional backbone, and this is a ViT; set --model {' or '.join(VIT_MODELS)}")
     if not is_vit and name == "segmenter":

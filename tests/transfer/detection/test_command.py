@@ -100,7 +100,7 @@ def test_masks_and_voc(run_directory, scenes, tmp_path, capsys):
     [
         (["--model", "faster_rcnn_r50_fpn"], "is for another network than resnet_small; set --model faster_rcnn_fpn"),
         (["--model", "fastrcnn_fpn"], "did you mean --model faster_rcnn_fpn"),
-        (["--dataset", "pascal"], "unknown dataset 'pascal'"),
+        (["--dataset", "pascal"], "unknown value of --dataset: 'pascal'"),
         (["--dataset", "voc"], "--data-dir"),
         (["--schedule", "coco1x"], "did you mean --schedule coco_1x"),
         (["--initial", "imagenet"], "pretrained, random"),

@@ -82,12 +82,12 @@ def test_each_network_and_data_set_is_made_once(scenes, tmp_path, monkeypatch):
     [
         ({"task": "detecton"}, "did you mean --task detection"),
         ({"crop": (64, 64)}, "--crop is not an option of detection"),
-        ({"model": "fcn"}, "unknown --model 'fcn'"),
+        ({"model": "fcn"}, "unknown value of --model: 'fcn'"),
         ({"dataset": "voc", "data_dir": None}, "set --data-dir DIR"),
         ({"dataset": "coco"}, "annotations"),
         ({"overrides": ("X", "1")}, "Non-existent"),
         ({"schedule": "voc_24"}, "did you mean --schedule voc_24k"),
-        ({"exif": "turned"}, "unknown --exif"),
+        ({"exif": "turned"}, "unknown value of --exif"),
         ({"norm": "gn"}, "auto, bn, syncbn, frozen"),
         ({"size": 0}, "--size 0 must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0 must be at least 1"),
@@ -118,7 +118,7 @@ def test_synchronised_batchnorm_needs_gpus_where_it_is_trained_only(trained, sce
     with pytest.raises(UserError, match="needs GPUs"):
         run(asked)
     check_norm("syncbn", torch.device("cuda"))
-    with pytest.raises(UserError, match="unknown --norm"):
+    with pytest.raises(UserError, match="unknown value of --norm"):
         check_norm("batch", torch.device("cpu"))
 
 

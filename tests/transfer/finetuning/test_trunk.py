@@ -119,7 +119,7 @@ def test_norms(tmp_path):
     before = tuned.bn1.running_mean.clone()
     tuned(x)
     assert isinstance(tuned.bn1, nn.BatchNorm2d) and not torch.equal(tuned.bn1.running_mean, before)
-    for norm, message in (("syncbn", "needs GPUs"), ("batch", "unknown --norm")):
+    for norm, message in (("syncbn", "needs GPUs"), ("batch", "unknown value of --norm")):
         with pytest.raises(UserError, match=message):
             set_norm(backbone.at(0.5), norm)
 

@@ -202,7 +202,7 @@ def test_the_command_line_shows_what_was_found(run_directory, capsys):
         (["--vary", "width", "width"], "--vary ['width', 'width'] names something twice; name it once"),
         (["--evaluations", "3000000000"], "'3000000000' is not a whole number from 4 to 2147483647"),
         (["--budget", "flops=.5", "--budget", "flops=0.50"], "--budget flops=.5 is given twice; leave one of them out"),
-        (["--strategies", "annealing"], "unknown strategies 'annealing'; set --strategies to one of uniform, random"),
+        (["--strategies", "annealing"], "unknown value of --strategies: 'annealing'; set --strategies to one of uniform, random"),
         (["--dataset", "mnist"], "mnist"),
     ],
 )
