@@ -85,7 +85,14 @@ def adopt(payload: object, path: Path, branch: str = "student", arch: str | None
     named = arch or _said(payload, "arch", str, "")
     epoch = _said(payload, "epoch", int, 0)
     if not _asks_for_dense(arch, family, path) and (arch or _is_slimmable(named, family, prefix, state)):
-        return _slimmable(state, family, named, path, epoch, branch)
+        slimmable = _slimmable(state, family, named, path, epoch, branch)
+        if not named:  # MoCo v3's ViTs have the same names and, without their heads, no other sign
+            print(
+                f"note: taken for a slimmable {slimmable.arch} of US3L's authors, since {path} does not say what it is and its "
+                f"network is called {prefix.rstrip('.')}; where it is an ordinary one set --arch {family}",
+                flush=True,
+            )
+        return slimmable
     heads = MOCO_V3_HEADS if SELF_SUPERVISED & set(prefix.split(".")) else HEADS
     untold = Untold.parse((arch or "").partition(",")[2], heads)
     network = dense.load(state, family, path, untold, names_of(payload))

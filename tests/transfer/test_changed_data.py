@@ -66,6 +66,15 @@ def scored(run: Path, *more: float, **options) -> list[dict]:
     return evaluate(run, widths=[1.0, *more], protocols=["knn"], **options)
 
 
+def test_that_data_have_changed_is_said_once_for_all_widths(trained, folder, capsys):
+    scored(trained, 0.5)
+    relabel(folder / "val")
+    capsys.readouterr()
+    scored(trained, 0.5)
+    said = [line for line in capsys.readouterr().out.splitlines() if "changed" in line]
+    assert said == ["colours: its images or labels have changed since 2 of 2 scores were computed; computing these again"]
+
+
 def test_corrected_labels_are_scored_again_and_their_scores_replace_the_old(trained, folder, computed, capsys):
     (before,) = scored(trained)
     assert before["data"] == fingerprint.of_splits("folder", str(folder)) and "thread" in before["computed_on"]

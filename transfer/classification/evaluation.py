@@ -206,7 +206,8 @@ def _known(task: Task, where: Path, asked: Sequence[Key]) -> dict[Key, dict]:
     stored = {identity(record): record for record in RunDirectory(where).records()} if where.is_dir() else {}
     wanted = {key: identity(_named(task.with_labels(*key[1]), key[0], key[2])) for key in asked}
     found = {key: stored[name] for key, name in wanted.items() if name in stored}
-    return {key: record for key, record in found.items() if key not in _outdated(task, found)}
+    outdated = _outdated(task, found)
+    return {key: record for key, record in found.items() if key not in outdated}
 
 
 def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:

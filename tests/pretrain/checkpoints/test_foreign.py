@@ -266,6 +266,21 @@ def test_real_timm_sizes_get_timms_heads(tmp_path):
     assert open_checkpoint(tmp_path / "moco.pth").encoder.network.blocks[0].attn.num_heads == 12
 
 
+def test_a_network_is_taken_for_the_authors_by_its_prefix_alone_not_silently(tmp_path, capsys):
+    """A ViT of MoCo v3 without its heads and its name looks the same, and is not slimmable."""
+    path, state = tmp_path / "vit.pth", prefixed("module.base_encoder.", build("vit_micro").state_dict())
+    torch.save({"state_dict": state}, path)
+    assert open_checkpoint(path).low == 0.25
+    note = capsys.readouterr().out
+    assert (
+        note.count("\n") == 1 and "slimmable vit_micro of US3L's authors" in note and str(path) in note and "--arch vit\n" in note
+    )
+    assert open_checkpoint(path, arch="vit").dense
+    torch.save({"arch": "us_vit_micro", "state_dict": state}, path)
+    capsys.readouterr()
+    assert not open_checkpoint(path).dense and not capsys.readouterr().out
+
+
 @torch.no_grad()
 def test_others_files_of_both_kinds(tmp_path):
     """MoCo's ResNet has the authors' prefixes but running statistics; a 3x3 stem is CIFAR's; safetensors and half precision."""
