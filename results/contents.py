@@ -228,7 +228,7 @@ def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None 
         found.append(
             PictureItem(
                 join("width", name),
-                f"{first['task'].capitalize()} on {first['dataset']} by width",
+                f"{first['task'].capitalize()} on {first['dataset']} by width{_setting(frames, first)}",
                 partial(pictures.dense_by_width, part, _grid(frames, first)),
                 _facets(first),
             )
@@ -238,7 +238,7 @@ def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None 
             found.append(
                 PictureItem(
                     join("score-flops", name, metric),
-                    f"{METRICS[metric]} on {first['dataset']} by FLOPs",
+                    f"{METRICS[metric]} on {first['dataset']} by FLOPs{_setting(frames, first)}",
                     partial(pictures.accuracy_by, own, _grid(frames, first), "flops"),
                     _facets(first),
                 )
@@ -247,7 +247,7 @@ def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None 
                 found.append(
                     PictureItem(
                         join("score-latency", name, metric, device),
-                        f"{METRICS[metric]} on {first['dataset']} by latency",
+                        f"{METRICS[metric]} on {first['dataset']} by latency{_setting(frames, first)}",
                         partial(pictures.accuracy_by, timed, _grid(frames, first), "latency_ms"),
                         _facets(first),
                     )
@@ -266,7 +266,7 @@ def all_pictures(frames: Frames, few: bool = False, predicted: Predicted | None 
         found.append(
             PictureItem(
                 join("prediction", name),
-                f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]})",
+                f"Which measures predict accuracy? (grid {judged['grid'].iloc[0]}{_setting(frames, judged.iloc[0])})",
                 partial(predicting.prediction, together, judged.head(1), made),
                 _facets(judged.iloc[0]),
             )
@@ -278,7 +278,7 @@ def _of_scores(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureIte
     """Pictures of one data set and metric."""
     first = part.iloc[0]
     facets, grid = _facets(first), _grid(frames, first)
-    on = f"{first['dataset']}, {metric_name(first)}, grid {first['grid']}"
+    on = f"{first['dataset']}, {metric_name(first)}, grid {first['grid']}{_setting(frames, first)}"
     logged = frames.metrics[frames.metrics["run"].isin(grid.runs["run"]) & frames.metrics["grid"].eq(first["grid"])]
 
     def item(kind: str, title: str, draw: partial[Figure]) -> PictureItem:
@@ -310,7 +310,7 @@ def _of_training(name: str, part: pd.DataFrame, frames: Frames) -> list[PictureI
     """Curves of one grid's training: losses, drift, rank and spread of the features."""
     first = part.iloc[0]
     facets, grid = Facets(first["grid"], "", "", first["preset"]), _grid(frames, first)
-    about = f"({first['grid']}, {first['preset']})"
+    about = f"({first['grid']}, {first['preset']}{_setting(frames, first)})"
     made = [
         PictureItem(join(kind, name), f"{title} {about}", partial(draw, part, grid), facets)
         for kind, title, draw in (
@@ -362,6 +362,12 @@ def _dense(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _grid(frames: Frames, first: pd.Series) -> Grid:
     return of_setting(frames.grids, frames.runs, first)
+
+
+def _setting(frames: Frames, first: pd.Series) -> str:
+    """What to add to a picture's title so that the settings of one grid are told apart; "" where there is one."""
+    same = frames.runs[frames.runs["grid"].eq(first["grid"])]
+    return f", {first['setting']}" if len(same[SETTING].drop_duplicates()) > 1 else ""
 
 
 def _facets(first: pd.Series) -> Facets:

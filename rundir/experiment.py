@@ -7,7 +7,6 @@ an older run's config.yaml does not have is at its default. So a default never c
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -36,7 +35,6 @@ NOT_HASHED = (
     "diagnostics",
     "evaluation",
 )
-MOST_NAMED = 4  # settings that a table's heading names
 # Keys that name another run, of the same seed, by its directory or a checkpoint in it. Its weights are checked in training.
 OTHER_RUNS = ("objective.seed_teacher", "derived.source")
 # Keys that may name a function or class in a file of the user's own, as FILE.py:NAME@DIGEST.
@@ -82,12 +80,9 @@ def counts(key: str) -> bool:
 
 
 def listed(settings: Mapping[str, Any]) -> str:
-    """Settings in words: ``C=1e-06, limit=20``; of more than four the first, and a hash that no other settings have."""
-    texts = [f"{name}={_text(value)}".encode("utf-8", "backslashreplace").decode() for name, value in sorted(settings.items())]
-    if len(texts) <= MOST_NAMED:
-        return ", ".join(texts)
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:6]
-    return f"{', '.join(texts[:MOST_NAMED])} and {len(texts) - MOST_NAMED} more settings ({digest})"
+    """All settings in words: ``C=1e-06, limit=20``."""
+    texts = (f"{name}={_text(value)}".encode("utf-8", "backslashreplace").decode() for name, value in sorted(settings.items()))
+    return ", ".join(texts)
 
 
 def _text(value: Any) -> str:

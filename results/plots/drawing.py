@@ -26,7 +26,7 @@ from matplotlib.transforms import ScaledTranslation
 from results.grids import GridLine
 from results.plots.compact import compact
 from results.statistics.intervals import bootstrap_interval
-from results.tables.scores import metric_name, score_name
+from results.tables.scores import protocol_name, score_name
 
 STYLE = Path(__file__).with_name("us3l.mplstyle")
 KINDS = ("png", "svg")
@@ -217,11 +217,11 @@ def label_up(axes: Iterable[Axes], text: str) -> None:
 
 
 def score_label(scores: pd.DataFrame) -> str:
-    """What is scored, on what, with what: the label of an ordinate."""
+    """What is scored, on what, with what: the label of an ordinate. Settings are in the headline, where there is room."""
     about = scores.iloc[0]
     if about["task"] != "classification":
-        return f"{metric_name(about)} on {about['dataset']} (%)"
-    return f"{score_name(about)} on {about['dataset']},\n{metric_name(about)} (%)"
+        return f"{protocol_name(about)} on {about['dataset']} (%)"
+    return f"{score_name(about)} on {about['dataset']},\n{protocol_name(about)} (%)"
 
 
 def draw_chance(axes: Iterable[Axes], scores: pd.DataFrame) -> list[Line2D]:
@@ -241,9 +241,15 @@ def headline(figure: Figure, text: str) -> None:
 
 
 def note(rows: pd.DataFrame, spread: str, what: str = STD) -> str:
-    """What points and bars or bands are."""
+    """What points and bars or bands are, and the settings of scores that are not a grid's own evaluation."""
     seeds = rows["seed"].nunique()
-    return f"mean over up to {seeds} seeds, {spread}: {what}" if seeds > 1 else "one seed"
+    said = f"mean over up to {seeds} seeds, {spread}: {what}" if seeds > 1 else "one seed"
+    return "; ".join([said, *settings(rows)])
+
+
+def settings(scores: pd.DataFrame) -> list[str]:
+    """The settings of scores that are not a grid's own evaluation, each kind in words."""
+    return sorted(set(scores["variant"]) - {""}) if "variant" in scores else []
 
 
 def decades(axis: Axis, values: Sequence[float]) -> None:

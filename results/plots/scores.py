@@ -29,6 +29,7 @@ from results.plots.drawing import (
     require,
     score_label,
     series,
+    settings,
     style,
     widths_across,
 )
@@ -140,7 +141,7 @@ def heat_map(scores: pd.DataFrame, grid: Grid) -> Figure:
     lines, widths = grid.scored(scores), sorted(set(scores["width"].round(6)), reverse=True)
     table = np.array([[_mean(line.select(scores), width) for width in widths] for line in lines])
     with style():
-        figure = Figure(figsize=(3.6 + 0.75 * len(widths), 0.9 + ROW_HEIGHT * len(lines)))
+        figure = Figure(figsize=(3.6 + 0.75 * len(widths), 1.1 + ROW_HEIGHT * len(lines)))
         axis = figure.subplots()
         image = axis.imshow(100 * table, aspect="auto", cmap="viridis")
         for (place, column), value in np.ndenumerate(table):
@@ -156,7 +157,9 @@ def heat_map(scores: pd.DataFrame, grid: Grid) -> Figure:
             if lines[place].section != lines[place - 1].section:
                 axis.axhline(place - 0.5, color="white", linewidth=2)
         seeds = scores["seed"].nunique()
-        figure.colorbar(image, label=score_label(scores) + (f", mean over up to {seeds} seeds" if seeds > 1 else ""))
+        what = score_label(scores).replace("\n", " ")
+        headline(figure, "; ".join([f"{what}, mean over up to {seeds} seeds" if seeds > 1 else what, *settings(scores)]))
+        figure.colorbar(image)
     return figure
 
 

@@ -26,6 +26,7 @@ from results.plots.drawing import (
     require,
     score_label,
     series,
+    settings,
     style,
 )
 from results.tables.scores import LOSSES
@@ -112,6 +113,7 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, grid: Grid) -
             rho = stats.spearmanr(cells["value_drift"], cells["value"])
             axis.set_title(f"Spearman's ρ = {rho.statistic:.2f} over {len(cells)} cells")
         label_up(axes, score_label(scores).replace(",\n", f" at width {narrow:g},\n"))
+        headline(figure, "; ".join(["one point per cell and seed", *settings(scores)]))
         legend_of(figure, axes[0])
     return figure
 

@@ -158,11 +158,15 @@ def _at_width(rows: pd.DataFrame, width: float | None) -> pd.DataFrame:
     return rows if width is None else rows[rows["width"].eq(round(width, 6))]
 
 
-def metric_name(about: pd.Series) -> str:
-    """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``; and the
-    settings that are not those of a grid's own evaluation: ``linear probe (C=0.1)``."""
+def protocol_name(about: pd.Series) -> str:
+    """What a row of the tidy frame was measured with: ``linear evaluation``, ``fine-tuning with 1 % of the labels``."""
     name, fraction = METRICS.get(about["metric"], about["metric"]), about["label_fraction"]
-    name = name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
+    return name if fraction == 1 else f"{name} with {100 * fraction:g} % of the labels"
+
+
+def metric_name(about: pd.Series) -> str:
+    """The same with the settings that are not those of a grid's own evaluation: ``linear probe (C=0.1)``."""
+    name = protocol_name(about)
     return f"{name} ({about['variant']})" if about["variant"] else name
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from results.grids import Grid, whole
 from results.tables.render import MISSING, Column, Table, TableRow
-from results.tables.scores import METRICS, metric_name
+from results.tables.scores import METRICS, protocol_name
 from results.tables.tasks import DENSE_METRICS, INITIAL, initials
 
 KINDS = ["metric", "score", "label_fraction", "variant"]  # what one column has one value of
@@ -57,7 +57,7 @@ def _kinds(scores: pd.DataFrame) -> list[dict]:
 
 def _named(kind: dict) -> str:
     """``k-NN with 1 % of the labels``; settings that all have are in the title."""
-    return metric_name(pd.Series({**kind, "variant": ""})) + (", by class" if kind["score"] == "mean_per_class" else "")
+    return protocol_name(pd.Series(kind)) + (", by class" if kind["score"] == "mean_per_class" else "")
 
 
 def _title(first: pd.Series) -> str:

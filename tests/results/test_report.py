@@ -131,6 +131,28 @@ def test_a_long_headline_takes_lines_above_the_panel():
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and axis.get_tightbbox(paper).y1 <= box.y0 and box.y1 <= figure.bbox.y1
 
 
+def test_pictures_name_every_setting_that_differs_inside_of_them(tmp_path, monkeypatch):
+    changed = {"batch_size": 64, "epochs": 2, "limit": 150, "lr": 3.0, "momentum": 0.8, "size": 16, "untrained": ["width"]}
+    for seed in (100, 101):
+        write_run(tmp_path / "guidelines", config(seed=seed), [record(w, 0.5, seed=seed, changed=changed) for w in (1.0, 0.5)])
+    figures, save = {}, drawing.save
+    monkeypatch.setattr(output, "cores", lambda: 1)
+    monkeypatch.setattr(
+        drawing, "save", lambda figure, stem, kinds: figures.update({stem.name: figure}) or save(figure, stem, kinds)
+    )
+    report.build(tmp_path)
+    said = '; batch_size=64, epochs=2, limit=150, lr=3.0, momentum=0.8, size=16, untrained=["width"]'
+    scored = {name: figure for name, figure in figures.items() if name.startswith(("accuracy", "heat-map"))}
+    assert len(scored) == 3
+    for name, figure in scored.items():
+        paper, page = FigureCanvasAgg(figure).get_renderer(), figure.bbox
+        figure.draw(paper)
+        assert said in figure._suptitle.get_text(), name
+        texts = [figure._suptitle, *(axis.yaxis.label for axis in figure.axes)]
+        boxes = [text.get_window_extent(paper) for text in texts if text.get_text()]
+        assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1 for box in boxes), name
+
+
 def test_the_drawn_numbers_are_the_means(grid, built, drawn):
     scores, axis = load(grid), drawn["accuracy-width-digits-knn"].axes[0]
     series = next(line for line in axis.get_lines() if line.get_color() == drawing.LOOKS[0].color and len(line.get_xdata()) == 4)
