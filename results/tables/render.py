@@ -17,6 +17,7 @@ import rich.text
 
 AT_CHANCE, COLLAPSED, OLDER, EXTRAPOLATED = "†", "‡", "§", "*"
 YES, MISSING = "✓", "—"
+CAPTION_WIDTH = 60  # characters in a terminal, under however narrow a table
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ def terminal(table: Table, width: int | None = None) -> rich.table.Table:
         title=rich.text.Text(table.title, style="bold"),
         caption_justify="left",
         caption=rich.text.Text(caption, style="dim"),
+        min_width=min(CAPTION_WIDTH, width or CAPTION_WIDTH),
     )
     for index in shown:
         view.add_column(rich.text.Text(table.columns[index].name), justify=table.columns[index].align)

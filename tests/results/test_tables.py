@@ -296,6 +296,16 @@ def test_a_terminal_too_narrow_for_all_widths_shows_some_and_says_so():
     assert "…" not in text and " 1×" in text and "0.25×" in text and "5 of 16 widths shown" in text
 
 
+def test_a_small_table_leaves_its_caption_room():
+    caption = "Trained on digits at 12 pixels, resnet_small, 16 epochs."
+    table = Table("t", "T", caption, (Column("Cell"),), "", ("1×",), (TableRow("", ("a",), (Score(0.5, 0.01, 3),)),), 3)
+    for width, lines in ((80, 1), (30, 2)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(terminal(table, width))
+        text = console.export_text()
+        assert max(map(len, text.splitlines())) <= width and (caption in text) == (lines == 1)
+
+
 def test_the_guidelines_table_fits_eighty_characters(whole):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(terminal(whole, 80))
