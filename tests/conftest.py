@@ -1,13 +1,25 @@
 """What all tests share."""
 
 import os
+import shutil
+import tempfile
 
 import pytest
 from hypothesis import settings
 
+NEEDED_GB = 2  # of what tests write until they end, networks most of all
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+
+def pytest_configure(config):
+    """Without room on the disk pytest itself fails, in hundreds of lines."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
+    if free < NEEDED_GB and not hasattr(config, "workerinput"):
+        where = tempfile.gettempdir()
+        pytest.exit(f"{free:.1f} GB are free in {where}, and tests need {NEEDED_GB}: free some, or set TMPDIR to another folder", 2)
 
 
 @pytest.fixture(scope="session", autouse=True)
