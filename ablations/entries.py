@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.grid import meant_by
 from pretrain.config import transfer_of
 from rundir.arguments import LARGEST, LARGEST_SEED, MOST_BATCH, MOST_PIXELS, MOST_WORKERS
 from rundir.errors import UserError, check_choice, suggestion
@@ -232,8 +233,7 @@ class Placed:
         """Raise :class:`UserError` for a pattern that none of the grid's ``cells`` matches."""
         for pattern in self.entry.cells:
             if not fnmatch.filter(cells, pattern):
-                instead = suggestion(pattern, cells, otherwise=f"the cells are {', '.join(cells)}")
-                raise UserError(f"{self.where}: cells: {pattern} matches no cell; {instead}")
+                raise UserError(f"{self.where}: cells: {pattern} matches no cell; {meant_by(pattern, cells)}")
 
     @contextmanager
     def told(self) -> Iterator[None]:

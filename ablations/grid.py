@@ -21,6 +21,7 @@ from rundir import setting
 from rundir.errors import UserError, suggestion
 from rundir.experiment import counts, listed
 from rundir.subnet import Width, as_text, as_widths, plain_widths
+from rundir.wording import joined
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def from_plain(plain: dict) -> Run:
         raise UserError("another version of the project wrote this job; start the grid again") from None
 
 
+def meant_by(pattern: str, cells: Sequence[str]) -> str:
+    """What somebody may have meant by a ``pattern`` that matches none of the ``cells``."""
+    parts = pattern.split(",")
+    if len(parts) > 1 and all(fnmatch.filter(cells, part) for part in parts):
+        return f"did you mean {joined(parts)}, each by itself?"
+    inside = f"did you mean '*{pattern}*'? The" if fnmatch.filter(cells, f"*{pattern}*") else "the"
+    return suggestion(pattern, cells, otherwise=f"{inside} cells are {', '.join(cells)}")
+
+
 def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     """The cells whose names match one of ``patterns`` (shell wildcards allowed), and what they need; all without any.
 
@@ -82,8 +92,7 @@ def select(every: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
     names = [cell.name for cell in every]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            otherwise = f"the cells are {', '.join(names)}"
-            raise UserError(f"--only {pattern} matches no cell; {suggestion(pattern, names, otherwise=otherwise)}")
+            raise UserError(f"--only {pattern} matches no cell; {meant_by(pattern, names)}")
     chosen = {cell.name for cell in every if any(fnmatch.fnmatch(cell.name, pattern) for pattern in patterns)}
     while missing := {cell.needs for cell in every if cell.name in chosen and cell.needs} - chosen:
         chosen |= missing

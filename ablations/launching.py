@@ -127,6 +127,8 @@ def choose(arguments: argparse.Namespace) -> Cluster | None:
     arguments.executor, why = _executor(arguments)
     if arguments.executor != "slurm":
         _refuse_slurm_options(arguments, why)
+    if arguments.parallel is not None and arguments.executor != "local":
+        raise UserError("--parallel is for --executor local; set that, or leave it out")
     gpus = torch.cuda.device_count()
     _check_per_gpu(arguments, gpus, why)
     arguments.parallel = arguments.parallel or (arguments.per_gpu * gpus if arguments.per_gpu else max(PARALLEL, gpus))

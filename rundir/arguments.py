@@ -80,7 +80,9 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None:
-            option = "".join(action.option_strings[-1:])
+            option, parts = "".join(action.option_strings[-1:]), str(value).split(",")
+            if len(parts) > 1 and action.nargs in ("*", "+") and set(parts) <= set(action.choices):
+                raise UserError(f"{option} {value}: several have spaces between them; did you mean {option} {' '.join(parts)}?")
             check_choice(option, value, action.choices, "" if option else str(action.metavar or action.dest))
 
     @property

@@ -103,6 +103,8 @@ def grid_folders(runs: Path) -> list[Path]:
         for path in (runs, *sorted(path for path in runs.iterdir() if path.is_dir()))
         if Ledger(path / "slurm").path.exists() or next(path.glob(f"*/{File.STATUS}"), None)
     ]
+    if not found and (runs / File.STATUS).exists():
+        raise UserError(f"{runs} is one run; give the directory of its grid, as in --runs runs/guidelines")
     if not found:
         raise UserError(f"{runs} holds no runs and no jobs yet; give the directory of a grid, as in --runs runs/guidelines")
     return found

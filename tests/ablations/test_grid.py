@@ -116,3 +116,16 @@ def test_one_seed_is_not_taken_for_a_count():
 def test_runs_say_what_their_launch_changed_that_counts(overrides, said):
     runs = expand(overrides=overrides)
     assert {run.cfg.experiment.overrides for run in runs} == {said}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("us3", "did you mean us3l?"),
+        ("mse", "did you mean '*mse*'? The cells are us3l, mse-online, mse-momentum"),
+        ("us3l,mse-*", "did you mean us3l and mse-*, each by itself?"),
+        ("xyz", "the cells are us3l, mse-online, mse-momentum"),
+    ],
+)
+def test_a_pattern_that_matches_no_cell_is_answered_with_what_may_be_meant(pattern, said):
+    assert grid.meant_by(pattern, ["us3l", "mse-online", "mse-momentum"]) == said

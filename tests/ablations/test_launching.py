@@ -103,6 +103,13 @@ def test_options_of_slurm_without_slurm_are_refused(machine, words):
         launching.choose(options("--executor", "local", *words))
 
 
+@pytest.mark.parametrize("executor", ["inline", "slurm"])
+def test_processes_of_this_machine_are_for_local_jobs(machine, executor):
+    machine(sbatch=True)
+    with pytest.raises(UserError, match=r"^--parallel is for --executor local; set that, or leave it out$"):
+        launching.choose(options("--executor", executor, "--parallel", "2"))
+
+
 def answered(folder: Path, answer: str, ledger: bool = False) -> tuple[int, str]:
     """What the question before a first submission comes to in a terminal where ``answer`` is typed."""
     program = textwrap.dedent("""

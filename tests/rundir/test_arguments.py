@@ -30,6 +30,7 @@ def parser() -> Parser:
     draw.add_argument("--size", type=int)
     draw.add_argument("--widths", type=float, nargs="+")
     draw.add_argument("--quick", action="store_true")
+    draw.add_argument("--kinds", nargs="+", choices=["red", "blue"])
     look.add_argument("--score")
     look.add_argument("--label-fraction", required=True)
     look.add_argument("--set", nargs="+", metavar="KEY=VALUE")
@@ -67,6 +68,8 @@ MISTAKES = {
     "--runs a draw --quick vit": "p draw: 'vit' belongs to no option; did you mean --model vit?",
     "--runs a draw --widths .5 1 size=3": "p draw: 'size=3' belongs to no option; did you mean --size 3?",
     "--runs a draw --size 3 4": "p draw: '4' belongs to no option; p draw --help shows all options",
+    "--runs a draw --kinds red,blue": "--kinds red,blue: several have spaces between them; did you mean --kinds red blue?",
+    "--runs a draw --model vit,resnet": "unknown value of --model: 'vit,resnet'; did you mean --model resnet? Choices: vit, resnet",
     "a": "p: 'a' belongs to no option; did you mean --runs a?",
     "runs=a draw": "unknown TASK 'runs=a'; set TASK to one of draw, look",
 }

@@ -188,9 +188,11 @@ def test_mistakes_end_in_one_line_and_code_2(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "status.json").write_text('{"format": 1, "state": "done"}')
     assert exit_code(status.main, ["--runs", str(tmp_path), "logs", "nobody"]) == 2
+    assert exit_code(status.main, ["--runs", str(tmp_path / "a")]) == 2
     assert status.main(["--runs", str(tmp_path), "retry"]) == 0
     said = capsys.readouterr()
-    assert said.err.count("error: ") == 3 == said.err.count("\n") and "nothing to retry" in said.out
+    assert said.err.count("error: ") == 4 == said.err.count("\n") and "nothing to retry" in said.out
+    assert f"{tmp_path / 'a'} is one run; give the directory of its grid" in said.err
 
 
 def test_a_ledger_survives_a_torn_line_and_refuses_another_format(tmp_path):

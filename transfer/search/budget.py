@@ -90,6 +90,8 @@ def _limit(word: str) -> Limit:
         raise UserError(f"--budget {word!r} is not KIND=LIMIT; set for example {EXAMPLE}")
     if name not in (*KINDS, *UNITS):
         raise UserError(f"--budget {word}: unknown cost {name!r}; {suggestion(name, [*KINDS, *UNITS])}")
+    if "," in text and "=" in text:
+        raise UserError(f"--budget {word}: several limits have spaces between them; did you mean {word.replace(',', ' ')}?")
     found = NUMBER.fullmatch(text)
     value = float(found[1]) * SUFFIXES.get(found[2], 1.0) if found else math.nan
     if not 0 < value < math.inf:

@@ -56,6 +56,7 @@ def test_the_latency_is_asked_for_last():
     [
         (["flops"], "'flops' is not KIND=LIMIT; set for example flops=0.3"),
         (["flops="], "is not KIND=LIMIT"),
+        (["flops=0.3,latency_ms=2"], "several limits have spaces between them; did you mean flops=0.3 latency_ms=2?"),
         (["flop=0.3"], "unknown cost 'flop'; did you mean flops?"),
         (["flops=-1"], "'-1' is not a number above 0"),
         (["flops=0"], "'0' is not a number above 0"),
