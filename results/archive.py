@@ -50,14 +50,12 @@ def pack(roots: Sequence[Path], path: Path) -> int:
     Raises:
         UserError: there are none, or one is damaged.
     """
-    rows, count = [], 0
-    for number, root in enumerate(roots):
-        runs = [run.resolve() for run in run_directories(root)]
-        count += len(runs)
-        rows += [_row(folder, f"{number}/{folder.name}", True) for folder in sorted({run.parent for run in runs})]
-        rows += [_row(run, f"{number}/{run.parent.name}/{run.name}", False) for run in runs]
-    if not count:
+    runs = list(dict.fromkeys(run.resolve() for root in roots for run in run_directories(root)))
+    places = _places(sorted({run.parent for run in runs}))
+    if not runs:
         raise UserError(f"{' '.join(map(str, roots))} holds no runs (directories with a config.yaml); there is nothing to publish")
+    rows = [_row(folder, place, True) for folder, place in places.items()]
+    rows += [_row(run, f"{places[run.parent]}/{run.name}", False) for run in runs]
     table = pa.Table.from_pylist(rows, schema=_schema())
     make_folder(path.parent, "published runs")
     made = path.with_name(f".{path.name}.{os.getpid()}")
@@ -74,7 +72,18 @@ def pack(roots: Sequence[Path], path: Path) -> int:
         os.replace(made, path)
     finally:
         made.unlink(missing_ok=True)
-    return count
+    return len(runs)
+
+
+def _places(folders: Sequence[Path]) -> dict[Path, str]:
+    """Where each folder of runs goes: below 0, or below 1, 2, ... where others of its name are there already."""
+    same: dict[str, int] = {}
+    places = {}
+    for folder in folders:
+        number = same.get(folder.name, 0)
+        same[folder.name] = number + 1
+        places[folder] = f"{number}/{folder.name}"
+    return places
 
 
 def _row(folder: Path, place: str, grid: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from results import archive, report
 from results.claims.__main__ import main as claims_main
+from results.frame import run_directories
 from rundir.errors import UserError
 from tests.program import exit_code
 from tests.results.synthetic import config, metric, record, write_grid, write_manifest, write_run
@@ -88,6 +89,22 @@ def test_grids_of_one_name_in_two_places_stay_apart(tmp_path):
         assert [path.parts[-2][:2] for path in roots[0].glob("g/*/config.yaml")] == ["a-"]
         assert tree(roots[1]) == {f"g/{name}": text for name, text in tree(tmp_path / "b" / "g").items()}
     assert not roots[0].exists()
+
+
+def test_runs_of_one_name_below_one_directory_stay_apart(tmp_path):
+    """A backup inside a grid's folder, and links to folders of one name; a place given twice counts once."""
+    for place, value in (("g", 0.5), ("g/g", 0.25), ("elsewhere/g", 0.75)):
+        write_run(tmp_path / place, config(grid="g", cell="mine"), [record(1.0, value)], name="mine")
+    write_run(tmp_path / "g" / "g", config(grid="g", cell="open"), state="running", name="open")
+    write_run(tmp_path / "elsewhere" / "g", config(grid="g", cell="open"), [record(1.0, 0.1)], name="open")
+    (tmp_path / "g" / "link").symlink_to(tmp_path / "elsewhere" / "g")
+    assert archive.pack([tmp_path / "g", tmp_path / "g" / "g"], tmp_path / "r.parquet") == 5
+    with archive.opened([tmp_path / "r.parquet"]) as places:
+        found = [path for place in places for path in run_directories(place)]
+        texts = sorted((path / "result.json").read_text() if (path / "result.json").exists() else "" for path in found)
+    lived = {path.resolve() for path in run_directories(tmp_path / "g")}
+    assert texts == sorted((path / "result.json").read_text() if (path / "result.json").exists() else "" for path in lived)
+    assert len(found) == 5 and texts.count("") == 1
 
 
 def test_what_cannot_be_published_or_read_is_one_line(runs, tmp_path, capsys):
