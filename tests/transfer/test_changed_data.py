@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,18 @@ import pytest
 from PIL import Image
 
 from pretrain import config
+from pretrain.checkpoints import open_checkpoint
 from pretrain.data import fingerprint
 from pretrain.identity import identified
 from pretrain.training import pretrain
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
 from tests.pretrain import tiny
+from transfer.analysis.evaluation import analyse
 from transfer.classification import evaluation
 from transfer.classification.evaluation import evaluate
+from transfer.classification.options import Options
+from transfer.search.evaluation import search
 
 
 def pictures(root: Path, seed: int) -> Path:
@@ -125,6 +131,44 @@ def test_another_folder_of_the_same_name_does_not_replace_the_scores_of_pretrain
     (beside,) = scored(trained, dataset="folder", root=str(other), out=tmp_path / "scores")
     assert beside["data"] != before["data"] and scored(trained) == [before]
     assert scored(trained, root=str(other))[0]["data"] == beside["data"]  # those of pretraining, moved and changed since
+
+
+def test_another_data_set_of_the_same_name_is_refused_before_anything_is_scored(trained, folder, tmp_path, computed):
+    """Its records would pass for those of pretraining, also where there is no score yet, and those of a folder named digits."""
+    other = pictures(tmp_path / "elsewhere" / folder.name, 1)
+    for way in (evaluate, analyse):
+        with pytest.raises(UserError, match=r"holds other images than .*colours, which the scores of this run are of"):
+            way(trained, "folder", str(other), [1.0])
+    with pytest.raises(UserError, match="holds other images than"):
+        search(trained, [], "folder", str(other))
+    shards_of(folder, tmp_path / "shards" / folder.name)
+    with pytest.raises(UserError, match=r"shards/colours is another data set than .*/colours, which"):
+        evaluate(trained, "webdataset", str(tmp_path / "shards" / folder.name), [1.0], ["knn"])
+    with pytest.raises(UserError, match="holds other images"):  # and before a grid launches it
+        evaluation.check(open_checkpoint(trained), "folder", str(other), [1.0], ["knn"], Options())
+    assert not RunDirectory(trained).records() and not computed
+    shutil.copytree(folder, tmp_path / "copy" / folder.name)
+    assert evaluate(trained, "folder", str(tmp_path / "copy" / folder.name), [1.0], ["knn"])  # the same images
+    on_digits = tmp_path / "on-digits"
+    pretrain(tiny.tiny("optimizer.epochs=1"), on_digits)
+    mine = pictures(tmp_path / "digits", 2)
+    with pytest.raises(UserError, match=r"digits is another data set than the data set digits, which"):
+        evaluate(on_digits, "folder", str(mine), [1.0], ["knn"])
+    assert evaluate(on_digits, "folder", str(mine), [1.0], ["knn"], out=tmp_path / "beside")
+    assert evaluate(on_digits, "folder", str(folder), [1.0], ["knn"])[0]["dataset"] == "colours"
+
+
+def shards_of(folder: Path, to: Path) -> None:
+    """The same images as shards of the webdataset library."""
+    for split in ("train", "val"):
+        (to / split).mkdir(parents=True)
+        with tarfile.open(to / split / f"{split}-000000.tar", "w") as shard:
+            for path in sorted((folder / split).glob("*/*.png")):
+                name = f"{path.parent.name}-{path.stem}"
+                for suffix, content in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
 
 
 def test_scores_are_shown_where_the_images_are_not_and_it_is_said(trained, folder, capsys, computed):

@@ -27,7 +27,7 @@ from rundir.subnet import Width
 from transfer.analysis import measures
 from transfer.analysis.options import Options
 from transfer.classification.options import Options as TaskOptions
-from transfer.classification.task import Task
+from transfer.classification.task import Task, check_namesake
 from transfer.image_arguments import check_neighbours
 
 # Every measure by its name in records, and what it says.
@@ -95,6 +95,8 @@ def analyse(
         (name, width): subject.described(name, width) | _against(name, width, alone)
         for name, width in asked(subject, taken, alone, updates)
     }
+    if not force:
+        check_namesake(subject.task, where)
     records = {} if force else _known(where, wanted, subject.task.data)
     if len(records) < len(wanted):
         make_folder(where, "scores")
@@ -284,6 +286,7 @@ def check(checkpoint: Checkpoint, dataset: str | None, root: str | None, widths:
     options.check()
     subject = Subject(checkpoint, dataset, root, options, torch.device("cpu"))
     subject.check(widths)
+    check_namesake(subject.task)
     passes = subject.count * (1 + 2 * options.pairs)
     return Workload(passes * sum(subject.task.cost(width).flops for width in widths), subject.task.data or "")
 

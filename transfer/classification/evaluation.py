@@ -29,7 +29,7 @@ from transfer.classification.linear import linear
 from transfer.classification.options import TRAINING_PROTOCOLS, Options, recipe_of
 from transfer.classification.rows import Rows, Storage, are_finite, select
 from transfer.classification.scores import Scores, measured
-from transfer.classification.task import Task, check_data
+from transfer.classification.task import Task, check_data, check_namesake
 from transfer.latency import device_name
 
 TASK = "classification"
@@ -139,6 +139,8 @@ def evaluate(
     task.stands = stands
     backbone.check_size(task.size, taken)
     asked = [(p, labels, w) for p in protocols for labels in options.labels() for w in taken]
+    if not force:
+        check_namesake(task, where)
     records = {} if force else _known(task, where, asked)
     missing: dict[tuple, list[Width]] = {}
     for protocol, labels, width in dict.fromkeys(asked):
@@ -219,12 +221,8 @@ def _outdated(task: Task, found: dict[Key, dict]) -> set[Key]:
         print(f"{task.dataset} is not there now; these are the scores of when it was", flush=True)
         return set()
     old = {key for key, record in found.items() if record.get("data") not in (None, data)}
-    if old and task.is_namesake():
-        raise UserError(
-            f"{task.root} holds other images than {task.backbone.config.data.root}, which the scores here are of, but "
-            "has its name; set --out DIR or rename it to keep both, or set --force to replace those scores"
-        )
     if old:
+        check_namesake(task)
         print(
             f"{task.dataset}: its images or labels have changed since {len(old)} of {len(found)} scores were computed; "
             "computing these again",
@@ -301,6 +299,7 @@ def check(
     task = Task(checkpoint, dataset, root, options, torch.device("cpu"))
     checkpoint.check_size(task.size, widths)
     check_data(task)
+    check_namesake(task)
     passes = float(any(protocol not in TRAINING_PROTOCOLS for protocol in protocols))
     for protocol in (name for name in protocols if name in TRAINING_PROTOCOLS):
         each = task.recipe(protocol).epochs * (3 if protocol == "finetune" else 1)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from pretrain.checkpoints import Checkpoint, Cost
 from pretrain.data import ImageSource, calibration_batches, evaluation_batches, fingerprint, load, subsets
 from rundir.errors import UserError
+from rundir.schema import File
 from rundir.setting import OWN_IMAGES
 from rundir.subnet import Subnet, Width
 from transfer.classification.features import extract_features
@@ -92,19 +94,18 @@ class Task:
         return fingerprint.of_dataset(self.name, "train", self.root) == known
 
     def is_namesake(self) -> bool:
-        """Whether a folder was asked for that is not that of pretraining, which is still there, and records call both the same.
+        """Whether other images than those of pretraining were asked for that records call the same: a folder, or shards, of its
+        name while its own are still there; or a folder with the name of one of the other data sets, or the reverse.
 
         Without a data set's name the root says where the images of pretraining are now.
         """
         own = self.backbone.config.data
-        return (
-            self._by_name
-            and self.name == own.name
-            and self.name in OWN_IMAGES
-            and self.dataset == dataset_name(own.name, own.root)
-            and _resolved(self.root) != _resolved(own.root)
-            and fingerprint.is_there(own.name, own.root)
-        )
+        if not self._by_name or not own.name or self.dataset != dataset_name(own.name, own.root):
+            return False
+        if not {self.name, own.name} <= set(OWN_IMAGES):
+            return self.name != own.name
+        elsewhere = self.name != own.name or _resolved(self.root) != _resolved(own.root)
+        return elsewhere and fingerprint.is_there(own.name, own.root) and fingerprint.of_splits(own.name, own.root) != self.data
 
     @property
     def data(self) -> str | None:
@@ -291,6 +292,21 @@ class Task:
 def dataset_name(name: str, root: str | None) -> str:
     """What a data set of ``pretrain.data`` is called in records: its name, of a folder that of the folder."""
     return os.path.basename(os.path.abspath(os.path.expanduser(root))) if name in OWN_IMAGES and root else name
+
+
+def check_namesake(task: Task, where: Path | None = None) -> None:
+    """Raise :class:`UserError` where records in ``where`` (None: a run directory) would pass for those of the run's own data."""
+    if (where is None or (where / File.CONFIG).exists()) and task.is_namesake():
+        own = task.backbone.config.data
+        differs = "holds other images" if task.name == own.name else "is another data set"
+        raise UserError(
+            f"{_place(task.name, task.root)} {differs} than {_place(own.name, own.root)}, which the scores of this run are of, "
+            "but has its name; set --out DIR or rename it to keep both, or set --force to replace those scores"
+        )
+
+
+def _place(name: str, root: str | None) -> str:
+    return str(root) if name in OWN_IMAGES else f"the data set {name}"
 
 
 def _resolved(root: str | None) -> str:

@@ -29,6 +29,7 @@ from rundir.progress import reporting
 from rundir.records import SEARCH
 from rundir.schema import FORMAT
 from rundir.subnet import Width
+from transfer.classification.task import check_namesake
 from transfer.search import checking, output, strategies
 from transfer.search.budget import Budget
 from transfer.search.options import EVOLUTIONARY, STRATEGIES, Options
@@ -96,6 +97,8 @@ def search(
     check(scorer, dataset)
     check_packages(formats)
     where = backbone.home(out)
+    if not force:
+        check_namesake(scorer.task, where)
     untrained = backbone.untrained(options.vary)
     if untrained:
         print(warning(untrained), file=sys.stderr, flush=True)
@@ -192,6 +195,7 @@ def workload(checkpoint: Checkpoint, dataset: str | None, root: str | None, budg
     options.check()
     scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
     check(scorer, dataset)
+    check_namesake(scorer.task)
     problem = problem_of(scorer, budgets or default_budgets())
     return problem.full["flops"] * scorer.count * len(options.strategies) * options.evaluations
 
