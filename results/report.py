@@ -184,7 +184,7 @@ def show(result: Report, console: rich.console.Console | None = None, asked: Col
     for line in result.left_out:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in result.skipped.items():
-        console.print(f"skipped {name}: {reason}", markup=False, highlight=False)
+        console.print(f"skipped {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"in {result.out}:", markup=False, highlight=False, soft_wrap=True)
     for stem, names in _by_stem(result.paths).items():
         console.print(f"  {stem}: {', '.join(names)}", markup=False, highlight=False, soft_wrap=True)

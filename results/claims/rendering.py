@@ -96,7 +96,7 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
     if runs:
         for verdict in verdicts:
             console.print(
-                f"{verdict.claim.id} ({verdict.profile}): {' '.join(verdict.runs) or 'no runs'}",
+                f"{verdict.claim.id}{_profile(verdict)}: {' '.join(verdict.runs) or 'no runs'}",
                 soft_wrap=True,
                 markup=False,
                 highlight=False,
@@ -113,10 +113,14 @@ def show(verdicts: Sequence[Verdict], console: rich.console.Console, runs: bool 
         )
     reasons = sorted(
         {
-            f"  {verdict.claim.id} ({verdict.profile}): {verdict.why}"
+            f"  {verdict.claim.id}{_profile(verdict)}: {verdict.why}"
             for verdict in verdicts
             if verdict.verdict == NO_RUNS and verdict.why != no_runs(verdict.claim)
         }
     )
     if reasons:
         console.print("of which these have runs, but", *reasons, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _profile(verdict: Verdict) -> str:
+    return f" ({verdict.profile})" if verdict.profile else ""

@@ -1,5 +1,6 @@
 """Claims on made-up runs whose truth is known, the tests worked out by hand, and the file of claims itself."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -331,7 +332,11 @@ def test_verdicts_as_text_and_json(tmp_path):
     assert [entry["verdict"] for entry in back] == [verdict.verdict for verdict in verdicts]
     console = Console(width=150, record=True)
     rendering.show(verdicts, console, runs=True)
-    assert next(verdict.runs[0] for verdict in verdicts if verdict.runs) in console.export_text()
+    text = console.export_text()
+    assert next(verdict.runs[0] for verdict in verdicts if verdict.runs) in text and "()" not in text
+    unknown = dataclasses.replace(verdicts[0], verdict=judging.NO_RUNS, why="no runs of vit_* networks", profile="")
+    rendering.show([unknown], console)
+    assert f"{unknown.claim.id}: no runs of vit_* networks" in console.export_text()
 
 
 def test_a_run_that_two_grids_share_counts_in_both(tmp_path):
