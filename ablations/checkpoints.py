@@ -151,11 +151,24 @@ def _subjects(arguments: argparse.Namespace) -> list[tuple[Subject, Checkpoint]]
     for path, name, file in zip(paths, names, files, strict=True):
         checkpoint = open_checkpoint(path, branch=arguments.branch, arch=arguments.arch)
         run = _run(checkpoint, name, arguments.folder / file)
+        _check_weights(run, checkpoint, path)
         initial = getattr(arguments, "initial", "pretrained")
         checkpoint.extrapolate = getattr(arguments, "extrapolate", False)
         subject = Subject(run, str(path), False, initial, arguments.branch, arguments.arch, checkpoint.extrapolate)
         found.append((subject, checkpoint))
     return found
+
+
+def _check_weights(run: Run, checkpoint: Checkpoint, path: Path) -> None:
+    """Raise :class:`UserError` where the run directory holds scores of other weights, which would pass for this checkpoint's."""
+    for record in RunDirectory(run.directory).records() if run.directory.is_dir() else []:
+        settings = record.get("settings") or {}
+        others = settings.get("weights") not in (None, checkpoint.fingerprint())
+        if others and settings.get("branch", "student") == checkpoint.branch and record.get("initial") != "random":
+            raise UserError(
+                f"{run.directory} holds scores of other weights than {path} has now (or of another --arch); set --name or --out to "
+                "others, or remove that directory"
+            )
 
 
 def _run(checkpoint: Checkpoint, name: str, directory: Path) -> Run:

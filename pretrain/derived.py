@@ -17,6 +17,7 @@ from pretrain.diagnostics import Diagnostics, fixed_images
 from pretrain.hardware import hardware
 from pretrain.importance import channel_orders
 from pretrain.objective.networks import Student
+from pretrain.scores import keep_those_of_the_weights
 from pretrain.slimmable import calibration_state, cut_statistics, reorder, width_key
 from pretrain.slimmable.calibrate import batch_norms
 from rundir import method
@@ -81,6 +82,7 @@ def derive(cfg: Config, run: RunDirectory, device: torch.device) -> None:
         },
     )
     run.add_provenance(finished=now())
+    keep_those_of_the_weights(run)
     run.set_status(State.DONE, trained=True)
 
 

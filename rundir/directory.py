@@ -166,6 +166,15 @@ class RunDirectory:
                 merged[identity(record)] = record
             write_json(self.path / File.RESULT, {"format": FORMAT, "records": list(merged.values())})
 
+    def keep_records(self, wanted: Callable[[Mapping[str, Any]], bool]) -> int:
+        """Leave the records that are ``wanted`` in ``result.json``; returns the number of those that were removed."""
+        with self._exclusive():
+            every = self.records()
+            kept = [record for record in every if wanted(record)]
+            if len(kept) < len(every):
+                write_json(self.path / File.RESULT, {"format": FORMAT, "records": kept})
+        return len(every) - len(kept)
+
     def provenance(self) -> Provenance:
         """What ``provenance.json`` says, {} where there is none."""
         return cast(Provenance, self._read_json(File.PROVENANCE) or {})

@@ -32,6 +32,7 @@ from pretrain.memory import keep_freed_memory
 from pretrain.objective.elastic import sample_networks
 from pretrain.objective.networks import Teacher
 from pretrain.schedule import ema_momentum, learning_rate
+from pretrain.scores import keep_those_of_the_weights
 from pretrain.training import state
 from pretrain.training.build import build_training
 from rundir import method
@@ -318,6 +319,7 @@ class Trainer:
         calibrate_on(self.training.student.encoder, widths, self.source, self.cfg)
         self._save()
         self._add_train_seconds(seconds, finished=now())
+        keep_those_of_the_weights(self.run)
         self.run.set_status(State.DONE, trained=True)
 
     def _pending(self, steps: int) -> bool:

@@ -160,6 +160,25 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(files, words, message)
     assert not Path("runs").exists()
 
 
+def test_another_file_of_the_same_name_is_refused_not_shown_with_the_scores_of_the_first(files, capsys):
+    """Also the same file after it was trained again; another branch of the same file is an evaluation of its own."""
+    ask = ["classification", "--checkpoint", "theirs.pth", "--executor", "inline", "--dataset", "digits", "--protocol", "knn"]
+    ask += ["--widths", "1.0", "--out", "others"]
+    assert main(ask) == 0
+    before = Path("others/theirs/result.json").read_text()
+    others = {f"module.encoder_q.{name}": tensor for name, tensor in build("resnet_small").state_dict().items()}
+    torch.save({"epoch": 1, "arch": "us_small", "state_dict": others}, "theirs.pth")
+    with pytest.raises(
+        UserError, match=r"others/theirs holds scores of other weights than .*theirs\.pth has now .*; set --name or"
+    ):
+        main(ask)
+    assert Path("others/theirs/result.json").read_text() == before
+    capsys.readouterr()
+    assert main([*ask, "--name", "second"]) == 0 and "1 job, 0 finished, 1 to do" in capsys.readouterr().out
+    [first], [second] = (json.loads(Path(f"others/{name}/result.json").read_text())["records"] for name in ("theirs", "second"))
+    assert first["settings"]["weights"] != second["settings"]["weights"]
+
+
 def test_one_checkpoint_without_these_options_stays_in_the_process():
     one = ["detection", "--checkpoint", "a", "--widths", "1.0", "0.5"]
     assert not as_jobs(one) and not as_jobs(["scenes", "--out", "x"])

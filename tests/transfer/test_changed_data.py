@@ -158,6 +158,24 @@ def test_another_data_set_of_the_same_name_is_refused_before_anything_is_scored(
     assert evaluate(on_digits, "folder", str(folder), [1.0], ["knn"])[0]["dataset"] == "colours"
 
 
+def test_scores_of_weights_that_are_gone_go_where_the_run_is_trained_again(trained, folder, capsys, computed):
+    """Its checkpoint was lost. The same weights again keep their scores; a reference from random weights has none to lose."""
+    before = scored(trained, 0.5)
+    reference = {**before[0], "task": "detection", "initial": "random", "settings": {"weights": None}}
+    other = {**before[0], "metric": "linear", "settings": {**before[0]["settings"], "weights": "00000000"}}
+    unsaid = {**before[0], "metric": "finetune", "settings": {}}
+    run = RunDirectory(trained)
+    run.add_records([reference, other, unsaid])
+    for name in ("status.json", "checkpoint.pt"):
+        (trained / name).unlink()
+    (trained / "checkpoint.previous.pt").unlink(missing_ok=True)
+    capsys.readouterr()
+    pretrain(tiny.tiny("optimizer.epochs=1", "data.name=folder", f"data.root={folder}", "data.limit=0"), trained)
+    assert "run was trained again: removed 2 scores of the weights that it had before\n" in capsys.readouterr().out
+    assert run.records() == [*before, reference]
+    assert scored(trained, 0.5) == before and computed == [[1.0, 0.5]]
+
+
 def shards_of(folder: Path, to: Path) -> None:
     """The same images as shards of the webdataset library."""
     for split in ("train", "val"):
