@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         nargs="+",
         default=[],
-        metavar="KEY VALUE",
+        metavar="KEY=VALUE",
         dest="overrides",
-        help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS 128 SOLVER.AMP.ENABLED True",
+        help="change detectron2's config, for example MODEL.FPN.OUT_CHANNELS=128 SOLVER.AMP.ENABLED=True",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from pretrain.data.sources import FolderSource
 from pretrain.distributed import Processes
 from rundir.directory import RunDirectory
 from rundir.errors import UserError
+from rundir.overrides import KEY
 from rundir.schema import FORMAT, File
 from rundir.subnet import Width
 from transfer.detection import data
@@ -127,10 +129,18 @@ class Plan(plan.Plan):
         cfg.INPUT.RANDOM_FLIP = "horizontal" if self.data.flip else "none"
         cfg.merge_from_list([word for pair in self.small.items() for word in pair])
         try:
-            cfg.merge_from_list(list(own.overrides))
+            cfg.merge_from_list(self.overrides)
         except (AssertionError, KeyError, ValueError) as error:
-            raise UserError(f"--set {' '.join(own.overrides)}: {error}; set KEY VALUE pairs of detectron2's config") from None
+            raise UserError(f"--set {' '.join(own.overrides)}: {error}; set KEY=VALUE of detectron2's config") from None
         return cfg
+
+    @property
+    def overrides(self) -> list[str]:
+        """Keys and values of detectron2's config in turn, as its own tools take them; each two may be given as ``KEY=VALUE``."""
+        found: list[str] = []
+        for word in self.finetuning.overrides:
+            found += word.split("=", 1) if len(found) % 2 == 0 and re.match(KEY, word) else [word]
+        return found
 
     def encoder(self, width: Width) -> nn.Module:
         """The encoder at ``width``, whatever its weights."""
@@ -155,7 +165,7 @@ class Plan(plan.Plan):
             "schedule": dataclasses.asdict(schedule) | {"milestones": list(schedule.milestones)},
             "adamw": adamw_rate(schedule, own.lr) if self.is_vit else None,
             "config": {**self.small},
-            "overrides": list(own.overrides),
+            "overrides": self.overrides,
             **self.branch,
             **({"exif": STORED} if found.exif == STORED else {}),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,17 @@ def planned(backbone, scenes, name="faster_rcnn_fpn", iterations=5, norm="auto",
         pictures=1,
     )
     return Plan(finetuning, backbone, data.load("digits", scenes), processes)
+
+
+def test_settings_are_pairs_or_words_with_an_equals_sign(small, scenes):
+    def settled(*words):
+        return Plan(replace(planned(small, scenes).finetuning, overrides=words), small, data.load("digits", scenes), 1)
+
+    pairs, words = settled("SOLVER.BASE_LR", "0.5", "OUTPUT_DIR", "a=b"), settled("SOLVER.BASE_LR=0.5", "OUTPUT_DIR", "a=b")
+    assert pairs.settings == words.settings and pairs.config(CPU.device) == words.config(CPU.device)
+    assert (words.config(CPU.device).SOLVER.BASE_LR, words.config(CPU.device).OUTPUT_DIR) == (0.5, "a=b")
+    with pytest.raises(UserError, match=r"^--set SOLVER\.BASE=1: Non-existent key: SOLVER\.BASE; set KEY=VALUE of detectron2"):
+        settled("SOLVER.BASE=1").config(CPU.device)
 
 
 def trained(plan, directory, group=CPU):
