@@ -144,8 +144,9 @@ def _subjects(arguments: argparse.Namespace) -> list[tuple[Subject, Checkpoint]]
         raise UserError(f"--name names {len(names)} of {len(paths)} checkpoints; set one name for each, or none")
     files = [re.sub(r"[^\w.+-]+", "-", name).strip("-")[:MOST_NAME] for name in names]
     for name, file in zip(names, files, strict=True):
-        if not file or file.startswith(UNTRAINED) or files.count(file) > 1:
-            wrong = f"is empty, begins with {UNTRAINED}, or is like another one"
+        wrong = "has no letter or digit" if not file else "is that of another checkpoint too" if files.count(file) > 1 else ""
+        wrong = f"begins with {UNTRAINED}, as references do" if file.startswith(UNTRAINED) else wrong
+        if wrong:
             raise UserError(f"{'--name' if arguments.name else 'the name'} {name!r} {wrong}; set --name to names that differ")
     found = []
     for path, name, file in zip(paths, names, files, strict=True):
@@ -237,4 +238,4 @@ def _of_options(arguments: argparse.Namespace) -> Placed:
     if arguments.task == CLASSIFICATION:
         given["set"] = arguments.overrides
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
-    return placed({**plain, "task": arguments.task, "reference": False}, "the command line")
+    return placed({**plain, "task": arguments.task, "reference": False})

@@ -54,6 +54,7 @@ EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, 
 OF_GRID = ("cells", "widths", "seeds", "reference", "data_dir", "workers", "pictures")  # which decide nothing about a score
 
 # Config keys in messages that are options of transfer/run.py, and so keys of an entry.
+COMMAND_LINE = "the command line"
 OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size"}
 
 
@@ -237,10 +238,12 @@ class Placed:
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Errors about this entry name it, and its keys instead of a command line's options."""
+        """Errors about this entry of a file name it, and its keys instead of a command line's options."""
         try:
             yield
         except UserError as error:
+            if self.where.startswith(COMMAND_LINE):
+                raise
             message = _keys(str(error.with_options(OPTIONS)))
             if self.short:
                 message = re.sub(r"\bset data_dir(=DIR)?", f"set --transfer {self.short}=DIR", message)
@@ -314,9 +317,9 @@ def _placed(content: object, where: str, with_data: bool) -> list[Placed]:
     return [_one(raw, f"{where}, entry {number}", with_data) for number, raw in enumerate(content, start=1)]
 
 
-def placed(raw: dict[str, Any], where: str) -> Placed:
-    """One entry, checked. Raises :class:`UserError`, which begins with ``where``."""
-    return _one(raw, where, True)
+def placed(raw: dict[str, Any]) -> Placed:
+    """The entry that the options of a command line are, checked. Raises :class:`UserError`."""
+    return _one(raw, COMMAND_LINE, True)
 
 
 def _one(raw: object, where: str, with_data: bool) -> Placed:
@@ -337,6 +340,8 @@ def _one(raw: object, where: str, with_data: bool) -> Placed:
         if with_data or entry.dataset in EVERYWHERE:
             entry.check()
     except UserError as error:
+        if where.startswith(COMMAND_LINE):
+            raise
         raise UserError(f"{where}: {_keys(str(error))}") from None
     return Placed(entry, where)
 
