@@ -123,7 +123,7 @@ def print_for_nobody() -> None:
     """What is printed goes to a pipe whose reader has gone."""
     read, write = os.pipe()
     os.close(read)
-    sys.stdout = open(write, "w", buffering=1)  # noqa: SIM115
+    sys.stdout = open(write, "w", buffering=1, closefd=False)  # noqa: SIM115 (what cannot be flushed cannot be closed either)
     sys.stdout.write("x\n")
 
 
