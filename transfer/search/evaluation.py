@@ -210,13 +210,17 @@ def is_searched(
     records: Iterable[Mapping[str, Any]],
 ) -> bool:
     """Whether a search with these settings of the checkpoint, whatever its weights, is among the ``records`` in ``where`` or has
-    left its report there: the folder is of the last search, and records are of all.
+    left its report there: the folder is of the last search, and records are of all. A report of weights that no record is of is
+    from before the run was trained again.
     """
     scorer = Scorer(checkpoint, dataset, root, options, torch.device("cpu"))
     told = described(scorer, budgets or default_budgets(), ())
     told = {name: value for name, value in told.items() if name not in ("weights", "formats", "format")}
-    made = (record | record.get("settings", {}) for record in map(dict, records) if record["task"] == SEARCH)
-    return any(_says(record, told) for record in made) or _known(where / FOLDER, told) is not None
+    every = [record | record.get("settings", {}) for record in map(dict, records)]
+    if any(_says(record, told) for record in every if record["task"] == SEARCH):
+        return True
+    report, weights = _known(where / FOLDER, told), {record["weights"] for record in every if record.get("weights")}
+    return report is not None and (not weights or report["weights"] in weights)
 
 
 def _says(found: Mapping[str, Any], told: dict[str, Any]) -> bool:

@@ -318,6 +318,12 @@ def test_a_search_is_known_after_another_one_of_the_same_run(trained, tmp_path):
     search(trained, other, options=quick, out=tmp_path)
     assert is_known(budgets) and is_known(other)
     assert not is_known(budgets, replace(quick, seed=1)) and not is_known([*budgets, *other])
+    run = RunDirectory(tmp_path)
+    newer = {**run.records()[0], "task": "classification", "settings": {"weights": "00000000"}}
+    run.keep_records(lambda record: False)
+    assert is_known(other) and not is_known(budgets)  # by the report alone
+    run.add_records([newer])  # trained again since
+    assert not is_known(other)
 
 
 def test_a_damaged_result_is_said_before_anything_is_scored(trained, tmp_path, monkeypatch):
