@@ -48,7 +48,7 @@ def recall(what: str, root: str) -> dict[str, np.ndarray] | None:
     if file is None or not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:  # numpy leaves a damaged file open
             note = {name: stored[name] for name in stored.files}
         known, seen = texts(note["about"]) == _about(what, root), texts(note["seen"])
         if known and np.array_equal(_signatures(root, seen), note["signatures"]):

@@ -73,6 +73,6 @@ def test_a_lock_can_be_waited_for(tmp_path):
         start = time.monotonic()
         with pytest.raises(Busy), second.lock(wait=1.2):
             pass
-        assert 1.2 <= time.monotonic() - start < 10
+        assert 1.2 <= time.monotonic() - start < 50
     with second.lock(wait=1.2):
         pass
