@@ -22,12 +22,13 @@ from results.claims.schema import Claim
 from results.statistics.families import Sides, equivalence, every, holm, two_sided
 from results.statistics.intervals import bootstrap_interval, spearman_interval
 from results.statistics.proportions import sequential_binomial_p, sequential_share
-from results.statistics.sequential import FIRST_LOOK, MOST_SEEDS, seeds_needed, sequential_interval, sequential_p
+from results.statistics.sequential import FIRST_LOOK, MOST_SEEDS, consistent, seeds_needed, sequential_interval, sequential_p
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NO_RUNS = "supported", "contradicted", "undecided", "no runs"
 LEVEL = 0.05
 # A correlation is over cells, and its p value no path over seeds: it is looked at when so many seeds are there, at no other time.
 CELL_LOOKS = (3, 6, 12)
+CHANGED = "not decided: the mean of all seeds is outside the interval that the first ones gave, so they do not measure the same"
 
 
 @dataclass(frozen=True)
@@ -223,13 +224,20 @@ def _decided(verdict: Verdict, p: float, level: float) -> Verdict:
             else "all seeds have the same difference: there is no spread to test against"
         )
         return replace(verdict, why="; ".join(filter(None, [verdict.why, why])))
+    if p < level and _of_pairs(verdict.claim) and not consistent(verdict.differences, MOST_SEEDS):
+        return replace(verdict, p_holm=p, why="; ".join(filter(None, [verdict.why, CHANGED])))
     decided = (SUPPORTED if verdict.holds else CONTRADICTED) if p < level else UNDECIDED
     return replace(verdict, p_holm=p, verdict=decided)
+
+
+def _of_pairs(claim: Claim) -> bool:
+    """Whether a claim is tested by differences over seeds."""
+    return not claim.exact and claim.measure not in ("correlation", "collapse")
 
 
 def _with_seeds(verdict: Verdict, level: float) -> Verdict:
     """An undecided verdict with the seeds that would decide it at ``level``, that of the strictest step of Holm's correction."""
     claim = verdict.claim
-    if verdict.verdict != UNDECIDED or claim.exact or claim.margin or claim.measure in ("correlation", "collapse"):
+    if verdict.verdict != UNDECIDED or claim.margin or not _of_pairs(claim) or CHANGED in verdict.why:
         return verdict
     return replace(verdict, seeds_needed=seeds_needed(verdict.differences, MOST_SEEDS, claim.minimum, level))

@@ -52,15 +52,30 @@ def sequential_interval(differences: Sequence[float], most: int, level: float = 
     """Repeated confidence interval of the mean: with probability ``level`` it holds the mean at all looks at once (Jennison and
     Turnbull 1989). NaN, NaN for fewer than three differences.
     """
-    values = np.asarray(differences, dtype=float)[:most]
-    if len(values) < FIRST_LOOK:
+    if len(differences) < FIRST_LOOK:
         return math.nan, math.nan
+    means, reach = _looks(differences, most, level)
+    low, high = float(np.max(means - reach)), float(np.min(means + reach))
+    return (low, high) if low <= high else (float(means[-1] - reach[-1]), float(means[-1] + reach[-1]))
+
+
+def consistent(differences: Sequence[float], most: int, level: float = 0.95) -> bool:
+    """Whether the mean of all looked at lies in the interval of each look. Differences of one distribution nearly always are; where
+    later seeds were run on another machine, or beside other work, they need not be.
+    """
+    if len(differences) < FIRST_LOOK:
+        return True
+    means, reach = _looks(differences, most, level)
+    return bool(np.all(np.abs(means - means[-1]) <= reach + 1e-9 * max(1.0, float(np.abs(means).max()))))
+
+
+def _looks(differences: Sequence[float], most: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean at each look, and how far the interval reaches to either side."""
+    values = np.asarray(differences, dtype=float)[:most]
     n = np.arange(FIRST_LOOK, len(values) + 1)
     means = np.array([values[:k].mean() for k in n])
     spreads = np.array([values[:k].std(ddof=1) for k in n])
-    reach = stats.t.isf(critical((1 - level) / 2, most) * n, n - 1) * spreads / np.sqrt(n)
-    low, high = float(np.max(means - reach)), float(np.min(means + reach))
-    return (low, high) if low <= high else (float(means[-1] - reach[-1]), float(means[-1] + reach[-1]))
+    return means, stats.t.isf(critical((1 - level) / 2, most) * n, n - 1) * spreads / np.sqrt(n)
 
 
 def seeds_needed(differences: Sequence[float], most: int, minimum: float, alpha: float, power: float = 0.8) -> int:

@@ -89,6 +89,16 @@ def test_the_opposite_is_contradicted_and_noise_is_undecided(tmp_path):
     assert judge(tmp_path / "b", "guideline-1-is-enough")["guideline-1-is-enough"].verdict == judging.UNDECIDED
 
 
+def test_seeds_whose_mean_leaves_the_interval_of_the_first_ones_decide_nothing(tmp_path):
+    first, later = [0.065, 0.066, 0.067, 0.066], [-0.012, -0.011]
+    pair(tmp_path / "first", first)
+    pair(tmp_path / "all", first + later)
+    assert judge(tmp_path / "first", "guideline-1-is-enough")["guideline-1-is-enough"].verdict == judging.SUPPORTED
+    verdict = judge(tmp_path / "all", "guideline-1-is-enough")["guideline-1-is-enough"]
+    assert verdict.verdict == judging.UNDECIDED and verdict.why == judging.CHANGED and not verdict.seeds_needed
+    assert verdict.p_holm < judging.LEVEL and not verdict.low <= verdict.effect <= verdict.high
+
+
 def test_one_seed_and_equal_differences_decide_nothing(tmp_path):
     pair(tmp_path / "one", [0.2])
     pair(tmp_path / "same", [0.125, 0.125, 0.125])

@@ -14,6 +14,7 @@ from results.statistics.proportions import sequential_binomial_p, sequential_sha
 from results.statistics.sequential import (
     FIRST_LOOK,
     MOST_SEEDS,
+    consistent,
     critical,
     null_minima,
     probability,
@@ -66,6 +67,24 @@ def test_more_seeds_never_raise_a_p_value_and_its_interval_agrees(values, minimu
             assert low <= minimum + near
         if after[1] < LEVEL / 2 - 1e-4:
             assert high <= minimum + near
+
+
+@given(st.lists(st.floats(-100, 100), min_size=3, max_size=MOST + 3))
+@settings(max_examples=60, deadline=None)
+def test_differences_are_consistent_where_the_mean_of_all_is_in_the_interval_of_each_look(values):
+    seen = values[:MOST]
+    spare = []
+    for look in range(FIRST_LOOK, len(seen) + 1):
+        first = np.array(seen[:look])
+        reach = stats.t.isf(critical(0.025, MOST) * look, look - 1) * first.std(ddof=1) / math.sqrt(look)
+        spare.append(reach - abs(first.mean() - np.mean(seen)))
+    if abs(min(spare)) > 1e-6:
+        assert consistent(values, MOST) == (min(spare) > 0)
+
+
+def test_differences_of_one_distribution_are_nearly_always_consistent():
+    drawn = np.random.default_rng(0).normal(1.0, 1.0, (2000, 12))
+    assert np.mean([consistent(row, MOST) for row in drawn]) > 0.97
 
 
 def stops(paths, alpha):
