@@ -94,7 +94,8 @@ def drift_by_accuracy(scores: pd.DataFrame, metrics: pd.DataFrame, grid: Grid) -
     require(scores, "no scores of slimmable networks in result.json")
     narrow = scores["width"].round(6).min()
     scores = scores[scores["width"].round(6).eq(narrow)]
-    found = {name: diagnostic(metrics, name).merge(scores[["run", "value"]], on="run", suffixes=("_drift", "")) for name in DRIFTS}
+    by_run = scores.groupby("run", as_index=False)["value"].mean()  # over the draws of labels, if there are several
+    found = {name: diagnostic(metrics, name).merge(by_run, on="run", suffixes=("_drift", "")) for name in DRIFTS}
     found = {name: rows[rows["value_drift"].gt(0)] for name, rows in found.items()}
     found = {name: rows for name, rows in found.items() if rows["cell"].nunique() > 2}
     require(found, "fewer than three cells have both a drift and a score at the narrowest width")

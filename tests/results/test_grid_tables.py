@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 
 from ablations import gridfile
 from results import report
-from results.frame import load, load_runs
+from results.frame import load, load_metrics, load_runs
 from results.plots import scores as plots
+from results.plots import training
 from results.plots.drawing import NothingToPlot, decades
 from results.tables import cost as costs
 from results.tables.latex import latex
 from results.tables.render import MISSING, comma_separated, markdown
 from results.tables.scores import grid_table
-from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, grid_of, manifest, record, write_run
+from tests.results.synthetic import ALWAYS, FORMATS, WIDTHS, config, curves, grid_of, manifest, record, write_run
 
 GUIDED = ("infonce", "infonce", "momentum")
 
@@ -204,6 +205,18 @@ def test_pictures_show_the_rows_of_the_table(compared):
     assert axis.get_title() == "Width 0.25" and axis.get_xscale() == "log"
     points = {box.get_label(): (box.lines[0].get_xdata()[0], box.lines[0].get_ydata()[0]) for box in axis.containers}
     assert points["US3L"] == pytest.approx((100e12, 82.5)) and points["SEED, from a larger BYOL"] == pytest.approx((48e12, 60.0))
+
+
+def test_a_run_is_one_point_against_drift_however_often_labels_were_drawn(tmp_path):
+    cells = ("mse", "mse", "online"), ("infonce", "mse", "online"), ("mse", "infonce", "online")
+    for seed in (100, 101):
+        for level, cell in zip((0.3, 0.5, 0.7), cells, strict=True):
+            scores = [record(0.25, level + 0.1 * draw, label_fraction=0.01, label_seed=draw) for draw in (0, 1)]
+            write_run(tmp_path / "guidelines", config(*cell, seed), scores, curves(*cell, seed))
+    figure = training.drift_by_accuracy(load(tmp_path), load_metrics(tmp_path), grid_of(tmp_path))
+    for axis in figure.axes[:2]:
+        shown = sorted(value for line in axis.lines for value in line.get_ydata())
+        assert shown == pytest.approx([35, 35, 55, 55, 75, 75])
 
 
 def test_nothing_to_plot_is_said(tmp_path):
