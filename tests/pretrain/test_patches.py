@@ -121,7 +121,7 @@ def test_all_patches_are_the_network_that_it_was():
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10**6), share=st.floats(0.05, 1), side=st.sampled_from([None, 12, 16]))
+@given(seed=st.integers(0, 10**6), share=st.floats(0.06, 1), side=st.sampled_from([None, 12, 16]))
 def test_the_table_of_costs_equals_counting(seed, share, side):
     table = TABLES.setdefault("table", CostTable(network("vit_micro_heads"), 16))
     model = network("vit_micro_heads")
