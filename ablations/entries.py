@@ -53,8 +53,8 @@ SHORT: dict[str, dict[str, Any]] = {
 EVERYWHERE = ("digits", "")  # data sets that need no folder: the embedded one, and that of pretraining
 OF_GRID = ("cells", "widths", "seeds", "reference", "data_dir", "workers", "pictures")  # which decide nothing about a score
 
+COMMAND_LINE = "the command line"  # begins the place of an entry that no file has
 # Config keys in messages that are options of transfer/run.py, and so keys of an entry.
-COMMAND_LINE = "the command line"
 OPTIONS = {"data.root": "--data-dir", "data.name": "--dataset", "data.limit": "--limit", "data.size": "--size"}
 
 

@@ -289,10 +289,8 @@ def _diagnostic(how: dict[str, Any], runs: pd.DataFrame, metrics: pd.DataFrame) 
     if any(side.empty for side in sides):
         raise LookupError(f"no {how['better_name']} or {how['than_name']} of {' and '.join([*how['better'], *how['than']])}")
     wanted = [of_cells(runs, how[side])["cell"].nunique() for side in ("better", "than")]
-    means = [
-        side.groupby("seed")["value"].mean()[side.groupby("seed")["cell"].nunique().ge(count)]
-        for side, count in zip(sides, wanted, strict=True)
-    ]
+    by_seed = [side.groupby("seed") for side in sides]
+    means = [part["value"].mean()[part["cell"].nunique().ge(count)] for part, count in zip(by_seed, wanted, strict=True)]
     both = pd.concat(means, axis=1, join="inner").dropna()
     lower = 100 * (1 - both.iloc[:, 0] / both.iloc[:, 1])
     if lower.empty:
